@@ -1,0 +1,33 @@
+# Two commands do everything: `make demo` and `make test`. Each sets up .venv first, from nothing but Python and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-fast lint format clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed  ## condense the embedded digits, compare with random real images, write a report
+	$(BIN)/python -m benchmarks.demo --out demo
+
+test: $(VENV)/.installed  ## the whole suite
+	$(BIN)/python -m pytest -q
+
+test-fast: $(VENV)/.installed  ## without the tests marked slow
+	$(BIN)/python -m pytest -q -m "not slow"
+
+lint: $(VENV)/.installed  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) demo runs build dist *.egg-info

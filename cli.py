@@ -1,0 +1,395 @@
+"""The command line of condensekit: parse, call, print. `python cli.py --help`, or `condensekit --help` once installed."""
+
+import dataclasses
+import json
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from condense.errors import UserError, unknown
+
+
+def main() -> None:
+    """Run the command line; bad input is one line and exit code 2, an interrupt 130."""
+    from condense.run import Interrupted
+
+    try:
+        cli.main(standalone_mode=False)
+    except UserError as error:
+        _fail(str(error), 2)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except Interrupted as stopped:
+        _fail(str(stopped), 130)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted", 130)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"error: {message}" if code == 2 else message, err=True)
+    sys.exit(code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def cli() -> None:
+    """Distil an image dataset into a few synthetic images per class, and put them to work.
+
+    \b
+    Start here:
+      condensekit condense --dataset digits --ipc 5 --steps 200 --out runs/digits
+      condensekit evaluate runs/digits --repeats 5 --epochs 300
+      condensekit show runs/digits
+    """
+
+
+def _config(context: click.Context, option: click.Parameter, path: str | None) -> None:
+    """Take the command's defaults from a TOML file: its keys are the flags, with `-` or `_`."""
+    if path is None:
+        return
+    try:
+        given = tomllib.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"--config {path}: {error}") from None
+    known = {name: name for param in context.command.params if (name := param.name)}
+    known |= {flag.lstrip("-").replace("-", "_"): param.name for param in context.command.params for flag in param.opts if param.name}
+    defaults = {}
+    for key, value in given.items():
+        if key.replace("-", "_") not in known:
+            raise unknown(f"key in {path}", key, sorted(known))
+        defaults[known[key.replace("-", "_")]] = value
+    context.default_map = {**(context.default_map or {}), **defaults}
+
+
+def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return wrap
+
+
+_data_options = _options(
+    click.option("--dataset", help="Name (see `data --list`), folder:PATH, or a MedMNIST-style .npz file."),
+    click.option("--data-dir", type=click.Path(), help="Folder the named datasets are found in."),
+    click.option("--resolution", type=int, help="Side in pixels to which images are resized and centre-cropped."),
+    click.option("--download", is_flag=True, help="Fetch a missing dataset into --data-dir."),
+)
+_config_option = click.option(
+    "--config", is_eager=True, expose_value=False, callback=_config, type=click.Path(), help="TOML file with any of these flags."
+)
+_seed_option = click.option("--seed", default=0, show_default=True, help="Every random number follows from it.")
+_device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout, for machines.")
+
+
+@cli.command()
+@_config_option
+@_data_options
+@click.option("--ipc", type=int, default=10, show_default=True, help="Images per class.")
+@click.option("--recipe", "recipe_name", default="paper", show_default=True, help="Named hyperparameters: paper, official-code, dm.")
+@click.option("--method", help="Matching method under the recipe's other settings: datadam or dm.")
+@click.option("--steps", type=int, help="Steps; default: the recipe's.")
+@click.option("--network", help="Network to match under, such as convnet or convnet-d3-w128-batch.")
+@click.option("--real-batch", type=int, help="Real images of each class in a step.")
+@click.option("--loss-scale", type=float, help="Factor on the loss; with --lr it sets how far the pixels move.")
+@click.option("--power", type=float, help="Power p of DataDAM's attention maps.")
+@click.option("--task-balance", type=float, help="DataDAM's lambda: weight of the mean matching.")
+@click.option("--lr", type=float, help="Learning rate of the pixels.")
+@click.option("--init", help="Starting images: random, kcenter, herding, forgetting or noise.")
+@click.option("--preprocess", help="standard or zca.")
+@click.option("--augment", help="dsa, dsa-noflip, none, or some of color_crop_cutout_flip_scale_rotate.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other hyperparameter; may be repeated.")
+@_seed_option
+@_device_option
+@click.option("--chunk", type=int, help="Classes treated at once; fewer need less memory. Default: chosen for the device.")
+@click.option("--checkpoint-every", default=200, show_default=True, help="Steps between checkpoints.")
+@click.option("--storage", default="float32", show_default=True, help="How images are stored: float32, float16 or uint8.")
+@click.option("--out", type=click.Path(), help="Run folder, made here.")
+@click.option("--resume", type=click.Path(), help="Go on with the run in this folder; no other flag is needed.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved recipe, and time and memory measured on a few steps; write nothing.")
+@_json_option
+def condense(
+    dataset: str | None,
+    data_dir: str | None,
+    resolution: int | None,
+    download: bool,
+    ipc: int,
+    recipe_name: str,
+    method: str | None,
+    settings: tuple[str, ...],
+    seed: int,
+    device: str,
+    chunk: int | None,
+    checkpoint_every: int,
+    storage: str,
+    out: str | None,
+    resume: str | None,
+    dry_run: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Condense a dataset into a few images per class.
+
+    \b
+    condensekit condense --dataset cifar10 --data-dir DIR --ipc 10 --loss-scale 100 --steps 8000 --out runs/c10-ipc10
+    condensekit condense --resume runs/c10-ipc10
+
+    A run can be stopped or killed at any time; resumed, it ends with the same file as if it had not been.
+    """
+    from condense import recipes, run
+
+    if resume is not None:
+        run.resume(resume)
+        _say_run(Path(resume), as_json)
+        return
+    source = _source(dataset, data_dir, resolution)
+    if out is None and not dry_run:
+        raise UserError("--out is missing: name the run folder (or --dry-run to see what would be done)")
+    real = source.load(download=download)
+    recipe = recipes.resolve(recipe_name, real.name, real.shape, ipc, method=method)
+    recipe = recipe.override({key: value for key, value in flags.items() if value is not None} | _pairs(settings))
+    if dry_run:
+        _print(run.rehearse(real, ipc=ipc, recipe=recipe, seed=seed, device=device, chunk=chunk), as_json)
+        return
+    run.condense(
+        real, ipc=ipc, recipe=recipe, seed=seed, out=out, device=device, chunk=chunk,
+        checkpoint_every=checkpoint_every, storage=storage, source=source,
+    )  # fmt: skip
+    _say_run(Path(str(out)), as_json)
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path())
+@_config_option
+@_data_options
+@click.option("--network", "networks", multiple=True, default=["convnet"], show_default=True, help="Network to train; may be repeated.")
+@click.option("--repeats", default=20, show_default=True, help="Networks trained on each set.")
+@click.option("--protocol", "protocol_name", default="dm", show_default=True, help="dm (1,000 epochs, batch 256) or datadam-code (1,800, 64).")
+@click.option("--epochs", type=int, help="Passes over the set; default: the protocol's.")
+@click.option("--augment", help="Augmentation in training; default: the protocol's.")
+@click.option("--hold-out", type=int, help="Test on this many held-out training images, not the test set: for making choices.")
+@_seed_option
+@_device_option
+@_json_option
+def evaluate(
+    runs: tuple[str, ...],
+    dataset: str | None,
+    data_dir: str | None,
+    resolution: int | None,
+    download: bool,
+    networks: tuple[str, ...],
+    repeats: int,
+    protocol_name: str,
+    epochs: int | None,
+    augment: str | None,
+    hold_out: int | None,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Train networks on condensed sets and measure them on the real test set.
+
+    RUNS are run folders or set files. Several are sets of one kind (say, five seeds): the interval is then over the sets.
+    """
+    from condense.evaluate import evaluate as measure
+    from condense.run import source_of
+    from condense.store import CondensedSet
+    from condense.train import protocol
+
+    sets = [CondensedSet.load(path) for path in runs]
+    source = _source(dataset, data_dir, resolution) if dataset else source_of(Path(runs[0]), data_dir)
+    real = source.load(download=download)
+    if hold_out is not None:
+        real = real.hold_out(hold_out, seed)
+    chosen = protocol(protocol_name)
+    changes = {"epochs": epochs, "augment": augment}
+    chosen = dataclasses.replace(chosen, **{key: value for key, value in changes.items() if value is not None})
+    scores = measure(sets, real, networks, repeats=repeats, protocol=chosen, seed=seed, device=device)
+    tested = f"{len(real.test)} {'held-out training' if hold_out else 'test'} images of {real.name}"
+    document = {
+        "networks": {name: score.to_json() for name, score in scores.items()},
+        "sets": list(runs),
+        "protocol": dataclasses.asdict(chosen),
+        "seed": seed,
+        "tested_on": tested,
+    }
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+        return
+    click.echo(f"accuracy on {tested}; {len(sets)} set(s) x {repeats} network(s), {chosen.epochs} epochs")
+    for name, score in scores.items():
+        low, high = score.ci95
+        click.echo(f"{name:<40} {100 * score.mean:6.2f} %  std {100 * score.std:.2f}  95 % interval {100 * low:.2f} to {100 * high:.2f}")
+
+
+@cli.command()
+@_config_option
+@_data_options
+@click.option("--method", default="random", show_default=True, help="random, herding, kcenter or forgetting.")
+@click.option("--ipc", type=int, default=10, show_default=True, help="Images per class.")
+@click.option("--preprocess", default="standard", show_default=True, help="standard or zca.")
+@_seed_option
+@_device_option
+@click.option("--storage", default="uint8", show_default=True, help="float32, float16 or uint8; real images lose nothing as uint8.")
+@click.option("--out", required=True, type=click.Path(), help="Folder for the set.")
+def select(
+    dataset: str | None,
+    data_dir: str | None,
+    resolution: int | None,
+    download: bool,
+    method: str,
+    ipc: int,
+    preprocess: str,
+    seed: int,
+    device: str,
+    storage: str,
+    out: str,
+) -> None:
+    """Select real images as a set: the baselines every condensed set has to beat."""
+    from condense import run
+
+    source = _source(dataset, data_dir, resolution)
+    run.select_into(
+        Path(out), source.load(download=download), source, method=method, ipc=ipc,
+        preprocess=preprocess, seed=seed, device=device, storage=storage,
+    )  # fmt: skip
+    _say_run(Path(out), as_json=False)
+
+
+@cli.command()
+@click.argument("path", type=click.Path())
+@click.option("--grid", type=click.Path(), help="Also draw the images as a PNG here.")
+@_json_option
+def show(path: str, grid: str | None, as_json: bool) -> None:
+    """Say what a condensed set holds and where it came from."""
+    from condense import report
+    from condense.store import CondensedSet
+
+    condensed = CondensedSet.load(path)
+    if grid:
+        report.grid(condensed, grid)
+    facts = {
+        "images": len(condensed),
+        "shape": condensed.shape,
+        "classes": condensed.classes,
+        "ipc": condensed.ipc,
+        "labels": "soft" if condensed.soft else "hard",
+        "preprocess": condensed.preprocess.name,
+        "fingerprint": condensed.fingerprint,
+        "bytes": {storage: condensed.nbytes(storage) for storage in ("float32", "float16", "uint8")},
+        "provenance": condensed.provenance,
+    }
+    _print(facts, as_json)
+
+
+@cli.command("export")
+@click.argument("path", type=click.Path())
+@click.option("--format", "kind", default="folder", show_default=True, help="folder (PNG by class), npz or pt.")
+@click.option("--out", required=True, type=click.Path(), help="File or folder to write.")
+def export_command(path: str, kind: str, out: str) -> None:
+    """Write a set in a format other tools read."""
+    from condense.exchange import export_set
+    from condense.store import CondensedSet
+
+    export_set(CondensedSet.load(path), out, kind)
+    click.echo(out)
+
+
+@cli.command("import")
+@click.argument("path", type=click.Path())
+@_data_options
+@click.option("--preprocess", required=True, help="The transform its images are in: standard or zca. Such files do not say.")
+@click.option("--experiment", default=0, show_default=True, help="Which of the sets in a published .pt file.")
+@click.option("--storage", default="float32", show_default=True, help="float32, float16 or uint8.")
+@click.option("--out", required=True, type=click.Path(), help="Folder for the set.")
+def import_command(
+    path: str,
+    dataset: str | None,
+    data_dir: str | None,
+    resolution: int | None,
+    download: bool,
+    preprocess: str,
+    experiment: int,
+    storage: str,
+    out: str,
+) -> None:
+    """Read a set published by others: a .pt file, a folder of pictures by class, or .npz."""
+    from condense import run
+
+    source = _source(dataset, data_dir, resolution)
+    run.import_into(
+        Path(out), Path(path), source.load(download=download), source, preprocess=preprocess, experiment=experiment, storage=storage
+    )
+    _say_run(Path(out), as_json=False)
+
+
+@cli.command()
+@_data_options
+@click.option("--list", "list_", is_flag=True, help="List the datasets known by name.")
+@click.option("--verify", is_flag=True, help="Check that a dataset is there and whole.")
+@_json_option
+def data(
+    dataset: str | None, data_dir: str | None, resolution: int | None, download: bool, list_: bool, verify: bool, as_json: bool
+) -> None:
+    """List, check or describe datasets."""
+    from condense.data import DATASETS
+    from condense.data import verify as verify_files
+
+    if list_ or dataset is None:
+        _print(DATASETS, as_json)
+        return
+    if verify:
+        verify_files(dataset, data_dir)
+    real = _source(dataset, data_dir, resolution).load(download=download)
+    counts = real.train.counts()
+    _print(
+        {
+            "name": real.name,
+            "shape": real.shape,
+            "classes": len(real.classes),
+            "train": len(real.train),
+            "test": len(real.test),
+            "smallest class": int(counts.min()),
+            "largest class": int(counts.max()),
+            "fingerprint": real.fingerprint,
+        },
+        as_json,
+    )
+
+
+def _source(dataset: str | None, data_dir: str | None, resolution: int | None) -> Any:
+    from condense.run import Source
+
+    if dataset is None:
+        raise UserError("--dataset is missing: name one (see `data --list`), or folder:PATH, or a .npz file")
+    return Source(name=dataset, data_dir=data_dir, resolution=resolution)
+
+
+def _pairs(settings: tuple[str, ...]) -> dict[str, str]:
+    for setting in settings:
+        if "=" not in setting:
+            raise UserError(f"--set {setting}: it must be KEY=VALUE")
+    return dict(setting.split("=", 1) for setting in settings)
+
+
+def _say_run(folder: Path, as_json: bool) -> None:
+    files = {"set": str(folder / "set.safetensors"), "picture": str(folder / "grid.png"), "run": str(folder / "run.json")}
+    _print(files, as_json)
+
+
+def _print(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for key, value in facts.items():
+        text = json.dumps(value) if isinstance(value, dict | list | tuple) else value
+        click.echo(f"{key:<16} {text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""DM: match the mean of the last features under random networks.
+
+Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, equation 4.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from condense.methods.base import Described, mean_error, require
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DM:
+    """loss_k = scale * || mean_real e - mean_syn e ||^2, e the embedding. See `Method` for the two functions."""
+
+    loss_scale: float = 1.0
+    """Factor on the loss. With a fixed learning rate it sets the step size of the pixels."""
+
+    def __post_init__(self) -> None:
+        require("loss_scale", self.loss_scale, self.loss_scale > 0, "above 0")
+
+    def describe(self, maps: Sequence[Tensor], embedding: Tensor) -> Described:
+        """The embedding alone, [N, D]."""
+        return [embedding.float()]
+
+    def parts(self, real: Described, synthetic: Described) -> dict[str, Tensor]:
+        """The one term of each class, [C]."""
+        return {"mmd": self.loss_scale * mean_error(real[0], synthetic[0], "mse")}

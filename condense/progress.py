@@ -1,0 +1,55 @@
+"""How far a long task is: a live bar on a terminal, plain lines now and then elsewhere. Always on stderr."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+_PLAIN_EVERY = 10.0
+"""Seconds between plain lines."""
+
+
+class Progress(Protocol):
+    """What a long task tells: each time, how much is done and a word on how it goes."""
+
+    def __call__(self, done: int, note: str = "") -> None: ...
+
+
+@contextmanager
+def progress(title: str, total: int, start: int = 0, *, quiet: bool = False) -> Iterator[Progress]:
+    """Show progress of `total` units, of which `start` are done already; yields the function to report with."""
+    if quiet:
+        yield lambda done, note="": None
+    elif sys.stderr.isatty():
+        with _bar(title, total, start) as report:
+            yield report
+    else:
+        yield _lines(title, total, start)
+
+
+@contextmanager
+def _bar(title: str, total: int, start: int) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Bar(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total, completed=start, note="")
+        yield lambda done, note="": bar.update(task, completed=done, note=note)
+
+
+def _lines(title: str, total: int, start: int) -> Progress:
+    began = printed = time.monotonic()
+
+    def report(done: int, note: str = "") -> None:
+        nonlocal printed
+        now = time.monotonic()
+        if now - printed < _PLAIN_EVERY and done < total:
+            return
+        printed = now
+        left = (now - began) / max(done - start, 1) * (total - done)
+        print(f"{title}: {done}/{total}, {now - began:.0f} s, {left:.0f} s left  {note}", file=sys.stderr, flush=True)
+
+    return report

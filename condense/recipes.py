@@ -1,0 +1,155 @@
+"""Recipes: every hyperparameter of a condensation, by name, in one object that is saved with each result.
+
+`paper` and `official-code` are two different things: the DataDAM paper and the code its authors published disagree
+on the power, the scale, the batch, the normalisation and the number of steps (docs/protocols.md). Neither is silently corrected.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from condense.errors import UserError, unknown
+from condense.methods import DM, METHODS, DataDAM, Method
+from condense.methods.base import require
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How a set is condensed, whatever the dataset. Everything here changes the result; nothing else may, but the seed."""
+
+    name: str
+    """The named recipe this one started from."""
+    method: Method
+    """What is matched, with its own hyperparameters."""
+    network: str = "convnet"
+    """Network whose random initialisations are matched under; see `condense.networks`."""
+    real_batch: int = 256
+    """Real images of each class in a step."""
+    steps: int = 8000
+    """Steps, each under a freshly initialised network."""
+    lr: float = 1.0
+    """Learning rate of the pixels (SGD, no decay, no schedule)."""
+    momentum: float = 0.5
+    """Momentum of the pixels, in [0, 1)."""
+    init: str = "random"
+    """Starting images: a selection of real ones (`random`, `kcenter`, ...) or `noise`."""
+    preprocess: str = "standard"
+    """`standard` or `zca`; the set is stored and evaluated under it."""
+    augment: str = "dsa"
+    """Siamese augmentation, the same for real and synthetic images of a class."""
+
+    def __post_init__(self) -> None:
+        require("real_batch", self.real_batch, self.real_batch >= 1, "1 or more")
+        require("steps", self.steps, self.steps >= 0, "0 or more")
+        require("lr", self.lr, self.lr > 0, "above 0")
+        require("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+
+    def to_json(self) -> dict[str, Any]:
+        """All hyperparameters; `from_json` reads it back."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {"method": {"name": self.method_name, **dataclasses.asdict(self.method)}}  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "Recipe":
+        """The recipe that `to_json` described. A field this version does not know is a `UserError`."""
+        method = dict(fields["method"])
+        return cls(**{**fields, "method": _replace(_method(method.pop("name"))(), method)})
+
+    @property
+    def method_name(self) -> str:
+        """The method's name in `METHODS`."""
+        return next(name for name, kind in METHODS.items() if kind is type(self.method))
+
+    def override(self, changes: Mapping[str, Any]) -> "Recipe":
+        """This recipe with some fields changed, its own or its method's; text is read as the field's type."""
+        own = {field.name for field in dataclasses.fields(self)} - {"name", "method"}
+        theirs = {field.name for field in dataclasses.fields(self.method)}  # type: ignore[arg-type]
+        for key in changes:
+            if key not in own | theirs:
+                raise unknown(f"setting of {self.method_name}", key, sorted(own | theirs))
+        method = _replace(self.method, {key: value for key, value in changes.items() if key in theirs})
+        return dataclasses.replace(
+            _replace(self, {key: value for key, value in changes.items() if key in own}), method=method
+        )
+
+
+def resolve(name: str, dataset_name: str, shape: tuple[int, int, int], ipc: int, *, method: str | None = None) -> Recipe:
+    """The named recipe for a dataset of images `shape` (ch, H, W) and `ipc` images per class.
+
+    `method` puts another method, with its own published hyperparameters, under the recipe's other settings.
+    """
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    recipe = RECIPES[name](dataset_name, shape, ipc)
+    if method is not None and method != recipe.method_name:
+        recipe = dataclasses.replace(recipe, method=_method(method)())
+    if dataset_name in ("digits", "mnist", "fashionmnist", "svhn") and recipe.augment == "dsa":
+        recipe = dataclasses.replace(recipe, augment="dsa-noflip")  # a mirrored digit is no digit
+    return recipe
+
+
+def _paper(dataset_name: str, shape: tuple[int, int, int], ipc: int) -> Recipe:
+    """The DataDAM paper, taken literally: loss scale 1."""
+    return Recipe(
+        name="paper",
+        method=DataDAM(power=4, loss_scale=1, task_balance=0.01 if shape[-1] < 64 else 0.02),
+        lr=1.0 if ipc <= 50 else 10.0,
+        preprocess="zca" if dataset_name in ("cifar10", "cifar100") else "standard",
+    )
+
+
+def _official_code(dataset_name: str, shape: tuple[int, int, int], ipc: int) -> Recipe:
+    """What the published DataDAM code does by default: BatchNorm, power 1, both terms times 100."""
+    return Recipe(
+        name="official-code",
+        method=DataDAM(power=1, loss_scale=100, task_balance=0.01),
+        network="convnet-d3-batch",
+        real_batch=64,
+        steps=20_000,
+        lr=1.0 if ipc <= 50 else 10.0,
+    )
+
+
+def _dm(dataset_name: str, shape: tuple[int, int, int], ipc: int) -> Recipe:
+    """Distribution matching as published: InstanceNorm, no ZCA, 20,000 steps."""
+    return Recipe(name="dm", method=DM(), steps=20_000, lr=1.0 if ipc <= 50 else 10.0)
+
+
+RECIPES: dict[str, Callable[[str, tuple[int, int, int], int], Recipe]] = {
+    "paper": _paper,
+    "official-code": _official_code,
+    "dm": _dm,
+}
+
+
+def _method(name: str) -> type:
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    return METHODS[name]
+
+
+def _replace(config: Any, changes: Mapping[str, Any]) -> Any:
+    """A dataclass with `changes`, each read as its field's type."""
+    kinds = get_type_hints(type(config))
+    for key in changes:
+        if key not in kinds:
+            raise unknown("setting", key, kinds)
+    return dataclasses.replace(config, **{key: _read(key, value, kinds[key]) for key, value in changes.items()})
+
+
+def _read(name: str, value: Any, kind: Any) -> Any:
+    """`value` as `kind`; text is read as JSON where the field is no text."""
+    if kind is not str and isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            pass  # the text of a Literal: checked by the dataclass itself
+    if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
+        raise UserError(f"`{name}` is {value!r}: it must be a whole number")
+    if kind is float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"`{name}` is {value!r}: it must be a number")
+        return float(value)
+    return tuple(value) if isinstance(value, list) else value

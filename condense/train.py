@@ -1,0 +1,159 @@
+"""Train one network on a set of images, by a named protocol, and measure its accuracy.
+
+This is the inner loop of evaluation, of coreset selection and of architecture search. It has no `DataLoader`: the
+images are one tensor, a batch is an indexing of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from condense.augment import Augment, make_augment
+from condense.errors import UserError
+from condense.randomness import generator
+
+_CHECK_EVERY = 50  # passes between looks for divergence: a look waits for the device
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Protocol:
+    """How a network is trained on a set: SGD on the cross-entropy, as the published sets are evaluated.
+
+    The defaults are those of DC, DSA and DM. Raises `UserError` for a value out of range.
+    """
+
+    epochs: int = 1000
+    """Passes over the images. After pass `epochs // 2 + 1` the learning rate drops and the momentum is reset."""
+    batch: int = 256
+    """Images per step; the last, shorter batch of a pass is used too."""
+    lr: float = 0.01
+    """Learning rate until the drop; a tenth of it after."""
+    momentum: float = 0.9
+    """Momentum, in [0, 1)."""
+    weight_decay: float = 5e-4
+    """L2 penalty of every weight."""
+    augment: str = "dsa"
+    """Augmentation of each batch, by name (see `condense.augment`)."""
+
+    def __post_init__(self) -> None:
+        for name, valid, wanted in (
+            ("epochs", self.epochs >= 0, "0 or more"),
+            ("batch", self.batch >= 1, "1 or more"),
+            ("lr", self.lr > 0, "above 0"),
+            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+        ):
+            if not valid:
+                raise UserError(f"protocol: `{name}` is {getattr(self, name)}, it must be {wanted}")
+
+
+PROTOCOLS = {
+    "dm": Protocol(),
+    "datadam-code": Protocol(epochs=1801, batch=64),  # asked for 1,800, its loop runs one more
+}
+
+
+def train(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    protocol: Protocol,
+    seed: int,
+    *,
+    augment: Augment | None = None,
+    prepare: Callable[[Tensor], Tensor] | None = None,
+    watch: Callable[[Tensor, Tensor], None] | None = None,
+) -> None:
+    """Train `network` in place, from its present weights, on its own device.
+
+    Parameters
+    ----------
+    images: [N, ch, H, W]: float32, or anything `prepare` turns into that. They may stay elsewhere (in a file, say):
+        each batch travels to the network's device. Large real sets do; a small set is quicker on the device.
+    labels: int64 [N], or float32 [N, C] for soft targets.
+    seed: with the number of the pass and of the step, it determines order and augmentation.
+    augment: in place of the one that `protocol` names.
+    prepare: applied to each batch on the device, before augmentation: `preprocess.apply` where `images` are uint8.
+    watch: called with each batch's indices, int64 [B], and logits, [B, C], before the step it gives rise to.
+
+    Raises `UserError` when the weights cease to be finite.
+    """
+    device = _device_of(network)
+    augment = augment or make_augment(protocol.augment)
+    labels = labels.to(device)
+    network.train()
+    optimizer = _sgd(network, protocol, protocol.lr)
+    step = 0
+    for epoch in range(1, protocol.epochs + 1):
+        order = torch.randperm(len(images), generator=generator(seed, "order", epoch))
+        for chosen in order.split(protocol.batch):
+            batch = images[chosen.to(images.device)].to(device)
+            batch = augment.training(prepare(batch) if prepare else batch, seed, step)
+            chosen = chosen.to(device)
+            logits = network(batch)
+            if watch:
+                watch(chosen, logits.detach())
+            optimizer.zero_grad()
+            F.cross_entropy(logits, labels[chosen]).backward()
+            optimizer.step()
+            step += 1
+        if epoch == protocol.epochs // 2 + 1:
+            optimizer = _sgd(network, protocol, protocol.lr * 0.1)  # a new one: the momentum starts again
+        if epoch % _CHECK_EVERY == 0 or epoch == protocol.epochs:
+            _check_finite(network, protocol, epoch)
+
+
+@torch.inference_mode()
+def accuracy(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    batch: int = 250,
+    *,
+    prepare: Callable[[Tensor], Tensor] | None = None,
+) -> float:
+    """The share, in [0, 1], of `images` whose largest logit is that of their label (int64 [N]), in evaluation mode.
+
+    `images` and `prepare` are as for `train`. The network is left in the mode it was in.
+    """
+    device, training = _device_of(network), network.training
+    network.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    for part, truth in zip(images.split(batch), labels.split(batch), strict=True):
+        part = part.to(device)
+        logits = network(prepare(part) if prepare else part)
+        correct += (logits.argmax(dim=1) == truth.to(device)).sum()
+    network.train(training)
+    return correct.item() / len(images)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU; otherwise the device named, which must exist (`UserError`)."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise UserError(f"device is `{name}`: it must be auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda: no CUDA device is available here; use cpu")
+    return torch.device(name)
+
+
+def _device_of(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
+def _sgd(network: nn.Module, protocol: Protocol, lr: float) -> torch.optim.SGD:
+    return torch.optim.SGD(network.parameters(), lr=lr, momentum=protocol.momentum, weight_decay=protocol.weight_decay)
+
+
+def _check_finite(network: nn.Module, protocol: Protocol, epoch: int) -> None:
+    """A loss that is not finite once makes weights that are not, for good: they are what we look at."""
+    with torch.no_grad():
+        sums = torch.stack([parameter.sum() for parameter in network.parameters()])
+    if not sums.isfinite().all():
+        raise UserError(
+            f"training diverged by pass {epoch} of {protocol.epochs}: weights are not finite; lower the learning rate (now {protocol.lr:g})"
+        )

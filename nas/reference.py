@@ -1,0 +1,199 @@
+"""The truth to compare rankings with: a table of trained accuracies, one row an architecture.
+
+The table is a CSV file (plain or .gz) with columns `index`, `arch` and any number of numeric ones. Accuracies, in
+percent, are named `<dataset>_valid` and `<dataset>_test`; `cifar10_valid_seed777` is a single run, `cifar10_test_12ep`
+another schedule. A candidate is ranked by our own score and judged by `_test`. The official NAS-Bench-201 file is a
+pickle, which can run any code when loaded: `convert` turns it, once and only if trusted, into such a table.
+"""
+
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from condense.errors import UserError, unknown
+from condense.files import write_bytes
+from nas import SPACES, space
+
+_SEEDS = (777, 888, 999)
+# Our names for what the benchmark calls dataset and evaluation set. Its `cifar10` is trained on all 50,000 images and has
+# no validation accuracy; its `cifar10-valid` is trained on half of them.
+_OFFICIAL = {
+    "cifar10_valid": ("cifar10-valid", "x-valid"),
+    "cifar10_test": ("cifar10", "ori-test"),
+    "cifar100_valid": ("cifar100", "x-valid"),
+    "cifar100_test": ("cifar100", "x-test"),
+    "imagenet16_120_valid": ("ImageNet16-120", "x-valid"),
+    "imagenet16_120_test": ("ImageNet16-120", "x-test"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A table over a whole space: `columns` maps a name to float64 [SIZE], NaN where the table has no value."""
+
+    space: str
+    source: str
+    columns: dict[str, NDArray[np.float64]]
+
+    def values(self, column: str, indices: Sequence[int]) -> NDArray[np.float64]:
+        """A column at these indices, as it stands in the table; `UserError` for an unknown column and for gaps."""
+        if column not in self.columns:
+            raise unknown(f"column of {self.source}:", column, self.columns)
+        values = self.columns[column][list(indices)]
+        if missing := [index for index, value in zip(indices, values, strict=True) if np.isnan(value)]:
+            first = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+            raise UserError(
+                f"{self.source} has no `{column}` for {len(missing)} of {len(values)} architectures (indices {first}): "
+                "complete it or choose among those it has"
+            )
+        return values
+
+    def truth(self, dataset: str, indices: Sequence[int]) -> NDArray[np.float64]:
+        """Test accuracies in [0, 1] of networks trained on all of `dataset`: what rankings are judged by."""
+        return self.values(f"{dataset}_test", indices) / 100
+
+    def validation(self, dataset: str, indices: Sequence[int]) -> NDArray[np.float64]:
+        """Validation accuracies in [0, 1]: what a search with full trainings would have ranked by."""
+        return self.values(f"{dataset}_valid", indices) / 100
+
+    def known(self, column: str) -> list[int]:
+        """The indices that have a value in `column`."""
+        if column not in self.columns:
+            raise unknown(f"column of {self.source}:", column, self.columns)
+        return np.flatnonzero(~np.isnan(self.columns[column])).tolist()
+
+    def save(self, path: str | Path) -> None:
+        """Write the table, gzipped if the name ends in .gz; rows without any value are left out."""
+        path, architecture = Path(path), space(self.space).architecture
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["index", "arch", *self.columns])
+        table = np.stack(list(self.columns.values()), axis=1)
+        for index in np.flatnonzero(~np.isnan(table).all(axis=1)).tolist():
+            numbers = ["" if np.isnan(value) else f"{value:.10g}" for value in table[index]]
+            writer.writerow([index, architecture(index).name, *numbers])
+        content = text.getvalue().encode()
+        write_bytes(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+
+
+def load(path: str | Path, space_name: str) -> Reference:
+    """Read a table for a space. A damaged file, wrong columns and the table of another space are `UserError`s."""
+    header, rows = _read(Path(path))
+    if missing := {"index", "arch"} - set(header):
+        raise UserError(f"{path} has no column {' and '.join(sorted(missing))}: a reference has `index`, `arch` and accuracies")
+    names = [name for name in header if name not in ("index", "arch")]
+    if not any(name.endswith(("_test", "_valid")) for name in names):
+        raise UserError(f"{path} has no accuracies: name them `<dataset>_test` and `<dataset>_valid`; it has {', '.join(header)}")
+    module = space(space_name)
+    table = np.full((module.SIZE, len(names)), np.nan)
+    at = header.index("index"), header.index("arch"), [header.index(name) for name in names]
+    seen: set[int] = set()
+    for line, row in enumerate(rows, start=2):
+        index = _index(path, line, row, at[0], at[1], space_name)
+        if index in seen:
+            raise UserError(f"{path}, line {line}: index {index} occurs twice")
+        seen.add(index)
+        try:
+            table[index] = [float(row[column]) if row[column] else np.nan for column in at[2]]
+        except ValueError as error:
+            raise UserError(f"{path}, line {line}: {error}; every column but `arch` holds numbers") from None
+    return Reference(space_name, str(path), {name: table[:, column].copy() for column, name in enumerate(names)})
+
+
+def _read(path: Path) -> tuple[list[str], list[list[str]]]:
+    try:
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: name a reference table") from None
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise UserError(f"{path} is no readable CSV file ({error}): a benchmark's .pth has to be converted first") from None
+    rows = [row for row in csv.reader(io.StringIO(text)) if row]
+    if len(rows) < 2:
+        raise UserError(f"{path} holds no rows: name a reference table")
+    for line, row in enumerate(rows, start=1):
+        if len(row) != len(rows[0]):
+            raise UserError(f"{path}, line {line}: {len(row)} values for {len(rows[0])} columns; the file is damaged")
+    return rows[0], rows[1:]
+
+
+def _index(path: str | Path, line: int, row: list[str], index_at: int, name_at: int, space_name: str) -> int:
+    """The row's index, once its name is known to be that of the architecture with this index."""
+    text, name = row[index_at], row[name_at]
+    if _is(space_name, text, name):
+        return int(text)
+    for other in SPACES:
+        if other != space_name and _is(other, text, name):
+            raise UserError(f"{path} is a reference for {other}, not for {space_name}: name another, or search that space")
+    raise UserError(f"{path}, line {line}: `{name}` is not architecture {text} of {space_name}: the table is for another space")
+
+
+def _is(space_name: str, index: str, name: str) -> bool:
+    module = space(space_name)
+    return index.isdecimal() and int(index) < module.SIZE and module.architecture(index).name == name
+
+
+def from_official(path: str | Path, *, trust_pickle: bool = False) -> Reference:
+    """Read the official `NAS-Bench-201-v1_*.pth` through the `nas-bench-201` package: 200-epoch means over the seeds.
+
+    It is a pickle, so reading it runs whatever code it holds: only with `trust_pickle`. Takes some minutes and several
+    times the file's size in memory; `convert` it once.
+    """
+    if not trust_pickle:
+        raise UserError(f"{path} is a pickle and can run any code when read: pass --trust-pickle if you trust its source")
+    import torch
+    from nas_201_api import NASBench201API
+
+    try:
+        # The package's own loading fails on torch >= 2.6, where `weights_only` is the default.
+        content = torch.load(path, map_location="cpu", weights_only=False)
+        api = NASBench201API(content, verbose=False)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: name the benchmark's .pth file") from None
+    except Exception as error:  # whatever unpickling foreign content raises
+        raise UserError(f"{path} is no NAS-Bench-201 file: {type(error).__name__}: {error}".splitlines()[0]) from error
+    module = space("nasbench201")
+    rows = {module.architecture(api.arch(index)).index: _official_row(api, index) for index in api.evaluated_indexes}
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    columns = {name: np.full(module.SIZE, np.nan) for name in names}
+    for index, row in rows.items():
+        for name, value in row.items():
+            columns[name][index] = value
+    return Reference("nasbench201", str(path), columns)
+
+
+def _official_row(api: Any, index: int) -> dict[str, float]:
+    """What the table holds of one architecture; what the benchmark has not measured is left out."""
+    # Asked of its records directly: the package's own query functions default to 12 epochs and to a random seed.
+    long, short = (api.query_meta_info_by_index(int(index), hp=hp) for hp in ("200", "12"))
+    row = {name: _accuracy(long, *where) for name, where in _OFFICIAL.items()}
+    row |= {f"cifar10_valid_seed{seed}": _accuracy(long, *_OFFICIAL["cifar10_valid"], seed) for seed in _SEEDS}
+    row |= {f"{name}_12ep": _accuracy(short, *where) for name, where in _OFFICIAL.items() if name.endswith("_test")}
+    row["n_seeds"] = len(long.dataset_seed.get("cifar10-valid", ()))
+    if "cifar10-valid" in long.dataset_seed:
+        costs = long.get_compute_costs("cifar10-valid")
+        row |= {"params_M": costs["params"], "flops_M": costs["flops"]}
+    return {name: float(value) for name, value in row.items() if value is not None}
+
+
+def _accuracy(results: Any, dataset: str, split: str, seed: int | None = None) -> float | None:
+    """Percent after the last epoch: the mean of all seeds, or that of one; None if it was not trained."""
+    seeds = results.dataset_seed.get(dataset, ())
+    if not seeds or (seed is not None and seed not in seeds):
+        return None
+    return results.get_metrics(dataset, split, is_random=False if seed is None else seed)["accuracy"]
+
+
+def convert(pth: str | Path, table: str | Path, *, trust_pickle: bool = False) -> Reference:
+    """Turn the official file into the compact table, once."""
+    reference = from_official(pth, trust_pickle=trust_pickle)
+    reference.save(table)
+    return reference
