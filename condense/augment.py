@@ -222,7 +222,7 @@ def make_augment(name: str, preprocess: Preprocess | None = None) -> Augment:
     """The augmentation called `name`: one of `AUGMENTS` or some of the `OPERATIONS`, joined by underscores.
 
     `dsa` is all six operations, `dsa-noflip` all but the mirror image: for digits and letters. The order of a strategy
-    does not matter. `preprocess`, that of the images, is needed to train with `autoaugment` or `randaugment` and for nothing else.
+    does not matter. `preprocess`, that of the images, is needed only to train with `autoaugment` or `randaugment`.
     """
     if name == "none":
         return DSA(())

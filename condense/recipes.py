@@ -94,7 +94,7 @@ def _paper(dataset_name: str, shape: tuple[int, int, int], ipc: int) -> Recipe:
     """The DataDAM paper, taken literally: loss scale 1."""
     return Recipe(
         name="paper",
-        method=DataDAM(power=4, loss_scale=1, task_balance=0.01 if shape[-1] < 64 else 0.02),
+        method=DataDAM(power=4.0, loss_scale=1.0, task_balance=0.01 if shape[-1] < 64 else 0.02),
         lr=1.0 if ipc <= 50 else 10.0,
         preprocess="zca" if dataset_name in ("cifar10", "cifar100") else "standard",
     )
@@ -104,7 +104,7 @@ def _official_code(dataset_name: str, shape: tuple[int, int, int], ipc: int) -> 
     """What the published DataDAM code does by default: BatchNorm, power 1, both terms times 100."""
     return Recipe(
         name="official-code",
-        method=DataDAM(power=1, loss_scale=100, task_balance=0.01),
+        method=DataDAM(power=1.0, loss_scale=100.0, task_balance=0.01),
         network="convnet-d3-batch",
         real_batch=64,
         steps=20_000,

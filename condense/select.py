@@ -11,11 +11,13 @@ from torch import Tensor
 
 from condense import networks
 from condense.data import Dataset
+from condense.device import pick_device
 from condense.errors import UserError, unknown
 from condense.preprocess import Preprocess
+from condense.provenance import provenance
 from condense.randomness import derive, generator
 from condense.store import CondensedSet
-from condense.train import Protocol, pick_device, train
+from condense.train import Protocol, train
 
 SELECTIONS = {
     "random": "images drawn at random",
@@ -29,7 +31,7 @@ FEATURE_EPOCHS = 5
 Published baselines train for tens to hundreds of passes; five are minutes on a CPU for CIFAR-10, and hours are not
 worth a starting point. A baseline to be quoted deserves more.
 """
-_EMBED_BATCH = 250
+_EMBED_BATCH = 50  # as in testing: small blocks are quicker on a CPU
 
 
 def select(
@@ -46,7 +48,9 @@ def select(
     """The training images that `indices` chooses, as a `CondensedSet` under `preprocess`."""
     options = {} if method == "random" else {"network": network, "feature_epochs": feature_epochs}
     chosen = indices(method, dataset, ipc, preprocess=preprocess, seed=seed, device=device, **options)
-    return _packed(dataset, preprocess.apply(dataset.train.pixels[chosen]), preprocess, method=method, ipc=ipc, seed=seed, **options)
+    return _packed(
+        dataset, preprocess.apply(dataset.train.pixels[chosen]), preprocess, method=method, ipc=ipc, seed=seed, **options
+    )
 
 
 def noise(dataset: Dataset, ipc: int, *, preprocess: Preprocess, seed: int) -> CondensedSet:
@@ -174,8 +178,6 @@ def _embed(model: networks.Network, pixels: Tensor, chosen: Tensor, preprocess: 
 
 def _packed(dataset: Dataset, images: Tensor, preprocess: Preprocess, *, ipc: int, **facts: Any) -> CondensedSet:
     """Class-major preprocessed `images` of `dataset`, `ipc` a class, as a set."""
-    from condense.run import provenance  # at call time: a run selects its starting images
-
     labels = torch.arange(len(dataset.classes)).repeat_interleave(ipc)
     return CondensedSet(images, labels, dataset.classes, preprocess, provenance(dataset, ipc=ipc, **facts))
 

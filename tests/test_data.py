@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import struct
 import zipfile
 from collections import Counter
@@ -247,6 +248,20 @@ def test_real_cifar10(cifar10_dir, tmp_path):
     assert dataset.test.labels.tolist() == raw[b"labels"]
     assert dataset.hold_out(5000, 0).test.counts().tolist() == [500] * 10
     assert sum("as expected" in line for line in verify("cifar10", cifar10_dir)) == 7
+
+
+@pytest.mark.slow
+def test_missing_files_are_downloaded_on_request(cifar10_dir, tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    folder = CIFAR10.base_folder
+    monkeypatch.setattr(
+        CIFAR10, "download", lambda self: shutil.copytree(cifar10_dir / folder, tmp_path / folder, dirs_exist_ok=True)
+    )
+    assert len(load_dataset("cifar10", tmp_path, download=True).train) == 50000
+    (tmp_path / folder / "data_batch_3").unlink()
+    with pytest.raises(UserError, match="data_batch_3: missing"):
+        load_dataset("cifar10", tmp_path)
 
 
 # Arrays

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -42,6 +43,11 @@ def mean_error(real: Tensor, synthetic: Tensor, error: str) -> Tensor:
     if error == "mae":
         return (real - synthetic).abs().sum(dim=1)
     return 1 - functional.cosine_similarity(real, synthetic, dim=1)
+
+
+def widen(values: Tensor) -> Tensor:
+    """`values` in float32 at least: sums over channels and means over images are too much for half precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def require(name: str, value: Any, valid: bool, accepted: str) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from condense.errors import UserError
-from condense.methods.base import Described, mean_error, require
+from condense.methods.base import Described, mean_error, require, widen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +49,7 @@ class DataDAM:
         layers = range(len(maps) - 1) if self.layers is None else self.layers
         if self.layers and not all(0 <= layer < len(maps) for layer in self.layers):
             raise UserError(f"`layers` is {self.layers}: this network has layers 0 to {len(maps) - 1}")
-        return [*(self._attention(maps[layer]) for layer in layers), embedding.float()]
+        return [*(self._attention(maps[layer]) for layer in layers), widen(embedding)]
 
     def parts(self, real: Described, synthetic: Described) -> dict[str, Tensor]:
         """The two terms of each class, [C], weighted so that their sum is the loss."""
@@ -62,7 +62,7 @@ class DataDAM:
         return {"attention": self.loss_scale * attention, "mmd": self.loss_scale * self.task_balance * mmd}
 
     def _attention(self, map_NCHW: Tensor) -> Tensor:
-        attention = map_NCHW.float().abs().pow(self.power).sum(dim=1).flatten(1)
+        attention = widen(map_NCHW).abs().pow(self.power).sum(dim=1).flatten(1)
         if self.normalise == "none":
             return attention
         return functional.normalize(attention, p=2.0 if self.normalise == "l2" else 1.0, dim=1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from condense.methods.base import Described, mean_error, require
+from condense.methods.base import Described, mean_error, require, widen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +23,7 @@ class DM:
 
     def describe(self, maps: Sequence[Tensor], embedding: Tensor) -> Described:
         """The embedding alone, [N, D]."""
-        return [embedding.float()]
+        return [widen(embedding)]
 
     def parts(self, real: Described, synthetic: Described) -> dict[str, Tensor]:
         """The one term of each class, [C]."""

@@ -1,0 +1,201 @@
+"""What a condensed set is worth: the accuracy on real test images of networks trained on it alone.
+
+One call takes one set or several (made by the same recipe from other seeds), and one network or several (a
+cross-architecture table). The number of a published table is one of 5 sets with 20 networks each.
+
+Choices (a recipe, a learning rate) are made with `dataset.hold_out(count, seed)`: condense and evaluate on what it
+returns, whose test images are held-out training images. The real test images are for the end.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from condense.augment import make_augment
+from condense.data import Dataset
+from condense.device import pick_device
+from condense.errors import UserError
+from condense.networks import build, initialise
+from condense.progress import Progress
+from condense.randomness import derive
+from condense.store import CondensedSet
+from condense.train import Protocol, accuracy, resolve, train
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The accuracies, in [0, 1], of networks of one architecture."""
+
+    accuracies: tuple[float, ...]
+    """Of every network, those of the first set first."""
+    sets: int = 1
+    """Condensed sets they were trained on, with equally many networks each."""
+
+    @property
+    def per_set(self) -> tuple[tuple[float, ...], ...]:
+        """The accuracies of each set's networks."""
+        repeats = len(self.accuracies) // self.sets
+        return tuple(self.accuracies[first : first + repeats] for first in range(0, len(self.accuracies), repeats))
+
+    @property
+    def mean(self) -> float:
+        """The mean over all networks."""
+        return fmean(self.accuracies)
+
+    @property
+    def std(self) -> float:
+        """The standard deviation over all networks, with N - 1; 0 for a single one."""
+        return _std(self.accuracies)
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """A 95 % interval for the mean, by Student's t, within [0, 1].
+
+        With several sets it is taken over the means of the sets: the networks of one set share its luck, and treating
+        them as independent would make the interval too short. With one set it is over its networks, and says
+        nothing about another set from another seed. From a single value nothing follows: (0, 1).
+        """
+        from scipy.stats import t
+
+        values = self.accuracies if self.sets == 1 else tuple(fmean(part) for part in self.per_set)
+        if len(values) == 1:
+            return 0.0, 1.0
+        half = float(t.ppf(0.975, len(values) - 1)) * _std(values) / len(values) ** 0.5
+        return max(0.0, self.mean - half), min(1.0, self.mean + half)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON: accuracies, sets, mean, std, ci95."""
+        return {
+            "accuracies": list(self.accuracies),
+            "sets": self.sets,
+            "mean": self.mean,
+            "std": self.std,
+            "ci95": list(self.ci95),
+        }
+
+
+def evaluate(
+    sets: CondensedSet | Sequence[CondensedSet],
+    dataset: Dataset,
+    networks: str | Sequence[str] = ("convnet",),
+    repeats: int = 20,
+    protocol: Protocol | str = "dm",
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Score]:
+    """Train `repeats` networks of each architecture on each set and test them on the test images of `dataset`.
+
+    Parameters
+    ----------
+    sets: made from `dataset` under one preprocessing, which the test images get too.
+    networks: names; the result has a `Score` for each.
+    protocol: a name of `condense.train.PROTOCOLS`, or a `Protocol`, taken literally. (A name never mirrors digits.)
+    seed: with a set's position and the repeat it determines weights, order and augmentation, so more repeats extend
+        fewer.
+    progress: told after every network how many are done.
+
+    Raises `UserError` for a set that does not belong to `dataset` (other classes, shape, content or preprocessing),
+    for unknown names, and when a training diverges.
+    """
+    sets = [sets] if isinstance(sets, CondensedSet) else list(sets)
+    names = [networks] if isinstance(networks, str) else list(dict.fromkeys(networks))
+    if not sets or not names or repeats < 1:
+        raise UserError(
+            f"nothing to evaluate: {len(sets)} sets, {len(names)} networks, {repeats} repeats; give one of each or more"
+        )
+    for condensed in sets:
+        check_belongs(condensed, dataset)
+    _check_same_preprocess(sets)
+    if isinstance(protocol, str):
+        protocol = resolve(protocol, dataset.name)
+    place = pick_device(device)
+    for name in names:
+        build(name, dataset.shape, len(dataset.classes))  # a wrong name is found before the first hour of training
+    test = sets[0].preprocess.apply(dataset.test.pixels).to(place), dataset.test.labels.to(place)
+
+    scores, done = {}, 0
+    for name in names:
+        accuracies = []
+        for index, condensed in enumerate(sets):
+            for value in train_many(name, condensed, test, repeats, protocol, derive(seed, "evaluate", index), place):
+                accuracies.append(value)
+                done += 1
+                if progress:
+                    progress(done, f"{name} {value:.1%}")
+        scores[name] = Score(tuple(accuracies), len(sets))
+    return scores
+
+
+def train_many(
+    name: str,
+    condensed: CondensedSet,
+    test: tuple[Tensor, Tensor],
+    repeats: int,
+    protocol: Protocol,
+    seed: int,
+    device: torch.device,
+) -> Iterator[float]:
+    """The accuracies on `test` (float32 images in the set's space, int64 labels) of `repeats` networks trained on one set."""
+    images, labels = condensed.images.to(device), condensed.labels.to(device)
+    augment = make_augment(protocol.augment, condensed.preprocess.to(device))
+    network = build(name, condensed.shape, len(condensed.classes)).to(device)
+    for repeat in range(repeats):
+        initialise(network, seed, repeat)
+        train(network, images, labels, protocol, derive(seed, "train", repeat), augment=augment)
+        yield accuracy(network, *test)
+
+
+def check_belongs(condensed: CondensedSet, dataset: Dataset) -> None:
+    """Raise a `UserError` unless `condensed` can have been made from `dataset`: classes, shape, recorded origin.
+
+    What a set does not record, as an imported one, is not checked.
+    """
+    for what, theirs, ours in (
+        ("classes", condensed.classes, dataset.classes),
+        ("images of shape", condensed.shape, dataset.shape),
+    ):
+        if theirs != ours:
+            raise UserError(
+                f"the set has {what} {_short(theirs)}, dataset {dataset.name} has {_short(ours)}: choose its own dataset"
+            )
+    for part in condensed.provenance.get("merged", [condensed.provenance]):
+        origin = part.get("dataset")
+        if isinstance(origin, dict) and (origin["name"], origin["fingerprint"]) != (dataset.name, dataset.fingerprint):
+            raise UserError(
+                f"the set was made from {origin['name']} with content {origin['fingerprint']}, "
+                f"but {dataset.name} here has content {dataset.fingerprint}: evaluate it on the dataset (and split) it was made from"
+            )
+        fitted = part.get("preprocess", condensed.preprocess.fingerprint)
+        if fitted != condensed.preprocess.fingerprint:
+            raise UserError(
+                f"the set was made under preprocessing {fitted} and now carries {_describe(condensed)}: "
+                "its images mean nothing under another one; condense again or restore the file"
+            )
+
+
+def _check_same_preprocess(sets: Sequence[CondensedSet]) -> None:
+    for number, condensed in enumerate(sets):
+        if condensed.preprocess.fingerprint != sets[0].preprocess.fingerprint:
+            raise UserError(
+                f"set 1 is preprocessed by {_describe(sets[0])}, set {number + 1} by {_describe(condensed)}: "
+                "several sets make one score only under one preprocessing; evaluate them one by one"
+            )
+
+
+def _describe(condensed: CondensedSet) -> str:
+    return f"{condensed.preprocess.name} {condensed.preprocess.fingerprint}"
+
+
+def _short(values: tuple[Any, ...]) -> str:
+    """The values, or the first few of many."""
+    text = ", ".join(map(str, values[:10]))
+    return f"({text}{f', ... {len(values)} in all' if len(values) > 10 else ''})"
+
+
+def _std(values: Sequence[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0

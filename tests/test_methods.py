@@ -1,0 +1,141 @@
+"""Matching losses against naive float64 loops over classes and images, and their gradients against finite differences."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from condense.errors import UserError
+from condense.methods import DM, DataDAM
+
+SHAPES = [(5, 6, 6), (4, 3, 3), (7, 2, 2)]  # (channels, H, W) of three layers
+
+
+def maps_of(images: int, seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(images, *shape, dtype=torch.float64, generator=generator) for shape in SHAPES]
+
+
+def by_class(described: list[Tensor], num_classes: int) -> list[Tensor]:
+    return [tensor.unflatten(0, (num_classes, -1)) for tensor in described]
+
+
+def loss(method: DataDAM | DM, real: list[Tensor], synthetic: list[Tensor], num_classes: int) -> dict[str, Tensor]:
+    described = [by_class(method.describe(maps, maps[-1].flatten(1)), num_classes) for maps in (real, synthetic)]
+    return method.parts(*described)
+
+
+def naive_attention(image_map: Tensor, power: float, norm: str) -> list[float]:
+    """One image's attention map by the definition: loops over positions and channels, in Python floats."""
+    channels, height, width = image_map.shape
+    values = [
+        sum(abs(image_map[c, i, j].item()) ** power for c in range(channels)) for i in range(height) for j in range(width)
+    ]
+    size = {"l2": math.sqrt(sum(v * v for v in values)), "l1": sum(values), "none": 1.0}[norm]
+    return [v / size for v in values]
+
+
+def naive_mean(vectors: list[list[float]]) -> list[float]:
+    return [sum(column) / len(vectors) for column in zip(*vectors, strict=True)]
+
+
+def naive_error(a: list[float], b: list[float], error: str) -> float:
+    if error == "mse":
+        return sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
+    if error == "mae":
+        return sum(abs(x - y) for x, y in zip(a, b, strict=True))
+    dot = sum(x * y for x, y in zip(a, b, strict=True))
+    return 1 - dot / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("norm", ["l2", "l1", "none"])
+@pytest.mark.parametrize("error", ["mse", "mae", "cosine"])
+def test_datadam_is_the_papers_loss(power: float, norm: str, error: str) -> None:
+    classes, per_real, per_synthetic = 2, 4, 3
+    method = DataDAM(power=power, normalise=norm, error=error, task_balance=0.3, loss_scale=7.0)  # type: ignore[arg-type]
+    real, synthetic = maps_of(classes * per_real, 0), maps_of(classes * per_synthetic, 1)
+    parts = loss(method, real, synthetic, classes)
+    for c in range(classes):
+        of_real = range(c * per_real, (c + 1) * per_real)
+        of_synthetic = range(c * per_synthetic, (c + 1) * per_synthetic)
+        attention = sum(
+            naive_error(
+                naive_mean([naive_attention(real[layer][n], power, norm) for n in of_real]),
+                naive_mean([naive_attention(synthetic[layer][n], power, norm) for n in of_synthetic]),
+                error,
+            )
+            for layer in range(len(SHAPES) - 1)
+        )
+        mmd = naive_error(
+            naive_mean([real[-1][n].flatten().tolist() for n in of_real]),
+            naive_mean([synthetic[-1][n].flatten().tolist() for n in of_synthetic]),
+            "mse",
+        )
+        assert parts["attention"][c].item() == pytest.approx(7.0 * attention, rel=1e-9, abs=1e-12)
+        assert parts["mmd"][c].item() == pytest.approx(7.0 * 0.3 * mmd, rel=1e-9)
+
+
+def test_dm_matches_the_means_of_the_embeddings() -> None:
+    real, synthetic = maps_of(6, 0), maps_of(4, 1)
+    parts = loss(DM(loss_scale=2.0), real, synthetic, 2)
+    for c in range(2):
+        means = [
+            naive_mean([maps[-1][n].flatten().tolist() for n in range(c * per, (c + 1) * per)])
+            for maps, per in ((real, 3), (synthetic, 2))
+        ]
+        assert parts["mmd"][c].item() == pytest.approx(2.0 * naive_error(*means, "mse"), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [DataDAM(), DataDAM(power=2.0, normalise="l1", error="cosine"), DataDAM(power=3.0, normalise="none", task_balance=1.0), DM()],
+)
+def test_gradient_against_finite_differences(method: DataDAM | DM) -> None:
+    real, synthetic = maps_of(4, 0), [m.requires_grad_() for m in maps_of(2, 1)]
+
+    def total(*maps: Tensor) -> Tensor:
+        return torch.stack(list(loss(method, real, list(maps), 2).values())).sum()
+
+    assert torch.autograd.gradcheck(total, tuple(synthetic))
+
+
+@given(shift=st.integers(1, 5), seed=st.integers(0, 100))
+@settings(max_examples=20, deadline=None)
+def test_order_of_the_images_does_not_matter(shift: int, seed: int) -> None:
+    real, synthetic = maps_of(6, seed), maps_of(6, seed + 1)
+    before = loss(DataDAM(), real, synthetic, 1)
+    after = loss(DataDAM(), [m.roll(shift, 0) for m in real], synthetic, 1)
+    for name in before:
+        torch.testing.assert_close(before[name], after[name])
+
+
+def test_a_set_equal_to_the_real_images_has_no_loss() -> None:
+    maps = maps_of(6, 0)
+    for method in (DataDAM(), DM()):
+        for part in loss(method, maps, maps, 3).values():
+            torch.testing.assert_close(part, torch.zeros(3, dtype=torch.float64))
+
+
+def test_layers_chooses_what_is_matched() -> None:
+    described = DataDAM(layers=(2,)).describe(maps_of(2, 0), torch.zeros(2, 9))
+    assert [tuple(d.shape) for d in described] == [(2, 4), (2, 9)]
+    with pytest.raises(UserError, match="layers 0 to 2"):
+        DataDAM(layers=(3,)).describe(maps_of(2, 0), torch.zeros(2, 9))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"power": 0.0}, {"normalise": "l3"}, {"error": "kl"}, {"task_balance": -1.0}, {"loss_scale": 0.0}]
+)
+def test_hyperparameters_out_of_range_are_named(wrong: dict) -> None:
+    with pytest.raises(UserError, match=f"`{next(iter(wrong))}`"):
+        DataDAM(**wrong)
+
+
+def test_half_precision_maps_are_summed_in_float32() -> None:
+    maps = [m.bfloat16() for m in maps_of(2, 0)]
+    described = DataDAM().describe(maps, maps[-1].flatten(1))
+    assert {d.dtype for d in described} == {torch.float32}
