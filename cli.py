@@ -55,7 +55,9 @@ def _config(context: click.Context, option: click.Parameter, path: str | None) -
     except (OSError, ValueError) as error:
         raise UserError(f"--config {path}: {error}") from None
     known = {name: name for param in context.command.params if (name := param.name)}
-    known |= {flag.lstrip("-").replace("-", "_"): param.name for param in context.command.params for flag in param.opts if param.name}
+    known |= {
+        flag.lstrip("-").replace("-", "_"): param.name for param in context.command.params for flag in param.opts if param.name
+    }
     defaults = {}
     for key, value in given.items():
         if key.replace("-", "_") not in known:
@@ -77,6 +79,7 @@ _data_options = _options(
     click.option("--dataset", help="Name (see `data --list`), folder:PATH, or a MedMNIST-style .npz file."),
     click.option("--data-dir", type=click.Path(), help="Folder the named datasets are found in."),
     click.option("--resolution", type=int, help="Side in pixels to which images are resized and centre-cropped."),
+    click.option("--hold-out", default=0, help="Use this many training images as the test set: for making choices."),
     click.option("--download", is_flag=True, help="Fetch a missing dataset into --data-dir."),
 )
 _config_option = click.option(
@@ -91,7 +94,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print one J
 @_config_option
 @_data_options
 @click.option("--ipc", type=int, default=10, show_default=True, help="Images per class.")
-@click.option("--recipe", "recipe_name", default="paper", show_default=True, help="Named hyperparameters: paper, official-code, dm.")
+@click.option("--recipe", "recipe_name", default="paper", show_default=True, help="paper, official-code or dm.")
 @click.option("--method", help="Matching method under the recipe's other settings: datadam or dm.")
 @click.option("--steps", type=int, help="Steps; default: the recipe's.")
 @click.option("--network", help="Network to match under, such as convnet or convnet-d3-w128-batch.")
@@ -111,12 +114,13 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print one J
 @click.option("--storage", default="float32", show_default=True, help="How images are stored: float32, float16 or uint8.")
 @click.option("--out", type=click.Path(), help="Run folder, made here.")
 @click.option("--resume", type=click.Path(), help="Go on with the run in this folder; no other flag is needed.")
-@click.option("--dry-run", is_flag=True, help="Print the resolved recipe, and time and memory measured on a few steps; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved recipe, and time and memory of a few steps.")
 @_json_option
 def condense(
     dataset: str | None,
     data_dir: str | None,
     resolution: int | None,
+    hold_out: int,
     download: bool,
     ipc: int,
     recipe_name: str,
@@ -147,7 +151,7 @@ def condense(
         run.resume(resume)
         _say_run(Path(resume), as_json)
         return
-    source = _source(dataset, data_dir, resolution)
+    source = _source(dataset, data_dir, resolution, hold_out)
     if out is None and not dry_run:
         raise UserError("--out is missing: name the run folder (or --dry-run to see what would be done)")
     real = source.load(download=download)
@@ -167,12 +171,19 @@ def condense(
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
 @_config_option
 @_data_options
-@click.option("--network", "networks", multiple=True, default=["convnet"], show_default=True, help="Network to train; may be repeated.")
+@click.option(
+    "--network", "networks", multiple=True, default=["convnet"], help="Network to train; may be repeated.  [default: convnet]"
+)
 @click.option("--repeats", default=20, show_default=True, help="Networks trained on each set.")
-@click.option("--protocol", "protocol_name", default="dm", show_default=True, help="dm (1,000 epochs, batch 256) or datadam-code (1,800, 64).")
+@click.option(
+    "--protocol",
+    "protocol_name",
+    default="dm",
+    show_default=True,
+    help="dm (1,000 epochs, batch 256) or datadam-code (1,800, 64).",
+)
 @click.option("--epochs", type=int, help="Passes over the set; default: the protocol's.")
 @click.option("--augment", help="Augmentation in training; default: the protocol's.")
-@click.option("--hold-out", type=int, help="Test on this many held-out training images, not the test set: for making choices.")
 @_seed_option
 @_device_option
 @_json_option
@@ -181,13 +192,13 @@ def evaluate(
     dataset: str | None,
     data_dir: str | None,
     resolution: int | None,
+    hold_out: int,
     download: bool,
     networks: tuple[str, ...],
     repeats: int,
     protocol_name: str,
     epochs: int | None,
     augment: str | None,
-    hold_out: int | None,
     seed: int,
     device: str,
     as_json: bool,
@@ -197,20 +208,21 @@ def evaluate(
     RUNS are run folders or set files. Several are sets of one kind (say, five seeds): the interval is then over the sets.
     """
     from condense.evaluate import evaluate as measure
+    from condense.progress import progress
     from condense.run import source_of
     from condense.store import CondensedSet
-    from condense.train import protocol
+    from condense.train import resolve
 
     sets = [CondensedSet.load(path) for path in runs]
-    source = _source(dataset, data_dir, resolution) if dataset else source_of(Path(runs[0]), data_dir)
+    source = _source(dataset, data_dir, resolution, hold_out) if dataset else source_of(Path(runs[0]), data_dir)
     real = source.load(download=download)
-    if hold_out is not None:
-        real = real.hold_out(hold_out, seed)
-    chosen = protocol(protocol_name)
-    changes = {"epochs": epochs, "augment": augment}
+    chosen = resolve(protocol_name, real.name)
+    changes: dict[str, Any] = {"epochs": epochs, "augment": augment}
     chosen = dataclasses.replace(chosen, **{key: value for key, value in changes.items() if value is not None})
-    scores = measure(sets, real, networks, repeats=repeats, protocol=chosen, seed=seed, device=device)
-    tested = f"{len(real.test)} {'held-out training' if hold_out else 'test'} images of {real.name}"
+    total = len(sets) * len(networks) * repeats
+    with progress("evaluate", total, quiet=as_json) as report:
+        scores = measure(sets, real, networks, repeats=repeats, protocol=chosen, seed=seed, device=device, progress=report)
+    tested = f"{len(real.test)} {'held-out training' if source.hold_out else 'test'} images of {real.name}"
     document = {
         "networks": {name: score.to_json() for name, score in scores.items()},
         "sets": list(runs),
@@ -224,7 +236,9 @@ def evaluate(
     click.echo(f"accuracy on {tested}; {len(sets)} set(s) x {repeats} network(s), {chosen.epochs} epochs")
     for name, score in scores.items():
         low, high = score.ci95
-        click.echo(f"{name:<40} {100 * score.mean:6.2f} %  std {100 * score.std:.2f}  95 % interval {100 * low:.2f} to {100 * high:.2f}")
+        click.echo(
+            f"{name:<40} {100 * score.mean:6.2f} %  std {100 * score.std:.2f}  95 % interval {100 * low:.2f} to {100 * high:.2f}"
+        )
 
 
 @cli.command()
@@ -235,12 +249,13 @@ def evaluate(
 @click.option("--preprocess", default="standard", show_default=True, help="standard or zca.")
 @_seed_option
 @_device_option
-@click.option("--storage", default="uint8", show_default=True, help="float32, float16 or uint8; real images lose nothing as uint8.")
+@click.option("--storage", default="uint8", show_default=True, help="float32, float16 or uint8 (lossless for real images).")
 @click.option("--out", required=True, type=click.Path(), help="Folder for the set.")
 def select(
     dataset: str | None,
     data_dir: str | None,
     resolution: int | None,
+    hold_out: int,
     download: bool,
     method: str,
     ipc: int,
@@ -253,7 +268,7 @@ def select(
     """Select real images as a set: the baselines every condensed set has to beat."""
     from condense import run
 
-    source = _source(dataset, data_dir, resolution)
+    source = _source(dataset, data_dir, resolution, hold_out)
     run.select_into(
         Path(out), source.load(download=download), source, method=method, ipc=ipc,
         preprocess=preprocess, seed=seed, device=device, storage=storage,
@@ -312,6 +327,7 @@ def import_command(
     dataset: str | None,
     data_dir: str | None,
     resolution: int | None,
+    hold_out: int,
     download: bool,
     preprocess: str,
     experiment: int,
@@ -321,9 +337,15 @@ def import_command(
     """Read a set published by others: a .pt file, a folder of pictures by class, or .npz."""
     from condense import run
 
-    source = _source(dataset, data_dir, resolution)
+    source = _source(dataset, data_dir, resolution, hold_out)
     run.import_into(
-        Path(out), Path(path), source.load(download=download), source, preprocess=preprocess, experiment=experiment, storage=storage
+        Path(out),
+        Path(path),
+        source.load(download=download),
+        source,
+        preprocess=preprocess,
+        experiment=experiment,
+        storage=storage,
     )
     _say_run(Path(out), as_json=False)
 
@@ -334,7 +356,14 @@ def import_command(
 @click.option("--verify", is_flag=True, help="Check that a dataset is there and whole.")
 @_json_option
 def data(
-    dataset: str | None, data_dir: str | None, resolution: int | None, download: bool, list_: bool, verify: bool, as_json: bool
+    dataset: str | None,
+    data_dir: str | None,
+    resolution: int | None,
+    hold_out: int,
+    download: bool,
+    list_: bool,
+    verify: bool,
+    as_json: bool,
 ) -> None:
     """List, check or describe datasets."""
     from condense.data import DATASETS
@@ -344,8 +373,10 @@ def data(
         _print(DATASETS, as_json)
         return
     if verify:
-        verify_files(dataset, data_dir)
-    real = _source(dataset, data_dir, resolution).load(download=download)
+        for line in verify_files(dataset, data_dir, resolution=resolution):
+            click.echo(line)
+        return
+    real = _source(dataset, data_dir, resolution, hold_out).load(download=download)
     counts = real.train.counts()
     _print(
         {
@@ -362,12 +393,12 @@ def data(
     )
 
 
-def _source(dataset: str | None, data_dir: str | None, resolution: int | None) -> Any:
+def _source(dataset: str | None, data_dir: str | None, resolution: int | None, hold_out: int) -> Any:
     from condense.run import Source
 
     if dataset is None:
         raise UserError("--dataset is missing: name one (see `data --list`), or folder:PATH, or a .npz file")
-    return Source(name=dataset, data_dir=data_dir, resolution=resolution)
+    return Source(name=dataset, data_dir=data_dir, resolution=resolution, hold_out=hold_out)
 
 
 def _pairs(settings: tuple[str, ...]) -> dict[str, str]:

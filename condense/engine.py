@@ -101,8 +101,8 @@ class Engine:
 
     def parts(self, classes: Tensor, step: int) -> dict[str, Tensor]:
         """The parts of the loss of each of `classes` (int64 [C], on the device) under the network as it stands, each [C]."""
-        real = self.augment.matching(self.real.batch(classes, step), classes, self.seed, step)
-        real = self.describe.real(real, len(classes))
+        drawn = self.augment.matching(self.real.batch(classes, step), classes, self.seed, step)
+        real = self.describe.real(drawn, len(classes))
         rows = (classes[:, None] * self.per_class + torch.arange(self.per_class, device=self.device)).flatten()
         synthetic = self.augment.matching(self.images[rows], classes, self.seed, step)
         return self.recipe.method.parts(real, self.describe.synthetic(synthetic, len(classes)))
@@ -135,7 +135,7 @@ class Describer:
         self._network, self._method, self._device, self._compiled = network, method, device, compiled
         self._run: Callable[[Tensor], Described] = self._plain
         if compiled:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(memory_format=torch.channels_last)
             self._run = torch.compile(self._plain, dynamic=False)
 
     def real(self, images: Tensor, num_classes: int) -> Described:
@@ -209,7 +209,8 @@ def _chunk(chunk: int | None, num_classes: int, per_class: int, joint: bool, dev
     if joint:
         if chunk is not None and chunk < num_classes:
             raise UserError(
-                f"--chunk {chunk}: BatchNorm joins all {num_classes} classes in its statistics; leave --chunk out or use an instance norm"
+                f"--chunk {chunk}: BatchNorm joins all {num_classes} classes in its statistics; "
+                "leave --chunk out, or use an instance norm"
             )
         return num_classes
     if chunk is None:

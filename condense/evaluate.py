@@ -165,10 +165,10 @@ def check_belongs(condensed: CondensedSet, dataset: Dataset) -> None:
             )
     for part in condensed.provenance.get("merged", [condensed.provenance]):
         origin = part.get("dataset")
-        if isinstance(origin, dict) and (origin["name"], origin["fingerprint"]) != (dataset.name, dataset.fingerprint):
+        if isinstance(origin, dict) and origin["fingerprint"] != dataset.fingerprint:
             raise UserError(
-                f"the set was made from {origin['name']} with content {origin['fingerprint']}, "
-                f"but {dataset.name} here has content {dataset.fingerprint}: evaluate it on the dataset (and split) it was made from"
+                f"the set was made from {origin['name']} with content {origin['fingerprint']}, and {dataset.name} here "
+                f"has content {dataset.fingerprint}: evaluate it on the dataset, and the split, it was made from"
             )
         fitted = part.get("preprocess", condensed.preprocess.fingerprint)
         if fitted != condensed.preprocess.fingerprint:

@@ -72,7 +72,7 @@ class ConvNetSpec:
             if field in fields:
                 raise UserError(f"network `{name}` names its {field} twice: leave one out")
             fields[field] = value
-        return cls(**{"depth": _default_depth(shape), **fields})  # pyright: ignore[reportArgumentType]
+        return cls(**{"depth": _default_depth(shape), **fields})  # type: ignore[arg-type]
 
     def make(self, shape: Shape, num_classes: int) -> Network:
         """The network for images of `shape`."""

@@ -4,6 +4,7 @@
 on the power, the scale, the batch, the normalisation and the number of steps (docs/protocols.md). Neither is silently corrected.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
@@ -70,9 +71,7 @@ class Recipe:
             if key not in own | theirs:
                 raise unknown(f"setting of {self.method_name}", key, sorted(own | theirs))
         method = _replace(self.method, {key: value for key, value in changes.items() if key in theirs})
-        return dataclasses.replace(
-            _replace(self, {key: value for key, value in changes.items() if key in own}), method=method
-        )
+        return dataclasses.replace(_replace(self, {key: value for key, value in changes.items() if key in own}), method=method)
 
 
 def resolve(name: str, dataset_name: str, shape: tuple[int, int, int], ipc: int, *, method: str | None = None) -> Recipe:
@@ -142,10 +141,8 @@ def _replace(config: Any, changes: Mapping[str, Any]) -> Any:
 def _read(name: str, value: Any, kind: Any) -> Any:
     """`value` as `kind`; text is read as JSON where the field is no text."""
     if kind is not str and isinstance(value, str):
-        try:
+        with contextlib.suppress(json.JSONDecodeError):  # the text of a Literal: checked by the dataclass itself
             value = json.loads(value)
-        except json.JSONDecodeError:
-            pass  # the text of a Literal: checked by the dataclass itself
     if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
         raise UserError(f"`{name}` is {value!r}: it must be a whole number")
     if kind is float:

@@ -1,11 +1,11 @@
 """A run of the engine in a folder: started once, killed at will, resumed to the same bits.
 
-    set.safetensors      the condensed set, at the end
-    start.safetensors    the starting images; holds the fitted preprocessing, so that resuming never fits again
-    checkpoints/         the last two states of the engine
-    run.json             everything resolved: dataset, recipe, seed, device, versions, timings
-    grid.png             the set as a picture
-    tensorboard/         loss curves and image grids
+set.safetensors      the condensed set, at the end
+start.safetensors    the starting images; holds the fitted preprocessing, so that resuming never fits again
+checkpoints/         the last two states of the engine
+run.json             everything resolved: dataset, recipe, seed, device, versions, timings
+grid.png             the set as a picture
+tensorboard/         loss curves and image grids
 """
 
 import contextlib
@@ -28,14 +28,14 @@ from condense import report, select
 from condense.data import Dataset, load_dataset
 from condense.device import peak_memory, pick_device
 from condense.engine import Diverged, Engine
-from condense.errors import UserError
+from condense.errors import UserError, unknown
 from condense.exchange import import_set
 from condense.files import load_tensors, read_json, save_tensors, write_json
 from condense.preprocess import make_preprocess
 from condense.progress import progress
 from condense.provenance import provenance, version
 from condense.recipes import Recipe, resolve
-from condense.store import CondensedSet
+from condense.store import STORAGES, CondensedSet
 
 _KEEP = 2
 """Checkpoints kept: the last, and the one before it should the last be damaged."""
@@ -52,10 +52,14 @@ class Source:
     name: str
     data_dir: str | None = None
     resolution: int | None = None
+    hold_out: int = 0
+    """Training images set apart as the test set, for making choices; 0: the real test set."""
 
     def load(self, *, download: bool = False) -> Dataset:
         """The dataset itself."""
-        return load_dataset(self.name, self.data_dir, resolution=self.resolution, download=download)
+        dataset = load_dataset(self.name, self.data_dir, resolution=self.resolution, download=download)
+        # One split whatever the seed of a run: sets of several seeds are evaluated on the same images.
+        return dataset.hold_out(self.hold_out, seed=0) if self.hold_out else dataset
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +113,7 @@ def condense(
         recipe = recipe.override({"steps": steps})
     if checkpoint_every < 1:
         raise UserError(f"--checkpoint-every {checkpoint_every}: it must be 1 or more")
-    check_ipc(dataset, ipc)
+    select.check_ipc(dataset, ipc)
     job = Job(
         source=source or Source(name=dataset.name),
         fingerprint=dataset.fingerprint,
@@ -122,18 +126,23 @@ def condense(
         storage=storage,
     )
     if out is None:
-        return _run(dataset, job, None, quiet)
+        start = _start(dataset, job)
+        return _run(_engine(dataset, job, start), job, None, start, quiet)
     folder = Path(out)
     with _locked(folder):
-        _claim(folder, job)
-        return _run(dataset, job, folder, quiet)
+        _check_free(folder, job)
+        start = _start(dataset, job)
+        engine = _engine(dataset, job, start)  # all that can be wrong with a job shows before the folder becomes its own
+        start.save(folder / "start.safetensors")
+        _record(folder, job, finished=False)
+        return _run(engine, job, folder, start, quiet)
 
 
 def rehearse(
     dataset: Dataset, *, ipc: int, recipe: Recipe, seed: int = 0, device: str = "auto", chunk: int | None = None, steps: int = 3
 ) -> dict[str, Any]:
     """What `condense` would do, with time and memory measured on a few steps (the first, which warms up, not counted)."""
-    check_ipc(dataset, ipc)
+    select.check_ipc(dataset, ipc)
     place = pick_device(device)
     preprocess = make_preprocess(recipe.preprocess, dataset)
     start = select.noise(dataset, ipc, preprocess=preprocess, seed=seed)
@@ -169,9 +178,11 @@ def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = Fal
         dataset = dataset or job.source.load()
         if dataset.fingerprint != job.fingerprint:
             raise UserError(
-                f"{folder} condenses {job.source.name} with content {job.fingerprint}, but {dataset.name} found now is {dataset.fingerprint}"
+                f"{folder} condenses {job.source.name} with content {job.fingerprint}, "
+                f"but {dataset.name} found now has content {dataset.fingerprint}"
             )
-        return _run(dataset, job, folder, quiet)
+        start = CondensedSet.load(folder / "start.safetensors")
+        return _run(_engine(dataset, job, start), job, folder, start, quiet)
 
 
 def source_of(path: Path, data_dir: str | None = None) -> Source:
@@ -187,10 +198,18 @@ def source_of(path: Path, data_dir: str | None = None) -> Source:
 
 
 def select_into(
-    folder: Path, dataset: Dataset, source: Source, *, method: str, ipc: int, preprocess: str, seed: int, device: str, storage: str
+    folder: Path,
+    dataset: Dataset,
+    source: Source,
+    *,
+    method: str,
+    ipc: int,
+    preprocess: str,
+    seed: int,
+    device: str,
+    storage: str,
 ) -> CondensedSet:
     """Select `ipc` real images per class by `method` and keep them as a set in `folder`."""
-    check_ipc(dataset, ipc)
     fitted = make_preprocess(preprocess, dataset)
     return _keep(folder, source, storage, select.select(method, dataset, ipc, preprocess=fitted, seed=seed, device=device))
 
@@ -221,26 +240,19 @@ def load_job(folder: Path) -> Job:
         raise UserError(f"{folder / 'run.json'} is not of this version of condensekit: {error}") from None
 
 
-def check_ipc(dataset: Dataset, ipc: int) -> None:
-    """Raise a `UserError` unless every class has at least `ipc` training images."""
-    if ipc < 1:
-        raise UserError(f"--ipc {ipc}: it must be 1 or more")
-    counts = dataset.train.counts()
-    smallest = int(counts.argmin())
-    if ipc > counts[smallest]:
-        raise UserError(f"--ipc {ipc} is more than class `{dataset.classes[smallest]}` has: {int(counts[smallest])} training images")
+def _engine(dataset: Dataset, job: Job, start: CondensedSet) -> Engine:
+    place = torch.device(job.device)
+    return Engine(dataset, job.recipe, start.preprocess, start.images, seed=job.seed, device=place, chunk=job.chunk)
 
 
-def _run(dataset: Dataset, job: Job, folder: Path | None, quiet: bool) -> CondensedSet:
-    start = _start(dataset, job, folder)
-    engine = Engine(
-        dataset, job.recipe, start.preprocess, start.images, seed=job.seed, device=torch.device(job.device), chunk=job.chunk
-    )
+def _run(engine: Engine, job: Job, folder: Path | None, start: CondensedSet, quiet: bool) -> CondensedSet:
     done = _restore(engine, folder) if folder else 0
     began = time.monotonic()
     if done < job.recipe.steps:
         _steps(engine, job, folder, start, done, quiet)
-    result = dataclasses.replace(start, images=engine.images.detach().cpu(), provenance=start.provenance | {"steps": job.recipe.steps})
+    result = dataclasses.replace(
+        start, images=engine.images.detach().cpu(), provenance=start.provenance | {"steps": job.recipe.steps}
+    )
     if folder is None:
         return result
     result.save(folder / "set.safetensors", storage=job.storage)
@@ -252,7 +264,11 @@ def _run(dataset: Dataset, job: Job, folder: Path | None, quiet: bool) -> Conden
 def _steps(engine: Engine, job: Job, folder: Path | None, start: CondensedSet, done: int, quiet: bool) -> None:
     steps = job.recipe.steps
     images_a_step = len(start.classes) * (job.recipe.real_batch + job.ipc)
-    with _stop_signal() as stop, _curves(folder, done) as curves, progress("condense", steps, done, quiet=quiet) as report_progress:
+    with (
+        _stop_signal() as stop,
+        _curves(folder, done) as curves,
+        progress("condense", steps, done, quiet=quiet) as report_progress,
+    ):
         for step in range(done, steps):
             began = time.perf_counter()
             try:
@@ -262,7 +278,8 @@ def _steps(engine: Engine, job: Job, folder: Path | None, start: CondensedSet, d
             seconds = time.perf_counter() - began
             parts = "  ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
             report_progress(
-                step + 1, f"loss {sum(losses.values()):.4g} ({parts})  {seconds:.3f} s/step  {images_a_step / seconds:.0f} images/s"
+                step + 1,
+                f"loss {sum(losses.values()):.4g} ({parts})  {seconds:.3f} s/step  {images_a_step / seconds:.0f} images/s",
             )
             if curves:
                 _draw(curves, step + 1, losses, seconds)
@@ -276,30 +293,25 @@ def _steps(engine: Engine, job: Job, folder: Path | None, start: CondensedSet, d
                 raise Interrupted(f"stopped after step {step + 1} of {steps}; {how}")
 
 
-def _start(dataset: Dataset, job: Job, folder: Path | None) -> CondensedSet:
-    """The starting images and the fitted preprocessing: made once, then read back."""
-    path = folder / "start.safetensors" if folder else None
-    if path and path.exists():
-        return CondensedSet.load(path)
-    preprocess = make_preprocess(job.recipe.preprocess, dataset)
-    if job.recipe.init == "noise":
+def _start(dataset: Dataset, job: Job) -> CondensedSet:
+    """The starting images, under a preprocessing fitted to the dataset."""
+    if job.storage not in STORAGES:
+        raise unknown("storage", job.storage, STORAGES)
+    recipe, preprocess = job.recipe, make_preprocess(job.recipe.preprocess, dataset)
+    if recipe.init == "noise":
         start = select.noise(dataset, job.ipc, preprocess=preprocess, seed=job.seed)
     else:
-        start = select.select(job.recipe.init, dataset, job.ipc, preprocess=preprocess, seed=job.seed, device=job.device)
-    facts = {"ipc": job.ipc, "seed": job.seed, "recipe": job.recipe.to_json(), "device": job.device, "steps": 0}
-    start = dataclasses.replace(start, provenance=provenance(dataset, **facts))
-    if path:
-        start.save(path)
-    return start
+        start = select.select(recipe.init, dataset, job.ipc, preprocess=preprocess, seed=job.seed, device=job.device)
+    facts = {"ipc": job.ipc, "seed": job.seed, "recipe": recipe.to_json(), "device": job.device, "steps": 0}
+    return dataclasses.replace(start, provenance=provenance(dataset, **facts))
 
 
-def _claim(folder: Path, job: Job) -> None:
-    """Make `folder` this job's, or go on with it if it is already; another run's folder is left alone."""
+def _check_free(folder: Path, job: Job) -> None:
+    """Raise a `UserError` if `folder` holds a run already, this job's or another's."""
     if (folder / "run.json").exists():
-        if load_job(folder) != job:
-            raise UserError(f"{folder} holds a run with other settings ({_difference(load_job(folder), job)}): choose another --out")
+        if (there := load_job(folder)) != job:
+            raise UserError(f"{folder} holds a run with other settings ({_difference(there, job)}): choose another --out")
         raise UserError(f"{folder} already holds this run: go on with `condense --resume {folder}`")
-    _record(folder, job, finished=False)
 
 
 def _difference(old: Job, new: Job) -> str:
@@ -371,6 +383,9 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        if [path.name for path in folder.iterdir()] == [".lock"]:  # nothing came of it: leave no trace
+            (folder / ".lock").unlink()
+            folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ def select(
     device: str = "auto",
 ) -> CondensedSet:
     """The training images that `indices` chooses, as a `CondensedSet` under `preprocess`."""
-    options = {} if method == "random" else {"network": network, "feature_epochs": feature_epochs}
+    options: dict[str, Any] = {} if method == "random" else {"network": network, "feature_epochs": feature_epochs}
     chosen = indices(method, dataset, ipc, preprocess=preprocess, seed=seed, device=device, **options)
     return _packed(
         dataset, preprocess.apply(dataset.train.pixels[chosen]), preprocess, method=method, ipc=ipc, seed=seed, **options
@@ -81,11 +81,15 @@ def indices(
         for `feature_epochs` passes (`Protocol` with batch 256 and no augmentation), which gives the embeddings or is
         watched forgetting. With 0 passes embeddings are those of the random initialisation. `random` uses none of it.
 
-    Raises `UserError` for an unknown method, or an `ipc` larger than a class.
+    Raises `UserError` for an unknown method, for an `ipc` larger than a class, and for `forgetting` with fewer than 2 passes.
     """
     if method not in SELECTIONS:
         raise unknown("selection", method, SELECTIONS)
-    _check_ipc(dataset, ipc)
+    if method == "forgetting" and feature_epochs < 2:
+        raise UserError(
+            f"forgetting takes 2 or more feature epochs, not {feature_epochs}: what was never learned is not forgotten"
+        )
+    check_ipc(dataset, ipc)
     images = dataset.train
     members = [images.of_class(c) for c in range(len(images.classes))]
     # Where chance decides, it is by this order, not by that of the files.
@@ -182,7 +186,8 @@ def _packed(dataset: Dataset, images: Tensor, preprocess: Preprocess, *, ipc: in
     return CondensedSet(images, labels, dataset.classes, preprocess, provenance(dataset, ipc=ipc, **facts))
 
 
-def _check_ipc(dataset: Dataset, ipc: int) -> None:
+def check_ipc(dataset: Dataset, ipc: int) -> None:
+    """Raise a `UserError` unless every class of the training images has at least `ipc`, and `ipc` is 1 or more."""
     if ipc < 1:
         raise UserError(f"ipc is {ipc}: it must be 1 or more")
     counts = dataset.train.counts()

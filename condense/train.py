@@ -164,5 +164,6 @@ def _check_finite(network: nn.Module, protocol: Protocol, epoch: int) -> None:
         sums = torch.stack([parameter.sum() for parameter in network.parameters()])
     if not sums.isfinite().all():
         raise UserError(
-            f"training diverged by pass {epoch} of {protocol.epochs}: weights are not finite; lower the learning rate (now {protocol.lr:g})"
+            f"training diverged: after pass {epoch} of {protocol.epochs} the weights are not finite; "
+            f"lower the learning rate (now {protocol.lr:g})"
         )

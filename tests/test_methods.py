@@ -31,9 +31,7 @@ def loss(method: DataDAM | DM, real: list[Tensor], synthetic: list[Tensor], num_
 def naive_attention(image_map: Tensor, power: float, norm: str) -> list[float]:
     """One image's attention map by the definition: loops over positions and channels, in Python floats."""
     channels, height, width = image_map.shape
-    values = [
-        sum(abs(image_map[c, i, j].item()) ** power for c in range(channels)) for i in range(height) for j in range(width)
-    ]
+    values = [sum(abs(image_map[c, i, j].item()) ** power for c in range(channels)) for i in range(height) for j in range(width)]
     size = {"l2": math.sqrt(sum(v * v for v in values)), "l1": sum(values), "none": 1.0}[norm]
     return [v / size for v in values]
 

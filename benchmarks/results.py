@@ -1,0 +1,54 @@
+"""Result files: every figure beside the command, versions and machine that made it."""
+
+import os
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from condense.files import write_bytes, write_json
+from condense.provenance import version
+
+FOLDER = Path(__file__).parent / "results"
+
+
+def conditions() -> dict[str, Any]:
+    """What a figure was obtained with: command, versions, machine, date."""
+    module = Path(sys.argv[0])
+    name = f"-m benchmarks.{module.stem}" if module.parent.name == "benchmarks" else module.name
+    return {
+        "command": shlex.join(["python", *name.split(), *sys.argv[1:]]),
+        "condensekit": version(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def write(name: str, document: dict[str, Any], lines: list[str]) -> None:
+    """Write `results/NAME.json` and the same for people as `results/NAME.md`."""
+    write_json(FOLDER / f"{name}.json", document)
+    given = document["conditions"]
+    footer = [
+        "",
+        f"`{given['command']}`",
+        "",
+        f"{given['device']}, {given['threads']} threads, torch {given['torch']}, Python {given['python']}, {given['date']}.",
+    ]
+    write_bytes(FOLDER / f"{name}.md", "\n".join([*lines, *footer, ""]).encode())
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
