@@ -1,7 +1,7 @@
 """Which recipe to use: the accuracy of sets condensed by each, against random real images, by one training.
 
-Each recipe condenses for the same number of steps with the same real batch, so that they cost about the same; networks are then trained
-on each set and tested on the whole test set, once. A finished line is kept and not measured again.
+Each recipe condenses for the same number of steps with the same real batch, so that they cost about the same; networks are
+then trained on each set and tested on the whole test set, once. A finished line is kept and not measured again.
 """
 
 from pathlib import Path

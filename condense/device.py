@@ -1,11 +1,14 @@
 """Which device to work on, and what it has been asked for."""
 
+import contextlib
 import resource
-import sys
+from pathlib import Path
 
 import torch
 
 from condense.errors import UserError
+
+_STATUS = Path("/proc/self/status")
 
 
 def pick_device(name: str) -> torch.device:
@@ -23,8 +26,18 @@ def peak_memory(device: torch.device) -> int:
     """The most memory used so far, in bytes: allocated on a GPU, resident in this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if _STATUS.exists():
+        return int(_STATUS.read_text().split("VmHWM:")[1].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Count `peak_memory` from what is in use now, where the system can (CUDA, Linux)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _STATUS.exists():
+        with contextlib.suppress(OSError):  # not every container may
+            _STATUS.with_name("clear_refs").write_text("5")
 
 
 def fast_bfloat16(device: torch.device) -> bool:

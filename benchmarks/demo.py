@@ -1,0 +1,60 @@
+"""The tool in two minutes: condense real handwritten digits, compare with random real ones, write a report to look at.
+
+The dataset is scikit-learn's digits (1,797 images of 8 x 8), so nothing is downloaded.
+"""
+
+from pathlib import Path
+
+import click
+
+from condense import Protocol, condense, evaluate, load_dataset, report, resolve
+from condense.preprocess import make_preprocess
+from condense.progress import progress
+from condense.select import select
+
+IPC, STEPS, REPEATS = 2, 300, 10
+PROTOCOL = Protocol(epochs=300, augment="dsa-noflip")
+
+
+@click.command()
+@click.option("--out", default="demo", show_default=True, type=click.Path(path_type=Path), help="Folder for the report.")
+def main(out: Path) -> None:
+    """Condense the embedded digits and report what a network learns from them."""
+    digits = load_dataset("digits")
+    recipe = resolve("paper", digits.name, digits.shape, IPC).override({"loss_scale": 100, "real_batch": 64, "steps": STEPS})
+    random = select("random", digits, IPC, preprocess=make_preprocess("standard", digits), seed=0)
+    condensed = condense(digits, ipc=IPC, recipe=recipe, seed=0)
+    scores = {}
+    for name, chosen in (("random real images", random), ("condensed", condensed)):
+        with progress(f"train on {name}", REPEATS) as told:
+            scores[name] = evaluate(chosen, digits, repeats=REPEATS, protocol=PROTOCOL, progress=told)["convnet"]
+
+    condensed.save(out)
+    report.grid(condensed, out / "condensed.png")
+    report.grid(random, out / "random.png")
+    report.bars(out / "accuracy.png", scores, "test accuracy")
+    images = len(digits.train)
+    page = report.html_report(
+        out / "report.html",
+        f"{images} digits in {len(condensed)} images",
+        report.section(
+            "Accuracy",
+            report.paragraph(
+                f"{REPEATS} networks trained on {IPC} images per class each, tested on {len(digits.test)} real images. "
+                "Both sets are of the same size; the interval is over the networks, for this one seed of each set."
+            ),
+            report.scores(scores),
+            report.image(out / "accuracy.png"),
+        ),
+        report.section("Condensed by DataDAM", report.image(out / "condensed.png")),
+        report.section("Random real images", report.image(out / "random.png")),
+        report.section("How", report.command("python -m benchmarks.demo"), report.facts(condensed.provenance)),
+    )
+    for name, score in scores.items():
+        low, high = score.ci95
+        click.echo(f"{name:<20} {score.mean:.1%}  (95 % interval {low:.1%} to {high:.1%})")
+    click.echo(f"the set is {out / 'set.safetensors'}; look at {page}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""One condensation step: the published loop, plainly, against the engine, turn by turn in one process; and the floor.
+
+The floor is the larger of operations over the matrix rate and bytes over the copy rate, both measured in this run.
+Operations: a forward pass of the real images, and a forward pass and the gradient towards the input of the synthetic
+ones, each at the rate of the type it is computed in. Bytes: every convolution's output written and read once, since no
+norm can be applied before its map is complete; thrice for synthetic images, whose maps and gradients are needed too.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+import torch
+from scipy import stats
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import results
+from benchmarks.reference import Reference
+from condense.data import Dataset, Images
+from condense.device import fast_bfloat16, peak_memory, pick_device, reset_peak_memory
+from condense.engine import Engine
+from condense.files import write_json
+from condense.networks import build
+from condense.preprocess import make_preprocess
+from condense.recipes import resolve
+
+CLASSES = 10
+
+
+def noise_dataset(size: int, per_class: int) -> Dataset:
+    """Random pixels: a step costs the same whatever the images show."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (CLASSES * per_class, 3, size, size), dtype=torch.uint8, generator=generator)
+    images = Images(pixels, torch.arange(CLASSES).repeat_interleave(per_class), tuple(map(str, range(CLASSES))))
+    return Dataset("noise", images, images)
+
+
+def seconds(run: Callable[[], Any], device: torch.device) -> float:
+    """Wall time of one call, the device's work included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """The best of ten products of two matrices of side 4096 (2048 on a CPU), in operations per second."""
+    side = 4096 if device.type == "cuda" else 2048
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / min(seconds(lambda: a @ b, device) for _ in range(10))
+
+
+def copy_rate(device: torch.device) -> float:
+    """The best of ten copies of 256 MB, in bytes read and written per second."""
+    source = torch.zeros(64 * 2**20, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / min(seconds(lambda: target.copy_(source), device) for _ in range(10))
+
+
+def floor(network: str, size: int, ipc: int, real_batch: int, rates: dict[str, float]) -> float:
+    """Seconds that no implementation of a step at these precisions can go below, by the module's definition."""
+    with torch.device("meta"):
+        model, image = build(network, (3, size, size), CLASSES).to("meta"), torch.zeros(1, 3, size, size)
+    with FlopCounterMode(display=False) as counter:
+        maps, _ = model.observe(image)
+    operations, values = counter.get_total_flops(), sum(one.numel() for one in maps)
+    real, synthetic = CLASSES * real_batch, CLASSES * ipc
+    arithmetic = real * operations / rates["real"] + synthetic * 2 * operations / rates["float32"]
+    traffic = 2 * values * (real * rates["real_bytes"] + synthetic * 3 * 4) / rates["copy"]
+    return max(arithmetic, traffic)
+
+
+def measure(norm: str, size: int, ipc: int, real_batch: int, turns: int, device: torch.device) -> dict[str, Any]:
+    """One setting: medians, the ratio with its interval (Student's t on the logarithms of the turns' ratios), the floor."""
+    dataset = noise_dataset(size, per_class=max(real_batch, ipc))
+    network = "convnet" if norm == "instance" else "convnet-batch"
+    recipe = resolve("paper", dataset.name, dataset.shape, ipc).override({"network": network, "real_batch": real_batch})
+    preprocess = make_preprocess("standard", dataset)
+    start = torch.randn(CLASSES * ipc, 3, size, size, generator=torch.Generator().manual_seed(1))
+    loops = {
+        "reference": Reference(dataset, recipe, preprocess, start, norm, device),
+        "engine": Engine(dataset, recipe, preprocess, start, seed=0, device=device, compiled=True),
+    }
+    times: dict[str, list[float]] = {name: [] for name in loops}
+    peaks: dict[str, int] = dict.fromkeys(loops, 0)
+    for turn in range(-2, turns):  # two turns to warm up: compilation, allocators, caches
+        for name, loop in loops.items():
+            reset_peak_memory(device)
+            taken = seconds(lambda loop=loop, turn=turn: loop.step(turn + 2), device)  # type: ignore[misc]
+            if turn >= 0:
+                times[name].append(taken)
+                peaks[name] = max(peaks[name], peak_memory(device))
+    half = fast_bfloat16(device)
+    rates = {"float32": matrix_rate(torch.float32, device), "copy": copy_rate(device), "real_bytes": 2 if half else 4}
+    rates["real"] = matrix_rate(torch.bfloat16, device) if half else rates["float32"]
+    medians = {name: float(torch.tensor(taken).quantile(0.5)) for name, taken in times.items()}
+    logs = torch.log(torch.tensor(times["reference"]) / torch.tensor(times["engine"])).numpy()
+    low, high = stats.t.interval(0.95, len(logs) - 1, logs.mean(), max(stats.sem(logs), 1e-12))
+    lowest = floor(network, size, ipc, real_batch, rates)
+    return {
+        "norm": norm,
+        "size": size,
+        "ipc": ipc,
+        "real_batch": real_batch,
+        "classes": CLASSES,
+        "turns": turns,
+        "reference_s": medians["reference"],
+        "engine_s": medians["engine"],
+        "ratio": medians["reference"] / medians["engine"],
+        "ratio_ci95": [float(torch.tensor(low).exp()), float(torch.tensor(high).exp())],
+        "floor_s": lowest,
+        "times_the_floor": medians["engine"] / lowest,
+        "peak_bytes": peaks["engine"],
+        "reference_peak_bytes": peaks["reference"],
+        "rates": rates,
+    }
+
+
+@click.command()
+@click.option("--ipc", "ipcs", type=int, multiple=True, default=[1, 10, 50], show_default=True)
+@click.option("--real-batch", "real_batches", type=int, multiple=True, default=[64, 256], show_default=True)
+@click.option("--norm", "norms", multiple=True, type=click.Choice(["instance", "batch"]), default=["instance", "batch"])
+@click.option("--size", "sizes", type=int, multiple=True, default=[32], show_default=True, help="Side of the images in pixels.")
+@click.option("--turns", default=5, show_default=True, help="Counted steps of each loop.")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--json", "path", type=click.Path(path_type=results.Path), help="File for the records.")
+@click.option("--name", help="Also write results/NAME.json and .md.")
+def main(
+    ipcs: tuple[int, ...],
+    real_batches: tuple[int, ...],
+    norms: tuple[str, ...],
+    sizes: tuple[int, ...],
+    turns: int,
+    device: str,
+    path: results.Path | None,
+    name: str | None,
+) -> None:
+    """Time a step of the published loop and of the engine, turn by turn."""
+    place, records = pick_device(device), []
+    lines = [
+        "| norm | px | IPC | real | reference, s | engine, s | ratio (95 %) | floor, s | x floor | peak, MB (reference) |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    settings = [(n, s, i, b) for n in norms for s in sizes for i in ipcs for b in real_batches]
+    for norm, size, ipc, real_batch in settings:
+        found = measure(norm, size, ipc, real_batch, turns, place)
+        records.append(found)
+        low, high = found["ratio_ci95"]
+        lines.append(
+            f"| {norm} | {size} | {ipc} | {real_batch} | {found['reference_s']:.3f} | {found['engine_s']:.4f} "
+            f"| {found['ratio']:.1f} ({low:.1f} to {high:.1f}) | {found['floor_s']:.4f} | {found['times_the_floor']:.1f} "
+            f"| {found['peak_bytes'] / 1e6:.0f} ({found['reference_peak_bytes'] / 1e6:.0f}) |"
+        )
+        click.echo(lines[-1])
+        if path:
+            write_json(path, records)
+        if name:
+            results.write(name, {"conditions": results.conditions(), "records": records}, lines)
+
+
+if __name__ == "__main__":
+    main()
