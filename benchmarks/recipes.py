@@ -49,7 +49,7 @@ def make(line: str, dataset: Dataset, ipc: int, steps: int, real_batch: int, see
 @click.option("--real-batch", default=64, show_default=True)
 @click.option("--epochs", default=300, show_default=True)
 @click.option("--seeds", default=1, show_default=True, help="Sets condensed by each recipe.")
-@click.option("--repeats", default=3, show_default=True, help="Networks trained on each set.")
+@click.option("--repeats", default=5, show_default=True, help="Networks trained on each set.")
 @click.option("--name", default="recipes", show_default=True, help="Name of the result files.")
 def main(
     dataset: str, data_dir: str | None, ipc: int, steps: int, real_batch: int, epochs: int, seeds: int, repeats: int, name: str

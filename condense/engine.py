@@ -10,13 +10,13 @@ Real images need no gradient. They are described in blocks of a few, in a lower 
 made for it, and their descriptors averaged in float32.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from condense import networks
+from condense.accelerate import Compiled, block_size, joins_images, worth_compiling
 from condense.augment import make_augment
 from condense.data import Dataset
 from condense.device import fast_bfloat16
@@ -27,12 +27,8 @@ from condense.preprocess import Preprocess
 from condense.randomness import uniforms
 from condense.recipes import Recipe
 
-_REAL_BLOCK = 64
-"""Real images described at once on a CPU: their widest maps (32 MB in float32 at 32 px) stay in the last cache."""
-_CPU_CHUNK = 64
-"""Synthetic images a chunk aims at on a CPU, for the same reason."""
-_WORTH_COMPILING = 5e7
-"""Pixels through the network in a whole run (a minute of eager execution on two cores) above which compiling pays."""
+_CPU_CHUNK = 50
+"""Synthetic images a chunk aims at on a CPU, so that their maps stay in cache."""
 _EXPLODED = 1e4
 """Pixels this far from 0, in preprocessed units, come of a diverged run: real ones are within 10."""
 
@@ -80,7 +76,7 @@ class Engine:
         self.optimizer = torch.optim.SGD([self.images], lr=recipe.lr, momentum=recipe.momentum)
         if compiled is None:
             images_a_step = num_classes * (recipe.real_batch + 2 * self.per_class)
-            compiled = recipe.steps * images_a_step * dataset.shape[1] * dataset.shape[2] > _WORTH_COMPILING
+            compiled = worth_compiling(recipe.steps * images_a_step * dataset.shape[1] * dataset.shape[2])
         self.describe = Describer(self.network, recipe.method, device, compiled=compiled)
 
     def step(self, step: int) -> dict[str, float]:
@@ -127,40 +123,27 @@ class Engine:
 class Describer:
     """What a method matches of each image, under a network: the part of a step where the time goes.
 
-    `compiled` fuses all between two convolutions (normalise, activate, attend, pool) and works in channels-last; without a
-    compiler it falls back to eager execution, saying so once.
+    `compiled` fuses all between two convolutions: normalise, activate, attend, pool.
     """
 
     def __init__(self, network: networks.Network, method: Method, device: torch.device, *, compiled: bool) -> None:
-        self._network, self._method, self._device, self._compiled = network, method, device, compiled
-        self._run: Callable[[Tensor], Described] = self._plain
+        self._network, self._method, self._device = network, method, device
+        self._half = compiled and fast_bfloat16(device)
+        self._describe: Callable[[Tensor], Described] = self._plain
         if compiled:
             network.to(memory_format=torch.channels_last)
-            self._run = torch.compile(self._plain, dynamic=False)
+            self._describe = Compiled(self._plain)
 
     def real(self, images: Tensor, num_classes: int) -> Described:
         """Describe class-major real images [C * B, ch, H, W], without gradient: tensors [C, B, D_l]."""
-        blocks = images.split(_REAL_BLOCK if self._device.type == "cpu" and not joins_images(self._network) else len(images))
-        half = self._compiled and fast_bfloat16(self._device)
-        with torch.no_grad(), torch.autocast(self._device.type, torch.bfloat16, enabled=half):
-            described = [self._describe(block) for block in blocks]
+        whole = self._device.type != "cpu" or joins_images(self._network)
+        with torch.no_grad(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
+            described = [self._describe(block) for block in images.split(len(images) if whole else block_size(len(images)))]
         return _by_class([torch.cat(parts) for parts in zip(*described, strict=True)], num_classes)
 
     def synthetic(self, images: Tensor, num_classes: int) -> Described:
         """Describe class-major synthetic images [C * I, ch, H, W], in float32 and with gradient: tensors [C, I, D_l]."""
         return _by_class(self._describe(images), num_classes)
-
-    def _describe(self, images: Tensor) -> Described:
-        if not self._compiled:
-            return self._plain(images)
-        images = images.contiguous(memory_format=torch.channels_last)
-        try:
-            return self._run(images)
-        except (RuntimeError, OSError) as error:  # the compiler's errors are of no narrower common kind
-            described = self._plain(images)  # were it no fault of the compiler, this would raise it again
-            self._compiled = False
-            print(f"torch.compile does not work here, going on without it, slower: {str(error).splitlines()[0]}", file=sys.stderr)
-            return described
 
     def _plain(self, images: Tensor) -> Described:
         return self._method.describe(*self._network.observe(images))
@@ -198,11 +181,6 @@ class RealImages:
         places = torch.arange(self._per_class, device=keys.device) % counts[:, None]
         chosen = table.gather(1, order.gather(1, places)).flatten()
         return self._preprocess.apply(self._pixels[chosen])
-
-
-def joins_images(network: nn.Module) -> bool:
-    """Whether the images of a batch enter each other's maps, as BatchNorm's statistics make them."""
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
 def _chunk(chunk: int | None, num_classes: int, per_class: int, joint: bool, device: torch.device) -> int:

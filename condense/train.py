@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from condense.accelerate import block_size, joins_images
 from condense.augment import Augment, make_augment
 from condense.errors import UserError, unknown
 from condense.randomness import generator
@@ -88,7 +89,7 @@ def train(
     seed: with the number of the pass and of the step, it determines order and augmentation.
     augment: in place of the one that `protocol` names.
     prepare: applied to each batch on the device, before augmentation: `preprocess.apply` where `images` are uint8.
-    watch: called with each batch's indices, int64 [B], and logits, [B, C], before the step it gives rise to.
+    watch: called with indices, int64 [B], and logits, [B, C], of all images of a batch before the step it gives rise to.
 
     Raises `UserError` when the weights cease to be finite.
     """
@@ -96,6 +97,7 @@ def train(
     augment = augment or make_augment(protocol.augment)
     labels = labels.to(device)
     layout = _layout(device)
+    separable = device.type == "cpu" and not joins_images(network)
     network.to(memory_format=layout).train()
     optimizer = _sgd(network, protocol, protocol.lr)
     step = 0
@@ -104,12 +106,15 @@ def train(
         for chosen in order.split(protocol.batch):
             batch = images[chosen.to(images.device)].to(device)
             batch = augment.training(prepare(batch) if prepare else batch, seed, step)
-            logits = network(batch.contiguous(memory_format=layout))
-            chosen = chosen.to(device)
-            if watch:
-                watch(chosen, logits.detach())
+            batch, chosen = batch.contiguous(memory_format=layout), chosen.to(device)
             optimizer.zero_grad()
-            F.cross_entropy(logits, labels[chosen]).backward()
+            # Where no image enters another's maps, the gradient of a batch is the sum of those of its blocks.
+            block = block_size(len(batch)) if separable else len(batch)
+            for part, indices in zip(batch.split(block), chosen.split(block), strict=True):
+                logits = network(part)
+                if watch:
+                    watch(indices, logits.detach())
+                (F.cross_entropy(logits, labels[indices], reduction="sum") / len(batch)).backward()
             optimizer.step()
             step += 1
         if epoch == protocol.epochs // 2 + 1:
