@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 _WORTH_COMPILING = 2e7
 """Pixels into a network, in all, above which compiling pays: some 20 s of eager training or 60 s of forward passes."""
-_BLOCK = 50
-"""Images a CPU takes at once: the widest maps of 50 float32 images of 32 px stay in cache, and below 32 MB, from which on
-the C library's allocator asks the system for fresh pages each time."""
+_BLOCK_PIXELS = {"cpu": 50 * 1024, "cuda": 1280 * 1024}
+"""Pixels a device takes at once. On a CPU the widest maps of 50 float32 images of 32 px stay in cache, and below 32 MB, from
+which on the C library's allocator asks the system for fresh pages each time; on a GPU it is a bound on memory."""
 
 
 class Compiled(Generic[T]):
@@ -79,13 +79,14 @@ def worth_compiling(pixels: float) -> bool:
     return pixels > _WORTH_COMPILING
 
 
-def block_size(images: int) -> int:
-    """How many of `images` to take at once on a CPU: the largest even share of at most 50, if it is no tiny one.
+def block_size(images: Tensor, device: torch.device) -> int:
+    """How many of `images` [N, ch, H, W] to take at once: the largest even share that suits the device, if it is no tiny one.
 
     Equal shares are equal shapes, and every shape is compiled anew.
     """
-    share = max(size for size in range(1, min(_BLOCK, images) + 1) if images % size == 0)
-    return share if 2 * share > min(_BLOCK, images) else images
+    most = max(1, min(len(images), _BLOCK_PIXELS[device.type] // images[0, 0].numel()))
+    share = max(size for size in range(1, most + 1) if len(images) % size == 0)
+    return share if 2 * share > most else most
 
 
 def joins_images(network: nn.Module) -> bool:

@@ -218,6 +218,11 @@ AUGMENTS = ("dsa", "dsa-noflip", "none", "autoaugment", "randaugment")
 """The names `make_augment` knows, beside every strategy such as `color_crop_flip`."""
 
 
+def dsa_for(dataset_name: str) -> str:
+    """The name of the DSA that suits a dataset: a mirrored digit is no digit."""
+    return "dsa-noflip" if dataset_name in ("digits", "mnist", "svhn") else "dsa"
+
+
 def make_augment(name: str, preprocess: Preprocess | None = None) -> Augment:
     """The augmentation called `name`: one of `AUGMENTS` or some of the `OPERATIONS`, joined by underscores.
 

@@ -1,16 +1,18 @@
 """The loop: one step is a fresh network, real and synthetic images under the same augmentation, and a move of the pixels.
 
-Legend of the shape suffixes: N images, C classes of a chunk, B real images a class, I synthetic images a class.
+Legend: N images, C classes of a chunk, B real images a class, I synthetic images a class.
 
 The loss of a class depends on that class alone (given the network, and with statistics taken per image), so the
-classes are treated in chunks: memory does not grow with their number, and on a CPU the working set stays in cache.
-BatchNorm joins the classes in its statistics, so such networks see all classes in one chunk.
+classes are treated in chunks, each moved as soon as its gradient is known: memory does not grow with their number but
+for the images themselves, and ranks may share the classes without a word to each other. BatchNorm joins the classes
+in its statistics, so such networks see all classes in one chunk.
 
 Real images need no gradient. They are described in blocks of a few, in a lower precision where the hardware is
 made for it, and their descriptors averaged in float32.
 """
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,14 +29,14 @@ from condense.preprocess import Preprocess
 from condense.randomness import uniforms
 from condense.recipes import Recipe
 
-_CPU_CHUNK = 50
-"""Synthetic images a chunk aims at on a CPU, so that their maps stay in cache."""
+_CHUNK_PIXELS = {"cpu": 50 * 1024, "cuda": 512 * 1024}
+"""Pixels of synthetic images that a chunk aims at: what stays in a CPU's cache, what keeps a GPU busy in little memory."""
 _EXPLODED = 1e4
 """Pixels this far from 0, in preprocessed units, come of a diverged run: real ones are within 10."""
 
 
 class Diverged(Exception):
-    """The loss or the pixels are no longer finite or within reason."""
+    """The loss or the pixels are no longer finite or within reason. The text says when, and what to lower."""
 
 
 class Engine:
@@ -45,11 +47,12 @@ class Engine:
     dataset: the real images; only its training half is read.
     recipe: every hyperparameter.
     preprocess: fitted to the dataset; the synthetic images live in its space.
-    start: the starting images, float32 [C * I, ch, H, W], class-major.
+    start: the starting images, float32 [classes * I, ch, H, W], class-major.
     seed: with the step and the class it determines every draw.
     device: where everything lives; the real images stay uint8 until used.
     chunk: classes treated at once; None chooses. Raises `UserError` where the network's statistics join the classes.
     compiled: whether to compile what lies between the convolutions; None decides by the length of the run.
+    rank, ranks: of that many engines that share the classes, which one this is; it holds the images of its own chunks alone.
     """
 
     def __init__(
@@ -63,61 +66,89 @@ class Engine:
         device: torch.device,
         chunk: int | None = None,
         compiled: bool | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
-        num_classes = len(dataset.classes)
+        num_classes, pixels = len(dataset.classes), dataset.shape[1] * dataset.shape[2]
         self.recipe, self.seed, self.device = recipe, seed, device
         self.per_class = len(start) // num_classes
-        self.network = networks.build(recipe.network, dataset.shape, num_classes).to(device).train()
-        self.network.requires_grad_(False)
-        self.chunk = _chunk(chunk, num_classes, self.per_class, joins_images(self.network), device)
+        self.network = networks.build(recipe.network, dataset.shape, num_classes).to(device).train().requires_grad_(False)
+        joint = joins_images(self.network)
+        if joint and ranks > 1:
+            raise UserError(f"`{recipe.network}`: BatchNorm joins all classes in its statistics, so ranks cannot share them")
+        self.chunks = _chunks(chunk, num_classes, self.per_class * pixels, joint, device)[rank::ranks]
+        if not self.chunks:
+            raise UserError(f"{ranks} ranks are more than there are chunks of classes: start fewer, or give a smaller --chunk")
+        self.classes = torch.cat(self.chunks)
+        """The classes of this engine, int64; `images` are theirs, in this order."""
         self.augment = make_augment(recipe.augment)
         self.real = RealImages(dataset, preprocess, recipe.real_batch, seed, device)
-        self.images = start.to(device, torch.float32, copy=True).requires_grad_()
-        self.optimizer = torch.optim.SGD([self.images], lr=recipe.lr, momentum=recipe.momentum)
+        own = start.unflatten(0, (num_classes, self.per_class))[self.classes.cpu()]
+        self.images = own.flatten(0, 1).to(device, torch.float32)
+        self.momentum = torch.zeros_like(self.images)
         if compiled is None:
             images_a_step = num_classes * (recipe.real_batch + 2 * self.per_class)
-            compiled = worth_compiling(recipe.steps * images_a_step * dataset.shape[1] * dataset.shape[2])
+            compiled = worth_compiling(recipe.steps * images_a_step * pixels)
         self.describe = Describer(self.network, recipe.method, device, compiled=compiled)
 
-    def step(self, step: int) -> dict[str, float]:
-        """Carry out one step; returns each part of the loss, summed over the classes. Raises `Diverged`."""
+    def step(self, step: int) -> dict[str, Tensor]:
+        """Carry out one step; returns each part of the loss, summed over this engine's classes, still on the device."""
         networks.initialise(self.network, self.seed, step)
-        self.optimizer.zero_grad()
         totals: dict[str, Tensor] = {}
-        for classes in self._chunks():
-            parts = self.parts(classes, step)
-            torch.stack(list(parts.values())).sum().backward()
+        first = 0
+        waiting = list(self.chunks)
+        while waiting:
+            classes = waiting.pop(0)
+            rows = slice(first, first + len(classes) * self.per_class)
+            try:
+                parts, gradient = self.gradient(classes, self.images[rows], step)
+            except torch.OutOfMemoryError:
+                if len(classes) == 1 or joins_images(self.network):
+                    raise
+                waiting = self._halve(classes, waiting)
+                continue
+            # SGD with momentum, chunk by chunk: an optimiser would want the gradients of all at once.
+            self.momentum[rows] = self.recipe.momentum * self.momentum[rows] + gradient
+            self.images[rows] -= self.recipe.lr * self.momentum[rows]
             for name, losses_C in parts.items():
-                totals[name] = totals.get(name, 0) + losses_C.detach().sum()
-        self.optimizer.step()
+                totals[name] = totals.get(name, 0) + losses_C.sum()
+            first = rows.stop
+        return totals
+
+    def read(self, totals: dict[str, Tensor], done: int) -> dict[str, float]:
+        """What `step` returned, as numbers, after `done` steps. Waits for the device. Raises `Diverged`."""
         losses = {name: float(total) for name, total in totals.items()}
-        if not (torch.tensor(list(losses.values())).isfinite().all() and self.images.detach().abs().amax() < _EXPLODED):
-            raise Diverged
+        if not (torch.tensor(list(losses.values())).isfinite().all() and self.images.abs().amax() < _EXPLODED):
+            raise Diverged(f"the loss diverged by step {done} (not finite, or pixels beyond reason): lower --lr or --loss-scale")
         return losses
 
-    def parts(self, classes: Tensor, step: int) -> dict[str, Tensor]:
-        """The parts of the loss of each of `classes` (int64 [C], on the device) under the network as it stands, each [C]."""
+    def gradient(self, classes: Tensor, images: Tensor, step: int) -> tuple[dict[str, Tensor], Tensor]:
+        """The parts of the loss of each of `classes` (int64 [C], on the device), each [C], under the network as it stands,
+        and the gradient of their sum with respect to `images`, those of the classes, [C * I, ch, H, W]."""
         drawn = self.augment.matching(self.real.batch(classes, step), classes, self.seed, step)
         real = self.describe.real(drawn, len(classes))
-        rows = (classes[:, None] * self.per_class + torch.arange(self.per_class, device=self.device)).flatten()
-        synthetic = self.augment.matching(self.images[rows], classes, self.seed, step)
-        return self.recipe.method.parts(real, self.describe.synthetic(synthetic, len(classes)))
+        leaf = images.detach().requires_grad_()
+        synthetic = self.describe.synthetic(self.augment.matching(leaf, classes, self.seed, step), len(classes))
+        parts = self.recipe.method.parts(real, synthetic)
+        (gradient,) = torch.autograd.grad(torch.stack(list(parts.values())).sum(), leaf)
+        return {name: losses_C.detach() for name, losses_C in parts.items()}, gradient
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold beside the step: the images and the optimiser's momentum, copied."""
-        momentum = self.optimizer.state[self.images].get("momentum_buffer")
-        images = self.images.detach().clone()
-        return {"images": images, "momentum": torch.zeros_like(images) if momentum is None else momentum.clone()}
+        """What a checkpoint must hold beside the step: the images and their momentum, copied."""
+        return {"images": self.images.clone(), "momentum": self.momentum.clone()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from `state()`."""
-        with torch.no_grad():
-            self.images.copy_(state["images"])
-        # SGD starts its momentum at the first gradient; zeros, decayed and added to, give the same bits.
-        self.optimizer.state[self.images]["momentum_buffer"] = state["momentum"].to(self.device, copy=True)
+        self.images.copy_(state["images"])
+        self.momentum.copy_(state["momentum"])
 
-    def _chunks(self) -> Iterator[Tensor]:
-        return iter(torch.arange(self.real.num_classes, device=self.device).split(self.chunk))
+    def _halve(self, classes: Tensor, waiting: Sequence[Tensor]) -> list[Tensor]:
+        """What is left of this step in chunks of half the size of `classes`, which was too much; later steps follow suit."""
+        torch.cuda.empty_cache()
+        half = len(classes) // 2
+        print(f"out of GPU memory with {len(classes)} classes at once: going on with {half}", file=sys.stderr)
+        self.chunks = list(self.classes.split(half))
+        return [piece for chunk in (classes, *waiting) for piece in chunk.split(half)]
 
 
 class Describer:
@@ -136,9 +167,9 @@ class Describer:
 
     def real(self, images: Tensor, num_classes: int) -> Described:
         """Describe class-major real images [C * B, ch, H, W], without gradient: tensors [C, B, D_l]."""
-        whole = self._device.type != "cpu" or joins_images(self._network)
+        block = len(images) if joins_images(self._network) else block_size(images, self._device)
         with torch.no_grad(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
-            described = [self._describe(block) for block in images.split(len(images) if whole else block_size(len(images)))]
+            described = [self._describe(part) for part in images.split(block)]
         return _by_class([torch.cat(parts) for parts in zip(*described, strict=True)], num_classes)
 
     def synthetic(self, images: Tensor, num_classes: int) -> Described:
@@ -158,16 +189,16 @@ class RealImages:
 
     def __init__(self, dataset: Dataset, preprocess: Preprocess, per_class: int, seed: int, device: torch.device) -> None:
         train = dataset.train
-        self.num_classes, self._per_class, self._seed = len(train.classes), per_class, seed
+        self._per_class, self._seed = per_class, seed
         self._preprocess = preprocess.to(device)
         self._pixels = train.pixels.to(device)
         self._counts = train.counts().to(device)
         # Row c lists the images of class c; short rows are filled up with an index that is never drawn.
-        self._table = torch.zeros(self.num_classes, int(train.counts().max()), dtype=torch.int64)
-        for label in range(self.num_classes):
+        table = torch.zeros(len(train.classes), int(train.counts().max()), dtype=torch.int64)
+        for label in range(len(train.classes)):
             indices = train.of_class(label)
-            self._table[label, : len(indices)] = indices
-        self._table = self._table.to(device)
+            table[label, : len(indices)] = indices
+        self._table = table.to(device)
 
     def batch(self, classes: Tensor, step: int) -> Tensor:
         """A batch of each class, preprocessed, class-major: float32 [C * B, ch, H, W].
@@ -183,18 +214,19 @@ class RealImages:
         return self._preprocess.apply(self._pixels[chosen])
 
 
-def _chunk(chunk: int | None, num_classes: int, per_class: int, joint: bool, device: torch.device) -> int:
+def _chunks(chunk: int | None, num_classes: int, pixels_a_class: int, joint: bool, device: torch.device) -> list[Tensor]:
+    """All classes, int64, in chunks of `chunk`, or of as many as suit the device: an even share, since every shape is
+    compiled anew."""
     if joint:
         if chunk is not None and chunk < num_classes:
             raise UserError(
                 f"--chunk {chunk}: BatchNorm joins all {num_classes} classes in its statistics; "
                 "leave --chunk out, or use an instance norm"
             )
-        return num_classes
-    if chunk is None:
-        most = max(1, _CPU_CHUNK // per_class) if device.type == "cpu" else 10
-        # Equal chunks are equal shapes, and each shape is compiled anew.
-        return max(size for size in range(1, min(most, num_classes) + 1) if num_classes % size == 0)
+        chunk = num_classes
+    elif chunk is None:
+        most = max(1, min(num_classes, _CHUNK_PIXELS[device.type] // pixels_a_class))
+        chunk = max(size for size in range(1, most + 1) if num_classes % size == 0)
     if chunk < 1:
         raise UserError(f"--chunk {chunk}: it must be 1 or more")
-    return min(chunk, num_classes)
+    return list(torch.arange(num_classes, device=device).split(chunk))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from condense.augment import dsa_for
 from condense.errors import UserError, unknown
 from condense.methods import DM, METHODS, DataDAM, Method
 from condense.methods.base import require
@@ -84,9 +85,7 @@ def resolve(name: str, dataset_name: str, shape: tuple[int, int, int], ipc: int,
     recipe = RECIPES[name](dataset_name, shape, ipc)
     if method is not None and method != recipe.method_name:
         recipe = dataclasses.replace(recipe, method=_method(method)())
-    if dataset_name in ("digits", "mnist", "fashionmnist", "svhn") and recipe.augment == "dsa":
-        recipe = dataclasses.replace(recipe, augment="dsa-noflip")  # a mirrored digit is no digit
-    return recipe
+    return dataclasses.replace(recipe, augment=dsa_for(dataset_name)) if recipe.augment == "dsa" else recipe
 
 
 def _paper(dataset_name: str, shape: tuple[int, int, int], ipc: int) -> Recipe:

@@ -183,7 +183,8 @@ def _embed(model: networks.Network, pixels: Tensor, chosen: Tensor, preprocess: 
 def _packed(dataset: Dataset, images: Tensor, preprocess: Preprocess, *, ipc: int, **facts: Any) -> CondensedSet:
     """Class-major preprocessed `images` of `dataset`, `ipc` a class, as a set."""
     labels = torch.arange(len(dataset.classes)).repeat_interleave(ipc)
-    return CondensedSet(images, labels, dataset.classes, preprocess, provenance(dataset, ipc=ipc, **facts))
+    origin = provenance(dataset, preprocess=preprocess.fingerprint, ipc=ipc, **facts)
+    return CondensedSet(images, labels, dataset.classes, preprocess, origin)
 
 
 def check_ipc(dataset: Dataset, ipc: int) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from condense.accelerate import block_size, joins_images
-from condense.augment import Augment, make_augment
+from condense.augment import Augment, dsa_for, make_augment
 from condense.errors import UserError, unknown
 from condense.randomness import generator
 
@@ -57,15 +57,13 @@ PROTOCOLS = {
     "dm": Protocol(),
     "datadam-code": Protocol(epochs=1801, batch=64),  # asked for 1,800, its loop runs one more
 }
-_NO_MIRROR = ("digits", "mnist", "fashionmnist", "svhn")
 
 
 def resolve(name: str, dataset_name: str) -> Protocol:
     """The protocol called `name`, one of `PROTOCOLS`, for a dataset: where images are digits, none is mirrored."""
     if name not in PROTOCOLS:
         raise unknown("protocol", name, PROTOCOLS)
-    mirror = dataset_name not in _NO_MIRROR
-    return PROTOCOLS[name] if mirror else replace(PROTOCOLS[name], augment="dsa-noflip")
+    return replace(PROTOCOLS[name], augment=dsa_for(dataset_name))
 
 
 def train(
@@ -97,7 +95,7 @@ def train(
     augment = augment or make_augment(protocol.augment)
     labels = labels.to(device)
     layout = _layout(device)
-    separable = device.type == "cpu" and not joins_images(network)
+    separable = not joins_images(network)
     network.to(memory_format=layout).train()
     optimizer = _sgd(network, protocol, protocol.lr)
     step = 0
@@ -109,7 +107,7 @@ def train(
             batch, chosen = batch.contiguous(memory_format=layout), chosen.to(device)
             optimizer.zero_grad()
             # Where no image enters another's maps, the gradient of a batch is the sum of those of its blocks.
-            block = block_size(len(batch)) if separable else len(batch)
+            block = block_size(batch, device) if separable else len(batch)
             for part, indices in zip(batch.split(block), chosen.split(block), strict=True):
                 logits = network(part)
                 if watch:

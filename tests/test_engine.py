@@ -80,16 +80,16 @@ def plain_step(images: Tensor, changes: dict, step: int) -> tuple[dict[str, list
 
 
 def check_against_plain(fast: Engine, changes: dict, rtol: float, gradient_tolerance: float) -> None:
-    parts, gradient = plain_step(fast.images.detach().clone(), changes, 3)
+    parts, gradient = plain_step(fast.images.clone(), changes, 3)
     initialise(fast.network, 7, 3)
-    for classes in torch.arange(CLASSES).split(fast.chunk):
-        found = fast.parts(classes, 3)
-        torch.stack(list(found.values())).sum().backward()
+    found_gradient = []
+    for classes in fast.chunks:
+        found, of_chunk = fast.gradient(classes, fast.images[classes[0] * IPC : (classes[-1] + 1) * IPC], 3)
+        found_gradient.append(of_chunk)
         for name, values in found.items():
             wanted = torch.tensor([parts[name][c] for c in classes.tolist()])
-            torch.testing.assert_close(values.detach(), wanted, rtol=rtol, atol=1e-6)
-    assert fast.images.grad is not None
-    assert (fast.images.grad - gradient).norm() < gradient_tolerance * gradient.norm()
+            torch.testing.assert_close(values, wanted, rtol=rtol, atol=1e-6)
+    assert (torch.cat(found_gradient) - gradient).norm() < gradient_tolerance * gradient.norm()
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 4, None])
@@ -110,13 +110,13 @@ def test_a_compiled_step_is_the_plain_one() -> None:
 
 def test_pixels_move_by_sgd_with_momentum() -> None:
     fast = engine()
-    pixels, momentum = fast.images.detach().clone(), torch.zeros_like(fast.images)
+    pixels, momentum = fast.images.clone(), torch.zeros_like(fast.images)
     for step in range(3):
         _, gradient = plain_step(pixels, {}, step)
         momentum = 0.5 * momentum + gradient.float()
         pixels = pixels - 1.0 * momentum
         fast.step(step)
-        torch.testing.assert_close(fast.images.detach(), pixels, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(fast.images, pixels, rtol=1e-3, atol=1e-4)
 
 
 def test_chunks_change_rounding_only_and_none_changes_the_draws() -> None:
@@ -151,13 +151,49 @@ def test_a_state_saved_before_the_first_step_is_a_start() -> None:
 def test_batch_norm_refuses_chunks() -> None:
     with pytest.raises(UserError, match="BatchNorm joins all 6 classes"):
         engine({"network": "convnet-w16-batch"}, chunk=2)
-    assert engine({"network": "convnet-w16-batch"}).chunk == CLASSES
+    assert len(engine({"network": "convnet-w16-batch"}).chunks) == 1
+    with pytest.raises(UserError, match="ranks cannot share"):
+        engine({"network": "convnet-w16-batch"}, ranks=2)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_share_the_classes_and_change_no_bit(ranks: int) -> None:
+    alone = engine(chunk=1)
+    together = [engine(chunk=1, rank=rank, ranks=ranks) for rank in range(ranks)]
+    for step in range(3):
+        for one in (alone, *together):
+            one.step(step)
+    gathered = torch.empty_like(alone.images).unflatten(0, (CLASSES, IPC))
+    for one in together:
+        gathered[one.classes] = one.images.unflatten(0, (-1, IPC))
+    assert torch.equal(gathered.flatten(0, 1), alone.images)
+    with pytest.raises(UserError, match="more than there are chunks"):
+        engine(chunk=3, rank=2, ranks=3)
+
+
+def test_out_of_memory_halves_the_chunk_and_changes_rounding_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    roomy, tight = engine(chunk=CLASSES), engine(chunk=CLASSES)
+    gradient = tight.gradient
+
+    def limited(classes: Tensor, images: Tensor, step: int) -> tuple[dict[str, Tensor], Tensor]:
+        if len(classes) > 2:
+            raise torch.OutOfMemoryError
+        return gradient(classes, images, step)
+
+    monkeypatch.setattr(tight, "gradient", limited)
+    for step in range(3):
+        losses = roomy.read(roomy.step(step), step)
+        assert tight.read(tight.step(step), step) == pytest.approx(losses, rel=1e-3)
+    torch.testing.assert_close(tight.images, roomy.images, rtol=1e-4, atol=1e-5)
+    assert capsys.readouterr().err.count("out of GPU memory") == 2  # 6 classes, then 3: once each, not in every step
 
 
 def test_a_hopeless_learning_rate_diverges_by_name() -> None:
     hopeless = engine({"lr": 1e12})
-    with pytest.raises(Diverged):
-        hopeless.step(0)
+    with pytest.raises(Diverged, match="by step 1 "):
+        hopeless.read(hopeless.step(0), 1)
 
 
 @given(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from importlib import import_module
 
 import pytest
 import torch
@@ -182,7 +183,8 @@ def test_a_set_under_another_preprocessing_is_refused(digits, whitened):
 
 
 def test_nothing_and_unknown_names_are_refused_before_training(digits, whitened, monkeypatch):
-    monkeypatch.setattr("condense.evaluate.train", None)  # training would fail
+    # By `import_module`, since the package has a function of the module's name. Training would fail.
+    monkeypatch.setattr(import_module("condense.evaluate"), "train", None)
     for options in ({"repeats": 0}, {"networks": []}):
         with pytest.raises(UserError, match="nothing to evaluate"):
             run(whitened, digits, **options)

@@ -25,12 +25,12 @@ def dataset(counts, seed=0, shape=(1, 8, 8)):
     return Dataset("toy", images, images)
 
 
-def choose(method, data, ipc, seed=0, feature_epochs=None):
+def choose(method, data, ipc, seed=0, feature_epochs=None, network=NETWORK):
     if feature_epochs is None:
         feature_epochs = 2 if method == "forgetting" else 0
     preprocess = Standardize.fit(data.train.pixels)
     return indices(
-        method, data, ipc, preprocess=preprocess, seed=seed, network=NETWORK, feature_epochs=feature_epochs, device="cpu"
+        method, data, ipc, preprocess=preprocess, seed=seed, network=network, feature_epochs=feature_epochs, device="cpu"
     )
 
 
@@ -117,13 +117,14 @@ def test_forgetting_finds_what_is_never_learned():
 
 
 @pytest.mark.parametrize(("method", "errors"), [("herding", herding_errors), ("kcenter", kcenter_errors)])
-def test_features_are_the_embedding_of_a_network_drawn_from_the_seed(method, errors):
+@pytest.mark.parametrize("network", [NETWORK, f"{NETWORK}-batch"])
+def test_features_are_the_embedding_of_a_network_drawn_from_the_seed(method, errors, network):
     data = dataset([9, 14])
     preprocess = Standardize.fit(data.train.pixels)
-    model = build(NETWORK, data.shape, 2)
+    model = build(network, data.shape, 2)
     initialise(model, derive(5, "select"), 0)
     model = model.double().eval()
-    for c, chosen in enumerate(choose(method, data, 6, seed=5).view(2, 6).tolist()):
+    for c, chosen in enumerate(choose(method, data, 6, seed=5, network=network).view(2, 6).tolist()):
         members = [i for i in range(23) if data.train.labels[i] == c]
         with torch.no_grad():
             embeddings = [model.embed(preprocess.apply(data.train.pixels[i : i + 1]).double())[0] for i in members]
