@@ -23,14 +23,17 @@ from condense.augment import make_augment
 from condense.data import Dataset
 from condense.device import fast_bfloat16
 from condense.errors import UserError
+from condense.graph import Graphed
 from condense.methods import Method
 from condense.methods.base import Described
-from condense.preprocess import Preprocess
+from condense.preprocess import Preprocess, Whiten
 from condense.randomness import uniforms
 from condense.recipes import Recipe
 
 _CHUNK_PIXELS = {"cpu": 50 * 1024, "cuda": 512 * 1024}
 """Pixels of synthetic images that a chunk aims at: what stays in a CPU's cache, what keeps a GPU busy in little memory."""
+_WHITENED_BYTES = 2 * 2**30
+"""Most memory for a whitened training set: CIFAR takes 0.6 GB."""
 _EXPLODED = 1e4
 """Pixels this far from 0, in preprocessed units, come of a diverged run: real ones are within 10."""
 
@@ -90,9 +93,16 @@ class Engine:
             images_a_step = num_classes * (recipe.real_batch + 2 * self.per_class)
             compiled = worth_compiling(recipe.steps * images_a_step * pixels)
         self.describe = Describer(self.network, recipe.method, device, compiled=compiled)
+        self._graphed = Graphed(self._step, [self.images, self.momentum]) if device.type == "cuda" else None
 
     def step(self, step: int) -> dict[str, Tensor]:
-        """Carry out one step; returns each part of the loss, summed over this engine's classes, still on the device."""
+        """Carry out one step; returns each part of the loss, summed over this engine's classes, still on the device.
+
+        The result is good until the next step.
+        """
+        return self._graphed(step) if self._graphed else self._step(step)
+
+    def _step(self, step: int | Tensor) -> dict[str, Tensor]:
         networks.initialise(self.network, self.seed, step)
         totals: dict[str, Tensor] = {}
         first = 0
@@ -122,7 +132,7 @@ class Engine:
             raise Diverged(f"the loss diverged by step {done} (not finite, or pixels beyond reason): lower --lr or --loss-scale")
         return losses
 
-    def gradient(self, classes: Tensor, images: Tensor, step: int) -> tuple[dict[str, Tensor], Tensor]:
+    def gradient(self, classes: Tensor, images: Tensor, step: int | Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The parts of the loss of each of `classes` (int64 [C], on the device), each [C], under the network as it stands,
         and the gradient of their sum with respect to `images`, those of the classes, [C * I, ch, H, W]."""
         drawn = self.augment.matching(self.real.batch(classes, step), classes, self.seed, step)
@@ -192,6 +202,10 @@ class RealImages:
         self._per_class, self._seed = per_class, seed
         self._preprocess = preprocess.to(device)
         self._pixels = train.pixels.to(device)
+        # Whitening is a matrix product for every image drawn: where there is room, it is done once for all.
+        self._whitened = isinstance(preprocess, Whiten) and 4 * train.pixels.numel() <= _WHITENED_BYTES
+        if self._whitened:
+            self._pixels = self._preprocess.apply(self._pixels)
         self._counts = train.counts().to(device)
         # Row c lists the images of class c; short rows are filled up with an index that is never drawn.
         table = torch.zeros(len(train.classes), int(train.counts().max()), dtype=torch.int64)
@@ -200,7 +214,7 @@ class RealImages:
             table[label, : len(indices)] = indices
         self._table = table.to(device)
 
-    def batch(self, classes: Tensor, step: int) -> Tensor:
+    def batch(self, classes: Tensor, step: int | Tensor) -> Tensor:
         """A batch of each class, preprocessed, class-major: float32 [C * B, ch, H, W].
 
         Drawn without replacement; of a class with fewer than B images, all are taken equally often, to within one.
@@ -211,7 +225,7 @@ class RealImages:
         order = keys.topk(min(self._per_class, table.shape[1]), dim=1, largest=False).indices
         places = torch.arange(self._per_class, device=keys.device) % counts[:, None]
         chosen = table.gather(1, order.gather(1, places)).flatten()
-        return self._preprocess.apply(self._pixels[chosen])
+        return self._pixels[chosen] if self._whitened else self._preprocess.apply(self._pixels[chosen])
 
 
 def _chunks(chunk: int | None, num_classes: int, pixels_a_class: int, joint: bool, device: torch.device) -> list[Tensor]:

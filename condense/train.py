@@ -4,6 +4,7 @@ This is the inner loop of evaluation, of coreset selection and of architecture s
 images are one tensor, a batch is an indexing of it.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,15 @@ _CHECK_EVERY = 50  # passes between looks for divergence: a look waits for the d
 _TEST_BATCH_CPU = 50  # maps that stay in cache, and below what the allocator maps afresh each time: twice as fast as 250
 _TEST_BATCH_GPU = 1000
 
+SCHEDULES = {
+    "drop": "after pass `epochs // 2 + 1` a tenth of the rate, and the momentum starts again",
+    "cosine": "half a cosine from the rate to 0, step by step",
+}
+
+
+class Diverged(UserError):
+    """A training whose weights ceased to be finite."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Protocol:
@@ -29,17 +39,23 @@ class Protocol:
     """
 
     epochs: int = 1000
-    """Passes over the images. After pass `epochs // 2 + 1` the learning rate drops and the momentum is reset."""
+    """Passes over the images."""
     batch: int = 256
     """Images per step; the last, shorter batch of a pass is used too."""
     lr: float = 0.01
-    """Learning rate until the drop; a tenth of it after."""
+    """The learning rate that `schedule` starts from."""
     momentum: float = 0.9
     """Momentum, in [0, 1)."""
     weight_decay: float = 5e-4
     """L2 penalty of every weight."""
     augment: str = "dsa"
     """Augmentation of each batch, by name (see `condense.augment`)."""
+    schedule: str = "drop"
+    """One of `SCHEDULES`."""
+    nesterov: bool = False
+    """Whether the momentum is Nesterov's."""
+    steps: int | None = None
+    """Steps after which training ends, in the middle of a pass if need be: for early stopping. None: after `epochs`."""
 
     def __post_init__(self) -> None:
         for name, valid, wanted in (
@@ -48,9 +64,13 @@ class Protocol:
             ("lr", self.lr > 0, "above 0"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
             ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("nesterov", not self.nesterov or self.momentum > 0, "False without momentum"),
+            ("steps", self.steps is None or self.steps >= 1, "1 or more"),
         ):
             if not valid:
                 raise UserError(f"protocol: `{name}` is {getattr(self, name)}, it must be {wanted}")
+        if self.schedule not in SCHEDULES:
+            raise unknown("schedule", self.schedule, SCHEDULES)
 
 
 PROTOCOLS = {
@@ -89,7 +109,7 @@ def train(
     prepare: applied to each batch on the device, before augmentation: `preprocess.apply` where `images` are uint8.
     watch: called with indices, int64 [B], and logits, [B, C], of all images of a batch before the step it gives rise to.
 
-    Raises `UserError` when the weights cease to be finite.
+    Raises `Diverged` when the weights cease to be finite.
     """
     device = _device_of(network)
     augment = augment or make_augment(protocol.augment)
@@ -98,10 +118,13 @@ def train(
     separable = not joins_images(network)
     network.to(memory_format=layout).train()
     optimizer = _sgd(network, protocol, protocol.lr)
-    step = 0
+    step, steps = 0, protocol.epochs * math.ceil(len(images) / protocol.batch)
+    steps = min(steps, protocol.steps or steps)
     for epoch in range(1, protocol.epochs + 1):
         order = torch.randperm(len(images), generator=generator(seed, "order", epoch))
         for chosen in order.split(protocol.batch):
+            if protocol.schedule == "cosine":
+                optimizer.param_groups[0]["lr"] = 0.5 * protocol.lr * (1 + math.cos(math.pi * step / steps))
             batch = images[chosen.to(images.device)].to(device)
             batch = augment.training(prepare(batch) if prepare else batch, seed, step)
             batch, chosen = batch.contiguous(memory_format=layout), chosen.to(device)
@@ -115,10 +138,14 @@ def train(
                 (F.cross_entropy(logits, labels[indices], reduction="sum") / len(batch)).backward()
             optimizer.step()
             step += 1
-        if epoch == protocol.epochs // 2 + 1:
+            if step == steps:
+                break
+        if protocol.schedule == "drop" and epoch == protocol.epochs // 2 + 1:
             optimizer = _sgd(network, protocol, protocol.lr * 0.1)  # a new one: the momentum starts again
-        if epoch % _CHECK_EVERY == 0 or epoch == protocol.epochs:
+        if epoch % _CHECK_EVERY == 0 or step == steps:
             _check_finite(network, protocol, epoch)
+        if step == steps:
+            break
 
 
 @torch.inference_mode()
@@ -158,7 +185,13 @@ def _layout(device: torch.device) -> torch.memory_format:
 
 
 def _sgd(network: nn.Module, protocol: Protocol, lr: float) -> torch.optim.SGD:
-    return torch.optim.SGD(network.parameters(), lr=lr, momentum=protocol.momentum, weight_decay=protocol.weight_decay)
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=lr,
+        momentum=protocol.momentum,
+        weight_decay=protocol.weight_decay,
+        nesterov=protocol.nesterov,
+    )
 
 
 def _check_finite(network: nn.Module, protocol: Protocol, epoch: int) -> None:
@@ -166,7 +199,7 @@ def _check_finite(network: nn.Module, protocol: Protocol, epoch: int) -> None:
     with torch.no_grad():
         sums = torch.stack([parameter.sum() for parameter in network.parameters()])
     if not sums.isfinite().all():
-        raise UserError(
+        raise Diverged(
             f"training diverged: after pass {epoch} of {protocol.epochs} the weights are not finite; "
             f"lower the learning rate (now {protocol.lr:g})"
         )

@@ -228,3 +228,39 @@ def test_every_image_of_a_class_is_as_likely() -> None:
     batches = RealImages(named, preprocess, 3, 0, CPU)
     drawn = torch.cat([preprocess.quantise(batches.batch(torch.tensor([0]), step))[:, 0, 0, 0] for step in range(1000)])
     assert chisquare(drawn.long().bincount(minlength=10).numpy()).pvalue > 1e-4
+
+
+def test_the_step_may_be_a_tensor_as_a_cuda_graph_needs_it() -> None:
+    by_number, by_tensor = engine(), engine()
+    for step in range(3):
+        by_number.step(step)
+        by_tensor._step(torch.tensor(step))
+    assert torch.equal(by_number.images, by_tensor.images)
+
+
+def test_a_step_never_waits_for_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a number from a GPU stalls it, and a CUDA graph cannot hold it."""
+    fast, number = engine(), torch.tensor(3)
+
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("a step read a value on the host")
+
+    for name in ("item", "tolist", "numpy", "cpu", "nonzero", "__bool__", "__int__", "__float__", "__index__"):
+        monkeypatch.setattr(Tensor, name, read)
+    fast._step(number)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_on_a_gpu_the_captured_step_is_the_plain_one() -> None:
+    dataset, chosen = dataset_of([20] * CLASSES), recipe()
+    start = torch.randn(CLASSES * IPC, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    preprocess = make_preprocess("standard", dataset)
+    captured, plain = (
+        Engine(dataset, chosen, preprocess, start, seed=7, device=torch.device("cuda"), compiled=False) for _ in range(2)
+    )
+    on_cpu = engine()
+    for step in range(3):
+        losses = captured.read(captured.step(step), step + 1)
+        assert losses == pytest.approx(plain.read(plain._step(step), step + 1), rel=1e-4)
+        assert losses == pytest.approx(on_cpu.read(on_cpu.step(step), step + 1), rel=1e-2)
+    torch.testing.assert_close(captured.images, plain.images, rtol=1e-3, atol=1e-4)
