@@ -18,10 +18,8 @@ FOLDER = Path(__file__).parent / "results"
 
 def conditions() -> dict[str, Any]:
     """What a figure was obtained with: command, versions, machine, date."""
-    module = Path(sys.argv[0])
-    name = f"-m benchmarks.{module.stem}" if module.parent.name == "benchmarks" else module.name
     return {
-        "command": shlex.join(["python", *name.split(), *sys.argv[1:]]),
+        "command": command(),
         "condensekit": version(),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -30,6 +28,16 @@ def conditions() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def command() -> str:
+    """The command line that runs, with `DIR` for the place of the data: that is different on every machine."""
+    module, arguments = Path(sys.argv[0]), list(sys.argv[1:])
+    for place, argument in enumerate(arguments[:-1]):
+        if argument in ("--data-dir", "--out"):
+            arguments[place + 1] = "DIR"
+    name = ["-m", f"benchmarks.{module.stem}"] if module.parent.name == "benchmarks" else [module.name]
+    return shlex.join(["python", *name, *arguments])
 
 
 def write(name: str, document: dict[str, Any], lines: list[str]) -> None:

@@ -28,11 +28,11 @@ from condense.recipes import resolve
 CLASSES = 10
 
 
-def noise_dataset(size: int, per_class: int) -> Dataset:
+def noise_dataset(size: int, per_class: int, classes: int = CLASSES) -> Dataset:
     """Random pixels: a step costs the same whatever the images show."""
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (CLASSES * per_class, 3, size, size), dtype=torch.uint8, generator=generator)
-    images = Images(pixels, torch.arange(CLASSES).repeat_interleave(per_class), tuple(map(str, range(CLASSES))))
+    pixels = torch.randint(0, 256, (classes * per_class, 3, size, size), dtype=torch.uint8, generator=generator)
+    images = Images(pixels, torch.arange(classes).repeat_interleave(per_class), tuple(map(str, range(classes))))
     return Dataset("noise", images, images)
 
 

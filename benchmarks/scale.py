@@ -1,0 +1,279 @@
+"""How a step's time and memory grow with the classes, the images per class, the resolution and the number of ranks.
+
+Every point is measured in a fresh process on random images: the median time of a step after two to warm up, and the most memory
+used. The latter is split: what must lie there between steps (real images as uint8, synthetic images and their momentum as
+float32) grows with the classes by its nature; what a step needs on top, the working memory, should not.
+
+The ranks' curve runs the command itself under torchrun on an array of random images: the difference of a long and a short run.
+"""
+
+import dataclasses
+import io
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import torch
+
+from benchmarks import results
+from benchmarks.step import noise_dataset, seconds
+from condense.data import Dataset
+from condense.device import peak_memory, pick_device, reset_peak_memory
+from condense.engine import Engine
+from condense.files import write_bytes
+from condense.preprocess import Standardize
+from condense.recipes import Recipe, resolve
+
+TOLERANCE = 0.10
+"""How far the cost may be from a line, and the working memory from its median, to be called linear and flat."""
+_POOL = 64
+"""Real images kept for each class; a batch of more takes each of them several times, which costs the same."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """One point."""
+
+    classes: int
+    ipc: int
+    size: int
+    """Side of the images in pixels."""
+    real_batch: int
+    network: str
+
+    def recipe(self) -> Recipe:
+        """DataDAM under this setting's network."""
+        recipe = resolve("paper", "noise", (3, self.size, self.size), self.ipc)
+        return recipe.override({"network": self.network, "real_batch": self.real_batch})
+
+    def dataset(self) -> Dataset:
+        """Random images."""
+        return noise_dataset(self.size, min(self.real_batch, _POOL), self.classes)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """The curves: each varies one field of `base`."""
+
+    base: Setting
+    classes: tuple[int, ...]
+    ipcs: tuple[int, ...]
+    sizes: tuple[int, ...]
+    ranks: tuple[int, ...]
+    turns: int
+    """Counted steps of a point."""
+
+    def curves(self) -> dict[str, list[Setting]]:
+        """The points of every curve but the ranks'."""
+        varied = {"classes": self.classes, "ipc": self.ipcs, "size": self.sizes}
+        few = {"ipc", "size"}  # neither needs many classes
+        base = {name: dataclasses.replace(self.base, classes=self.classes[0]) if name in few else self.base for name in varied}
+        return {name: [dataclasses.replace(base[name], **{name: value}) for value in varied[name]] for name in varied}
+
+
+PLANS = {
+    "cuda": Plan(
+        base=Setting(classes=100, ipc=50, size=64, real_batch=256, network="convnet"),
+        classes=(10, 30, 100, 300, 1000),
+        ipcs=(1, 10, 50, 100),
+        sizes=(32, 64, 128),
+        ranks=(1, 2, 4, 8),
+        turns=5,
+    ),
+    "cpu": Plan(
+        base=Setting(classes=100, ipc=10, size=32, real_batch=16, network="convnet-w32"),
+        classes=(10, 30, 100, 300, 1000),
+        ipcs=(1, 10, 50),
+        sizes=(32, 64, 128),
+        ranks=(1, 2),
+        turns=5,
+    ),
+    "smoke": Plan(
+        base=Setting(classes=4, ipc=2, size=8, real_batch=4, network="convnet-w8"),
+        classes=(2, 4),
+        ipcs=(1, 2),
+        sizes=(8, 16),
+        ranks=(),
+        turns=2,
+    ),
+}
+
+
+def measure(setting: Setting, device: torch.device, turns: int) -> dict[str, Any]:
+    """Seconds and bytes of a step at one setting."""
+    dataset = setting.dataset()
+    # Class after class the same start: drawing a gigabyte of noise would take longer than the steps.
+    start = torch.randn(setting.ipc, 3, setting.size, setting.size, generator=torch.Generator().manual_seed(1))
+    start = start.repeat(setting.classes, 1, 1, 1)
+    preprocess = Standardize.fit(dataset.train.pixels[:_POOL])
+    reset_peak_memory(device)
+    before = peak_memory(device)
+    # Compiling on a CPU takes longer than all the steps at a reduced scale.
+    engine = Engine(dataset, setting.recipe(), preprocess, start, seed=0, device=device, compiled=device.type == "cuda")
+    del start
+    for step in range(2):
+        engine.step(step)
+    times = [seconds(lambda step=step: engine.step(step), device) for step in range(2, 2 + turns)]  # type: ignore[misc]
+    held = engine.images.nbytes + engine.momentum.nbytes
+    if device.type == "cuda":
+        held += dataset.train.pixels.nbytes  # on a CPU the engine reads the dataset's own
+    peak = peak_memory(device)
+    return dataclasses.asdict(setting) | {
+        "chunk": len(engine.chunks[0]),
+        "step_s": median(times),
+        "step_s_all": times,
+        "peak_bytes": peak,
+        "held_bytes": held,
+        "working_bytes": peak - before - held,
+    }
+
+
+def measure_apart(setting: Setting, device: torch.device, turns: int) -> dict[str, Any]:
+    """`measure` in a process of its own, whose memory no earlier point has grown."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, setting, device, turns).result()
+
+
+def measure_ranks(setting: Setting, ranks: int, device: torch.device, turns: int) -> dict[str, Any]:
+    """Seconds of a step of `ranks` processes that share the classes, a chunk for each."""
+    import numpy as np
+
+    short, long = 2, 2 + turns
+    with tempfile.TemporaryDirectory() as folder:
+        images = setting.dataset().train
+        pixels, labels = images.pixels.movedim(1, -1).numpy(), images.labels.numpy()
+        np.savez(f"{folder}/noise.npz", train_images=pixels, train_labels=labels, test_images=pixels[:1], test_labels=labels[:1])
+        taken = {}
+        for steps in (short, long):
+            flags = [
+                "--dataset", f"{folder}/noise.npz", "--ipc", setting.ipc, "--real-batch", setting.real_batch,
+                "--network", setting.network, "--steps", steps, "--device", device.type, "--chunk", 1,
+                "--out", f"{folder}/{steps}",
+            ]  # fmt: skip
+            torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks, "cli.py"]
+            # One thread for each rank, also for a single one, which torchrun would give all cores.
+            done = subprocess.run(
+                [str(word) for word in (*torchrun, "condense", *flags)],
+                cwd=Path(__file__).parents[1],
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode:
+                raise click.ClickException(f"{ranks} ranks failed:\n{done.stderr[-2000:]}")
+            taken[steps] = json.loads(Path(f"{folder}/{steps}/run.json").read_text())["progress"]["seconds"]
+    return dataclasses.asdict(setting) | {"ranks": ranks, "step_s": (taken[long] - taken[short]) / turns}
+
+
+def verdict(points: list[dict[str, Any]]) -> dict[str, Any]:
+    """Whether, over the classes, the cost is a line and the working memory flat: fit, largest deviations, slope of the logarithms.
+
+    The line is `fixed + per_class * classes`, fitted by least squares of the relative deviations; no step is without a fixed
+    part (drawing the network), which the slope of the logarithms sees and the line does not.
+    """
+    import numpy as np
+
+    classes, times, working = (np.array([point[name] for point in points]) for name in ("classes", "step_s", "working_bytes"))
+    per_class, fixed = np.polyfit(classes, times, 1, w=1 / times)
+    off = float(np.abs((fixed + per_class * classes) / times - 1).max())
+    spread = float(np.abs(working / np.median(working) - 1).max())
+    return {
+        "fixed_s": float(fixed),
+        "per_class_s": float(per_class),
+        "largest_deviation": off,
+        "log_slope": float(np.polyfit(np.log(classes), np.log(times), 1)[0]),
+        "linear": off <= TOLERANCE,
+        "working_spread": spread,
+        "flat": spread <= TOLERANCE,
+    }
+
+
+def table(curves: dict[str, list[dict[str, Any]]], found: dict[str, Any] | None) -> list[str]:
+    """The curves as Markdown, and the verdict in words."""
+    lines = []
+    if found:
+        lines = [
+            f"Over the classes a step takes {found['fixed_s']:.4f} s + {1000 * found['per_class_s']:.3f} ms a class; the largest "
+            f"deviation from that line is {found['largest_deviation']:.1%} "
+            f"({'within' if found['linear'] else 'beyond'} {TOLERANCE:.0%}), the slope of the logarithms {found['log_slope']:.2f}. "
+            f"The working memory is within {found['working_spread']:.1%} of its median ({'flat' if found['flat'] else 'not flat'}).",
+            "",
+        ]
+    for name, points in curves.items():
+        lines += [
+            f"| {name} | setting | step, s | ms a class | peak, MB | held between steps, MB | working, MB |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for point in points:
+            memory = " | ".join(
+                f"{point[field] / 1e6:.0f}" if field in point else "" for field in ("peak_bytes", "held_bytes", "working_bytes")
+            )
+            setting = f"{point['classes']} classes, IPC {point['ipc']}, {point['size']} px, {point['real_batch']} real, {point['network']}"
+            per_class = 1000 * point["step_s"] / point["classes"]
+            lines.append(f"| {point[name]} | {setting} | {point['step_s']:.4f} | {per_class:.3f} | {memory} |")
+        lines.append("")
+    return lines
+
+
+def draw(path: Path, curves: dict[str, list[dict[str, Any]]]) -> None:
+    """A column for each curve: time above, memory below."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.4 * len(curves), 5.2), layout="constrained", dpi=150)
+    panels = figure.subplots(2, len(curves), squeeze=False)
+    for (name, points), time, memory in zip(curves.items(), *panels, strict=True):
+        x = [point[name] for point in points]
+        time.plot(x, [point["step_s"] for point in points], "o-", color="#5b7fb8")
+        time.set(xscale="log", yscale="log", ylabel="seconds a step", title=f"against {name}")
+        for field, label, color in (("peak_bytes", "peak", "#5b7fb8"), ("working_bytes", "working", "#c9803a")):
+            if all(field in point for point in points):
+                memory.plot(x, [point[field] / 1e6 for point in points], "o-", label=label, color=color)
+        if memory.lines:
+            memory.set(xscale="log", xlabel=name, ylabel="MB", ylim=(0, None))
+            memory.legend()
+        else:
+            memory.set_axis_off()
+        for axes in (time, memory):
+            axes.grid(alpha=0.3)
+            axes.set_xticks(x, list(map(str, x)))
+            axes.minorticks_off()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_bytes(path, buffer.getvalue())
+
+
+@click.command()
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]), help="cpu: at a reduced scale.")
+@click.option("--plan", type=click.Choice(list(PLANS)), help="Scale of the curves.  [default: the device's]")
+@click.option("--name", default="scale", show_default=True, help="Name of the result files.")
+def main(device: str, plan: str | None, name: str) -> None:
+    """Draw time and memory of a step against classes, IPC, resolution and ranks."""
+    place, chosen = pick_device(device), PLANS[plan or device]
+    conditions, curves = results.conditions(), dict[str, list[dict[str, Any]]]()
+    gpus = torch.cuda.device_count() if device == "cuda" else max(chosen.ranks, default=0)
+    tasks = [(curve, setting, None) for curve, settings in chosen.curves().items() for setting in settings]
+    tasks += [("ranks", chosen.base, ranks) for ranks in chosen.ranks if ranks <= gpus]
+    for curve, setting, ranks in tasks:
+        if ranks is None:
+            point = measure_apart(setting, place, chosen.turns)
+        else:
+            point = measure_ranks(setting, ranks, place, chosen.turns)
+        curves.setdefault(curve, []).append(point)
+        click.echo(f"{curve} {point[curve]}: {point['step_s']:.4f} s a step")
+        found = verdict(curves["classes"]) if len(curves["classes"]) == len(chosen.classes) else None
+        document = {"conditions": conditions, "verdict": found, "curves": curves}
+        results.write(name, document, table(curves, found))  # after every point: a run cut short has shown something
+    draw(results.FOLDER / f"{name}.png", curves)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""The images that stand for the classes of a step: made once, kept in a folder named by their content.
+
+A class condensed with per-image normalisation, or drawn at random, depends on no other class. Its memory is then the
+same whatever the order of the classes, and one condensation of all classes serves every order and number of steps.
+What does join classes (BatchNorm; herding and k-center, whose embedding is a network trained on the images) is made
+step by step, of the images of the step's classes alone.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+
+import torch
+
+from condense.accelerate import joins_images
+from condense.data import Dataset, Images
+from condense.device import pick_device
+from condense.errors import UserError, unknown
+from condense.evaluate import check_belongs
+from condense.files import digest
+from condense.folder import FILE_NAME, Job, Source, locked, record
+from condense.methods import METHODS
+from condense.networks import build
+from condense.preprocess import Preprocess
+from condense.provenance import provenance
+from condense.recipes import RECIPES, Recipe, resolve
+from condense.run import rehearse, resume
+from condense.select import SELECTIONS, check_ipc, noise, select
+from condense.store import CondensedSet
+from continual.orders import of_classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    """Where memories are kept, and what they have in common."""
+
+    folder: Path
+    ipc: int
+    preprocess: Preprocess
+    """The space of all memories and of the stream."""
+    seed: int = 0
+    device: str = "auto"
+    quiet: bool = True
+
+    def made(self, how: Recipe | str, dataset: Dataset) -> CondensedSet:
+        """`ipc` images of every class, by a recipe or a selection; found if they were made before, gone on with if begun."""
+        folder = self.folder / self._key(how, dataset)
+        if isinstance(how, Recipe):
+            return self._condensed(how, dataset, folder)
+        if not (folder / FILE_NAME).exists():
+            chosen = select(how, dataset, self.ipc, preprocess=self.preprocess, seed=self.seed, device=self.device)
+            chosen.save(folder)
+        return CondensedSet.load(folder)
+
+    def within(self, seconds: float, how: Recipe, dataset: Dataset) -> CondensedSet:
+        """`made`, in about so many seconds: their number of steps is decided by the speed of the first few, and recorded."""
+        folder = self.folder / f"{self._key(dataclasses.replace(how, steps=0), dataset)}-{seconds:g}s"
+        if not (folder / "run.json").exists():
+            told = rehearse(dataset, ipc=self.ipc, recipe=how, seed=self.seed, device=self.device)
+            how = how.override({"steps": max(1, int(seconds / max(told["seconds_a_step"], 1e-4)))})
+        return self._condensed(how, dataset, folder)
+
+    def _key(self, how: Recipe | str, dataset: Dataset) -> str:
+        """A readable name and a digest of all that decides the images."""
+        told = how.to_json() if isinstance(how, Recipe) else how
+        content = [dataset.fingerprint, dataset.classes, told, self.ipc, self.seed, self.preprocess.fingerprint]
+        name = how.method_name if isinstance(how, Recipe) else how
+        return f"{name}-{digest({}, json.dumps(content))[:16]}"
+
+    def _condensed(self, recipe: Recipe, dataset: Dataset, folder: Path) -> CondensedSet:
+        if not (folder / "run.json").exists():
+            self._begin(recipe, dataset, folder)
+        return resume(folder, dataset, quiet=self.quiet)
+
+    def _begin(self, recipe: Recipe, dataset: Dataset, folder: Path) -> None:
+        """A run folder with starting images under our preprocessing: a run of its own would fit one to these classes."""
+        check_ipc(dataset, self.ipc)
+        device = pick_device(self.device).type
+        if recipe.init == "noise":
+            start = noise(dataset, self.ipc, preprocess=self.preprocess, seed=self.seed)
+        else:
+            start = select(recipe.init, dataset, self.ipc, preprocess=self.preprocess, seed=self.seed, device=device)
+        facts = {"ipc": self.ipc, "seed": self.seed, "recipe": recipe.to_json(), "device": device, "steps": 0}
+        job = Job(
+            source=Source(name=dataset.name),
+            fingerprint=dataset.fingerprint,
+            ipc=self.ipc,
+            seed=self.seed,
+            recipe=recipe,
+            device=device,
+            chunk=None,
+            checkpoint_every=200,
+        )
+        with locked(folder):
+            dataclasses.replace(start, provenance=provenance(dataset, **facts)).save(folder / "start.safetensors")
+            record(folder, job, finished=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Online:
+    """Condense the classes of an experience when it comes, from its training images alone.
+
+    Interrupted, the same experience goes on where it stopped; met again, it is not condensed again.
+    """
+
+    shape: tuple[int, int, int]
+    """(ch, H, W) of the stream's images."""
+    preprocess: Preprocess
+    """What the stream's evaluation transform does to pixels."""
+    folder: str | Path
+    """Where the condensations are kept."""
+    ipc: int = 20
+    """Images a class."""
+    recipe: str | Recipe = "paper"
+    """A recipe, or the name of one."""
+    dataset_name: str = "stream"
+    """For a named recipe: the dataset's name. Digits are not mirrored."""
+    steps: int | None = None
+    """Budget in steps; None is the recipe's."""
+    seconds: float | None = None
+    """Budget in seconds for an experience, in place of `steps`; measured on the first few steps."""
+    seed: int = 0
+    device: str = "auto"
+    quiet: bool = True
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.seconds is not None:
+            raise UserError("an online condensation has a budget of `steps` or of `seconds`: give one of them")
+        if self.seconds is not None and self.seconds <= 0:
+            raise UserError(f"a budget of {self.seconds} seconds: it must be above 0")
+
+    def condense(self, images: Images) -> CondensedSet:
+        """`ipc` images of each class of `images`, the training images of one experience."""
+        dataset = Dataset(self.dataset_name, images, images.subset(torch.arange(0)))  # nothing to test on, on purpose
+        recipe = self.recipe
+        if isinstance(recipe, str):
+            recipe = resolve(recipe, self.dataset_name, self.shape, self.ipc).override({"preprocess": self.preprocess.name})
+        if self.steps is not None:
+            recipe = recipe.override({"steps": self.steps})
+        cache = Cache(
+            folder=Path(self.folder),
+            ipc=self.ipc,
+            preprocess=self.preprocess,
+            seed=self.seed,
+            device=self.device,
+            quiet=self.quiet,
+        )
+        return cache.made(recipe, dataset) if self.seconds is None else cache.within(self.seconds, recipe, dataset)
+
+
+def parse(method: str, dataset: Dataset, ipc: int, steps: int | None) -> Recipe | CondensedSet | str:
+    """What `method` means: a selection's name, a recipe, or the set in a file.
+
+    `NAME` or `NAME:key=value,...`, NAME a selection, a recipe or a matching method (which stands for `paper` under that
+    method); the settings are the recipe's. Or the path of a set, whose classes must be those of `dataset`, all there.
+    """
+    if method in SELECTIONS:
+        return method
+    if Path(method).suffix == ".safetensors" or Path(method).is_dir():
+        return _whole(Path(method), dataset)
+    name, _, text = method.partition(":")
+    if name in RECIPES:
+        recipe = resolve(name, dataset.name, dataset.shape, ipc)
+    elif name in METHODS:
+        recipe = resolve("paper", dataset.name, dataset.shape, ipc, method=name)
+    else:
+        raise unknown("method", name, sorted({*SELECTIONS, *METHODS, *RECIPES, "FILE.safetensors"}))
+    settings = dict(pair.partition("=")[::2] for pair in text.split(",") if pair)
+    return recipe.override({"preprocess": "standard", **({"steps": steps} if steps is not None else {}), **settings})
+
+
+def memories(how: Recipe | CondensedSet | str, dataset: Dataset, groups: Sequence[Sequence[int]], cache: Cache) -> list[CondensedSet]:
+    """The memory of each group of classes, with the labels and class names of `dataset`."""
+    if isinstance(how, CondensedSet):
+        return [of_set(how, group) for group in groups]
+    if separable(how, dataset):
+        whole = cache.made(how, dataset)
+        return [of_set(whole, group) for group in groups]
+    return [_grouped(how, dataset, sorted(group), cache) for group in groups]
+
+
+def separable(how: Recipe | str, dataset: Dataset) -> bool:
+    """Whether the images made for a class depend on that class alone."""
+    if isinstance(how, str):
+        return how == "random"
+    joint = joins_images(build(how.network, dataset.shape, len(dataset.classes)))
+    return not joint and how.init in ("random", "noise")
+
+
+def of_set(condensed: CondensedSet, classes: Sequence[int]) -> CondensedSet:
+    """The part of a set that belongs to `classes`; labels and class names stay."""
+    kept = torch.isin(condensed.class_of(), torch.tensor(classes))
+    return dataclasses.replace(condensed, images=condensed.images[kept], labels=condensed.labels[kept])
+
+
+def union(sets: Sequence[CondensedSet]) -> CondensedSet:
+    """All images of several sets."""
+    return reduce(CondensedSet.merge, sets)
+
+
+def quantised(condensed: CondensedSet) -> CondensedSet:
+    """The set after it was stored as uint8 pixels and read again."""
+    return dataclasses.replace(condensed, images=condensed.preprocess.apply(condensed.pixels()))
+
+
+def _grouped(how: Recipe | str, dataset: Dataset, classes: Sequence[int], cache: Cache) -> CondensedSet:
+    """The memory of some classes, made from their images alone, with the labels of the whole dataset."""
+    part = cache.made(how, of_classes(dataset, classes))
+    facts = part.provenance | {"dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint}, "only": list(classes)}
+    return dataclasses.replace(part, labels=torch.tensor(classes)[part.labels], classes=dataset.classes, provenance=facts)
+
+
+def _whole(path: Path, dataset: Dataset) -> CondensedSet:
+    condensed = CondensedSet.load(path)
+    try:
+        check_belongs(condensed, dataset)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    if absent := [dataset.classes[c] for c in (condensed.counts() == 0).nonzero().flatten().tolist()]:
+        raise UserError(f"{path} has no images of {', '.join(absent[:5])}: give a set of all {len(dataset.classes)} classes")
+    return condensed

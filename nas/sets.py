@@ -1,0 +1,107 @@
+"""The proxies of a search by name: condensed sets, random real images, the whole set stopped early.
+
+`random`, `random:IPC`, `early-stop`, `early-stop:STEPS`, `whole`, `whole:IMAGES`, or the path of a condensed set (a run folder or
+a file). What has no number takes its size from the first condensed set named, so that all cost the same: as many images
+per class, as many steps. Where none is named, that is 50 images per class.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from condense.data import Dataset
+from condense.errors import UserError
+from condense.preprocess import Preprocess
+from condense.select import select
+from condense.store import CondensedSet
+from condense.train import Protocol
+from nas.proxy import FREE, Proxy
+
+KINDS = ("random", "early-stop", "whole")
+_IPC = 50
+
+
+def make_proxies(names: Sequence[str], whole: Dataset, rest: Dataset, preprocess: Preprocess, protocol: Protocol) -> dict[str, Proxy]:
+    """The proxies called `names`, by the names they are shown under.
+
+    whole: the dataset; `rest`: its training images without those held out to score by, which no proxy draws on. A
+    condensed set may have been made from either.
+    preprocess: of all but the condensed sets, which bring their own.
+    protocol: of the search; it gives early stopping its steps.
+    """
+    condensed = {name: _load(name, whole, rest) for name in names if not _is_kind(name)}
+    ipc = next(iter(condensed.values())).ipc if condensed else _IPC
+    proxies: dict[str, Proxy] = {}
+    for name in names:
+        shown = name if _is_kind(name) else _shown(name)
+        if shown in proxies or shown == FREE:
+            raise UserError(f"two proxies are called `{shown}`: name each once, and rename one of two folders of one name")
+        if name in condensed:
+            found = condensed[name]
+            proxies[shown] = Proxy(shown, found.images, found.labels, found.preprocess, found.fingerprint)
+        else:
+            proxies[shown] = _real(name, rest, preprocess, protocol, ipc)
+    if not proxies:
+        raise UserError(f"no proxy to train on: name a condensed set, or one of {', '.join(KINDS)}")
+    return proxies
+
+
+def seen_held_out(names: Sequence[str], rest: Dataset) -> list[str]:
+    """The condensed sets among `names` that were made from images now held out to score by, as far as they say."""
+    found = [(name, CondensedSet.load(name).provenance.get("dataset")) for name in names if not _is_kind(name)]
+    return [_shown(name) for name, origin in found if isinstance(origin, dict) and origin["fingerprint"] != rest.fingerprint]
+
+
+def _is_kind(name: str) -> bool:
+    return name.split(":")[0] in KINDS
+
+
+def _shown(path: str) -> str:
+    """The folder's name for a run's set, the file's own name for another file."""
+    resolved = Path(path).resolve()
+    return resolved.parent.name if resolved.name == "set.safetensors" else resolved.stem if resolved.is_file() else resolved.name
+
+
+def _load(name: str, whole: Dataset, rest: Dataset) -> CondensedSet:
+    """A condensed set, once it is known to belong to the dataset."""
+    if not Path(name).exists():
+        raise UserError(f"unknown proxy `{name}`: no such file or folder, and none of {', '.join(KINDS)}")
+    found = CondensedSet.load(name)
+    for what, theirs, ours in (("images of shape", found.shape, whole.shape), ("classes", len(found.classes), len(whole.classes))):
+        if theirs != ours:
+            raise UserError(f"proxy {name} has {what} {theirs}, {whole.name} has {ours}: name a proxy made from {whole.name}")
+    if found.classes != whole.classes:
+        raise UserError(f"proxy {name} has other classes than {whole.name}: name a proxy made from {whole.name}")
+    origin = found.provenance.get("dataset")
+    if isinstance(origin, dict) and origin["fingerprint"] not in (whole.fingerprint, rest.fingerprint):
+        raise UserError(
+            f"proxy {name} was made from {origin['name']} with content {origin['fingerprint']}, and {whole.name} here has content "
+            f"{whole.fingerprint} ({rest.fingerprint} without the held-out images): search on the dataset it was made from"
+        )
+    return found
+
+
+def _real(name: str, rest: Dataset, preprocess: Preprocess, protocol: Protocol, ipc: int) -> Proxy:
+    """A proxy of real images."""
+    kind, number = name.partition(":")[0], _number(name)
+    classes = len(rest.classes)
+    if kind == "random":
+        chosen = select("random", rest, number or ipc, preprocess=preprocess, seed=0)
+        return Proxy(name, chosen.images, chosen.labels, preprocess, chosen.fingerprint)
+    images, steps = rest.train, None
+    if kind == "early-stop":
+        steps = number or protocol.epochs * math.ceil(ipc * classes / protocol.batch)
+    elif number and number < len(images):
+        if number < classes:
+            raise UserError(f"proxy `{name}`: {classes} classes need at least {classes} images")
+        images = rest.hold_out(number, seed=1).test  # stratified
+    identity = f"{images.fingerprint} {preprocess.fingerprint}"
+    return Proxy(name, images.pixels, images.labels, preprocess, hashlib.blake2b(identity.encode(), digest_size=8).hexdigest(), steps)
+
+
+def _number(name: str) -> int | None:
+    kind, colon, number = name.partition(":")
+    if colon and not (number.isdecimal() and int(number)):
+        raise UserError(f"proxy `{name}`: what follows `{kind}:` must be a number, 1 or more")
+    return int(number) if colon else None
