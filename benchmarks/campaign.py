@@ -176,7 +176,7 @@ def condense_and_evaluate(place: Workplace, name: str, *, cell: Cell) -> None:
                 repeats=count,
                 protocol=cell.protocol,
                 seed=derive(cell.seed, "campaign", done),
-                progress=lambda more, note="", done=done: told(done + more, note),
+                progress=lambda more, note="": told(done + more, note),
             )
             leg["accuracies"] = list(scores[cell.recipe.network].accuracies)
         place.keep(record, f"condensed, {done + count} of {cell.repeats} networks")

@@ -31,10 +31,11 @@ from condense.device import peak_memory, pick_device, reset_peak_memory
 from condense.engine import Engine
 from condense.files import write_bytes
 from condense.preprocess import Standardize
-from condense.recipes import Recipe, resolve
+from condense.recipes import resolve
 
 TOLERANCE = 0.10
 """How far the cost may be from a line, and the working memory from its median, to be called linear and flat."""
+MEMORY = ("peak_bytes", "held_bytes", "working_bytes")
 _POOL = 64
 """Real images kept for each class; a batch of more takes each of them several times, which costs the same."""
 
@@ -50,10 +51,8 @@ class Setting:
     real_batch: int
     network: str
 
-    def recipe(self) -> Recipe:
-        """DataDAM under this setting's network."""
-        recipe = resolve("paper", "noise", (3, self.size, self.size), self.ipc)
-        return recipe.override({"network": self.network, "real_batch": self.real_batch})
+    def __str__(self) -> str:
+        return f"{self.classes} classes, IPC {self.ipc}, {self.size} px, {self.real_batch} real, {self.network}"
 
     def dataset(self) -> Dataset:
         """Random images."""
@@ -77,7 +76,11 @@ class Plan:
         varied = {"classes": self.classes, "ipc": self.ipcs, "size": self.sizes}
         few = {"ipc", "size"}  # neither needs many classes
         base = {name: dataclasses.replace(self.base, classes=self.classes[0]) if name in few else self.base for name in varied}
-        return {name: [dataclasses.replace(base[name], **{name: value}) for value in varied[name]] for name in varied}
+        return {name: [_with(base[name], name, value) for value in varied[name]] for name in varied}
+
+
+def _with(setting: Setting, field: str, value: int) -> Setting:
+    return Setting(**{**dataclasses.asdict(setting), field: value})
 
 
 PLANS = {
@@ -90,7 +93,7 @@ PLANS = {
         turns=5,
     ),
     "cpu": Plan(
-        base=Setting(classes=100, ipc=10, size=32, real_batch=16, network="convnet-w32"),
+        base=Setting(classes=100, ipc=5, size=32, real_batch=10, network="convnet-w32"),
         classes=(10, 30, 100, 300, 1000),
         ipcs=(1, 10, 50),
         sizes=(32, 64, 128),
@@ -100,8 +103,8 @@ PLANS = {
     "smoke": Plan(
         base=Setting(classes=4, ipc=2, size=8, real_batch=4, network="convnet-w8"),
         classes=(2, 4),
-        ipcs=(1, 2),
-        sizes=(8, 16),
+        ipcs=(1,),
+        sizes=(16,),
         ranks=(),
         turns=2,
     ),
@@ -114,12 +117,12 @@ def measure(setting: Setting, device: torch.device, turns: int) -> dict[str, Any
     # Class after class the same start: drawing a gigabyte of noise would take longer than the steps.
     start = torch.randn(setting.ipc, 3, setting.size, setting.size, generator=torch.Generator().manual_seed(1))
     start = start.repeat(setting.classes, 1, 1, 1)
-    preprocess = Standardize.fit(dataset.train.pixels[:_POOL])
+    one = dataclasses.replace(setting, classes=1, ipc=1, real_batch=1)
+    _engine(one, one.dataset(), start[:1], device, compiled=False).step(0)  # libraries load at their first use
     reset_peak_memory(device)
     before = peak_memory(device)
     # Compiling on a CPU takes longer than all the steps at a reduced scale.
-    engine = Engine(dataset, setting.recipe(), preprocess, start, seed=0, device=device, compiled=device.type == "cuda")
-    del start
+    engine = _engine(setting, dataset, start, device, compiled=device.type == "cuda")
     for step in range(2):
         engine.step(step)
     times = [seconds(lambda step=step: engine.step(step), device) for step in range(2, 2 + turns)]  # type: ignore[misc]
@@ -135,6 +138,14 @@ def measure(setting: Setting, device: torch.device, turns: int) -> dict[str, Any
         "held_bytes": held,
         "working_bytes": peak - before - held,
     }
+
+
+def _engine(setting: Setting, dataset: Dataset, start: torch.Tensor, device: torch.device, *, compiled: bool) -> Engine:
+    """DataDAM at a setting."""
+    recipe = resolve("paper", dataset.name, dataset.shape, setting.ipc)
+    recipe = recipe.override({"network": setting.network, "real_batch": setting.real_batch})
+    preprocess = Standardize.fit(dataset.train.pixels[:_POOL])
+    return Engine(dataset, recipe, preprocess, start, seed=0, device=device, compiled=compiled)
 
 
 def measure_apart(setting: Setting, device: torch.device, turns: int) -> dict[str, Any]:
@@ -175,7 +186,7 @@ def measure_ranks(setting: Setting, ranks: int, device: torch.device, turns: int
 
 
 def verdict(points: list[dict[str, Any]]) -> dict[str, Any]:
-    """Whether, over the classes, the cost is a line and the working memory flat: fit, largest deviations, slope of the logarithms.
+    """Whether, over the classes, the cost is a line and the working memory flat: fit, deviations, slope of the logarithms.
 
     The line is `fixed + per_class * classes`, fitted by least squares of the relative deviations; no step is without a fixed
     part (drawing the network), which the slope of the logarithms sees and the line does not.
@@ -201,11 +212,13 @@ def table(curves: dict[str, list[dict[str, Any]]], found: dict[str, Any] | None)
     """The curves as Markdown, and the verdict in words."""
     lines = []
     if found:
+        line = f"{found['fixed_s']:.4f} s + {1000 * found['per_class_s']:.3f} ms a class"
+        close = "within" if found["linear"] else "beyond"
+        flat = "flat" if found["flat"] else "not flat"
         lines = [
-            f"Over the classes a step takes {found['fixed_s']:.4f} s + {1000 * found['per_class_s']:.3f} ms a class; the largest "
-            f"deviation from that line is {found['largest_deviation']:.1%} "
-            f"({'within' if found['linear'] else 'beyond'} {TOLERANCE:.0%}), the slope of the logarithms {found['log_slope']:.2f}. "
-            f"The working memory is within {found['working_spread']:.1%} of its median ({'flat' if found['flat'] else 'not flat'}).",
+            f"Over the classes a step takes {line}; the largest deviation from it is {found['largest_deviation']:.1%} "
+            f"({close} {TOLERANCE:.0%}), the slope of the logarithms {found['log_slope']:.2f}. The working memory stays "
+            f"within {found['working_spread']:.1%} of its median ({flat}).",
             "",
         ]
     for name, points in curves.items():
@@ -214,12 +227,10 @@ def table(curves: dict[str, list[dict[str, Any]]], found: dict[str, Any] | None)
             "|---|---|---|---|---|---|---|",
         ]
         for point in points:
-            memory = " | ".join(
-                f"{point[field] / 1e6:.0f}" if field in point else "" for field in ("peak_bytes", "held_bytes", "working_bytes")
-            )
-            setting = f"{point['classes']} classes, IPC {point['ipc']}, {point['size']} px, {point['real_batch']} real, {point['network']}"
-            per_class = 1000 * point["step_s"] / point["classes"]
-            lines.append(f"| {point[name]} | {setting} | {point['step_s']:.4f} | {per_class:.3f} | {memory} |")
+            setting = Setting(**{field.name: point[field.name] for field in dataclasses.fields(Setting)})
+            memory = [f"{point[field] / 1e6:.0f}" if field in point else "" for field in MEMORY]
+            cells = [point[name], setting, f"{point['step_s']:.4f}", f"{1000 * point['step_s'] / setting.classes:.3f}", *memory]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
         lines.append("")
     return lines
 
@@ -245,7 +256,7 @@ def draw(path: Path, curves: dict[str, list[dict[str, Any]]]) -> None:
         for axes in (time, memory):
             axes.grid(alpha=0.3)
             axes.set_xticks(x, list(map(str, x)))
-            axes.minorticks_off()
+            axes.xaxis.minorticks_off()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     write_bytes(path, buffer.getvalue())
@@ -260,6 +271,7 @@ def main(device: str, plan: str | None, name: str) -> None:
     place, chosen = pick_device(device), PLANS[plan or device]
     conditions, curves = results.conditions(), dict[str, list[dict[str, Any]]]()
     gpus = torch.cuda.device_count() if device == "cuda" else max(chosen.ranks, default=0)
+    tasks: list[tuple[str, Setting, int | None]]
     tasks = [(curve, setting, None) for curve, settings in chosen.curves().items() for setting in settings]
     tasks += [("ranks", chosen.base, ranks) for ranks in chosen.ranks if ranks <= gpus]
     for curve, setting, ranks in tasks:

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import torch
+import torch.nn.functional as F
 from scipy import stats
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -47,11 +48,19 @@ def seconds(run: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
+@torch.no_grad()
 def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """The best of ten products of two matrices of side 4096 (2048 on a CPU), in operations per second."""
-    side = 4096 if device.type == "cuda" else 2048
+    """Operations per second at the best: of a product of large square matrices, or of the ConvNet's largest convolution.
+
+    The libraries behind the two differ; on some processors convolutions are the faster.
+    """
+    side, batch = (4096, 1024) if device.type == "cuda" else (2048, 64)
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2 * side**3 / min(seconds(lambda: a @ b, device) for _ in range(10))
+    images = torch.randn(batch, 128, 16, 16, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
+    kernel = torch.randn(128, 128, 3, 3, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
+    product = min(seconds(lambda: a @ b, device) for _ in range(10))
+    convolution = min(seconds(lambda: F.conv2d(images, kernel, padding=1), device) for _ in range(20))
+    return max(2 * side**3 / product, 2 * 9 * 128 * 128 * 256 * batch / convolution)
 
 
 def copy_rate(device: torch.device) -> float:

@@ -40,7 +40,7 @@ class Graphed:
         return self._totals
 
     def _capture(self) -> None:
-        before = [tensor.clone() for tensor in self._state]
+        before = [tensor.cpu() for tensor in self._state]  # on the host: a second copy on the device might not fit
         try:
             aside = torch.cuda.Stream()
             aside.wait_stream(torch.cuda.current_stream())

@@ -21,7 +21,7 @@ from condense.device import pick_device
 from condense.errors import UserError, unknown
 from condense.evaluate import check_belongs
 from condense.files import digest
-from condense.folder import FILE_NAME, Job, Source, locked, record
+from condense.folder import Job, Source, locked, record
 from condense.methods import METHODS
 from condense.networks import build
 from condense.preprocess import Preprocess
@@ -29,7 +29,7 @@ from condense.provenance import provenance
 from condense.recipes import RECIPES, Recipe, resolve
 from condense.run import rehearse, resume
 from condense.select import SELECTIONS, check_ipc, noise, select
-from condense.store import CondensedSet
+from condense.store import FILE_NAME, CondensedSet
 from continual.orders import of_classes
 
 
@@ -172,7 +172,9 @@ def parse(method: str, dataset: Dataset, ipc: int, steps: int | None) -> Recipe 
     return recipe.override({"preprocess": "standard", **({"steps": steps} if steps is not None else {}), **settings})
 
 
-def memories(how: Recipe | CondensedSet | str, dataset: Dataset, groups: Sequence[Sequence[int]], cache: Cache) -> list[CondensedSet]:
+def memories(
+    how: Recipe | CondensedSet | str, dataset: Dataset, groups: Sequence[Sequence[int]], cache: Cache
+) -> list[CondensedSet]:
     """The memory of each group of classes, with the labels and class names of `dataset`."""
     if isinstance(how, CondensedSet):
         return [of_set(how, group) for group in groups]

@@ -4,13 +4,14 @@ All three are one function, `trainings(bench, tasks, engine)`: it yields the fin
 and one that is lost with its worker is done again. Nothing is written here: what is yielded goes to the one store.
 """
 
+import logging
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -50,6 +51,13 @@ class Engine:
             if value is not None and value < least:
                 raise UserError(f"--{name} {value}: it must be {least} or more")
 
+    def check(self) -> None:
+        """Raise a `UserError` if there is no such device or cluster."""
+        if self.cluster is None:
+            self.place()
+        else:
+            _connect(self.cluster)
+
     def place(self) -> torch.device:
         """The device of local workers."""
         return pick_device(self.device)
@@ -72,7 +80,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def trainings(bench: Bench, tasks: Sequence[Task], engine: Engine) -> Iterator[Trial]:
+def trainings(bench: Bench, tasks: Sequence[Task], engine: Engine) -> Generator[Trial, None, None]:
     """The trials of `tasks`, each as soon as it is finished.
 
     Closing the iterator stops what is still running. Raises `UserError` where a training's workers die again and
@@ -85,7 +93,7 @@ def trainings(bench: Bench, tasks: Sequence[Task], engine: Engine) -> Iterator[T
     return _in_processes(bench, tasks, engine)
 
 
-def _here(bench: Bench, tasks: Sequence[Task], engine: Engine) -> Iterator[Trial]:
+def _here(bench: Bench, tasks: Sequence[Task], engine: Engine) -> Generator[Trial, None, None]:
     bench = bench.to(engine.place())
     yield from map(bench.run, tasks)
 
@@ -123,7 +131,7 @@ class _Worker:
         self.pipe.close()
 
 
-def _in_processes(bench: Bench, tasks: Sequence[Task], engine: Engine) -> Iterator[Trial]:
+def _in_processes(bench: Bench, tasks: Sequence[Task], engine: Engine) -> Generator[Trial, None, None]:
     shared, waiting, attempts = pickle.dumps(bench), deque(tasks), Counter[Task]()
     workers = [_Worker(engine) for _ in range(min(engine.processes(), len(waiting)))]  # all start at once
     try:
@@ -189,7 +197,7 @@ def _end_with_parent() -> None:
 
 
 def _lost(bench: Bench, task: Task) -> UserError:
-    name = bench.key(task).architecture
+    name = bench.keys.of(task).architecture
     return UserError(
         f"the workers that trained `{name}` on `{task.proxy}` died {_ATTEMPTS} times, as when memory runs out: "
         "what is finished is kept; resume with fewer --workers"
@@ -199,13 +207,14 @@ def _lost(bench: Bench, task: Task) -> UserError:
 # ---- a Ray cluster
 
 
-def _on_ray(bench: Bench, tasks: Sequence[Task], engine: Engine) -> Iterator[Trial]:
-    ray, ours = _connect(str(engine.cluster))
+def _on_ray(bench: Bench, tasks: Sequence[Task], engine: Engine) -> Generator[Trial, None, None]:
+    ray = _connect(str(engine.cluster))
     wants_gpu = engine.device == "cuda" or (engine.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
     device, threads = "cuda" if wants_gpu else "cpu", engine.threads_each()
     share = {"num_cpus": threads, "num_gpus": 1 / _ON_A_GPU if wants_gpu else 0}
     remote = ray.remote(max_retries=_ATTEMPTS - 1, **share)(_on_a_node)
-    waiting, running = deque(tasks), {}
+    waiting = deque(tasks)
+    running: dict[Any, Task] = {}
     try:
         shared = ray.put(bench)
         while waiting or running:
@@ -227,26 +236,25 @@ def _on_ray(bench: Bench, tasks: Sequence[Task], engine: Engine) -> Iterator[Tri
     finally:
         for left in running:
             ray.cancel(left, force=True)
-        if ours:
-            ray.shutdown()
 
 
-def _connect(address: str) -> tuple[Any, bool]:
-    """Ray, connected; and whether this connection is ours to end."""
+def _connect(address: str) -> Any:
+    """Ray, connected for the rest of this process."""
+    if address not in ("auto", "local") and not address.startswith("ray://"):
+        raise UserError(f"--cluster {address}: it must be ray://HOST:PORT, auto or local")
     try:
         import ray
         import ray.exceptions
     except ImportError:
         raise UserError(f"--cluster {address} needs Ray: pip install condensekit[cluster]") from None
     if ray.is_initialized():
-        return ray, False
-    where = {} if address == "local" else {"address": address}
+        return ray
     try:
-        ray.init(**where, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)  # "local" starts one here
+    except (ConnectionError, ImportError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"--cluster {address} cannot be reached: {reason}; start one with `ray start --head`") from None
-    return ray, True
+    return ray
 
 
 _benches: dict[Any, Bench] = {}

@@ -11,6 +11,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -50,8 +51,8 @@ class Regime:
 
     protocol: Protocol
     """The training itself."""
-    statistics: str = "proxy"
-    """One of `STATISTICS`: tiny proxies take too few steps for BatchNorm's running averages to follow the weights."""
+    statistics: str = "running"
+    """One of `STATISTICS`: what BatchNorm uses on the held-out images."""
     cells: int = nasbench201.CELLS
     """Cells a stage, N in NAS-Bench-201; ConvNets have none."""
     width: int = nasbench201.WIDTH
@@ -115,6 +116,25 @@ class Task:
     proxy: str
 
 
+@dataclass(frozen=True)
+class Keys:
+    """What the trainings of a search are called in a store, whatever other search asks for the same."""
+
+    space: str
+    recipes: dict[str, tuple[str, str]]
+    """By the name of a proxy, or `FREE`: its fingerprint, and all else that a training depends on."""
+
+    def of(self, task: Task) -> Key:
+        """The key of a task's training."""
+        fingerprint, recipe = self.recipes[task.proxy]
+        return Key(self.space, space(self.space).architecture(task.architecture).name, fingerprint, task.seed, recipe)
+
+    @property
+    def proxies(self) -> list[str]:
+        """The names of the proxies."""
+        return [name for name in self.recipes if name != FREE]
+
+
 @dataclass(frozen=True, eq=False)
 class Bench:
     """All that the trainings of a search share."""
@@ -131,16 +151,16 @@ class Bench:
     """For a reference alone: its networks are tested as well."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
-    def key(self, task: Task) -> Key:
-        """What identifies the task's training in a store, whatever search asks for it."""
-        name = space(self.space).architecture(task.architecture).name
-        held_out = f"held_out={len(self.held_out)}:{self.held_out.fingerprint[:8]}"
-        if task.proxy == FREE:
-            return Key(self.space, name, FREE, task.seed, f"baselines batch={_FREE_BATCH} {held_out}")
-        proxy = self.proxies[task.proxy]
-        regime = replace(self.regime, protocol=proxy.protocol(self.regime.protocol))
-        tested = f" test={self.test.fingerprint[:8]}" if self.test else ""
-        return Key(self.space, name, proxy.fingerprint, task.seed, f"{regime.text(self.space)} {held_out}{tested}")
+    @cached_property
+    def keys(self) -> Keys:
+        """What its trainings are called."""
+        images = f"held_out={len(self.held_out)}:{self.held_out.fingerprint[:8]}"
+        recipes = {FREE: (FREE, f"baselines batch={_FREE_BATCH} {images} {self.preprocess.name}")}
+        images += f" test={self.test.fingerprint[:8]}" if self.test else ""
+        for name, proxy in self.proxies.items():
+            regime = replace(self.regime, protocol=proxy.protocol(self.regime.protocol))
+            recipes[name] = proxy.fingerprint, f"{regime.text(self.space)} {images}"
+        return Keys(self.space, recipes)
 
     def to(self, device: torch.device) -> Self:
         """The same with everything that trainings read on `device`."""
@@ -152,7 +172,7 @@ class Bench:
         began = time.perf_counter()
         architecture = space(self.space).architecture(task.architecture)
         curve, scores = ({}, self._free(architecture, task)) if task.proxy == FREE else self._train(architecture, task)
-        return Trial(self.key(task), curve, scores, time.perf_counter() - began, platform.node())
+        return Trial(self.keys.of(task), curve, scores, time.perf_counter() - began, platform.node())
 
     def _free(self, architecture: Any, task: Task) -> dict[str, float]:
         """The baselines, of the network at its full size: they cost next to nothing."""

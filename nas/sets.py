@@ -22,7 +22,9 @@ KINDS = ("random", "early-stop", "whole")
 _IPC = 50
 
 
-def make_proxies(names: Sequence[str], whole: Dataset, rest: Dataset, preprocess: Preprocess, protocol: Protocol) -> dict[str, Proxy]:
+def make_proxies(
+    names: Sequence[str], whole: Dataset, rest: Dataset, preprocess: Preprocess, protocol: Protocol
+) -> dict[str, Proxy]:
     """The proxies called `names`, by the names they are shown under.
 
     whole: the dataset; `rest`: its training images without those held out to score by, which no proxy draws on. A
@@ -47,10 +49,10 @@ def make_proxies(names: Sequence[str], whole: Dataset, rest: Dataset, preprocess
     return proxies
 
 
-def seen_held_out(names: Sequence[str], rest: Dataset) -> list[str]:
+def seen_held_out(names: Sequence[str], rest: Dataset) -> tuple[str, ...]:
     """The condensed sets among `names` that were made from images now held out to score by, as far as they say."""
     found = [(name, CondensedSet.load(name).provenance.get("dataset")) for name in names if not _is_kind(name)]
-    return [_shown(name) for name, origin in found if isinstance(origin, dict) and origin["fingerprint"] != rest.fingerprint]
+    return tuple(_shown(name) for name, origin in found if isinstance(origin, dict) and origin["fingerprint"] != rest.fingerprint)
 
 
 def _is_kind(name: str) -> bool:
@@ -68,7 +70,10 @@ def _load(name: str, whole: Dataset, rest: Dataset) -> CondensedSet:
     if not Path(name).exists():
         raise UserError(f"unknown proxy `{name}`: no such file or folder, and none of {', '.join(KINDS)}")
     found = CondensedSet.load(name)
-    for what, theirs, ours in (("images of shape", found.shape, whole.shape), ("classes", len(found.classes), len(whole.classes))):
+    for what, theirs, ours in (
+        ("images of shape", found.shape, whole.shape),
+        ("classes", len(found.classes), len(whole.classes)),
+    ):
         if theirs != ours:
             raise UserError(f"proxy {name} has {what} {theirs}, {whole.name} has {ours}: name a proxy made from {whole.name}")
     if found.classes != whole.classes:
@@ -76,8 +81,8 @@ def _load(name: str, whole: Dataset, rest: Dataset) -> CondensedSet:
     origin = found.provenance.get("dataset")
     if isinstance(origin, dict) and origin["fingerprint"] not in (whole.fingerprint, rest.fingerprint):
         raise UserError(
-            f"proxy {name} was made from {origin['name']} with content {origin['fingerprint']}, and {whole.name} here has content "
-            f"{whole.fingerprint} ({rest.fingerprint} without the held-out images): search on the dataset it was made from"
+            f"proxy {name} was made from {origin['name']} with content {origin['fingerprint']}, and {whole.name} here has "
+            f"content {whole.fingerprint} ({rest.fingerprint} without the held-out images): search where it was made"
         )
     return found
 
@@ -97,7 +102,9 @@ def _real(name: str, rest: Dataset, preprocess: Preprocess, protocol: Protocol, 
             raise UserError(f"proxy `{name}`: {classes} classes need at least {classes} images")
         images = rest.hold_out(number, seed=1).test  # stratified
     identity = f"{images.fingerprint} {preprocess.fingerprint}"
-    return Proxy(name, images.pixels, images.labels, preprocess, hashlib.blake2b(identity.encode(), digest_size=8).hexdigest(), steps)
+    return Proxy(
+        name, images.pixels, images.labels, preprocess, hashlib.blake2b(identity.encode(), digest_size=8).hexdigest(), steps
+    )
 
 
 def _number(name: str) -> int | None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
+from condense.accelerate import Compiled
 from condense.augment import make_augment
 from condense.data import Dataset, Images
 from condense.engine import Diverged, Engine, RealImages
@@ -248,6 +249,32 @@ def test_a_step_never_waits_for_a_value(monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("item", "tolist", "numpy", "cpu", "nonzero", "__bool__", "__int__", "__float__", "__index__"):
         monkeypatch.setattr(Tensor, name, read)
     fast._step(number)
+
+
+def test_without_a_compiler_it_goes_on_eagerly_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_compiler(*_: object, **__: object) -> None:
+        raise RuntimeError("no working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", lambda run, **_: no_compiler)
+    monkeypatch.setattr(Compiled, "_warned", False)
+    images = torch.randn(2, 3, 4, 4)
+    for run in (torch.relu, torch.tanh):
+        fallen_back = Compiled(run)
+        for _ in range(2):
+            assert torch.equal(fallen_back(images), run(images))
+    told = capsys.readouterr().err
+    assert told.count("torch.compile does not work here") == 1
+    assert "no working C++ compiler" in told
+
+
+def test_an_error_of_the_function_itself_is_not_taken_for_the_compilers() -> None:
+    def wrong(images: Tensor) -> Tensor:
+        return images @ torch.ones(7, 7)
+
+    with pytest.raises(RuntimeError, match="size"):
+        Compiled(wrong)(torch.randn(2, 3, 4, 4))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

@@ -1,0 +1,264 @@
+"""`CondensedBuffer`: a replay memory of condensed images, wherever Avalanche 0.6 takes a storage policy.
+
+It never holds a class before its experience. Rows are kept as uint8 pixels (or as float32 images) and go through the
+set's preprocessing when they are read, so that a replayed image arrives in the space of the stream's, transformed
+once. See docs/continual.md for what the stream must look like, and for the traps.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute, TransformGroups, make_avalanche_dataset
+from avalanche.training.storage_policy import BalancedExemplarsBuffer, ExemplarsBuffer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from condense.data import Images
+from condense.errors import UserError, unknown
+from condense.select import herd
+from condense.store import CondensedSet
+from continual.memories import Online
+from continual.stream import Augment, Prepare
+
+BYTES = {"uint8": 1, "float32": 4}
+"""Of a value of an image, by storage."""
+_RANGE = 0.01
+"""How far outside [0, 1] a stream's image may lie after its preprocessing is undone: rounding, interpolation."""
+
+
+class ClassMemory(ExemplarsBuffer):
+    """The rows of one class, the most representative first: a smaller memory is the beginning of a larger one."""
+
+    def __init__(
+        self, rows: Tensor, label: int, task: int | None, transforms: TransformGroups | None, logits: Tensor | None = None
+    ) -> None:
+        """rows: uint8 or float32 [I, ch, H, W]. task: its label, where the stream's samples carry one. logits: [I, C], DER's."""
+        super().__init__(len(rows))
+        self.rows, self.label, self.task, self.logits = rows, label, task, logits
+        self._transforms = transforms
+        self._expose()
+
+    def resize(self, strategy: Any, new_size: int) -> None:
+        """Keep the first `new_size` rows; the others are gone."""
+        self.max_size = new_size
+        if new_size < len(self.rows):
+            self.rows = self.rows[:new_size].clone()
+            self.logits = None if self.logits is None else self.logits[:new_size].clone()
+            self._expose()
+
+    def keep_logits(self, logits: Tensor) -> None:
+        """From now on each row carries its logits, float32 [I, C], last."""
+        self.logits = logits
+        self._expose()
+
+    def _expose(self) -> None:
+        """Make the rows the `buffer`, an Avalanche dataset."""
+        count = len(self.rows)
+        attributes = [DataAttribute([self.label] * count, "targets")]
+        if self.task is not None:
+            attributes.append(DataAttribute([self.task] * count, "targets_task_labels", use_in_getitem=True))
+        if self.logits is not None:
+            attributes.append(DataAttribute(list(self.logits), "logits", use_in_getitem=True))
+        rows = _Rows(self.rows, self.label)
+        self.buffer = make_avalanche_dataset(rows, data_attributes=attributes, transform_groups=self._transforms)
+
+
+class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
+    """A class-balanced memory of condensed images, one group for each class seen.
+
+    Parameters
+    ----------
+    source: a `CondensedSet` of all classes of the stream, or the path of one; or `Online`, which condenses the classes
+        of each experience when it comes.
+    max_size: images in all, at least one for each class; None is the size of the set.
+    max_bytes: the same as bytes of images, in place of `max_size`.
+    storage: `uint8` or `float32`, four times the bytes and every bit of the condensed images.
+    augment: applied to rows after their preprocessing, in training alone.
+
+    Images of a set with soft labels are replayed under the class of their largest entry. A class that comes again in a
+    later experience keeps the memory it has.
+
+    Raises `UserError`, here or when an experience comes, for a budget below one image a class, a class that the set
+    lacks, class names in another order, and streams of another shape or type.
+    """
+
+    def __init__(
+        self,
+        source: CondensedSet | str | Path | Online,
+        max_size: int | None = None,
+        *,
+        max_bytes: int | None = None,
+        storage: str = "uint8",
+        augment: Augment | None = None,
+    ) -> None:
+        if storage not in BYTES:
+            raise unknown("storage of a memory", storage, BYTES)
+        self.source = CondensedSet.load(source) if isinstance(source, str | Path) else source
+        self.storage = storage
+        super().__init__(self._budget(max_size, max_bytes))
+        prepare, test = Prepare(self.source.preprocess, augment), Prepare(self.source.preprocess)
+        self._transforms = TransformGroups({"train": prepare, "eval": test} if storage == "uint8" else {"train": augment})
+        if storage == "float32":
+            self._transforms["eval"] = None  # else it would be that of training
+        if isinstance(self.source, CondensedSet):
+            self._check_size(self.max_size, int((self.source.counts() > 0).sum()))
+
+    def update(self, strategy: Any, **kwargs: Any) -> None:
+        """What the shipped plugins still call."""
+        self.post_adapt(strategy, strategy.experience)
+
+    def post_adapt(self, agent: Any, exp: Any) -> None:
+        """Add the classes of an experience and shrink the others to make room."""
+        originals = _original_classes(exp)
+        new = {label: c for label, c in originals.items() if label not in self.buffer_groups}
+        if not new:
+            return
+        _check_stream(exp, self.source.shape)
+        task = _task_of(exp.dataset)
+        self._check_size(self.max_size, len(self.buffer_groups) + len(new))
+        for label, images in self._images(exp, new).items():
+            order = herd(images.flatten(1), len(images))
+            rows = self.source.preprocess.quantise(images) if self.storage == "uint8" else images
+            self.buffer_groups[label] = ClassMemory(rows[order], label, task, self._transforms)
+        self.resize(agent, self.max_size)
+
+    def resize(self, strategy: Any, new_size: int) -> None:
+        """Shrink to `new_size` images, each class to its share; what remains is the best choice within the class."""
+        self._check_size(new_size, len(self.buffer_groups))
+        super().resize(strategy, new_size)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Images held, their bytes as they are stored, and what they would be as `uint8` and as `float32`."""
+        values = sum(group.rows.numel() for group in self.buffer_groups.values())
+        images = sum(len(group.rows) for group in self.buffer_groups.values())
+        each = {name: values * size for name, size in BYTES.items()}
+        return {"images": images, "bytes": each[self.storage], **each}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the memory holds, as tensors and numbers."""
+        groups = {
+            label: {"rows": group.rows, "task": group.task, "logits": group.logits} for label, group in self.buffer_groups.items()
+        }
+        return {"max_size": self.max_size, "storage": self.storage, "groups": groups}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Hold what another buffer of the same source and storage held."""
+        if state["storage"] != self.storage:
+            raise UserError(f"the state was stored as {state['storage']}, this memory stores {self.storage}: use the same")
+        self.max_size = state["max_size"]
+        self.buffer_groups = {
+            label: ClassMemory(group["rows"], label, group["task"], self._transforms, group["logits"])
+            for label, group in state["groups"].items()
+        }
+
+    def _budget(self, max_size: int | None, max_bytes: int | None) -> int:
+        """The images that the user allows."""
+        if max_size is not None and max_bytes is not None:
+            raise UserError("a memory has `max_size` (images) or `max_bytes`: give one of them")
+        if max_bytes is not None:
+            return max_bytes // (torch.Size(self.source.shape).numel() * BYTES[self.storage])
+        if max_size is not None:
+            return max_size
+        if isinstance(self.source, Online):
+            raise UserError("an online memory needs a budget: give `max_size` (images in all) or `max_bytes`")
+        return len(self.source)
+
+    def _check_size(self, images: int, classes: int) -> None:
+        if images < classes:
+            raise UserError(f"a memory of {images} images is less than one for each of {classes} classes: raise its budget")
+
+    def _images(self, exp: Any, new: dict[int, int]) -> dict[int, Tensor]:
+        """The images of the new classes, float32 [I, ch, H, W], by label; `new` is {label: original class}."""
+        if isinstance(self.source, CondensedSet):
+            return {label: self._stored(c, exp) for label, c in new.items()}
+        condensed = self.source.condense(_training_images(exp.dataset, new, self.source))
+        return {label: condensed.per_class(index) for index, label in enumerate(new)}
+
+    def _stored(self, c: int, exp: Any) -> Tensor:
+        """The set's images of class `c`."""
+        assert isinstance(self.source, CondensedSet)
+        names = getattr(getattr(exp, "benchmark", None), "class_names", None)
+        if names is not None and tuple(names) != self.source.classes:
+            raise UserError("the set's classes are not those of the stream, or in another order: condense the stream's dataset")
+        images = self.source.per_class(c) if c < len(self.source.classes) else self.source.images[:0]
+        if len(images) == 0:
+            raise UserError(
+                f"the set has no images of class {c}, which experience {exp.current_experience} brings: use its own set"
+            )
+        return images
+
+
+class CondensedBufferWithLogits(CondensedBuffer):
+    """For DER and DER++: each row carries the logits that the model had for it at the end of its experience."""
+
+    def post_adapt(self, agent: Any, exp: Any) -> None:
+        """Add the new classes, with their logits under `agent.model`."""
+        old = set(self.buffer_groups)
+        super().post_adapt(agent, exp)
+        for label in self.buffer_groups.keys() - old:
+            self.buffer_groups[label].keep_logits(_logits(agent, self.buffer_groups[label].buffer))
+
+
+class _Rows(Dataset):
+    """Images of one class, as (tensor, label) pairs."""
+
+    def __init__(self, rows: Tensor, label: int) -> None:
+        self._rows, self._label = rows, label
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self._rows[index], self._label
+
+
+@torch.no_grad()
+def _logits(agent: Any, rows: AvalancheDataset) -> Tensor:
+    """The logits of `rows` under the agent's model in evaluation mode, float32 [I, C], on the CPU."""
+    training = agent.model.training
+    agent.model.eval()
+    logits = [agent.model(batch[0].to(agent.device)).cpu() for batch in DataLoader(rows.eval(), batch_size=agent.eval_mb_size)]
+    agent.model.train(training)
+    return torch.cat(logits)
+
+
+def _original_classes(exp: Any) -> dict[int, int]:
+    """The original class of each label in an experience; streams may renumber classes in the order they come."""
+    labels = sorted(int(label) for label in exp.dataset.targets.uniques)
+    mapping = getattr(getattr(exp, "benchmark", None), "class_mapping", None)
+    if mapping is None:
+        return {label: label for label in labels}
+    originals = {label: [c for c, mapped in enumerate(mapping) if mapped == label] for label in labels}
+    if any(len(classes) > 1 for classes in originals.values()):
+        raise UserError("the stream gives several classes the same label: use one without `class_ids_from_zero_in_each_exp`")
+    return {label: classes[0] for label, classes in originals.items()}
+
+
+def _task_of(dataset: Any) -> int | None:
+    """The task label that samples carry; None where they are (image, label) pairs."""
+    if not hasattr(dataset, "targets_task_labels"):
+        return None
+    return min(int(task) for task in dataset.targets_task_labels.uniques)
+
+
+def _check_stream(exp: Any, shape: tuple[int, int, int]) -> None:
+    """Raise `UserError` unless the stream's samples can be stacked with ours."""
+    image = exp.dataset.eval()[0][0]
+    if not isinstance(image, Tensor) or image.dtype != torch.float32 or tuple(image.shape) != shape:
+        found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+        raise UserError(f"the stream's images are {found}, the memory's float32 {shape}: they must be the same to be replayed")
+
+
+def _training_images(dataset: Any, new: dict[int, int], source: Online) -> Images:
+    """The pixels of an experience's images of some classes, not augmented; class i is the i-th of `new`."""
+    index_of = {label: index for index, label in enumerate(new)}
+    kept = [i for i, label in enumerate(dataset.targets) if int(label) in index_of]
+    rows = dataset.subset(kept).eval()
+    images = torch.cat([batch[0] for batch in DataLoader(rows, batch_size=256)])
+    restored = source.preprocess.unapply(images)
+    if restored.min() < -_RANGE or restored.max() > 1 + _RANGE:
+        raise UserError("the stream's images are not under the preprocessing of the online source: give it the stream's")
+    labels = torch.tensor([index_of[int(dataset.targets[i])] for i in kept])
+    return Images(source.preprocess.quantise(images), labels, tuple(str(c) for c in new.values()))

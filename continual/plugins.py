@@ -1,0 +1,220 @@
+"""Avalanche plugins and strategies with a condensed memory: replay in one line, GDumb, and the others by name.
+
+`STRATEGIES` builds each strategy of the replay protocol. Where Avalanche makes its own storage policy, ours is put
+in its place after construction: that is all ER-ACE, MIR, SCR and GDumb need.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from avalanche.training.plugins import GDumbPlugin, LwFPlugin, MIRPlugin, ReplayPlugin, SupervisedPlugin
+from avalanche.training.storage_policy import ExemplarsBuffer
+from avalanche.training.supervised import ER_ACE, ICaRL, Naive
+from avalanche.training.supervised.icarl import _ICaRLPlugin
+from torch import nn
+from torch.utils.data import DataLoader
+
+from condense.augment import make_augment
+from condense.errors import UserError
+from condense.train import Protocol
+from continual.buffer import CondensedBuffer
+
+
+class CondensedReplayPlugin(ReplayPlugin):
+    """Replay of condensed images next to the current experience's: `plugins=[CondensedReplayPlugin("runs/cifar100")]`."""
+
+    def __init__(
+        self,
+        source: Any,
+        max_size: int | None = None,
+        *,
+        batch_size: int | None = None,
+        batch_size_mem: int | None = None,
+        task_balanced_dataloader: bool = False,
+        **options: Any,
+    ) -> None:
+        """`source`, `max_size` and `options` are those of `CondensedBuffer`, or `source` is one; the rest is `ReplayPlugin`'s."""
+        buffer = _buffer(source, max_size, options)
+        super().__init__(
+            mem_size=buffer.max_size,  # it asserts that they are equal
+            batch_size=batch_size,
+            batch_size_mem=batch_size_mem,
+            task_balanced_dataloader=task_balanced_dataloader,
+            storage_policy=buffer,
+        )
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """As in `ReplayPlugin`, but with `drop_last` a small memory is a small batch: it would silently be none at all."""
+        wanted: Any = self.batch_size_mem  # type: ignore[has-type]
+        if kwargs.get("drop_last"):
+            rows = len(self.storage_policy.buffer)
+            self.batch_size_mem = min(wanted or strategy.train_mb_size, max(rows, 1))
+        try:
+            super().before_training_exp(strategy, **kwargs)
+        finally:
+            self.batch_size_mem = wanted
+
+
+class CondensedGDumb(GDumbPlugin):
+    """The paper's protocol: at each experience the model is trained from its first weights on the memory alone."""
+
+    def __init__(self, source: Any, max_size: int | None = None, **options: Any) -> None:
+        """`source`, `max_size` and `options` are those of `CondensedBuffer`, or `source` is one."""
+        buffer = _buffer(source, max_size, options)
+        super().__init__(mem_size=buffer.max_size)
+        self.storage_policy = buffer
+
+
+class CondensedICaRL(ICaRL):
+    """iCaRL with condensed exemplars: they are distilled, replayed, and their features' means classify."""
+
+    def __init__(self, *, buffer: CondensedBuffer, **options: Any) -> None:
+        """`options` are `ICaRL`'s but for the memory: `feature_extractor`, `classifier`, `optimizer`, ..."""
+        super().__init__(memory_size=buffer.max_size, buffer_transform=None, fixed_memory=True, **options)
+        place = next(i for i, plugin in enumerate(self.plugins) if isinstance(plugin, _ICaRLPlugin))
+        self.plugins[place] = _CondensedExemplars(buffer)
+
+
+class _CondensedExemplars(_ICaRLPlugin):
+    def __init__(self, buffer: CondensedBuffer) -> None:
+        super().__init__(memory_size=buffer.max_size)
+        self.storage_policy = buffer
+
+    def construct_exemplar_set(self, strategy: Any) -> None:
+        """All rows of the memory, as the stream's evaluation transform would give them."""
+        self.storage_policy.update(strategy)
+        groups = self.storage_policy.buffer_groups
+        self.x_memory = [
+            torch.cat([x for x, *_ in DataLoader(group.buffer.eval(), batch_size=256)]).to(strategy.device)
+            for group in groups.values()
+        ]
+        self.y_memory = [[label] * len(group.rows) for label, group in groups.items()]
+
+    def reduce_exemplar_set(self, strategy: Any) -> None:
+        """The memory has shrunk by itself."""
+
+
+class _ErAce(ER_ACE):
+    """ER-ACE that replays a memory of fewer rows than `batch_size_mem` too; its own switches replay off."""
+
+    def _before_training_exp(self, **kwargs: Any) -> None:
+        wanted: Any = self.batch_size_mem  # type: ignore[has-type]
+        if isinstance(self.storage_policy, CondensedBuffer):
+            self.storage_policy.update(self)  # as it is about to be; the second time changes nothing
+            self.batch_size_mem = min(wanted, len(self.storage_policy.buffer))
+        super()._before_training_exp(**kwargs)
+        self.batch_size_mem = wanted
+
+
+class ByProtocol(SupervisedPlugin):
+    """Trains as `condense.train.train` does: each minibatch augmented, the rate a tenth after half of the passes.
+
+    Of ER-ACE the memory's minibatch is augmented too; MIR draws its own, which is not.
+    """
+
+    def __init__(self, protocol: Protocol, seed: int) -> None:
+        super().__init__()
+        self._protocol, self._seed = protocol, seed
+        self._augment = make_augment(protocol.augment)
+        self._pass = self._step = 0
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """A new experience begins with the full rate and no momentum."""
+        self._pass = 0
+        self._restart(strategy, self._protocol.lr)
+
+    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Augment what the model is about to see."""
+        self._step += 1
+        strategy.mbatch[0] = self._augment.training(strategy.mbatch[0], self._seed, self._step)
+        if getattr(strategy, "replay_loader", None) is not None and hasattr(strategy, "mb_buffer_x"):
+            strategy.mb_buffer_x = self._augment.training(strategy.mb_buffer_x, self._seed, -self._step)
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Drop the rate after pass E // 2 + 1."""
+        self._pass += 1
+        if self._pass == self._protocol.epochs // 2 + 1:
+            self._restart(strategy, self._protocol.lr * 0.1)
+
+    def _restart(self, strategy: Any, lr: float) -> None:
+        strategy.optimizer.state.clear()
+        for group in strategy.optimizer.param_groups:
+            group["lr"] = lr
+
+
+def _replay(common: dict[str, Any], memory: ExemplarsBuffer, batch: int) -> Naive:
+    common["plugins"].append(_replay_plugin(memory))
+    return Naive(**common)
+
+
+def _lwf(common: dict[str, Any], memory: ExemplarsBuffer, batch: int) -> Naive:
+    common["plugins"] += [_replay_plugin(memory), LwFPlugin(alpha=1.0, temperature=2.0)]
+    return Naive(**common)
+
+
+def _gdumb(common: dict[str, Any], memory: ExemplarsBuffer, batch: int) -> Naive:
+    plugin = GDumbPlugin(mem_size=memory.max_size)
+    plugin.storage_policy = memory
+    common["plugins"].insert(0, plugin)
+    return Naive(**common)
+
+
+def _er_ace(common: dict[str, Any], memory: ExemplarsBuffer, batch: int) -> ER_ACE:
+    strategy = _ErAce(**common, mem_size=memory.max_size, batch_size_mem=min(batch, memory.max_size))
+    strategy.storage_policy = memory
+    return strategy
+
+
+def _mir(common: dict[str, Any], memory: ExemplarsBuffer, batch: int) -> Naive:
+    # It replays nothing while the classes of earlier experiences have no more rows than it would choose.
+    chosen = min(batch, max(1, memory.max_size // 20))
+    plugin = MIRPlugin(batch_size_mem=chosen, mem_size=memory.max_size, subsample=2 * batch)
+    plugin.storage_policy = memory
+    common["plugins"].append(plugin)
+    return Naive(**common)
+
+
+STRATEGIES: dict[str, Callable[[dict[str, Any], Any, int], Any]] = {
+    "replay": _replay,
+    "lwf": _lwf,
+    "gdumb": _gdumb,
+    "er-ace": _er_ace,
+    "mir": _mir,
+}
+"""Builders by name, given what all share, the memory (any storage policy) and its rows in a batch."""
+
+
+def build_strategy(
+    name: str, model: nn.Module, memory: ExemplarsBuffer, protocol: Protocol, *, seed: int, device: torch.device, evaluator: Any
+) -> Any:
+    """The strategy `name` of `STRATEGIES`, which trains `model` by `protocol` and replays `memory`, half of each batch."""
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=protocol.lr, momentum=protocol.momentum, weight_decay=protocol.weight_decay
+    )
+    common = {
+        "model": model,
+        "optimizer": optimizer,
+        "criterion": nn.CrossEntropyLoss(),
+        "train_mb_size": protocol.batch,
+        "train_epochs": protocol.epochs,
+        "eval_mb_size": 256,
+        "device": device,
+        "evaluator": evaluator,
+        "plugins": [ByProtocol(protocol, seed)],
+    }
+    return STRATEGIES[name](common, memory, protocol.batch)
+
+
+def _replay_plugin(memory: ExemplarsBuffer) -> ReplayPlugin:
+    if isinstance(memory, CondensedBuffer):
+        return CondensedReplayPlugin(memory)
+    return ReplayPlugin(mem_size=memory.max_size, storage_policy=memory)
+
+
+def _buffer(source: Any, max_size: int | None, options: dict[str, Any]) -> CondensedBuffer:
+    if not isinstance(source, CondensedBuffer):
+        return CondensedBuffer(source, max_size, **options)
+    if max_size is not None or options:
+        raise UserError("the memory is already made: set its size and storage where it is")
+    return source

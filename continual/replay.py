@@ -1,0 +1,72 @@
+"""One Avalanche strategy over one class-incremental stream, with a condensed memory or Avalanche's own."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.logging import TensorboardLogger
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.storage_policy import ClassBalancedBuffer
+
+from condense.data import Dataset
+from condense.networks import build, initialise
+from condense.preprocess import Preprocess
+from condense.randomness import derive
+from condense.store import CondensedSet
+from continual.buffer import CondensedBuffer
+from continual.plugins import build_strategy
+from continual.stream import class_stream
+
+if TYPE_CHECKING:
+    from continual.protocol import Plan
+
+_METRIC = "Top1_Acc_Exp/eval_phase/test_stream/Task000/Exp{:03d}"
+
+
+class RealImages(ClassBalancedBuffer):
+    """Avalanche's class-balanced memory, without the warning its plugins cause by calling the old name of its hook."""
+
+    def update(self, strategy: Any, **kwargs: Any) -> None:
+        self.post_adapt(strategy, strategy.experience)
+
+
+def play(
+    dataset: Dataset,
+    order: Sequence[int],
+    memory: CondensedSet | int,
+    *,
+    plan: "Plan",
+    preprocess: Preprocess,
+    seed: int,
+    device: torch.device,
+    board: Path,
+) -> Iterator[tuple[tuple[float, ...], tuple[int, ...]]]:
+    """After each experience: the accuracies on the classes of each experience so far, and the numbers of test images.
+
+    `memory` is the set of all classes, of which those seen are exposed, or the size of Avalanche's `ClassBalancedBuffer`.
+    Curves go to the folder `board`. Avalanche draws from the global generators of PyTorch: they are lent a seed, and
+    get their state back.
+    """
+    stream = class_stream(dataset, plan.steps, order, preprocess=preprocess)
+    model = build(plan.network, dataset.shape, len(dataset.classes)).to(device)
+    initialise(model, seed, 0)
+    buffer = RealImages(memory) if isinstance(memory, int) else CondensedBuffer(memory, storage=plan.storage)
+    logger = TensorboardLogger(str(board))
+    evaluator = EvaluationPlugin(accuracy_metrics(experience=True, stream=True), loggers=[logger])
+    strategy = build_strategy(
+        plan.strategy, model, buffer, plan.protocol(dataset), seed=derive(seed, "replay"), device=device, evaluator=evaluator
+    )
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(derive(seed, "avalanche"))
+    try:
+        for step, experience in enumerate(stream.train_stream):
+            strategy.train(experience)
+            seen = list(stream.test_stream[: step + 1])
+            told = strategy.eval(seen)
+            accuracies = tuple(float(told[_METRIC.format(j)]) for j in range(step + 1))
+            yield accuracies, tuple(len(one.dataset) for one in seen)
+    finally:
+        torch.default_generator.set_state(state)
+        logger.writer.close()

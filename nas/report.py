@@ -1,0 +1,96 @@
+"""What a search has found, to look at: each proxy's scores against the truth, and one HTML page."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from condense import report
+from condense.files import write_bytes
+from nas.proxy import SCORES
+from nas.rank import Agreement
+from nas.ranking import YARDSTICK, Ranking
+
+_ROWS = 20
+_SHOWN = {"spearman": "Spearman", "spearman_top20": "top 20 %", "spearman_top10": "top 10 %", "kendall": "Kendall"}
+
+
+def scatter(path: Path, ranking: Ranking, proxy: str) -> Path:
+    """Write a PNG of a proxy's three scores, and of the parameter count, against the truth; returns the file."""
+    from matplotlib.figure import Figure
+
+    assert ranking.truth is not None
+    columns = [f"{proxy} {score}" for score in SCORES] + [YARDSTICK]
+    figure = Figure(figsize=(3.1 * len(columns), 3.2), layout="constrained", dpi=150)
+    for axes, column in zip(figure.subplots(1, len(columns), sharey=True), columns, strict=True):
+        scores = ranking.columns[column]
+        finite = np.isfinite(scores)
+        axes.scatter(scores[finite], 100 * ranking.truth[finite], s=12, color="#5b7fb8", alpha=0.8, linewidths=0)
+        found = ranking.agreements[column]["spearman"]
+        axes.set_title(f"Spearman {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]", fontsize=9)
+        axes.set_xlabel(column.removeprefix(f"{proxy} ").replace("_", " "))
+        if column == YARDSTICK:
+            axes.set_xscale("log")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("true test accuracy, %")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_bytes(path, buffer.getvalue())
+    return path
+
+
+def agreement_rows(agreements: dict[str, Agreement]) -> list[list[str]]:
+    """For each column: name, correlations with their 95 % intervals, and the truth of the best-ranked in percent."""
+    return [
+        [name, *(f"{a[m].value:.2f} [{a[m].low:.2f}, {a[m].high:.2f}]" for m in _SHOWN), f"{100 * a['top1'].value:.2f}"]
+        for name, a in agreements.items()
+    ]
+
+
+AGREEMENT_HEADERS = ("score", *_SHOWN.values(), "top-1, %")
+
+
+def write_report(folder: Path, ranking: Ranking, notes: Sequence[str], facts: dict[str, Any]) -> Path:
+    """Write `report.html`, and a `scatter-*.png` for each proxy where there is a truth; returns the page."""
+    sections = []
+    if notes:
+        sections.append(report.section("To know", *map(report.paragraph, notes)))
+    if ranking.agreements:
+        gains = [
+            [name, *(f"{a[m].value:+.2f} [{a[m].low:+.2f}, {a[m].high:+.2f}]" for m in _SHOWN)]
+            for name, a in ranking.gains.items()
+        ]
+        told = (
+            f"Agreement of each score with the true test accuracy of {len(ranking)} architectures, bootstrap 95 % intervals. "
+            "Ties share their mean rank; what diverged ranks last. A proxy that does not beat what costs nothing is of no use."
+        )
+        pictures = [
+            report.image(scatter(folder / f"scatter-{proxy.replace(':', '-')}.png", ranking, proxy), proxy)
+            for proxy in ranking.trainings
+        ]
+        sections.append(
+            report.section(
+                "How far the rankings can be trusted",
+                report.paragraph(told),
+                report.table(AGREEMENT_HEADERS, agreement_rows(ranking.agreements)),
+                *pictures,
+            )
+        )
+        headers = ("score", *_SHOWN.values())
+        caption = "An interval that excludes 0 means a real difference."
+        sections.append(report.section(f"Compared with {YARDSTICK}", report.table(headers, gains, caption)))
+    rows = ranking.rows()[:_ROWS]
+    names = [name for name in rows[0] if name in ("rank", "index", "arch", "truth", ranking.by, YARDSTICK)]
+    best = report.table(
+        names, [[_number(row[name]) for name in names] for row in rows], f"ranked by {ranking.by}; losses are negated"
+    )
+    sections.append(report.section("The best", best))
+    sections.append(report.section("How", report.facts(facts)))
+    return report.html_report(folder / "report.html", f"{len(ranking)} architectures of {ranking.space}", *sections)
+
+
+def _number(value: Any) -> Any:
+    return "diverged" if value is None else value

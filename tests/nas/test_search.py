@@ -1,0 +1,283 @@
+"""A search in its folder: killed and resumed, with and without a reference, and what it says of bad input."""
+
+import csv
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import rankdata, spearmanr
+
+from condense import UserError, load_dataset
+from condense.folder import Source
+from condense.preprocess import make_preprocess
+from condense.select import select
+from nas import nasbench201, reference
+from nas.baselines import BASELINES
+from nas.cluster import Engine
+from nas.plan import REGIMES, change, find_reference
+from nas.search import describe, resume, search, show, train_reference
+
+CELLS = (1462, 4676, 6111, 9930, 13714)
+QUICK = change(REGIMES["nasbench201"], epochs=2, cells=1, width=4)
+HERE = Engine(workers=0, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    torch.set_num_threads(1)
+    return load_dataset("digits")
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch):
+    """The baselines, which have tests of their own, of the small networks."""
+    monkeypatch.setattr("nas.nasbench201.CELLS", 1)
+    build = nasbench201.Cell.build
+    monkeypatch.setattr(
+        nasbench201.Cell, "build", lambda self, shape, classes, cells=1, width=4: build(self, shape, classes, cells, width)
+    )
+
+
+def _search(digits, out, **changes):
+    options = {"space_name": "nasbench201", "proxies": ["random:2", "early-stop:6"], "sample": CELLS, "seeds": 2, "engine": HERE}
+    return search(digits, out=out, **{**options, "regime": QUICK, "held_out": 50, "quiet": True, **changes})
+
+
+def _table(path: Path, truth: dict[int, float], dataset: str = "digits") -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["index", "arch", f"{dataset}_test"])
+        writer.writerows([index, nasbench201.architecture(index).name, value] for index, value in truth.items())
+    return path
+
+
+TRUTH = {index: 80.0 + place for place, index in enumerate(CELLS)}
+
+
+def test_a_search_without_a_reference_ranks_and_says_what_is_missing(digits, tmp_path):
+    found = _search(digits, tmp_path / "run")
+    assert (found.done, found.total) == (25, 25)  # 5 cells: baselines, and 2 proxies by 2 seeds
+    assert any("no reference for digits" in note and "nas convert" in note for note in found.notes)
+    assert found.ranking.agreements == {}
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"ranking.csv", "ranking.json", "report.html", "search.json"}
+    rows = list(csv.DictReader((tmp_path / "run" / "ranking.csv").read_text().splitlines()))
+    assert sorted(int(row["index"]) for row in rows) == sorted(CELLS)
+    assert {*BASELINES, "random:2 accuracy", "early-stop:6 summed_loss", "random:2 held_loss + parameters"} <= rows[0].keys()
+    scores = [float(row["random:2 summed_loss"]) for row in rows]
+    assert scores == sorted(scores, reverse=True)  # what ranks NAS-Bench-201 unless told otherwise
+    assert "truth" not in rows[0]
+    assert show(tmp_path / "run").ranking.to_json() == found.ranking.to_json()
+
+
+def test_scores_are_means_over_the_seeds_and_agree_with_the_truth_as_scipy_says(digits, tmp_path):
+    table = _table(tmp_path / "truth.csv", TRUTH)
+    found = _search(digits, tmp_path / "run", reference=table)
+    with sqlite3.connect(tmp_path / "run" / "trials.sqlite") as database:
+        rows = database.execute("SELECT architecture, scores FROM trials WHERE recipe LIKE '%steps=6%'").fetchall()
+    database.close()
+    by_name: dict[str, list[float]] = {}
+    for name, scores in rows:
+        by_name.setdefault(name, []).append(json.loads(scores)["held_loss"])
+    losses = [np.mean(by_name[nasbench201.architecture(index).name]) for index in CELLS]
+    assert {len(values) for values in by_name.values()} == {2}
+    ranking = found.ranking
+    assert ranking.indices == CELLS
+    np.testing.assert_allclose(ranking.columns["early-stop:6 held_loss"], np.negative(losses))
+    parameters = [nasbench201.architecture(index).parameters((1, 8, 8), 10, 5, 16) for index in CELLS]
+    np.testing.assert_array_equal(ranking.columns["parameters"], parameters)
+    average = rankdata(np.negative(losses)) + rankdata(parameters)
+    np.testing.assert_array_equal(ranking.columns["early-stop:6 held_loss + parameters"], average / 2)
+    truth = list(TRUTH.values())
+    rho = ranking.agreements["early-stop:6 held_loss"]["spearman"].value
+    assert rho == pytest.approx(spearmanr(np.negative(losses), truth).statistic)
+    gain = ranking.gains["early-stop:6 held_loss"]["spearman"].value
+    assert gain == pytest.approx(rho - spearmanr(parameters, truth).statistic)
+    assert not found.notes
+    assert (tmp_path / "run" / "scatter-random-2.png").read_bytes()[:4] == b"\x89PNG"
+    assert "Spearman" in (tmp_path / "run" / "report.html").read_text()
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = {path!r}
+import torch; torch.set_num_threads(1)
+from condense import load_dataset
+from nas.cluster import Engine
+from nas.search import resume, search
+from nas.plan import REGIMES, change
+if __name__ == "__main__":
+    regime = change(REGIMES["nasbench201"], epochs=20, cells=1, width=4)
+    search(load_dataset("digits"), space_name="nasbench201", proxies=["random:2"], sample={cells!r}, seeds=4, regime=regime,
+           held_out=50, out=sys.argv[1], engine=Engine(workers=2, threads=1, device="cpu"), quiet=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_search_ends_with_the_same_ranking(digits, tmp_path, monkeypatch):
+    monkeypatch.undo()  # as the script's workers have it
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(path=sys.path, cells=CELLS))
+    subprocess.run([sys.executable, script, tmp_path / "whole"], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    victim = subprocess.Popen([sys.executable, script, tmp_path / "killed"], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    store = tmp_path / "killed" / "trials.sqlite"
+    while _rows(store) < 8:
+        time.sleep(0.02)
+        assert victim.poll() is None, "it should be killed before its end"
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    kept = _rows(store)
+    assert kept < 25
+    before = show(tmp_path / "killed")
+    assert before.done == kept
+    assert any("still to be made" in note for note in before.notes)
+    resume(tmp_path / "killed", engine=Engine(workers=2, threads=1, device="cpu"), quiet=True)
+    assert _rows(store) == 25
+    assert (tmp_path / "killed" / "ranking.json").read_bytes() == (tmp_path / "whole" / "ranking.json").read_bytes()
+    assert (tmp_path / "killed" / "ranking.csv").read_bytes() == (tmp_path / "whole" / "ranking.csv").read_bytes()
+
+
+def _rows(store: Path) -> int:
+    if not store.exists():
+        return 0
+    database = sqlite3.connect(store, timeout=30)
+    try:
+        return database.execute("SELECT count(*) FROM trials").fetchone()[0]
+    except sqlite3.OperationalError:  # its table is still to be made
+        return 0
+    finally:
+        database.close()
+
+
+def test_out_of_time_and_resumed(digits, tmp_path):
+    first = _search(digits, tmp_path / "run", minutes=0)
+    assert (first.done, first.total) == (1, 25)
+    assert len(first.ranking) == 0
+    assert resume(tmp_path / "run", digits, engine=HERE, quiet=True).done == 25
+    undisturbed = _search(digits, tmp_path / "other")
+    assert show(tmp_path / "run").ranking.to_json() == undisturbed.ranking.to_json()
+
+
+def test_two_searches_share_a_store(digits, tmp_path):
+    shared = tmp_path / "all.sqlite"
+    _search(digits, tmp_path / "one", store=shared, sample=CELLS[:3])
+    assert _rows(shared) == 15
+    found = _search(digits, tmp_path / "two", store=shared, sample=CELLS[1:], seeds=1)
+    assert _rows(shared) == 15 + 2 * 3  # two new cells; the second seed is not asked for
+    assert found.done == found.total == 4 * 3
+
+
+def test_diverged_candidates_rank_last_and_are_named(digits, tmp_path):
+    found = _search(digits, tmp_path / "run", proxies=["random:2"], seeds=1, regime=change(QUICK, lr=1e30), by="random:2 accuracy")
+    assert any("5 trainings of 5 architectures diverged" in note for note in found.notes)
+    rows = json.loads((tmp_path / "run" / "ranking.json").read_text())["architectures"]
+    assert len(rows) == 5
+    assert all(row["random:2 accuracy"] is None and row["random:2 diverged"] == 1 for row in rows)
+
+
+def test_a_reference_run_makes_the_table_that_a_search_takes(digits, tmp_path):
+    options = {"space_name": "nasbench201", "sample": CELLS, "regime": change(QUICK, epochs=1), "held_out": 50, "engine": HERE}
+    found = train_reference(digits, out=tmp_path / "truth", images=100, quiet=True, **options)
+    assert found.ranking is None
+    assert found.done == 5
+    table = reference.load(tmp_path / "truth" / "reference.csv", "nasbench201")
+    truth = table.truth("digits", CELLS)
+    assert ((truth >= 0) & (truth <= 1)).all()
+    assert table.known("digits_valid") == list(CELLS)
+    judged = _search(digits, tmp_path / "run", reference=tmp_path / "truth" / "reference.csv")
+    np.testing.assert_allclose(judged.ranking.truth, truth)
+
+
+def test_a_reference_is_found_in_the_data_folder(tmp_path):
+    assert find_reference("nasbench201", "digits", None, str(tmp_path)) is None
+    _table(tmp_path / "nasbench201.csv", TRUTH)
+    assert find_reference("nasbench201", "digits", None, str(tmp_path)).source == str(tmp_path / "nasbench201.csv")
+    assert find_reference("nasbench201", "cifar10", None, str(tmp_path)) is None  # it has no column for that
+
+
+def test_condensed_sets_that_saw_the_held_out_images_are_named(digits, tmp_path):
+    select("random", digits, 2, preprocess=make_preprocess("standard", digits), seed=0).save(tmp_path / "ipc2")
+    found = _search(digits, tmp_path / "run", proxies=[str(tmp_path / "ipc2")], seeds=1)
+    assert any("ipc2: condensed from images that include those held out" in note for note in found.notes)
+    again = select("random", digits, 2, preprocess=make_preprocess("standard", digits), seed=1)
+    again.save(tmp_path / "ipc2")
+    with pytest.raises(UserError, match="another proxy `ipc2`"):
+        resume(tmp_path / "run", digits, engine=HERE, quiet=True)
+
+
+def test_bad_input_is_refused_before_the_first_training(digits, tmp_path):
+    gaps = _table(tmp_path / "gaps.csv", dict.fromkeys(CELLS[:3], 90.0))
+    for wrong, message in (
+        ({"reference": gaps}, "has no `digits_test` for 2 of 5"),
+        ({"reference": _table(tmp_path / "other.csv", TRUTH, "cifar10")}, "digits_test"),
+        ({"by": "random accuracy"}, "did you mean `random:2 accuracy`"),
+        ({"seeds": 0}, "--seeds 0"),
+        ({"sample": [15625]}, "no architecture 15625"),
+        ({"space_name": "convnet720", "sample": ["convnet-d4-w32-layer-relu-max"]}, "needs images of at least 16 px"),
+        ({"space_name": "nasbench"}, "did you mean `nasbench201`"),
+    ):
+        with pytest.raises(UserError, match=message):
+            _search(digits, tmp_path / "run", **wrong)
+        assert not (tmp_path / "run").exists()
+
+
+def test_folders_are_not_mixed_up(digits, tmp_path):
+    with pytest.raises(UserError, match="holds no search"):
+        resume(tmp_path)
+    _search(digits, tmp_path / "run", sample=CELLS[:2], seeds=1)
+    with pytest.raises(UserError, match="already holds a search"):
+        _search(digits, tmp_path / "run")
+    with pytest.raises(UserError, match="but digits found now has content"):
+        resume(tmp_path / "run", digits.hold_out(9, seed=0))
+    (tmp_path / "run" / "search.json").write_text('{"plan": {"space": "nasbench201"}}')
+    with pytest.raises(UserError, match="not of this version"):
+        show(tmp_path / "run")
+
+
+def test_a_resumed_search_finds_its_dataset_again(digits, tmp_path):
+    _search(digits, tmp_path / "run", sample=CELLS[:2], seeds=1, minutes=0, source=Source(name="digits"))
+    assert resume(tmp_path / "run", engine=HERE, quiet=True).done == 6
+
+
+def test_describe():
+    assert describe("nasbench201", "6111")["name"] == nasbench201.architecture(6111).name
+    assert describe("nasbench201", nasbench201.architecture(6111).name)["index"] == 6111
+    assert describe("convnet720", 400).keys() == {"space", "index", "name", "parameters", "flops"}
+
+
+def test_plain_lines_tell_how_it_goes(digits, tmp_path, capsys):
+    _search(digits, tmp_path / "run", reference=_table(tmp_path / "t.csv", TRUTH), quiet=False)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("nasbench201: 25/25")
+    assert "best |" in last
+    assert "Spearman" in last
+
+
+def test_the_live_table_shows_every_proxy(digits, tmp_path, monkeypatch):
+    import io
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("COLUMNS", "220")
+    _search(digits, tmp_path / "run", reference=_table(tmp_path / "t.csv", TRUTH), quiet=False)
+    text = terminal.getvalue()
+    assert "random:2" in text
+    assert "early-stop:6" in text
+    assert "25 of 25 trainings" in text
+
+
+def test_regimes_are_changed_by_name():
+    assert change(QUICK, cells=3, lr=0.2).cells == 3
+    assert change(QUICK, cells=3, lr=0.2).protocol.lr == 0.2
+    with pytest.raises(UserError, match="did you mean `epochs`"):
+        change(QUICK, epoch=3)

@@ -1,0 +1,259 @@
+"""The benchmarks run, keep what they did, and go on from it; what they conclude from numbers is right."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from benchmarks import campaign, results, scale
+from condense import CondensedSet
+from condense.engine import Engine
+from condense.recipes import RECIPES
+
+SMOKE = ["--scale", "smoke"]
+FIRST = "digits-ipc1-scale100-seed0"
+
+
+def run(command: Any, *flags: object) -> Result:
+    result = CliRunner().invoke(command, [str(flag) for flag in flags])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def record(out: Path, name: str = FIRST) -> dict[str, Any]:
+    return json.loads((out / f"{name}.json").read_text())
+
+
+def accuracies(out: Path) -> list[float]:
+    return record(out)["score"]["accuracies"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first smoke job, done without a break."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(campaign, "IMAGES_A_BATCH", 10)
+        assert run(campaign.main, *SMOKE, "--only", FIRST, "--out", out).exit_code == 0
+    return out
+
+
+# ---- campaign
+
+
+def test_a_campaign_does_all_and_keeps_sets_records_and_a_table(tmp_path: Path) -> None:
+    result = run(campaign.main, *SMOKE, "--out", tmp_path)
+    assert result.exit_code == 0
+    assert "all done: 4 of 4 jobs done, 0 failed" in result.stdout
+    names = {job.name for job in campaign.jobs(campaign.SCALES["smoke"])}
+    assert len(names) == 4
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "table.md", ".lock", *(f"{name}.json" for name in names), *(f"{name}.safetensors" for name in names)
+    }  # fmt: skip
+    found = record(tmp_path)
+    assert found["finished"] is True
+    assert len(found["score"]["accuracies"]) == 3
+    for leg in (*found["condense"], *found["evaluate"]):
+        assert leg["seconds"] > 0
+        assert leg["conditions"]["command"] == f"python -m benchmarks.campaign --scale smoke --only {FIRST}"
+        assert {"torch", "device", "date"} <= set(leg["conditions"])
+    kept = CondensedSet.load(tmp_path / f"{FIRST}.safetensors")
+    assert len(kept) == 10
+    assert kept.provenance["seed"] == 0
+    table = (tmp_path / "table.md").read_text().splitlines()
+    assert table[2].startswith("| digits | 1 | dm |")
+    assert table[2].endswith("| 2 x 3 |")
+    assert len(table) == 4
+
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    assert "all done" in run(campaign.main, *SMOKE, "--out", tmp_path).stdout
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")} == before
+
+
+def test_stopped_while_condensing_it_ends_with_the_same_set(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, step = [], Engine.step
+
+    def interrupted(engine: Engine, number: int) -> Any:
+        steps.append(number)
+        if len(steps) == 4:
+            signal.raise_signal(signal.SIGALRM)  # the end of the budget
+        return step(engine, number)
+
+    monkeypatch.setattr(Engine, "step", interrupted)
+    monkeypatch.setattr(campaign, "IMAGES_A_BATCH", 10)
+    flags = [*SMOKE, "--only", FIRST, "--out", tmp_path]
+    result = run(campaign.main, *flags)
+    assert "0 of 1 jobs done" in result.stdout
+    assert "stopped after step 4 of 8" in result.stdout
+    assert "stopped after step 4 of 8" in run(campaign.main, *flags, "--list").stdout
+    left = {path.relative_to(tmp_path / f"{FIRST}.run").as_posix() for path in (tmp_path / f"{FIRST}.run").rglob("*")}
+    assert left == {"run.json", "start.safetensors", "checkpoints", "checkpoints/step-00000004.safetensors"}
+
+    assert run(campaign.main, *flags).exit_code == 0
+    assert steps == list(range(8))  # no step twice
+    same = [(out / f"{FIRST}.safetensors").read_bytes() for out in (tmp_path, undisturbed)]
+    assert same[0] == same[1]
+    assert accuracies(tmp_path) == accuracies(undisturbed)
+    assert len(record(tmp_path)["condense"]) == 2
+
+
+def test_stopped_while_evaluating_it_keeps_the_networks_it_has(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, evaluate = [], campaign.evaluate
+
+    def interrupted(*args: Any, **flags: Any) -> Any:
+        calls.append(flags["seed"])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate(*args, **flags)
+
+    monkeypatch.setattr(campaign, "evaluate", interrupted)
+    monkeypatch.setattr(campaign, "IMAGES_A_BATCH", 10)  # one network after the other
+    flags = [*SMOKE, "--only", FIRST, "--out", tmp_path]
+    result = run(campaign.main, *flags)
+    assert result.exit_code == 130
+    assert "condensed, 1 of 3 networks" in result.stdout
+    assert run(campaign.main, *flags).exit_code == 0
+    assert len(calls) == 4  # the second network twice, the others once
+    assert len(set(calls)) == 3
+    assert accuracies(tmp_path) == accuracies(undisturbed)
+    assert not (tmp_path / f"{FIRST}.run").exists()
+
+
+def test_the_end_of_the_budget_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(campaign, "jobs", lambda scale: [campaign.Job(1, "endless", lambda place, name: time.sleep(60))])
+    handlers = [signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGINT, signal.SIGTERM)]
+    for budget in ("0.2s", "0s"):
+        result = run(campaign.main, "--budget", budget, "--out", tmp_path)
+        assert result.exit_code == 0
+        assert "the budget is used up: 0 of 1 jobs done, 0 failed\nleft: endless: to do" in result.stdout
+    assert [signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_job_that_fails_is_told_and_the_next_one_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(place: campaign.Workplace, name: str) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    def fine(place: campaign.Workplace, name: str) -> None:
+        place.keep(place.record(name) | {"finished": True}, "well")
+
+    planned = [campaign.Job(1, "faulty", fault), campaign.Job(2, "fine", fine)]
+    monkeypatch.setattr(campaign, "jobs", lambda scale: planned)
+    result = run(campaign.main, "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "ZeroDivisionError: a fault of ours" in result.stderr
+    assert "fine: well" in result.stdout
+    assert "1 of 2 jobs done, 1 failed" in result.stdout
+
+
+def test_missing_data_is_one_line(tmp_path: Path) -> None:
+    result = run(campaign.main, "--only", "cifar10-ipc1-paper-seed0", "--data-dir", tmp_path / "none", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "failed: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_full_campaign_is_the_tables_of_the_papers() -> None:
+    jobs = campaign.jobs(campaign.SCALES["full"])
+    cells = [job.work.keywords["cell"] for job in jobs]  # type: ignore[attr-defined]
+    assert len({job.name for job in jobs}) == len(jobs) == 2 * 3 * 7 * 5
+    assert {cell.repeats for cell in cells} == {20}
+    assert jobs[0].name == "cifar10-ipc1-scale100-seed0"
+    by_name = dict(zip((job.name for job in jobs), cells, strict=True))
+    assert by_name["cifar100-ipc50-paper-seed4"].recipe == RECIPES["paper"]("cifar100", (3, 32, 32), 50)
+    assert by_name["cifar100-ipc50-paper-seed4"].recipe.preprocess == "zca"
+    changed = by_name["cifar10-ipc10-scale100-standard-seed0"].recipe
+    assert (changed.method.loss_scale, changed.preprocess, changed.steps) == (100.0, "standard", 8000)
+    positions = [job.name for job in jobs]
+    for dearer in ("cifar100-ipc50-paper-seed0", "cifar10-ipc10-paper-seed1", "cifar10-ipc50-paper-seed0"):
+        assert positions.index("cifar10-ipc10-paper-seed0") < positions.index(dearer)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("9m", 540), ("2h", 7200), ("1h30m", 5400), ("0.5m", 30)])
+def test_a_budget_in_seconds(text: str, seconds: float) -> None:
+    assert campaign.seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("flags", [["--budget", "9"], ["--budget", "9 minutes"], ["--budget", ""], ["--only", "mnist-*"]])
+def test_bad_flags_are_one_line(flags: list[str], tmp_path: Path) -> None:
+    result = run(campaign.main, *flags, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert flags[0] in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+# ---- scale
+
+
+def points(times: list[float], working: list[float]) -> list[dict[str, Any]]:
+    classes = [10, 100, 1000]
+    return [{"classes": c, "step_s": t, "working_bytes": w} for c, t, w in zip(classes, times, working, strict=True)]
+
+
+def test_a_line_with_a_fixed_part_is_linear() -> None:
+    found = scale.verdict(points([0.5 + 0.02 * c for c in (10, 100, 1000)], [5e8, 5.2e8, 5e8]))
+    assert found["fixed_s"] == pytest.approx(0.5)
+    assert found["per_class_s"] == pytest.approx(0.02)
+    assert found["linear"]
+    assert found["flat"]
+    assert 0.5 < found["log_slope"] < 1
+
+
+def test_quadratic_cost_and_growing_memory_are_called_so() -> None:
+    found = scale.verdict(points([1e-4 * c * c for c in (10, 100, 1000)], [1e8, 1e9, 1e10]))
+    assert found["log_slope"] == pytest.approx(2)
+    assert not found["linear"]
+    assert not found["flat"]
+
+
+@pytest.mark.slow
+def test_scale_measures_and_draws_every_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    result = run(scale.main, "--plan", "smoke", "--name", "tried")
+    assert result.exit_code == 0
+    document = json.loads((tmp_path / "tried.json").read_text())
+    assert {name: [point[name] for point in points] for name, points in document["curves"].items()} == {
+        "classes": [2, 4], "ipc": [1], "size": [16]
+    }  # fmt: skip
+    for point in chain(*document["curves"].values()):
+        assert point["step_s"] > 0
+        assert point["peak_bytes"] > point["held_bytes"] > 0
+    assert document["verdict"]["largest_deviation"] == pytest.approx(0, abs=1e-6)  # two points are on a line
+    assert "slope of the logarithms" in (tmp_path / "tried.md").read_text()
+    assert (tmp_path / "tried.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_ranks_are_timed_through_the_command_itself() -> None:
+    setting = scale.PLANS["smoke"].base
+    found = scale.measure_ranks(setting, 2, scale.pick_device("cpu"), turns=3)
+    assert found["ranks"] == 2
+    assert isinstance(found["step_s"], float)
+
+
+# ---- step
+
+
+@pytest.mark.slow
+def test_a_step_is_timed_against_reference_and_floor(tmp_path: Path) -> None:
+    path = tmp_path / "step.json"
+    flags = ["--ipc", "1", "--real-batch", "4", "--norm", "instance", "--size", "8", "--turns", "2", "--device", "cpu"]
+    command = [sys.executable, "-m", "benchmarks.step", *flags, "--json", str(path)]
+    subprocess.run(command, cwd=Path(__file__).parents[1], check=True, capture_output=True)
+    (found,) = json.loads(path.read_text())
+    assert (found["ipc"], found["real_batch"], found["norm"], found["size"]) == (1, 4, "instance", 8)
+    assert found["ratio"] == pytest.approx(found["reference_s"] / found["engine_s"])
+    assert found["ratio_ci95"][0] <= found["ratio_ci95"][1]
+    assert found["floor_s"] > 0
+    assert found["peak_bytes"] > 0
