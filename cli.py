@@ -393,6 +393,77 @@ def data(
     )
 
 
+@cli.command()
+@_config_option
+@_data_options
+@click.option("--steps", default=10, show_default=True, help="Experiences; they divide the classes.")
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    default=["random", "herding", "datadam:loss_scale=100"],
+    help="random, herding, kcenter, datadam, dm (settings as in datadam:loss_scale=100,lr=1), a set's path, or class-balanced "
+    "(Avalanche's own, in replay); may be repeated.  [default: random, herding, datadam:loss_scale=100]",
+)
+@click.option("--ipc", default=20, show_default=True, help="Images per class in the memory.")
+@click.option("--orders", default=5, show_default=True, help="Class orders: NumPy's seeds 0, 1, ...")
+@click.option("--repeats", default=3, show_default=True, help="Networks of each order.")
+@click.option("--mode", default="scratch", show_default=True, help="scratch (the paper's) or replay (an Avalanche strategy).")
+@click.option("--strategy", default="replay", show_default=True, help="In replay: replay, lwf, gdumb, er-ace or mir.")
+@click.option("--network", default="convnet", show_default=True, help="Network that learns.")
+@click.option("--epochs", type=int, help="Passes at each step; default: 1,000 from scratch, 20 in replay.")
+@click.option("--condense-steps", type=int, help="Steps of every condensation; default: each recipe's.")
+@click.option("--classes", type=int, help="Take so many of the dataset's classes: a smaller problem.")
+@click.option("--storage", default="uint8", show_default=True, help="How memories are kept: uint8 or float32.")
+@_seed_option
+@_device_option
+@click.option("--out", type=click.Path(), help="Run folder, made here.")
+@click.option("--resume", type=click.Path(), help="Go on with the run in this folder; no other flag is needed.")
+@_json_option
+def continual(
+    dataset: str | None,
+    data_dir: str | None,
+    resolution: int | None,
+    hold_out: int,
+    download: bool,
+    methods: tuple[str, ...],
+    out: str | None,
+    resume: str | None,
+    as_json: bool,
+    **plan: Any,
+) -> None:
+    """Measure condensed memories in class-incremental learning, on CIFAR-100 unless told otherwise.
+
+    \b
+    condensekit continual --steps 10 --data-dir DIR --out runs/cl
+    condensekit continual --steps 5 --dataset digits --ipc 2 --epochs 100 --condense-steps 100 --out runs/cl-digits
+    condensekit continual --resume runs/cl
+    """
+    from continual import protocol
+
+    if resume is not None:
+        measured, folder = protocol.resume(resume, quiet=as_json), resume
+    else:
+        if out is None:
+            raise UserError("--out is missing: name the run folder")
+        source, folder = _source(dataset or "cifar100", data_dir, resolution, hold_out), out
+        try:
+            real = source.load(download=download)
+        except UserError as error:
+            hint = "; or try it without any files: --dataset digits" if dataset is None else ""
+            raise UserError(f"{error}{hint}") from None
+        measured = protocol.run(real, protocol.Plan(methods=methods, **plan), out, source=source, quiet=as_json)
+    if as_json:
+        click.echo(json.dumps(measured.to_json(), indent=2))
+        return
+    from rich.console import Console
+
+    from continual.results import live
+
+    Console().print(live(measured))
+    click.echo(f"report           {Path(folder) / 'report.html'}")
+
+
 def _source(dataset: str | None, data_dir: str | None, resolution: int | None, hold_out: int) -> Any:
     from condense.run import Source
 

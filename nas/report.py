@@ -2,16 +2,20 @@
 
 import io
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from condense import report
 from condense.files import write_bytes
 from nas.proxy import SCORES
-from nas.rank import Agreement
+from nas.rank import Agreement, Estimate
 from nas.ranking import YARDSTICK, Ranking
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _ROWS = 20
 _SHOWN = {"spearman": "Spearman", "spearman_top20": "top 20 %", "spearman_top10": "top 10 %", "kendall": "Kendall"}
@@ -29,25 +33,34 @@ def scatter(path: Path, ranking: Ranking, proxy: str) -> Path:
         finite = np.isfinite(scores)
         axes.scatter(scores[finite], 100 * ranking.truth[finite], s=12, color="#5b7fb8", alpha=0.8, linewidths=0)
         found = ranking.agreements[column]["spearman"]
-        axes.set_title(f"Spearman {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]", fontsize=9)
+        axes.set_title(f"Spearman {interval(found)}", fontsize=9)
         axes.set_xlabel(column.removeprefix(f"{proxy} ").replace("_", " "))
         if column == YARDSTICK:
             axes.set_xscale("log")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("true test accuracy, %")
+    return save_figure(figure, path)
+
+
+def save_figure(figure: "Figure", path: Path) -> Path:
+    """Write a matplotlib figure as a PNG; returns the file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     write_bytes(path, buffer.getvalue())
     return path
 
 
+def interval(estimate: Estimate, sign: str = "") -> str:
+    """A value with its 95 % interval; with `sign` "+" as a difference."""
+    if not isfinite(estimate.value):
+        return "too few"
+    return f"{estimate.value:{sign}.2f} [{estimate.low:{sign}.2f}, {estimate.high:{sign}.2f}]"
+
+
 def agreement_rows(agreements: dict[str, Agreement]) -> list[list[str]]:
     """For each column: name, correlations with their 95 % intervals, and the truth of the best-ranked in percent."""
-    return [
-        [name, *(f"{a[m].value:.2f} [{a[m].low:.2f}, {a[m].high:.2f}]" for m in _SHOWN), f"{100 * a['top1'].value:.2f}"]
-        for name, a in agreements.items()
-    ]
+    return [[name, *(interval(a[m]) for m in _SHOWN), f"{100 * a['top1'].value:.2f}"] for name, a in agreements.items()]
 
 
 AGREEMENT_HEADERS = ("score", *_SHOWN.values(), "top-1, %")
@@ -59,10 +72,7 @@ def write_report(folder: Path, ranking: Ranking, notes: Sequence[str], facts: di
     if notes:
         sections.append(report.section("To know", *map(report.paragraph, notes)))
     if ranking.agreements:
-        gains = [
-            [name, *(f"{a[m].value:+.2f} [{a[m].low:+.2f}, {a[m].high:+.2f}]" for m in _SHOWN)]
-            for name, a in ranking.gains.items()
-        ]
+        gains = [[name, *(interval(a[m], "+") for m in _SHOWN)] for name, a in ranking.gains.items()]
         told = (
             f"Agreement of each score with the true test accuracy of {len(ranking)} architectures, bootstrap 95 % intervals. "
             "Ties share their mean rank; what diverged ranks last. A proxy that does not beat what costs nothing is of no use."

@@ -1,0 +1,246 @@
+"""How far architectures can be ranked by training them on a proxy set, beside what costs nothing.
+
+cells  random cells of NAS-Bench-201, judged by the benchmark's own test accuracies
+grid   ConvNets of the 720 grid, judged by a reference that is trained here
+size   how the correlation grows with the number of real images, and where it crosses the parameter count
+
+Each keeps its trainings in a folder below `--out`: started again it goes on, and a result with trainings missing says so.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks import results
+from condense import load_dataset
+from condense.data import Dataset
+from condense.folder import Source
+from nas import convnet_space
+from nas.cluster import Engine
+from nas.plan import REFERENCE_REGIMES, REGIMES, change
+from nas.proxy import SCORES
+from nas.ranking import YARDSTICK, Ranking
+from nas.report import AGREEMENT_HEADERS, agreement_rows, interval, save_figure, scatter
+from nas.search import Found, resume, search, train_reference
+
+
+def options(command: Callable[..., None]) -> Callable[..., None]:
+    """What every study takes."""
+    for option in reversed(
+        [
+            click.option("--dataset", default="cifar10", show_default=True),
+            click.option("--data-dir", type=click.Path()),
+            click.option("--resolution", type=int, help="Side of the images in pixels; smaller is cheaper."),
+            click.option("--set", "sets", multiple=True, type=click.Path(), help="A condensed set; may be given again."),
+            click.option("--ipc", default=10, show_default=True, help="Random real images per class beside it."),
+            click.option("--held-out", default=1000, show_default=True, help="Training images to score by."),
+            click.option("--minutes", type=float, help="Stop training after that long; start again to go on."),
+            click.option("--out", default="runs/nas", show_default=True, type=click.Path(path_type=Path)),
+            click.option("--workers", type=int),
+            click.option("--device", default="auto", show_default=True),
+            click.option("--name", help="Name of the result files; `nas_` and the study unless told otherwise."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def main() -> None:
+    """Measure how far a proxy set ranks architectures."""
+
+
+@main.command()
+@options
+@click.option("--reference", required=True, type=click.Path(), help="Table of NAS-Bench-201's accuracies.")
+@click.option("--sample", default=60, show_default=True)
+@click.option("--seeds", default=5, show_default=True)
+@click.option("--epochs", default=20, show_default=True)
+@click.option("--cells", default=1, show_default=True, help="Cells a stage; the benchmark has 5.")
+@click.option("--width", default=16, show_default=True, help="Channels of the first stage; the benchmark has 16.")
+def cells(
+    sets: tuple[str, ...], ipc: int, reference: str, sample: int, seeds: int, epochs: int, cells: int, width: int, **common: Any
+) -> None:
+    """Random cells of NAS-Bench-201 at a reduced scale, ranked by random real and condensed images."""
+    regime = change(REGIMES["nasbench201"], epochs=epochs, cells=cells, width=width)
+    choice = {"space_name": "nasbench201", "sample": sample, "seeds": seeds, "regime": regime, "reference": reference}
+    found = _searched("cells", {**choice, "proxies": [f"random:{ipc}", *sets]}, common)
+    _publish("cells", found, common, {"cells": cells, "width": width, "epochs": epochs, "seeds": seeds})
+
+
+@main.command()
+@options
+@click.option("--sample", default=48, show_default=True)
+@click.option(
+    "--most-mflops", default=40.0, show_default=True, help="Leave out architectures that cost more, in 10^6 multiply-adds."
+)
+@click.option("--images", default=5000, show_default=True, help="Real training images of the reference; 0 for all.")
+@click.option("--reference-epochs", default=5, show_default=True)
+@click.option("--seeds", default=1, show_default=True)
+@click.option("--epochs", default=60, show_default=True)
+def grid(
+    sets: tuple[str, ...],
+    ipc: int,
+    sample: int,
+    most_mflops: float,
+    images: int,
+    reference_epochs: int,
+    seeds: int,
+    epochs: int,
+    **common: Any,
+) -> None:
+    """Stratified ConvNets: a reference is trained first, then random, condensed and early-stopped proxies rank them."""
+    dataset = _dataset(common)
+    indices = _cheap(dataset, sample, most_mflops * 1e6)
+    folder = common["out"] / "grid-reference"
+    shared: dict[str, Any] = {"space_name": "convnet720", "sample": indices}
+    truth = _run(
+        folder,
+        common,
+        lambda source, engine: train_reference(
+            dataset,
+            **shared,
+            regime=change(REFERENCE_REGIMES["convnet720"], epochs=reference_epochs),
+            images=images or None,
+            held_out=common["held_out"],
+            out=folder,
+            source=source,
+            engine=engine,
+            minutes=common["minutes"],
+        ),
+        dataset,
+    )
+    if truth.done < truth.total:
+        click.echo(f"the reference has {truth.done} of {truth.total} trainings: start again to go on")
+        return
+    regime = change(REGIMES["convnet720"], epochs=epochs)
+    steps = epochs * -(-ipc * len(dataset.classes) // regime.protocol.batch)
+    choice = {**shared, "seeds": seeds, "regime": regime, "reference": folder / "reference.csv"}
+    found = _searched("grid", {**choice, "proxies": [f"random:{ipc}", *sets, f"early-stop:{steps}"]}, common)
+    scale = {"reference": f"{images or 'all'} images, {reference_epochs} epochs", "epochs": epochs, "seeds": seeds}
+    _publish("grid", found, common, scale | {"at most": f"{most_mflops:g} M multiply-adds"})
+
+
+@main.command()
+@options
+@click.option("--reference", required=True, type=click.Path(), help="Table of NAS-Bench-201's accuracies.")
+@click.option("--sizes", default="10,50,100", show_default=True, help="Real images per class.")
+@click.option("--sample", default=40, show_default=True)
+@click.option("--seeds", default=1, show_default=True)
+@click.option("--epochs", default=20, show_default=True)
+@click.option("--cells", default=1, show_default=True)
+def size(
+    sets: tuple[str, ...], ipc: int, reference: str, sizes: str, sample: int, seeds: int, epochs: int, cells: int, **common: Any
+) -> None:
+    """The correlation against the number of real images, with the condensed sets and the parameter count beside."""
+    regime = change(REGIMES["nasbench201"], epochs=epochs, cells=cells)
+    counts = [int(count) for count in sizes.split(",")]
+    choice = {"space_name": "nasbench201", "sample": sample, "seeds": seeds, "regime": regime, "reference": reference}
+    found = _searched("size", {**choice, "proxies": [*(f"random:{count}" for count in counts), *sets]}, common)
+    ranking = _publish("size", found, common, {"cells": cells, "epochs": epochs, "seeds": seeds})
+    if ranking is not None:
+        _curve(results.FOLDER / f"{common['name'] or 'nas_size'}.png", ranking, counts)
+
+
+def _dataset(common: dict[str, Any]) -> Dataset:
+    return load_dataset(common["dataset"], common["data_dir"], resolution=common["resolution"])
+
+
+def _searched(study: str, choice: dict[str, Any], common: dict[str, Any]) -> Found:
+    """The study's search, begun or gone on with."""
+    folder, dataset = common["out"] / study, _dataset(common)
+
+    def begin(source: Source, engine: Engine) -> Found:
+        options = {"held_out": common["held_out"], "minutes": common["minutes"], "source": source, "engine": engine}
+        return search(dataset, out=folder, **choice, **options)
+
+    return _run(folder, common, begin, dataset)
+
+
+def _run(folder: Path, common: dict[str, Any], begin: Callable[[Source, Engine], Found], dataset: Dataset) -> Found:
+    engine = Engine(workers=common["workers"], device=common["device"])
+    if (folder / "search.json").exists():
+        return resume(folder, dataset, engine=engine, minutes=common["minutes"])
+    source = Source(name=common["dataset"], data_dir=common["data_dir"], resolution=common["resolution"])
+    return begin(source, engine)
+
+
+def _cheap(dataset: Dataset, count: int, most: float) -> list[int]:
+    """The first `count` ConvNets of the stratified order that cost at most `most` multiply-adds an image."""
+    for drawn in range(count, convnet_space.SIZE + 1):
+        indices = convnet_space.sample(drawn, stratified=True)
+        costs = [convnet_space.architecture(index).flops(dataset.shape, len(dataset.classes)) for index in indices]
+        cheap = [index for index, cost in zip(indices, costs, strict=True) if cost <= most]
+        if len(cheap) == count:
+            return cheap
+    raise click.BadParameter(f"only {len(cheap)} architectures cost that little", param_hint="--sample")
+
+
+def _publish(study: str, found: Found, common: dict[str, Any], scale: dict[str, Any]) -> Ranking | None:
+    """Write the study's table, numbers and plots; None where there is nothing to correlate yet."""
+    ranking, name = found.ranking, common["name"] or f"nas_{study}"
+    if ranking is None or not ranking.agreements:
+        click.echo(f"{found.done} of {found.total} trainings: nothing to correlate yet")
+        return None
+    told = ", ".join(f"{key} {value}" for key, value in scale.items())
+    rows = agreement_rows(ranking.agreements)
+    lines = [
+        f"# {len(ranking)} architectures of {ranking.space} on {common['dataset']}: {told}",
+        "",
+        *(f"- {note}" for note in found.notes),
+        "",
+        "Rank correlation with the true test accuracy, [bootstrap 95 % interval]; tops are by the truth.",
+        "",
+        *_markdown(AGREEMENT_HEADERS, rows),
+        "",
+        f"Spearman's rho minus that of `{YARDSTICK}`, on the same resamples: an interval without 0 is a real difference.",
+        "",
+        *_markdown(("score", "all", "top 20 %", "top 10 %"), _gain_rows(ranking)),
+    ]
+    document = {"conditions": results.conditions(), "scale": scale, "done": found.done, "total": found.total}
+    results.write(name, {**document, "notes": found.notes, **ranking.to_json()}, lines)
+    for proxy in ranking.trainings:
+        scatter(results.FOLDER / f"{name}_{proxy.replace(':', '-')}.png", ranking, proxy)
+    click.echo("\n".join(lines))
+    return ranking
+
+
+def _gain_rows(ranking: Ranking) -> list[list[str]]:
+    measures = ("spearman", "spearman_top20", "spearman_top10")
+    return [[name, *(interval(gain[measure], "+") for measure in measures)] for name, gain in ranking.gains.items()]
+
+
+def _markdown(headers: Any, rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(headers)} |", "|---" * len(headers) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _curve(path: Path, ranking: Ranking, sizes: list[int]) -> None:
+    """Spearman's rho of each score against the images per class; the parameter count as a line, condensed sets as points."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4), layout="constrained", dpi=150)
+    axes = figure.subplots()
+    condensed = [proxy for proxy in ranking.trainings if not proxy.startswith("random:")]
+    for number, score in enumerate(SCORES):
+        colour, found = f"C{number}", [ranking.agreements[f"random:{size} {score}"]["spearman"] for size in sizes]
+        arms = [[e.value - e.low for e in found], [e.high - e.value for e in found]]
+        axes.errorbar(
+            sizes, [e.value for e in found], yerr=arms, color=colour, marker="o", capsize=3, label=score.replace("_", " ")
+        )
+        for proxy in condensed:
+            at = sizes[0] * (0.86 + 0.04 * number)
+            axes.plot([at], [ranking.agreements[f"{proxy} {score}"]["spearman"].value], color=colour, marker="*", markersize=11)
+    axes.axhline(ranking.agreements[YARDSTICK]["spearman"].value, color="#333333", linestyle="--", label=YARDSTICK)
+    axes.set(xscale="log", xlabel="real images per class (stars: condensed sets)", ylabel="Spearman's rho, 95 % intervals")
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    save_figure(figure, path)
+
+
+if __name__ == "__main__":
+    main()
