@@ -1,0 +1,59 @@
+"""The `continual` command as a user runs it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import cli
+
+SMALL = ["--dataset", "digits", "--steps", "5", "--ipc", "2", "--orders", "2", "--repeats", "1", "--epochs", "2"]
+QUICK = [*SMALL, "--network", "mlp", "--method", "random", "--method", "datadam:real_batch=8", "--condense-steps", "2"]
+
+
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["cli.py", *map(str, arguments)])
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    return code, *capsys.readouterr()
+
+
+def test_it_measures_prints_and_resumes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code, out, _ = run(capsys, monkeypatch, "continual", *QUICK, "--out", tmp_path / "run", "--json")
+    assert code == 0
+    measured = json.loads(out)
+    assert set(measured) == {"random", "datadam:real_batch=8"}
+    assert {"accuracy.png", "report.html", "summary.json"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    code, out, _ = run(capsys, monkeypatch, "continual", "--resume", tmp_path / "run", "--json")
+    assert json.loads(out) == measured
+    code, out, _ = run(capsys, monkeypatch, "continual", "--resume", tmp_path / "run")
+    assert "random" in out
+    assert "report.html" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "digits", "--steps", "3", "--out", "x"], "give one of 1, 2, 5, 10"),
+        (["--dataset", "digits", "--steps", "5"], "--out is missing"),
+        (["--data-dir", "nowhere", "--out", "x"], "--dataset digits"),
+        ([*SMALL, "--method", "herdign", "--out", "x"], "did you mean `herding`"),
+        ([*SMALL, "--mode", "reply", "--out", "x"], "did you mean `replay`"),
+        (["--resume", "nowhere"], "holds no continual run"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = run(capsys, monkeypatch, "continual", *arguments)
+    assert code == 2
+    assert message in errors
+    assert errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
