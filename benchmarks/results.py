@@ -34,7 +34,7 @@ def command() -> str:
     """The command line that runs, with `DIR` for the place of the data: that is different on every machine."""
     module, arguments = Path(sys.argv[0]), list(sys.argv[1:])
     for place, argument in enumerate(arguments[:-1]):
-        if argument in ("--data-dir", "--out", "--reference", "--set"):
+        if argument in ("--data-dir", "--out", "--reference", "--set", "--json"):
             arguments[place + 1] = "DIR"
     name = ["-m", f"benchmarks.{module.stem}"] if module.parent.name == "benchmarks" else [module.name]
     return shlex.join(["python", *name, *arguments])
