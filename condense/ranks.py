@@ -4,6 +4,7 @@ The ranks need nothing of each other while they work: they agree on the job at t
 rank 0 at the end. Both go over gloo, on the host. The run folder must be one that all ranks see.
 """
 
+import atexit
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,6 +33,8 @@ class Ranks:
             return cls()
         if not dist.is_initialized():
             dist.init_process_group("gloo", timeout=_PATIENCE)
+            # Left to the interpreter's end, the group's threads may outlive what they use, and the process aborts.
+            atexit.register(dist.destroy_process_group)
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
@@ -52,7 +55,9 @@ class Ranks:
 
     def agree(self, job: dict[str, Any]) -> None:
         """Raise a `UserError` on every rank, naming what differs, unless all ranks have the same job."""
-        for rank, theirs in enumerate(self._from_all(job)):
+        jobs = self._from_all(job)
+        self.wait()  # whoever is refused leaves at once: not while another still reads from it
+        for rank, theirs in enumerate(jobs):
             if changed := differences(job, theirs):
                 raise UserError(f"rank {rank} was started with other settings than rank {self.rank}: {changed}")
 
