@@ -94,8 +94,12 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print one J
 @_config_option
 @_data_options
 @click.option("--ipc", type=int, default=10, show_default=True, help="Images per class.")
-@click.option("--recipe", "recipe_name", default="paper", show_default=True, help="paper, official-code or dm.")
-@click.option("--method", help="Matching method under the recipe's other settings: datadam or dm.")
+@click.option(
+    "--recipe",
+    "recipe_name",
+    help="paper (DataDAM's), official-code, or a method: as its authors published it.  [default: paper]",
+)
+@click.option("--method", help="datadam, dm, ...: alone, as published; with --recipe, under that recipe's other settings.")
 @click.option("--steps", type=int, help="Steps; default: the recipe's.")
 @click.option("--network", help="Network to match under, such as convnet or convnet-d3-w128-batch.")
 @click.option("--real-batch", type=int, help="Real images of each class in a step.")
@@ -123,7 +127,7 @@ def condense(
     hold_out: int,
     download: bool,
     ipc: int,
-    recipe_name: str,
+    recipe_name: str | None,
     method: str | None,
     settings: tuple[str, ...],
     seed: int,
@@ -155,7 +159,7 @@ def condense(
     if out is None and not dry_run:
         raise UserError("--out is missing: name the run folder (or --dry-run to see what would be done)")
     real = source.load(download=download)
-    recipe = recipes.resolve(recipe_name, real.name, real.shape, ipc, method=method)
+    recipe = recipes.resolve(recipe_name or recipes.recipe_for(method or "datadam"), real.name, real.shape, ipc, method=method)
     recipe = recipe.override({key: value for key, value in flags.items() if value is not None} | _pairs(settings))
     if dry_run:
         _print(run.rehearse(real, ipc=ipc, recipe=recipe, seed=seed, device=device, chunk=chunk), as_json)

@@ -24,26 +24,18 @@ from condense.data import Dataset
 from condense.device import fast_bfloat16
 from condense.errors import UserError
 from condense.graph import Graphed
-from condense.methods import Method
-from condense.methods.base import Described
-from condense.preprocess import Preprocess, Whiten
-from condense.randomness import uniforms
+from condense.learner import Learner
+from condense.methods.base import Described, Matching
+from condense.preprocess import Preprocess
+from condense.real import RealImages
 from condense.recipes import Recipe
 
 _CHUNK_PIXELS = {"cpu": 50 * 1024, "cuda": 512 * 1024}
 """Pixels of synthetic images that a chunk aims at: what stays in a CPU's cache, what keeps a GPU busy in little memory."""
-_WHITENED_BYTES = 2 * 2**30
-"""Most memory for a whitened training set: CIFAR takes 0.6 GB."""
-_EXPLODED = 1e4
-"""Pixels this far from 0, in preprocessed units, come of a diverged run: real ones are within 10."""
 
 
-class Diverged(Exception):
-    """The loss or the pixels are no longer finite or within reason. The text says when, and what to lower."""
-
-
-class Engine:
-    """Synthetic images and the step that moves them.
+class Engine(Learner):
+    """The learner of every matching method: synthetic images and the step that moves them.
 
     Parameters
     ----------
@@ -83,7 +75,6 @@ class Engine:
         if not self.chunks:
             raise UserError(f"{ranks} ranks are more than there are chunks of classes: start fewer, or give a smaller --chunk")
         self.classes = torch.cat(self.chunks)
-        """The classes of this engine, int64; `images` are theirs, in this order."""
         self.augment = make_augment(recipe.augment)
         self.real = RealImages(dataset, preprocess, recipe.real_batch, seed, device)
         own = start.unflatten(0, (num_classes, self.per_class))[self.classes.cpu()]
@@ -92,6 +83,7 @@ class Engine:
         if compiled is None:
             images_a_step = num_classes * (recipe.real_batch + 2 * self.per_class)
             compiled = worth_compiling(recipe.steps * images_a_step * pixels)
+        assert isinstance(recipe.method, Matching)  # as `learner_of` in condense.run sees to
         self.describe = Describer(self.network, recipe.method, device, compiled=compiled)
         self._graphed = Graphed(self._step, [self.images, self.momentum]) if device.type == "cuda" else None
 
@@ -125,13 +117,6 @@ class Engine:
             first = rows.stop
         return totals
 
-    def read(self, totals: dict[str, Tensor], done: int) -> dict[str, float]:
-        """What `step` returned, as numbers, after `done` steps. Waits for the device. Raises `Diverged`."""
-        losses = {name: float(total) for name, total in totals.items()}
-        if not (torch.tensor(list(losses.values())).isfinite().all() and self.images.abs().amax() < _EXPLODED):
-            raise Diverged(f"the loss diverged by step {done} (not finite, or pixels beyond reason): lower --lr or --loss-scale")
-        return losses
-
     def gradient(self, classes: Tensor, images: Tensor, step: int | Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The parts of the loss of each of `classes` (int64 [C], on the device), each [C], under the network as it stands,
         and the gradient of their sum with respect to `images`, those of the classes, [C * I, ch, H, W]."""
@@ -139,18 +124,13 @@ class Engine:
         real = self.describe.real(drawn, len(classes))
         leaf = images.detach().requires_grad_()
         synthetic = self.describe.synthetic(self.augment.matching(leaf, classes, self.seed, step), len(classes))
-        parts = self.recipe.method.parts(real, synthetic)
+        parts = self.describe.method.parts(real, synthetic)
         (gradient,) = torch.autograd.grad(torch.stack(list(parts.values())).sum(), leaf)
         return {name: losses_C.detach() for name, losses_C in parts.items()}, gradient
 
-    def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold beside the step: the images and their momentum, copied."""
-        return {"images": self.images.clone(), "momentum": self.momentum.clone()}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from `state()`."""
-        self.images.copy_(state["images"])
-        self.momentum.copy_(state["momentum"])
+    def tensors(self) -> dict[str, Tensor]:
+        """The images and their momentum."""
+        return {"images": self.images, "momentum": self.momentum}
 
     def _halve(self, classes: Tensor, waiting: Sequence[Tensor]) -> list[Tensor]:
         """What is left of this step in chunks of half the size of `classes`, which was too much; later steps follow suit."""
@@ -167,8 +147,8 @@ class Describer:
     `compiled` fuses all between two convolutions: normalise, activate, attend, pool.
     """
 
-    def __init__(self, network: networks.Network, method: Method, device: torch.device, *, compiled: bool) -> None:
-        self._network, self._method, self._device = network, method, device
+    def __init__(self, network: networks.Network, method: Matching, device: torch.device, *, compiled: bool) -> None:
+        self._network, self.method, self._device = network, method, device
         self._half = compiled and fast_bfloat16(device)
         self._describe: Callable[[Tensor], Described] = self._plain
         if compiled:
@@ -187,45 +167,11 @@ class Describer:
         return _by_class(self._describe(images), num_classes)
 
     def _plain(self, images: Tensor) -> Described:
-        return self._method.describe(*self._network.observe(images))
+        return self.method.describe(self._network, images)
 
 
 def _by_class(described: Described, num_classes: int) -> Described:
     return [tensor.unflatten(0, (num_classes, -1)) for tensor in described]
-
-
-class RealImages:
-    """The real training images on the device, and the batches drawn of them."""
-
-    def __init__(self, dataset: Dataset, preprocess: Preprocess, per_class: int, seed: int, device: torch.device) -> None:
-        train = dataset.train
-        self._per_class, self._seed = per_class, seed
-        self._preprocess = preprocess.to(device)
-        self._pixels = train.pixels.to(device)
-        # Whitening is a matrix product for every image drawn: where there is room, it is done once for all.
-        self._whitened = isinstance(preprocess, Whiten) and 4 * train.pixels.numel() <= _WHITENED_BYTES
-        if self._whitened:
-            self._pixels = self._preprocess.apply(self._pixels)
-        self._counts = train.counts().to(device)
-        # Row c lists the images of class c; short rows are filled up with an index that is never drawn.
-        table = torch.zeros(len(train.classes), int(train.counts().max()), dtype=torch.int64)
-        for label in range(len(train.classes)):
-            indices = train.of_class(label)
-            table[label, : len(indices)] = indices
-        self._table = table.to(device)
-
-    def batch(self, classes: Tensor, step: int | Tensor) -> Tensor:
-        """A batch of each class, preprocessed, class-major: float32 [C * B, ch, H, W].
-
-        Drawn without replacement; of a class with fewer than B images, all are taken equally often, to within one.
-        """
-        table, counts = self._table[classes], self._counts[classes]
-        keys = uniforms(self._seed, "real", step, classes, table.shape[1])
-        keys = keys.masked_fill(torch.arange(table.shape[1], device=keys.device) >= counts[:, None], 2.0)
-        order = keys.topk(min(self._per_class, table.shape[1]), dim=1, largest=False).indices
-        places = torch.arange(self._per_class, device=keys.device) % counts[:, None]
-        chosen = table.gather(1, order.gather(1, places)).flatten()
-        return self._pixels[chosen] if self._whitened else self._preprocess.apply(self._pixels[chosen])
 
 
 def _chunks(chunk: int | None, num_classes: int, pixels_a_class: int, joint: bool, device: torch.device) -> list[Tensor]:

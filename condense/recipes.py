@@ -9,11 +9,12 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_type_hints
 
 from condense.augment import dsa_for
 from condense.errors import UserError, unknown
-from condense.methods import DM, METHODS, DataDAM, Method
+from condense.methods import METHODS, DataDAM, Method
 from condense.methods.base import require
 
 
@@ -75,6 +76,12 @@ class Recipe:
         return dataclasses.replace(_replace(self, {key: value for key, value in changes.items() if key in own}), method=method)
 
 
+def _method(name: str) -> Any:
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    return METHODS[name]
+
+
 def resolve(name: str, dataset_name: str, shape: tuple[int, int, int], ipc: int, *, method: str | None = None) -> Recipe:
     """The named recipe for a dataset of images `shape` (ch, H, W) and `ipc` images per class.
 
@@ -84,18 +91,22 @@ def resolve(name: str, dataset_name: str, shape: tuple[int, int, int], ipc: int,
         raise unknown("recipe", name, RECIPES)
     recipe = RECIPES[name](dataset_name, shape, ipc)
     if method is not None and method != recipe.method_name:
-        recipe = dataclasses.replace(recipe, method=_method(method)())
+        kind = _method(method)
+        theirs = {field.name for field in dataclasses.fields(kind)}
+        published = {key: value for key, value in kind.published(dataset_name, shape, ipc).items() if key in theirs}
+        recipe = dataclasses.replace(recipe, method=kind(**published))
     return dataclasses.replace(recipe, augment=dsa_for(dataset_name)) if recipe.augment == "dsa" else recipe
 
 
-def _paper(dataset_name: str, shape: tuple[int, int, int], ipc: int) -> Recipe:
-    """The DataDAM paper, taken literally: loss scale 1."""
-    return Recipe(
-        name="paper",
-        method=DataDAM(power=4.0, loss_scale=1.0, task_balance=0.01 if shape[-1] < 64 else 0.02),
-        lr=1.0 if ipc <= 50 else 10.0,
-        preprocess="zca" if dataset_name in ("cifar10", "cifar100") else "standard",
-    )
+def recipe_for(method: str) -> str:
+    """The name of the recipe that is a method as published."""
+    return "paper" if _method(method) is DataDAM else method
+
+
+def _published(name: str, method: str, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> Recipe:
+    """A method as its authors published it."""
+    kind = _method(method)
+    return Recipe(name=name, method=kind()).override(kind.published(dataset_name, shape, ipc))
 
 
 def _official_code(dataset_name: str, shape: tuple[int, int, int], ipc: int) -> Recipe:
@@ -110,22 +121,10 @@ def _official_code(dataset_name: str, shape: tuple[int, int, int], ipc: int) -> 
     )
 
 
-def _dm(dataset_name: str, shape: tuple[int, int, int], ipc: int) -> Recipe:
-    """Distribution matching as published: InstanceNorm, no ZCA, 20,000 steps."""
-    return Recipe(name="dm", method=DM(), steps=20_000, lr=1.0 if ipc <= 50 else 10.0)
-
-
 RECIPES: dict[str, Callable[[str, tuple[int, int, int], int], Recipe]] = {
-    "paper": _paper,
+    **{recipe_for(method): partial(_published, recipe_for(method), method) for method in METHODS},
     "official-code": _official_code,
-    "dm": _dm,
 }
-
-
-def _method(name: str) -> type:
-    if name not in METHODS:
-        raise unknown("method", name, METHODS)
-    return METHODS[name]
 
 
 def _replace(config: Any, changes: Mapping[str, Any]) -> Any:

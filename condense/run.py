@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from condense import report, select
 from condense.curves import curves
 from condense.data import Dataset
 from condense.device import peak_memory, pick_device
-from condense.engine import Diverged, Engine
+from condense.engine import Engine
 from condense.errors import UserError, unknown
 from condense.exchange import import_set
 from condense.folder import Checkpoints, Job, Source, check_free, keep, load_job, locked, record, source_of
+from condense.learner import Diverged, Learner, Problem
+from condense.methods import Looping
 from condense.preprocess import make_preprocess
 from condense.progress import progress
 from condense.provenance import provenance
@@ -80,18 +83,18 @@ def condense(
         if ranks.count > 1:
             raise UserError("several ranks need a run folder that all of them see: give --out")
         start = _start(dataset, job)
-        engine = _engine(dataset, job, start, ranks)
+        learner = _learner(dataset, job, start, ranks)
         try:
-            _steps(engine, job, 0, lambda step: None, lambda step, losses, seconds: None, quiet)
+            _steps(learner, job, 0, lambda step: None, lambda step, losses, seconds: None, quiet)
         except Diverged as diverged:
             raise UserError(str(diverged)) from None
-        return _assemble(start, [(engine.classes.cpu(), engine.images.cpu())], job.recipe.steps)
+        return _assemble(start, [_learned(learner)], job.recipe.steps)
     folder = Path(out)
     with _owned(folder, ranks):
         if ranks.leads:
             check_free(folder, job)
             start = _start(dataset, job)
-            _engine(dataset, job, start, ranks)  # all that can be wrong with a job shows before the folder becomes its own
+            _learner(dataset, job, start, ranks)  # all that can be wrong with a job shows before the folder becomes its own
             start.save(folder / "start.safetensors")
             record(folder, job, finished=False)
         ranks.wait()
@@ -103,20 +106,28 @@ def rehearse(
 ) -> dict[str, Any]:
     """What `condense` would do, with time and memory measured on a few steps (the first, which warms up, not counted)."""
     select.check_ipc(dataset, ipc)
-    place = pick_device(device)
-    preprocess = make_preprocess(recipe.preprocess, dataset)
-    start = select.noise(dataset, ipc, preprocess=preprocess, seed=seed)
-    engine = Engine(dataset, recipe, preprocess, start.images, seed=seed, device=place, chunk=chunk)
-    engine.read(engine.step(0), 1)
+    place, preprocess = pick_device(device), make_preprocess(recipe.preprocess, dataset)
+    job = Job(
+        source=Source(name=dataset.name),
+        fingerprint=dataset.fingerprint,
+        ipc=ipc,
+        seed=seed,
+        recipe=recipe,
+        device=place.type,
+        chunk=chunk,
+        checkpoint_every=1,
+    )
+    learner = _learner(dataset, job, select.noise(dataset, ipc, preprocess=preprocess, seed=seed), Ranks())
+    learner.read(learner.step(0), 1)
     began = time.perf_counter()
     for step in range(1, steps):
-        engine.read(engine.step(step), step + 1)
+        learner.read(learner.step(step), step + 1)
     seconds = (time.perf_counter() - began) / (steps - 1)
     return {
         "recipe": recipe.to_json(),
         "ipc": ipc,
         "device": place.type,
-        "chunk": len(engine.chunks[0]),
+        "chunk": len(learner.chunks[0] if isinstance(learner, Engine) else learner.classes),
         "seconds_a_step": round(seconds, 4),
         "seconds_in_all": round(seconds * recipe.steps),
         "peak_memory_MB": round(peak_memory(place) / 1e6),
@@ -170,14 +181,22 @@ def import_into(
     return keep(folder, source, storage, imported)
 
 
-def _engine(dataset: Dataset, job: Job, start: CondensedSet, ranks: Ranks) -> Engine:
+def _learner(dataset: Dataset, job: Job, start: CondensedSet, ranks: Ranks) -> Learner:
+    """What learns the images: the engine, which treats the classes of a matching method in chunks, or the method's own loop."""
+    recipe, place = job.recipe, ranks.place(torch.device(job.device))
+    if isinstance(recipe.method, Looping):
+        if ranks.count > 1:
+            raise UserError(f"method `{recipe.method_name}` joins all classes, so ranks cannot share them: start one process")
+        if job.chunk is not None:
+            raise UserError(f"--chunk {job.chunk}: method `{recipe.method_name}` has no chunks of classes; leave --chunk out")
+        return recipe.method.learner(Problem(dataset=dataset, recipe=recipe, start=start, seed=job.seed, device=place))
     return Engine(
         dataset,
-        job.recipe,
+        recipe,
         start.preprocess,
         start.images,
         seed=job.seed,
-        device=ranks.place(torch.device(job.device)),
+        device=place,
         chunk=job.chunk,
         rank=ranks.rank,
         ranks=ranks.count,
@@ -187,27 +206,27 @@ def _engine(dataset: Dataset, job: Job, start: CondensedSet, ranks: Ranks) -> En
 def _go_on(folder: Path, job: Job, dataset: Dataset, ranks: Ranks, quiet: bool) -> CondensedSet:
     """Work from where `folder` is to the end, and write what a finished run has."""
     start = CondensedSet.load(folder / "start.safetensors")
-    engine, checkpoints = _engine(dataset, job, start, ranks), Checkpoints(folder, ranks)
+    learner, checkpoints = _learner(dataset, job, start, ranks), Checkpoints(folder, ranks)
     done = 0
     if last := checkpoints.last_good():
         state, done = last
-        engine.load_state(state)
+        learner.load_state(state)
     began = time.monotonic()
     with curves(folder if ranks.leads else None, done) as drawn:
 
         def keep_state(step: int) -> None:
-            checkpoints.save(engine.state(), step)
+            checkpoints.save(learner.state(), step)
             if ranks.count == 1:
-                drawn.picture(step, dataclasses.replace(start, images=engine.images.cpu()))
+                drawn.picture(step, _assemble(start, [_learned(learner)], step))
 
         try:
-            _steps(engine, job, done, keep_state, drawn.losses, quiet or not ranks.leads)
+            _steps(learner, job, done, keep_state, drawn.losses, quiet or not ranks.leads)
         except Diverged as diverged:
             kept = [str(path) for path in checkpoints.newest_first()[:1]]
             raise UserError(f"{diverged}{''.join(f'; the last good state is {path}' for path in kept)}") from None
         except Interrupted as stopped:
             raise Interrupted(f"{stopped}; go on with `condense --resume {folder}`") from None
-    parts = ranks.gather((engine.classes.cpu(), engine.images.cpu()))
+    parts = ranks.gather(_learned(learner))
     if ranks.leads:
         result = _assemble(start, parts, job.recipe.steps)
         result.save(folder / "set.safetensors", storage=job.storage)
@@ -218,7 +237,7 @@ def _go_on(folder: Path, job: Job, dataset: Dataset, ranks: Ranks, quiet: bool) 
 
 
 def _steps(
-    engine: Engine,
+    learner: Learner,
     job: Job,
     done: int,
     keep_state: Callable[[int], None],
@@ -226,16 +245,16 @@ def _steps(
     quiet: bool,
 ) -> None:
     """Steps `done` to the last. Raises `Diverged` and, the state kept, `Interrupted`."""
-    steps, every = job.recipe.steps, _LOOK_EVERY[engine.device.type]
-    images_a_step = len(engine.classes) * (job.recipe.real_batch + job.ipc)
+    steps, every = job.recipe.steps, _LOOK_EVERY[job.device]
+    images_a_step = len(learner.classes) * (job.recipe.real_batch + job.ipc)
     with _stop_signal() as stop, progress("condense", steps, done, quiet=quiet) as told:
         looked, began = done, time.perf_counter()
         for step in range(done + 1, steps + 1):
-            totals = engine.step(step - 1)
+            totals = learner.step(step - 1)
             stopping, keeping = stop() and step < steps, step % job.checkpoint_every == 0 or step == steps
             if step % every and not (stopping or keeping):
                 continue
-            losses = engine.read(totals, step)
+            losses = learner.read(totals, step)
             seconds, looked, began = (time.perf_counter() - began) / (step - looked), step, time.perf_counter()
             parts = "  ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
             speed = f"{seconds:.4g} s/step  {images_a_step / seconds:.0f} images/s"
@@ -247,12 +266,19 @@ def _steps(
                 raise Interrupted(f"stopped after step {step} of {steps}")
 
 
-def _assemble(start: CondensedSet, parts: list[tuple[torch.Tensor, torch.Tensor]], steps: int) -> CondensedSet:
-    """The set whose images are those of all ranks, given as (classes, their images)."""
+def _learned(learner: Learner) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The classes of a learner, their images and, where they were learned, their labels, on the host."""
+    labels = None if learner.labels is None else learner.labels.detach().cpu()
+    return learner.classes.cpu(), learner.images.detach().cpu(), labels
+
+
+def _assemble(start: CondensedSet, parts: list[tuple[Tensor, Tensor, Tensor | None]], steps: int) -> CondensedSet:
+    """The set of what all ranks have learned. Labels are learned by one that has all classes."""
     images = torch.empty_like(start.images).unflatten(0, (len(start.classes), -1))
-    for classes, own in parts:
+    for classes, own, _ in parts:
         images[classes] = own.unflatten(0, (len(classes), -1))
-    return dataclasses.replace(start, images=images.flatten(0, 1), provenance=start.provenance | {"steps": steps})
+    labels = start.labels if parts[0][2] is None else parts[0][2]
+    return dataclasses.replace(start, images=images.flatten(0, 1), labels=labels, provenance=start.provenance | {"steps": steps})
 
 
 def _start(dataset: Dataset, job: Job) -> CondensedSet:

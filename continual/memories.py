@@ -22,11 +22,11 @@ from condense.errors import UserError, unknown
 from condense.evaluate import check_belongs
 from condense.files import digest
 from condense.folder import Job, Source, locked, record
-from condense.methods import METHODS
+from condense.methods import METHODS, Matching
 from condense.networks import build
 from condense.preprocess import Preprocess
 from condense.provenance import provenance
-from condense.recipes import RECIPES, Recipe, resolve
+from condense.recipes import RECIPES, Recipe, recipe_for, resolve
 from condense.run import rehearse, resume
 from condense.select import SELECTIONS, check_ipc, noise, select
 from condense.store import FILE_NAME, CondensedSet
@@ -154,20 +154,17 @@ class Online:
 def parse(method: str, dataset: Dataset, ipc: int, steps: int | None) -> Recipe | CondensedSet | str:
     """What `method` means: a selection's name, a recipe, or the set in a file.
 
-    `NAME` or `NAME:key=value,...`, NAME a selection, a recipe or a matching method (which stands for `paper` under that
-    method); the settings are the recipe's. Or the path of a set, whose classes must be those of `dataset`, all there.
+    `NAME` or `NAME:key=value,...`, NAME a selection, a recipe or a method, as published; the settings are the recipe's.
+    Or the path of a set, whose classes must be those of `dataset`, all there.
     """
     if method in SELECTIONS:
         return method
     if Path(method).suffix == ".safetensors" or Path(method).is_dir():
         return _whole(Path(method), dataset)
     name, _, text = method.partition(":")
-    if name in RECIPES:
-        recipe = resolve(name, dataset.name, dataset.shape, ipc)
-    elif name in METHODS:
-        recipe = resolve("paper", dataset.name, dataset.shape, ipc, method=name)
-    else:
+    if name not in METHODS and name not in RECIPES:
         raise unknown("method", name, sorted({*SELECTIONS, *METHODS, *RECIPES, "FILE.safetensors"}))
+    recipe = resolve(recipe_for(name) if name in METHODS else name, dataset.name, dataset.shape, ipc)
     settings = dict(pair.partition("=")[::2] for pair in text.split(",") if pair)
     return recipe.override({"preprocess": "standard", **({"steps": steps} if steps is not None else {}), **settings})
 
@@ -188,6 +185,8 @@ def separable(how: Recipe | str, dataset: Dataset) -> bool:
     """Whether the images made for a class depend on that class alone."""
     if isinstance(how, str):
         return how == "random"
+    if not isinstance(how.method, Matching):
+        return False
     joint = joins_images(build(how.network, dataset.shape, len(dataset.classes)))
     return not joint and how.init in ("random", "noise")
 

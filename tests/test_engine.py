@@ -10,11 +10,13 @@ from torch import Tensor
 from condense.accelerate import Compiled
 from condense.augment import make_augment
 from condense.data import Dataset, Images
-from condense.engine import Diverged, Engine, RealImages
+from condense.engine import Engine
 from condense.errors import UserError
+from condense.learner import Diverged
 from condense.methods import DataDAM
 from condense.networks import build, initialise
 from condense.preprocess import make_preprocess
+from condense.real import RealImages
 from condense.recipes import Recipe
 
 CPU = torch.device("cpu")

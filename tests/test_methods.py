@@ -10,8 +10,20 @@ from torch import Tensor
 
 from condense.errors import UserError
 from condense.methods import DM, DataDAM
+from condense.zoo import Network
 
 SHAPES = [(5, 6, 6), (4, 3, 3), (7, 2, 2)]  # (channels, H, W) of three layers
+
+
+class Showing(Network):
+    """A network with given maps; the last one, flattened, is its embedding."""
+
+    def __init__(self, maps: list[Tensor]) -> None:
+        super().__init__()
+        self.given = maps
+
+    def observe(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        return self.given, self.given[-1].flatten(1)
 
 
 def maps_of(images: int, seed: int) -> list[Tensor]:
@@ -24,7 +36,7 @@ def by_class(described: list[Tensor], num_classes: int) -> list[Tensor]:
 
 
 def loss(method: DataDAM | DM, real: list[Tensor], synthetic: list[Tensor], num_classes: int) -> dict[str, Tensor]:
-    described = [by_class(method.describe(maps, maps[-1].flatten(1)), num_classes) for maps in (real, synthetic)]
+    described = [by_class(method.describe(Showing(maps), maps[0]), num_classes) for maps in (real, synthetic)]
     return method.parts(*described)
 
 
@@ -119,10 +131,10 @@ def test_a_set_equal_to_the_real_images_has_no_loss() -> None:
 
 
 def test_layers_chooses_what_is_matched() -> None:
-    described = DataDAM(layers=(2,)).describe(maps_of(2, 0), torch.zeros(2, 9))
-    assert [tuple(d.shape) for d in described] == [(2, 4), (2, 9)]
+    described = DataDAM(layers=(2,)).describe(Showing(maps_of(2, 0)), torch.zeros(2, 3, 4, 4))
+    assert [tuple(d.shape) for d in described] == [(2, 4), (2, 28)]
     with pytest.raises(UserError, match="layers 0 to 2"):
-        DataDAM(layers=(3,)).describe(maps_of(2, 0), torch.zeros(2, 9))
+        DataDAM(layers=(3,)).describe(Showing(maps_of(2, 0)), torch.zeros(2, 3, 4, 4))
 
 
 @pytest.mark.parametrize(
@@ -135,5 +147,5 @@ def test_hyperparameters_out_of_range_are_named(wrong: dict) -> None:
 
 def test_half_precision_maps_are_summed_in_float32() -> None:
     maps = [m.bfloat16() for m in maps_of(2, 0)]
-    described = DataDAM().describe(maps, maps[-1].flatten(1))
+    described = DataDAM().describe(Showing(maps), maps[0])
     assert {d.dtype for d in described} == {torch.float32}

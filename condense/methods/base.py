@@ -1,26 +1,33 @@
-"""What a matching method is, and what several of them need."""
+"""What a method is, and what several of them need."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from condense.errors import UserError
+from condense.learner import Learner, Problem
+from condense.zoo import Network
 
 Described = list[Tensor]
 """What is matched of each image: tensors [N, D_l], or grouped by class [C, images of a class, D_l]."""
 
 
-class Method(Protocol):
+@runtime_checkable
+class Matching(Protocol):
     """A matching method: a frozen dataclass of hyperparameters with the computation that defines it.
 
     The loss of a class depends on that class's images alone, so the engine may treat the classes in chunks.
     """
 
-    def describe(self, maps: Sequence[Tensor], embedding: Tensor) -> Described:
-        """What is matched of each image, from the layers' maps [N, ch_l, H_l, W_l] and the embedding [N, D]."""
+    @classmethod
+    def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
+        """Its authors' settings for images `shape` (ch, H, W): the recipe's fields and its own, where not the defaults."""
+        ...
+
+    def describe(self, network: Network, images: Tensor) -> Described:
+        """What is matched of each of `images` [N, ch, H, W] under a network: tensors [N, D_l]."""
         ...
 
     def parts(self, real: Described, synthetic: Described) -> dict[str, Tensor]:
@@ -29,6 +36,23 @@ class Method(Protocol):
         `real` holds tensors [C, B, D_l] without gradient, `synthetic` [C, I, D_l] with.
         """
         ...
+
+
+@runtime_checkable
+class Looping(Protocol):
+    """A method with an outer loop of its own: a frozen dataclass of hyperparameters that makes the learner."""
+
+    @classmethod
+    def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
+        """As for `Matching`."""
+        ...
+
+    def learner(self, problem: Problem) -> Learner:
+        """The learner of a run. Raises `UserError` for what cannot be done, before anything is written."""
+        ...
+
+
+Method = Matching | Looping
 
 
 def mean_error(real: Tensor, synthetic: Tensor, error: str) -> Tensor:

@@ -9,15 +9,15 @@ Matching", ICCV 2023. For class k, with z_l the normalised attention map of laye
     loss_k  = scale * (L_SAM_k + lambda * L_MMD_k)                                                   (equation 4)
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.nn import functional
 
 from condense.errors import UserError
 from condense.methods.base import Described, mean_error, require, widen
+from condense.zoo import Network
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +44,18 @@ class DataDAM:
         require("task_balance", self.task_balance, self.task_balance >= 0, "0 or more")
         require("loss_scale", self.loss_scale, self.loss_scale > 0, "above 0")
 
-    def describe(self, maps: Sequence[Tensor], embedding: Tensor) -> Described:
+    @classmethod
+    def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
+        """The DataDAM paper, taken literally: loss scale 1. See `condense.recipes` for what its code does instead."""
+        return {
+            "task_balance": 0.01 if shape[-1] < 64 else 0.02,
+            "lr": 1.0 if ipc <= 50 else 10.0,
+            "preprocess": "zca" if dataset_name in ("cifar10", "cifar100") else "standard",
+        }
+
+    def describe(self, network: Network, images: Tensor) -> Described:
         """The normalised attention map of each matched layer, [N, H_l * W_l], and last the embedding [N, D]."""
+        maps, embedding = network.observe(images)
         layers = range(len(maps) - 1) if self.layers is None else self.layers
         if self.layers and not all(0 <= layer < len(maps) for layer in self.layers):
             raise UserError(f"`layers` is {self.layers}: this network has layers 0 to {len(maps) - 1}")
