@@ -20,6 +20,8 @@ _WORTH_COMPILING = 2e7
 _BLOCK_PIXELS = {"cpu": 50 * 1024, "cuda": 1280 * 1024}
 """Pixels a device takes at once. On a CPU the widest maps of 50 float32 images of 32 px stay in cache, and below 32 MB, from
 which on the C library's allocator asks the system for fresh pages each time; on a GPU it is a bound on memory."""
+LAYOUT = {"cpu": torch.channels_last, "cuda": torch.channels_last}
+"""Order of a map's numbers in memory; `python -m benchmarks.step --layout` measures both."""
 
 
 class Compiled(Generic[T]):
@@ -37,11 +39,13 @@ class Compiled(Generic[T]):
         self._compiled: Callable[[Tensor], T] | None = torch.compile(call, dynamic=False)
 
     def __call__(self, images: Tensor) -> T:
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=LAYOUT[images.device.type])
         if self._compiled is None:
             return self._plain(images)
         try:
             return self._compiled(images)
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, OSError) as error:  # the compiler's errors have no narrower kind in common
             result = self._plain(images)  # were it no fault of the compiler, this would raise it again
             self._compiled = None
@@ -57,7 +61,7 @@ class Accelerated(nn.Module):
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         super().__init__()
-        self.network = network.to(device).to(memory_format=torch.channels_last)
+        self.network = network.to(device).to(memory_format=LAYOUT[device.type])
         self._compiled, self._device = Compiled(network), device
 
     def forward(self, images: Tensor) -> Tensor:

@@ -153,8 +153,18 @@ class DSA:
             raise UserError(
                 f"{len(images)} images cannot be {len(classes)} classes of equal size: order them by class, as many of each"
             )
-        u = uniforms(seed, "augment matching", step, classes, 4).repeat_interleave(len(images) // len(classes), dim=0)
-        return _one_each(images, self.operations, _integers(u[:, 0], len(self.operations)), u[:, 1:])
+        per_class = len(images) // len(classes)
+        u = uniforms(seed, "augment matching", step, classes, 4)
+        drawn = _integers(u[:, 0], len(self.operations))
+        if isinstance(step, Tensor) or u.device.type != "cpu":
+            u, drawn = (each.repeat_interleave(per_class, dim=0) for each in (u, drawn))
+            return _one_each(images, self.operations, drawn, u[:, 1:])
+        # The host knows what each class drew: run nothing else.
+        every = torch.ones(per_class, dtype=torch.bool)
+        parts = zip(images.split(per_class), drawn.tolist(), u[:, 1:], strict=True)
+        return torch.cat(
+            [OPERATIONS[self.operations[number]](part, every, row.expand(per_class, 3)) for part, number, row in parts]
+        )
 
     def training(self, images: Tensor, seed: int, step: int | Tensor) -> Tensor:
         """One operation for the whole minibatch, with parameters of its own for each image.

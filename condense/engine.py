@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from condense import networks
-from condense.accelerate import Compiled, block_size, joins_images, worth_compiling
+from condense.accelerate import LAYOUT, Compiled, block_size, joins_images, worth_compiling
 from condense.augment import make_augment
 from condense.data import Dataset
 from condense.device import fast_bfloat16
@@ -152,7 +152,7 @@ class Describer:
         self._half = compiled and fast_bfloat16(device)
         self._describe: Callable[[Tensor], Described] = self._plain
         if compiled:
-            network.to(memory_format=torch.channels_last)
+            network.to(memory_format=LAYOUT[device.type])
             self._describe = Compiled(self._plain)
 
     def real(self, images: Tensor, num_classes: int) -> Described:

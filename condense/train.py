@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from condense.accelerate import block_size, joins_images
-from condense.augment import Augment, dsa_for, make_augment
+from condense.accelerate import LAYOUT, Accelerated, block_size, joins_images
+from condense.augment import DSA, Augment, dsa_for, make_augment
 from condense.errors import UserError, unknown
+from condense.graph import Graphed, has_graphs
 from condense.randomness import generator
 
 _CHECK_EVERY = 50  # passes between looks for divergence: a look waits for the device
@@ -107,45 +108,58 @@ def train(
     seed: with the number of the pass and of the step, it determines order and augmentation.
     augment: in place of the one that `protocol` names.
     prepare: applied to each batch on the device, before augmentation: `preprocess.apply` where `images` are uint8.
-    watch: called with indices, int64 [B], and logits, [B, C], of all images of a batch before the step it gives rise to.
+    watch: called with indices, int64 [B], and logits, [B, C], of all images of a batch before the step it gave rise to; both
+        are good until it returns.
 
-    Raises `Diverged` when the weights cease to be finite.
+    On a GPU that holds the images, each step is one CUDA graph. Raises `Diverged` when the weights cease to be finite.
     """
     device = _device_of(network)
     augment = augment or make_augment(protocol.augment)
     labels = labels.to(device)
-    layout = _layout(device)
+    layout = _layout(network, device)
     separable = not joins_images(network)
     network.to(memory_format=layout).train()
-    optimizer = _sgd(network, protocol, protocol.lr)
-    step, steps = 0, protocol.epochs * math.ceil(len(images) / protocol.batch)
+    optimizer = _SGD(network, protocol)
+
+    def take(chosen: Tensor, number: int | Tensor, rate: float | Tensor) -> Tensor:
+        """One step on the images `chosen`, int64 [B]; returns their logits before it, [B, C]."""
+        batch = images[chosen].to(device)
+        batch = augment.training(prepare(batch) if prepare else batch, seed, number).contiguous(memory_format=layout)
+        network.zero_grad()
+        # Where no image enters another's maps, the gradient of a batch is the sum of those of its blocks.
+        block = block_size(batch, device) if separable else len(batch)
+        logits = []
+        for part, truth in zip(batch.split(block), labels[chosen.to(device)].split(block), strict=True):
+            scores = network(part)
+            (F.cross_entropy(scores, truth, reduction="sum") / len(batch)).backward()
+            logits.append(scores.detach())
+        optimizer.step(rate)
+        return torch.cat(logits)
+
+    # A graph holds no work of the host: no images to be fetched, none to be augmented there.
+    captured = has_graphs(device) and images.device == device and isinstance(augment, DSA)
+    run = Graphed(take, [*network.parameters(), *network.buffers(), *optimizer.velocities]) if captured else take
+    step, steps, rate = 0, protocol.epochs * math.ceil(len(images) / protocol.batch), protocol.lr
     steps = min(steps, protocol.steps or steps)
     for epoch in range(1, protocol.epochs + 1):
-        order = torch.randperm(len(images), generator=generator(seed, "order", epoch))
+        order = torch.randperm(len(images), generator=generator(seed, "order", epoch)).to(images.device)
         for chosen in order.split(protocol.batch):
             if protocol.schedule == "cosine":
-                optimizer.param_groups[0]["lr"] = 0.5 * protocol.lr * (1 + math.cos(math.pi * step / steps))
-            batch = images[chosen.to(images.device)].to(device)
-            batch = augment.training(prepare(batch) if prepare else batch, seed, step)
-            batch, chosen = batch.contiguous(memory_format=layout), chosen.to(device)
-            optimizer.zero_grad()
-            # Where no image enters another's maps, the gradient of a batch is the sum of those of its blocks.
-            block = block_size(batch, device) if separable else len(batch)
-            for part, indices in zip(batch.split(block), chosen.split(block), strict=True):
-                logits = network(part)
-                if watch:
-                    watch(indices, logits.detach())
-                (F.cross_entropy(logits, labels[indices], reduction="sum") / len(batch)).backward()
-            optimizer.step()
+                rate = 0.5 * protocol.lr * (1 + math.cos(math.pi * step / steps))
+            logits = run(chosen, step, rate)
+            if watch:
+                watch(chosen.to(device), logits)
             step += 1
             if step == steps:
                 break
         if protocol.schedule == "drop" and epoch == protocol.epochs // 2 + 1:
-            optimizer = _sgd(network, protocol, protocol.lr * 0.1)  # a new one: the momentum starts again
+            rate = protocol.lr * 0.1
+            optimizer.restart()
         if epoch % _CHECK_EVERY == 0 or step == steps:
             _check_finite(network, protocol, epoch)
         if step == steps:
             break
+    network.zero_grad()
 
 
 @torch.inference_mode()
@@ -169,7 +183,7 @@ def accuracy(
     for part, truth in zip(images.split(batch), labels.split(batch), strict=True):
         part = part.to(device)
         part = prepare(part) if prepare else part
-        logits = network(part.contiguous(memory_format=_layout(device)))
+        logits = network(part.contiguous(memory_format=_layout(network, device)))
         correct += (logits.argmax(dim=1) == truth.to(device)).sum()
     network.train(training)
     return correct.item() / len(images)
@@ -179,19 +193,34 @@ def _device_of(network: nn.Module) -> torch.device:
     return next(network.parameters()).device
 
 
-def _layout(device: torch.device) -> torch.memory_format:
+def _layout(network: nn.Module, device: torch.device) -> torch.memory_format:
     """Measured on a CPU, a step in channels-last takes as long with InstanceNorm, 3/4 as long with BatchNorm; a test less."""
-    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
+    return LAYOUT[device.type] if device.type == "cpu" or isinstance(network, Accelerated) else torch.contiguous_format
 
 
-def _sgd(network: nn.Module, protocol: Protocol, lr: float) -> torch.optim.SGD:
-    return torch.optim.SGD(
-        network.parameters(),
-        lr=lr,
-        momentum=protocol.momentum,
-        weight_decay=protocol.weight_decay,
-        nesterov=protocol.nesterov,
-    )
+class _SGD:
+    """SGD with momentum and L2, as `torch.optim.SGD` defines it; the rate may be a tensor, as a CUDA graph needs it."""
+
+    def __init__(self, network: nn.Module, protocol: Protocol) -> None:
+        self._protocol, self._parameters = protocol, list(network.parameters())
+        self.velocities = [torch.zeros_like(parameter) for parameter in self._parameters]
+
+    @torch.no_grad()
+    def step(self, rate: float | Tensor) -> None:
+        """Move each parameter that has a gradient, which it uses up."""
+        trained = [(p, p.grad, v) for p, v in zip(self._parameters, self.velocities, strict=True) if p.grad is not None]
+        parameters, gradients, velocities = map(list, zip(*trained, strict=True))
+        torch._foreach_add_(gradients, parameters, alpha=self._protocol.weight_decay)
+        torch._foreach_mul_(velocities, self._protocol.momentum)
+        torch._foreach_add_(velocities, gradients)
+        if self._protocol.nesterov:
+            torch._foreach_add_(gradients, velocities, alpha=self._protocol.momentum)
+        moves = gradients if self._protocol.nesterov else velocities
+        torch._foreach_sub_(parameters, torch._foreach_mul(moves, rate))
+
+    def restart(self) -> None:
+        """Start the momentum again, from nothing."""
+        torch._foreach_zero_(self.velocities)
 
 
 def _check_finite(network: nn.Module, protocol: Protocol, epoch: int) -> None:
