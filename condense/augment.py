@@ -153,18 +153,11 @@ class DSA:
             raise UserError(
                 f"{len(images)} images cannot be {len(classes)} classes of equal size: order them by class, as many of each"
             )
-        per_class = len(images) // len(classes)
-        u = uniforms(seed, "augment matching", step, classes, 4)
+        u = uniforms(seed, "augment matching", step, classes, 4).repeat_interleave(len(images) // len(classes), dim=0)
         drawn = _integers(u[:, 0], len(self.operations))
-        if isinstance(step, Tensor) or u.device.type != "cpu":
-            u, drawn = (each.repeat_interleave(per_class, dim=0) for each in (u, drawn))
-            return _one_each(images, self.operations, drawn, u[:, 1:])
-        # The host knows what each class drew: run nothing else.
-        every = torch.ones(per_class, dtype=torch.bool)
-        parts = zip(images.split(per_class), drawn.tolist(), u[:, 1:], strict=True)
-        return torch.cat(
-            [OPERATIONS[self.operations[number]](part, every, row.expand(per_class, 3)) for part, number, row in parts]
-        )
+        # On a CPU the host may know what was drawn: run nothing else.
+        each = _one_each if isinstance(step, Tensor) or drawn.device.type != "cpu" else _grouped
+        return each(images, self.operations, drawn, u[:, 1:])
 
     def training(self, images: Tensor, seed: int, step: int | Tensor) -> Tensor:
         """One operation for the whole minibatch, with parameters of its own for each image.
@@ -188,6 +181,15 @@ def _one_each(images: Tensor, operations: tuple[str, ...], drawn: Tensor, u: Ten
     for number, operation in enumerate(operations):
         images = OPERATIONS[operation](images, drawn == number, u)
     return images
+
+
+def _grouped(images: Tensor, operations: tuple[str, ...], drawn: Tensor, u: Tensor) -> Tensor:
+    """The same, each operation on the images that drew it alone: its shapes depend on the draw, and the host must know it."""
+    order = drawn.argsort(stable=True)
+    counts = drawn.bincount(minlength=len(operations)).tolist()
+    groups = zip(operations, images.index_select(0, order).split(counts), u[order].split(counts), strict=True)
+    done = [OPERATIONS[name](part, torch.ones(len(part), dtype=torch.bool), own) for name, part, own in groups if len(part)]
+    return torch.cat(done).index_select(0, order.argsort())
 
 
 @dataclass(frozen=True)
