@@ -33,8 +33,10 @@ def conditions() -> dict[str, Any]:
 def command() -> str:
     """The command line that runs, with `DIR` for the place of the data: that is different on every machine."""
     module, arguments = Path(sys.argv[0]), list(sys.argv[1:])
+    if module.name == "__main__.py":
+        module = module.parent  # a package
     for place, argument in enumerate(arguments[:-1]):
-        if argument in ("--data-dir", "--out", "--reference", "--set", "--json"):
+        if argument in ("--data-dir", "--out", "--reference", "--set", "--json", "--work"):
             arguments[place + 1] = "DIR"
     name = ["-m", f"benchmarks.{module.stem}"] if module.parent.name == "benchmarks" else [module.name]
     return shlex.join(["python", *name, *arguments])

@@ -140,14 +140,17 @@ def train_many(
     protocol: Protocol,
     seed: int,
     device: torch.device,
+    *,
+    first: int = 0,
 ) -> Iterator[float]:
-    """The accuracies on `test` (float32 images in the set's space, int64 labels) of `repeats` networks trained on one set."""
+    """The accuracies on `test` (float32 images in the set's space, int64 labels) of `repeats` networks trained on one set,
+    those from number `first` on."""
     images, labels = condensed.images.to(device), condensed.labels.to(device)
     augment = make_augment(protocol.augment, condensed.preprocess.to(device))
     network = build(name, condensed.shape, len(condensed.classes)).to(device)
     passed = repeats * (3 * protocol.epochs * len(images) + len(test[0]))  # a backward pass costs two forward ones
     fast = accelerate(network, passed * images[0, 0].numel(), device)
-    for repeat in range(repeats):
+    for repeat in range(first, repeats):
         initialise(network, seed, repeat)
         train(fast, images, labels, protocol, derive(seed, "train", repeat), augment=augment)
         yield accuracy(fast, *test)

@@ -1,0 +1,203 @@
+"""What a table is made of: condensed sets, and networks trained on them, each made once and kept under its content.
+
+A work folder holds
+
+sets/KEY/           the run folder of a condensation, or the file of a selection
+scores/KEY.json     the accuracies of networks trained on one set by one protocol
+
+A key is a hash of everything the result depends on but the code: delete the folder after a method has changed. A command that
+was killed goes on from the last checkpoint and the last network; tables share what they have in common.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from condense import CondensedSet, Protocol, Recipe, Score, UserError, condense, load_dataset, resume
+from condense.data import Dataset
+from condense.device import pick_device
+from condense.evaluate import check_belongs, train_many
+from condense.files import read_json, write_json
+from condense.folder import Source
+from condense.preprocess import make_preprocess
+from condense.progress import progress
+from condense.randomness import derive
+from condense.select import select
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """A set of real images."""
+
+    method: str
+    """One of `condense.select.SELECTIONS`."""
+    preprocess: str
+    network: str
+    """Whose embeddings, after `feature_epochs` passes over the real images, the choice is made by; `random` looks at none."""
+    feature_epochs: int
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """One set, and how it is made."""
+
+    source: Source
+    ipc: int
+    seed: int
+    how: Recipe | Selection
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """How a set is judged: `repeats` networks, tested on the whole test set."""
+
+    network: str
+    protocol: Protocol
+    repeats: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One accuracy of a table."""
+
+    row: str
+    column: str
+    sets: tuple[Made, ...]
+    """The same but for the seed."""
+    trained: Trained
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is known of an entry."""
+
+    score: Score | None
+    """Over the sets whose networks are all trained."""
+    missing: int
+    """Sets not yet made, or not all their networks trained."""
+    failed: str = ""
+    """Why a set could not be made."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {"score": self.score and self.score.to_json(), "missing_sets": self.missing, "failed": self.failed}
+
+
+class Work:
+    """The folder where sets and scores are kept."""
+
+    def __init__(self, folder: Path, data_dir: str | None = None, device: str = "auto") -> None:
+        self._folder, self._data_dir, self._device = folder, data_dir, pick_device(device)
+        self.dataset = cache(self._load)
+        self.tests = cache(self._test)
+
+    def condensed(self, made: Made) -> CondensedSet:
+        """The set: read, gone on with, or made."""
+        folder, dataset = self._folder / "sets" / self._key(made), self.dataset(made.source)
+        if (folder / "set.safetensors").exists():
+            return CondensedSet.load(folder)
+        if isinstance(made.how, Recipe):
+            if (folder / "run.json").exists():
+                return resume(folder, dataset)
+            source = dataclasses.replace(made.source, data_dir=self._data_dir)
+            return condense(
+                dataset, ipc=made.ipc, recipe=made.how, seed=made.seed, out=folder, device=self._device.type, source=source
+            )  # fmt: skip
+        chosen = select(
+            made.how.method,
+            dataset,
+            made.ipc,
+            preprocess=make_preprocess(made.how.preprocess, dataset),
+            seed=made.seed,
+            network=made.how.network,
+            feature_epochs=made.how.feature_epochs,
+            device=self._device.type,
+        )
+        chosen.save(folder)
+        return chosen
+
+    def accuracies(self, made: Made, trained: Trained) -> list[float]:
+        """Of the networks that have been trained on the set so far."""
+        path = self._scores(made, trained)
+        return read_json(path)["accuracies"][: trained.repeats] if path.exists() else []
+
+    def train(self, made: Made, trained: Trained) -> None:
+        """Train what is missing of the networks, keeping each."""
+        accuracies = self.accuracies(made, trained)
+        if len(accuracies) == trained.repeats:
+            return
+        condensed, dataset = self.condensed(made), self.dataset(made.source)
+        check_belongs(condensed, dataset)
+        networks = train_many(
+            trained.network,
+            condensed,
+            (self.tests(made.source, condensed.preprocess.name), dataset.test.labels.to(self._device)),
+            trained.repeats,
+            trained.protocol,
+            derive(made.seed, "tables"),
+            self._device,
+            first=len(accuracies),
+        )
+        began = time.monotonic()
+        with progress("networks", trained.repeats, len(accuracies)) as told:
+            for value in networks:
+                accuracies.append(value)
+                seconds = round(time.monotonic() - began, 2)
+                about = {"made": _plain(made), "trained": dataclasses.asdict(trained), "seconds_since_started": seconds}
+                write_json(self._scores(made, trained), {**about, "accuracies": accuracies})
+                told(len(accuracies), f"{value:.1%}")
+
+    def found(self, entry: Entry, failed: str = "") -> Found:
+        """What is known of an entry, without making anything."""
+        per_set = [self.accuracies(made, entry.trained) for made in entry.sets]
+        whole = [accuracies for accuracies in per_set if len(accuracies) == entry.trained.repeats]
+        score = Score(tuple(value for accuracies in whole for value in accuracies), len(whole)) if whole else None
+        return Found(score, len(per_set) - len(whole), failed)
+
+    def _load(self, source: Source) -> Dataset:
+        return load_dataset(source.name, self._data_dir, resolution=source.resolution)
+
+    def _test(self, source: Source, preprocess: str) -> Tensor:
+        """The test images of a dataset under the transform of that name, which is fitted to its training images."""
+        dataset = self.dataset(source)
+        return make_preprocess(preprocess, dataset).apply(dataset.test.pixels).to(self._device)
+
+    def _scores(self, made: Made, trained: Trained) -> Path:
+        judged = [self._key(made), trained.network, dataclasses.asdict(trained.protocol)]
+        return self._folder / "scores" / f"{_digest(judged)}.json"
+
+    def _key(self, made: Made) -> str:
+        return _digest([self.dataset(made.source).fingerprint, _plain(made)])
+
+
+def work_through(entries: list[Entry], work: Work) -> dict[Entry, str]:
+    """Make what is missing of all entries, every first seed before any second; returns why an entry could not be."""
+    failed: dict[Entry, str] = {}
+    for seed in range(max((len(entry.sets) for entry in entries), default=0)):
+        for entry in entries:
+            if seed >= len(entry.sets) or entry in failed:
+                continue
+            try:
+                work.train(entry.sets[seed], entry.trained)
+            except UserError as error:
+                failed[entry] = str(error)
+    return failed
+
+
+def _plain(made: Made) -> dict[str, Any]:
+    return dataclasses.asdict(made) | {"how": made.how.to_json()}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=10).hexdigest()

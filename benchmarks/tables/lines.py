@@ -1,0 +1,103 @@
+"""The lines of the tables, and how much is done for each at every scale."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.tables.cells import Made, Selection, Trained
+from condense import Protocol, Recipe, resolve
+from condense.folder import Source
+from condense.folders import IMAGENET_SUBSETS
+from condense.methods import METHODS
+from condense.recipes import RECIPES, recipe_for
+from condense.select import SELECTIONS
+from condense.train import resolve as resolve_protocol
+
+DEFAULT = "default"
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "smoke": {
+        DEFAULT: {"steps": 2, "real_batch": 4, "network": "convnet-d2-w8"},
+        "official-code": {"network": "convnet-d2-w8-batch"},
+    },
+    "cpu": {
+        DEFAULT: {"steps": 200, "real_batch": 64, "network": "convnet-w64"},
+        "official-code": {"network": "convnet-w64-batch"},
+    },
+    "full": {},
+}
+"""What is changed in a recipe at each scale: by default, for a method, for a line; the last word has the most special."""
+
+SIZES = {"digits": 8, "tinyimagenet": 64, "imagenet-1k": 64, **dict.fromkeys(IMAGENET_SUBSETS, 128)}
+"""Side in pixels of a dataset's images, where not 32: recipes depend on it from 64 on, and are resolved before any is read."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """A recipe with some changes."""
+
+    recipe: str
+    changes: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """How much is done. The full scale is the papers' own: every recipe as published, five sets, 20 networks each."""
+
+    name: str
+    seeds: int
+    repeats: int
+    epochs: int
+    network: str
+    """Trained on every set, whatever network it was matched under, unless the table says otherwise."""
+    feature_epochs: int
+    """Passes over the real images for the network behind herding, k-center and forgetting."""
+
+
+SCALES = {
+    "smoke": Scale(name="smoke", seeds=2, repeats=1, epochs=2, network="convnet-d2-w8", feature_epochs=2),
+    "cpu": Scale(name="cpu", seeds=3, repeats=2, epochs=200, network="convnet-w64", feature_epochs=2),
+    "full": Scale(name="full", seeds=5, repeats=20, epochs=1000, network="convnet", feature_epochs=50),
+}
+
+
+def main_lines(dataset: str) -> dict[str, Line | str]:
+    """The rows of the paper's first table, and what must stand beside them to compare like with like.
+
+    A text is a selection; under `zca`, the same images whitened. Every method is there as its authors published it.
+    """
+    lines: dict[str, Line | str] = dict.fromkeys(SELECTIONS, "standard")
+    lines |= {method: Line(recipe=recipe_for(method), changes={}) for method in METHODS}
+    lines["datadam, scale 100"] = Line(recipe="paper", changes={"loss_scale": 100.0})
+    lines |= {name: Line(recipe=name, changes={}) for name in ("official-code", "best") if name in RECIPES}
+    if dataset in ("cifar10", "cifar100"):
+        lines["random, ZCA"] = "zca"
+        lines["dm, ZCA"] = Line(recipe="dm", changes={"preprocess": "zca"})
+        lines["datadam, scale 100, no ZCA"] = Line(recipe="paper", changes={"loss_scale": 100.0, "preprocess": "standard"})
+    return lines
+
+
+def recipe_of(line: Line, name: str, scale: Scale, source: Source, ipc: int) -> Recipe:
+    """The recipe of a line, cut down to the scale."""
+    size = source.resolution or SIZES.get(source.name, 32)
+    published = resolve(line.recipe, source.name, (3, size, size), ipc)
+    settings = SETTINGS[scale.name]
+    changes: dict[str, Any] = {}
+    for key in (DEFAULT, published.method_name, name):
+        changes |= settings.get(key, {})
+    return published.override(changes | line.changes)
+
+
+def sets_of(line: Line | str, name: str, scale: Scale, source: Source, ipc: int) -> tuple[Made, ...]:
+    """The sets of a line, one a seed."""
+    how: Recipe | Selection
+    if isinstance(line, Line):
+        how = recipe_of(line, name, scale, source, ipc)
+    else:
+        method = name.split(",")[0]
+        how = Selection(method=method, preprocess=line, network=scale.network, feature_epochs=scale.feature_epochs)
+    return tuple(Made(source=source, ipc=ipc, seed=seed, how=how) for seed in range(scale.seeds))
+
+
+def trained_of(scale: Scale, source: Source) -> Trained:
+    """How every set is judged: the training of DC, DSA and DM with the scale's number of passes."""
+    protocol = Protocol(epochs=scale.epochs, augment=resolve_protocol("dm", source.name).augment)
+    return Trained(network=scale.network, protocol=protocol, repeats=scale.repeats)

@@ -1,0 +1,80 @@
+"""A table of accuracies as Markdown and as a picture."""
+
+import io
+from pathlib import Path
+
+from benchmarks.tables.accuracy import Table
+from benchmarks.tables.cells import Entry, Found
+from condense.files import write_bytes
+
+
+def markdown(table: Table, found: dict[Entry, Found]) -> list[str]:
+    """A block of rows for each column of the table, each measured figure beside the paper's."""
+    lines = [f"# {table.title}", ""]
+    for column in columns(table):
+        lines += [
+            f"## {column}",
+            "",
+            "| | test accuracy, % | 95 % interval | sets x networks | paper |",
+            "|---|---|---|---|---|",
+            *(_row(entry, one, table) for entry, one in found.items() if entry.column == column),
+            "",
+        ]
+    protocol = next(iter(found)).trained
+    networks = sorted({entry.trained.network for entry in found})
+    lines += [
+        "Intervals are Student's t over the means of the sets (over the networks where there is one set). Every set is judged by "
+        f"{', '.join(f'`{name}`' for name in networks)}, {protocol.protocol.epochs} passes, on the whole test set, once.",
+        "",
+        *(f"{note}\n" for note in table.notes),
+    ]
+    return lines[:-1] if not lines[-1] else lines
+
+
+def columns(table: Table) -> list[str]:
+    """The columns, in order."""
+    return list(dict.fromkeys(entry.column for entry in table.entries))
+
+
+def _row(entry: Entry, found: Found, table: Table) -> str:
+    paper = table.published.get((entry.row, entry.column), "")
+    if found.failed:
+        return f"| {entry.row} | {found.failed} | | | {paper} |"
+    if not found.score:
+        return f"| {entry.row} | not yet | | | {paper} |"
+    low, high = (f"{100 * end:.1f}" for end in found.score.ci95)
+    of = f"{found.score.sets} x {entry.trained.repeats}" + (f" ({found.missing} sets to come)" if found.missing else "")
+    return f"| {entry.row} | {100 * found.score.mean:.1f} | {low} to {high} | {of} | {paper} |"
+
+
+def draw(path: Path, table: Table, found: dict[Entry, Found]) -> None:
+    """A panel for each column, a line for each row: our mean with its interval, and the paper's as a hollow diamond."""
+    from matplotlib.figure import Figure
+
+    names, rows = columns(table), list(dict.fromkeys(entry.row for entry in table.entries))
+    figure = Figure(figsize=(3.2 + 2.6 * len(names), 1.2 + 0.26 * len(rows)), layout="constrained", dpi=150)
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for name, axes in zip(names, panels, strict=True):
+        for entry, one in found.items():
+            if entry.column != name:
+                continue
+            place = rows.index(entry.row)
+            if one.score:
+                mean, (low, high) = one.score.mean, one.score.ci95
+                arms = [[100 * (mean - low)], [100 * (high - mean)]] if len(one.score.accuracies) > 1 else None
+                axes.errorbar(
+                    [100 * mean], [place], xerr=arms, fmt="o", color="#5b7fb8", ecolor="#333333", capsize=3, markersize=5
+                )
+            if paper := table.published.get((entry.row, name)):
+                axes.plot([float(paper.split()[0])], [place], "D", markerfacecolor="none", color="#c9803a", markersize=5)
+        axes.set(title=name, xlabel="test accuracy, %")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(rows)), rows)
+    panels[0].invert_yaxis()
+    measured = panels[0].plot([], [], "o", color="#5b7fb8", label="here, 95 % interval")[0]
+    printed = panels[0].plot([], [], "D", markerfacecolor="none", color="#c9803a", label="the paper, at its full length")[0]
+    figure.legend(handles=[measured, printed], loc="outside lower center", ncols=2, frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_bytes(path, buffer.getvalue())
