@@ -1,15 +1,18 @@
 """Matching losses against naive float64 loops over classes and images, and their gradients against finite differences."""
 
+import cmath
 import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kstest
 from torch import Tensor
 
 from condense.errors import UserError
 from condense.methods import DM, DataDAM
+from condense.methods.discrepancy import DISCREPANCIES, FREQUENCIES, _normals
 from condense.zoo import Network
 
 SHAPES = [(5, 6, 6), (4, 3, 3), (7, 2, 2)]  # (channels, H, W) of three layers
@@ -89,6 +92,72 @@ def test_datadam_is_the_papers_loss(power: float, norm: str, error: str) -> None
         assert parts["mmd"][c].item() == pytest.approx(7.0 * 0.3 * mmd, rel=1e-9)
 
 
+@pytest.mark.parametrize("attention", ["spatial", "channel", "both"])
+def test_attention_to_channels_sums_over_positions(attention: str) -> None:
+    method = DataDAM(attention=attention)  # type: ignore[arg-type]
+    real, synthetic = maps_of(4, 0), maps_of(2, 1)
+    # A map whose channels are the positions, and the other way round, has the other attention.
+    turned = [[one.flatten(2).mT.unsqueeze(3) for one in maps] for maps in (real, synthetic)]
+    expected = torch.zeros(1, dtype=torch.float64)
+    for kind, maps in (("spatial", (real, synthetic)), ("channel", turned)):
+        if attention in (kind, "both"):
+            expected += sum(
+                naive_error(*(naive_mean([naive_attention(image, 4.0, "l2") for image in of[layer]]) for of in maps), "mse")
+                for layer in range(len(SHAPES) - 1)
+            )
+    torch.testing.assert_close(loss(method, real, synthetic, 1)["attention"], expected)
+
+
+def naive_squares(a: list[float], b: list[float]) -> float:
+    return sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("method", [DM(discrepancy="rbf"), DataDAM(discrepancy="rbf", task_balance=1.0)])
+def test_rbf_is_the_maximum_mean_discrepancy_under_a_gaussian_kernel(method: DataDAM | DM) -> None:
+    real, synthetic = maps_of(6, 0), maps_of(4, 1)
+    found = loss(method, real, synthetic, 2)["mmd"]
+    for c in range(2):
+        a, b = ([one.flatten().tolist() for one in maps[-1].unflatten(0, (2, -1))[c]] for maps in (real, synthetic))
+        width = sum(naive_squares(x, y) for x in a for y in a) / len(a) ** 2
+
+        def kernel(p: list[list[float]], q: list[list[float]], width: float = width) -> float:
+            return sum(math.exp(-naive_squares(x, y) / width) for x in p for y in q) / (len(p) * len(q))
+
+        expected = width / 2 * (kernel(a, a) + kernel(b, b) - 2 * kernel(a, b))
+        assert found[c].item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_cf_is_the_distance_of_characteristic_functions() -> None:
+    real, synthetic = maps_of(6, 0), maps_of(4, 1)
+    found = loss(DM(discrepancy="cf"), real, synthetic, 2)["mmd"]
+    frequencies = _normals(28, torch.device("cpu")).double().T.tolist()
+    for c in range(2):
+        a, b = ([one.flatten().tolist() for one in maps[-1].unflatten(0, (2, -1))[c]] for maps in (real, synthetic))
+        width = sum(naive_squares(x, y) for x in a for y in a) / len(a) ** 2
+
+        def function(points: list[list[float]], t: list[float], width: float = width) -> complex:
+            angles = [math.sqrt(2 / width) * sum(x * y for x, y in zip(point, t, strict=True)) for point in points]
+            return sum(cmath.exp(1j * angle) for angle in angles) / len(angles)
+
+        moduli = [abs(function(a, t) - function(b, t)) for t in frequencies]
+        expected = math.sqrt(width / 2) * sum(moduli) / len(moduli)
+        assert found[c].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_frequencies_are_standard_normal() -> None:
+    numbers = _normals(64, torch.device("cpu"))
+    assert numbers.shape == (64, FREQUENCIES)
+    assert kstest(numbers.flatten().numpy(), "norm").pvalue > 0.01
+
+
+def test_discrepancies_tell_apart_what_has_the_same_mean() -> None:
+    real = torch.randn(1, 64, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shrunk = real.mean(dim=1, keepdim=True) + 0.1 * (real - real.mean(dim=1, keepdim=True))
+    assert DISCREPANCIES["mean"](real, shrunk).item() == pytest.approx(0, abs=1e-12)
+    assert DISCREPANCIES["rbf"](real, shrunk).item() > 0.1
+    assert DISCREPANCIES["cf"](real, shrunk).item() > 0.1
+
+
 def test_dm_matches_the_means_of_the_embeddings() -> None:
     real, synthetic = maps_of(6, 0), maps_of(4, 1)
     parts = loss(DM(loss_scale=2.0), real, synthetic, 2)
@@ -102,7 +171,15 @@ def test_dm_matches_the_means_of_the_embeddings() -> None:
 
 @pytest.mark.parametrize(
     "method",
-    [DataDAM(), DataDAM(power=2.0, normalise="l1", error="cosine"), DataDAM(power=3.0, normalise="none", task_balance=1.0), DM()],
+    [
+        DataDAM(),
+        DataDAM(power=2.0, normalise="l1", error="cosine"),
+        DataDAM(power=3.0, normalise="none", task_balance=1.0),
+        DataDAM(attention="both"),
+        DM(),
+        DM(discrepancy="rbf"),
+        DM(discrepancy="cf"),
+    ],
 )
 def test_gradient_against_finite_differences(method: DataDAM | DM) -> None:
     real, synthetic = maps_of(4, 0), [m.requires_grad_() for m in maps_of(2, 1)]
@@ -125,7 +202,7 @@ def test_order_of_the_images_does_not_matter(shift: int, seed: int) -> None:
 
 def test_a_set_equal_to_the_real_images_has_no_loss() -> None:
     maps = maps_of(6, 0)
-    for method in (DataDAM(), DM()):
+    for method in (DataDAM(), DM(), DM(discrepancy="rbf")):
         for part in loss(method, maps, maps, 3).values():
             torch.testing.assert_close(part, torch.zeros(3, dtype=torch.float64))
 
@@ -138,7 +215,16 @@ def test_layers_chooses_what_is_matched() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"power": 0.0}, {"normalise": "l3"}, {"error": "kl"}, {"task_balance": -1.0}, {"loss_scale": 0.0}]
+    "wrong",
+    [
+        {"power": 0.0},
+        {"attention": "all"},
+        {"normalise": "l3"},
+        {"error": "kl"},
+        {"task_balance": -1.0},
+        {"discrepancy": "kl"},
+        {"loss_scale": 0.0},
+    ],
 )
 def test_hyperparameters_out_of_range_are_named(wrong: dict) -> None:
     with pytest.raises(UserError, match=f"`{next(iter(wrong))}`"):

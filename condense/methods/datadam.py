@@ -7,6 +7,9 @@ Matching", ICCV 2023. For class k, with z_l the normalised attention map of laye
     L_SAM_k = sum over layers l < L of || mean_real z_l - mean_syn z_l ||^2                          (equation 2)
     L_MMD_k = || mean_real e - mean_syn e ||^2                                                       (equation 3)
     loss_k  = scale * (L_SAM_k + lambda * L_MMD_k)                                                   (equation 4)
+
+Later work attends to channels as well, A_lc(x) = sum over positions of |f_lc(x)|^p (Khaki et al., "ATOM", CVPR workshops 2024),
+and measures the last term otherwise (see `condense.methods.discrepancy`).
 """
 
 from dataclasses import dataclass
@@ -17,7 +20,11 @@ from torch.nn import functional
 
 from condense.errors import UserError
 from condense.methods.base import Described, mean_error, require, widen
+from condense.methods.discrepancy import DISCREPANCIES
 from condense.zoo import Network
+
+_SUMMED: dict[str, list[tuple[int, ...]]] = {"spatial": [(1,)], "channel": [(2, 3)], "both": [(1,), (2, 3)]}
+"""Dimensions of a map [N, ch, H, W] that each attention map sums over."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +33,8 @@ class DataDAM:
 
     power: float = 4.0
     """p of the attention map, above 0."""
+    attention: Literal["spatial", "channel", "both"] = "spatial"
+    """What is attended to in a layer: positions, channels, or both, each an attention map of its own."""
     normalise: Literal["l2", "l1", "none"] = "l2"
     """Norm by which each image's attention map is divided."""
     error: Literal["mse", "mae", "cosine"] = "mse"
@@ -33,12 +42,16 @@ class DataDAM:
     layers: tuple[int, ...] | None = None
     """Layers whose attention is matched, from 0; None: all but the last."""
     task_balance: float = 0.01
-    """lambda, the weight of the mean matching of the embeddings."""
+    """lambda, the weight of the matching of the embeddings."""
+    discrepancy: Literal["mean", "rbf", "cf"] = "mean"
+    """How far real and synthetic embeddings are apart; see `condense.methods.discrepancy`."""
     loss_scale: float = 1.0
     """Factor on the whole loss. With a fixed learning rate it sets the step size of the pixels."""
 
     def __post_init__(self) -> None:
         require("power", self.power, self.power > 0, "above 0")
+        require("attention", self.attention, self.attention in ("spatial", "channel", "both"), "spatial, channel or both")
+        require("discrepancy", self.discrepancy, self.discrepancy in DISCREPANCIES, "mean, rbf or cf")
         require("normalise", self.normalise, self.normalise in ("l2", "l1", "none"), "l2, l1 or none")
         require("error", self.error, self.error in ("mse", "mae", "cosine"), "mse, mae or cosine")
         require("task_balance", self.task_balance, self.task_balance >= 0, "0 or more")
@@ -54,25 +67,26 @@ class DataDAM:
         }
 
     def describe(self, network: Network, images: Tensor) -> Described:
-        """The normalised attention map of each matched layer, [N, H_l * W_l], and last the embedding [N, D]."""
+        """The normalised attention of each matched layer, [N, H_l * W_l] or [N, ch_l], and last the embedding [N, D]."""
         maps, embedding = network.observe(images)
         layers = range(len(maps) - 1) if self.layers is None else self.layers
         if self.layers and not all(0 <= layer < len(maps) for layer in self.layers):
             raise UserError(f"`layers` is {self.layers}: this network has layers 0 to {len(maps) - 1}")
-        return [*(self._attention(maps[layer]) for layer in layers), widen(embedding)]
+        return [*(attention for layer in layers for attention in self._attention(maps[layer])), widen(embedding)]
 
     def parts(self, real: Described, synthetic: Described) -> dict[str, Tensor]:
         """The two terms of each class, [C], weighted so that their sum is the loss."""
         *real_maps, real_embedding = real
         *synthetic_maps, synthetic_embedding = synthetic
-        mmd = mean_error(real_embedding, synthetic_embedding, "mse")
+        mmd = DISCREPANCIES[self.discrepancy](real_embedding, synthetic_embedding)
         attention = sum(
             (mean_error(r, s, self.error) for r, s in zip(real_maps, synthetic_maps, strict=True)), start=mmd.new_zeros(mmd.shape)
         )
         return {"attention": self.loss_scale * attention, "mmd": self.loss_scale * self.task_balance * mmd}
 
-    def _attention(self, map_NCHW: Tensor) -> Tensor:
-        attention = widen(map_NCHW).abs().pow(self.power).sum(dim=1).flatten(1)
+    def _attention(self, map_NCHW: Tensor) -> list[Tensor]:
+        powers = widen(map_NCHW).abs().pow(self.power)
+        summed = [powers.sum(dim=over).flatten(1) for over in _SUMMED[self.attention]]
         if self.normalise == "none":
-            return attention
-        return functional.normalize(attention, p=2.0 if self.normalise == "l2" else 1.0, dim=1)
+            return summed
+        return [functional.normalize(each, p=2.0 if self.normalise == "l2" else 1.0, dim=1) for each in summed]

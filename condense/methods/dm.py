@@ -4,23 +4,27 @@ Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, eq
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
-from condense.methods.base import Described, mean_error, require, widen
+from condense.methods.base import Described, require, widen
+from condense.methods.discrepancy import DISCREPANCIES
 from condense.zoo import Network
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DM:
-    """loss_k = scale * || mean_real e - mean_syn e ||^2, e the embedding. See `Method` for the two functions."""
+    """loss_k = scale * || mean_real e - mean_syn e ||^2, e the embedding. See `Matching` for the two functions."""
 
     loss_scale: float = 1.0
     """Factor on the loss. With a fixed learning rate it sets the step size of the pixels."""
+    discrepancy: Literal["mean", "rbf", "cf"] = "mean"
+    """How far real and synthetic embeddings are apart; see `condense.methods.discrepancy`."""
 
     def __post_init__(self) -> None:
         require("loss_scale", self.loss_scale, self.loss_scale > 0, "above 0")
+        require("discrepancy", self.discrepancy, self.discrepancy in DISCREPANCIES, "mean, rbf or cf")
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
@@ -33,4 +37,4 @@ class DM:
 
     def parts(self, real: Described, synthetic: Described) -> dict[str, Tensor]:
         """The one term of each class, [C]."""
-        return {"mmd": self.loss_scale * mean_error(real[0], synthetic[0], "mse")}
+        return {"mmd": self.loss_scale * DISCREPANCIES[self.discrepancy](real[0], synthetic[0])}
