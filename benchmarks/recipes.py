@@ -1,23 +1,27 @@
 """Which recipe to use: the accuracy of sets condensed by each, against random real images, by one training.
 
 Each recipe condenses for the same number of steps with the same real batch, so that they cost about the same; networks are
-then trained on each set and tested on the whole test set, once. A finished line is kept and not measured again.
+then trained on each set and tested on the whole test set, once, or with --hold-out on held-out training images, to choose by.
+What is measured of a set is kept and not measured again: a study may be stopped, and grow line by line and set by set.
 """
 
+import json
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import click
 
 from benchmarks import results
-from condense import Protocol, Recipe, condense, evaluate, load_dataset, resolve
+from condense import Protocol, Recipe, Score, UserError, condense, evaluate, load_dataset, resolve, resume
 from condense.data import Dataset
-from condense.files import read_json
+from condense.files import digest, read_json
 from condense.preprocess import make_preprocess
 from condense.report import bars
 from condense.select import select
 from condense.store import CondensedSet
 
-CANDIDATES: dict[str, tuple[str, dict]] = {
+CANDIDATES: dict[str, tuple[str, dict[str, Any]]] = {
     "paper, scale 100": ("paper", {"loss_scale": 100.0, "preprocess": "standard"}),
     "paper, scale 1": ("paper", {"preprocess": "standard"}),
     "official-code": ("official-code", {"preprocess": "standard"}),
@@ -28,45 +32,65 @@ CANDIDATES: dict[str, tuple[str, dict]] = {
 RANDOM = {"random real images": "standard", "random real images, ZCA": "zca"}
 
 
-def recipe_of(line: str, dataset: Dataset, ipc: int, steps: int, real_batch: int) -> Recipe:
-    """The recipe of a line of the table."""
-    name, changes = CANDIDATES[line]
-    return resolve(name, dataset.name, dataset.shape, ipc).override({**changes, "steps": steps, "real_batch": real_batch})
+def recipe_of(line: str, dataset: Dataset, ipc: int, changes: dict[str, Any]) -> Recipe:
+    """The recipe of a line, one of `CANDIDATES` or `RECIPE:KEY=VALUE,...`; its own settings come after `changes`."""
+    name, _, text = line.partition(":")
+    settings: dict[str, Any] = dict(pair.partition("=")[::2] for pair in text.split(",") if pair)
+    if line in CANDIDATES:
+        name, settings = CANDIDATES[line]
+    return resolve(name, dataset.name, dataset.shape, ipc).override({**changes, **settings})
 
 
-def make(line: str, dataset: Dataset, ipc: int, steps: int, real_batch: int, seed: int) -> CondensedSet:
-    """The set of a line of the table."""
+def make(line: str, dataset: Dataset, ipc: int, changes: dict[str, Any], seed: int, runs: Path | None) -> CondensedSet:
+    """The set of a line of the table; with `runs`, a folder of run folders, it is gone on with where it was begun."""
     if line in RANDOM:
         return select("random", dataset, ipc, preprocess=make_preprocess(RANDOM[line], dataset), seed=seed)
-    return condense(dataset, ipc=ipc, recipe=recipe_of(line, dataset, ipc, steps, real_batch), seed=seed)
+    recipe = recipe_of(line, dataset, ipc, changes)
+    told = json.dumps([dataset.fingerprint, ipc, recipe.to_json()])
+    run = runs / f"{digest({}, told)[:16]}-seed{seed}" if runs else None
+    if run and (run / "run.json").exists():
+        return resume(run, dataset)
+    return condense(dataset, ipc=ipc, recipe=recipe, seed=seed, out=run, checkpoint_every=20)
 
 
 @click.command()
 @click.option("--dataset", default="cifar10", show_default=True)
 @click.option("--data-dir", type=click.Path())
+@click.option("--hold-out", default=0, help="Test on so many held-out training images: for choosing.")
+@click.option("--line", "chosen", multiple=True, help="A line of the table, or RECIPE:KEY=VALUE,...; default: all of the table.")
 @click.option("--ipc", default=10, show_default=True)
+@click.option("--network", help="To match under and to train, where a line names no other; default: each recipe's, and convnet.")
 @click.option("--steps", default=200, show_default=True)
 @click.option("--real-batch", default=64, show_default=True)
 @click.option("--epochs", default=300, show_default=True)
 @click.option("--seeds", default=1, show_default=True, help="Sets condensed by each recipe.")
 @click.option("--repeats", default=5, show_default=True, help="Networks trained on each set.")
 @click.option("--name", default="recipes", show_default=True, help="Name of the result files.")
-def main(
-    dataset: str, data_dir: str | None, ipc: int, steps: int, real_batch: int, epochs: int, seeds: int, repeats: int, name: str
-) -> None:
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the run folders, so that a killed condensation goes on.")
+def main(data_dir: str | None, chosen: tuple[str, ...], seeds: int, name: str, out: Path | None, **settings: Any) -> None:
     """Compare the recipes at a small, equal cost."""
-    real = load_dataset(dataset, data_dir)
+    real, ipc, network = load_dataset(settings["dataset"], data_dir), settings["ipc"], settings["network"]
+    real = real.hold_out(settings["hold_out"], seed=0) if settings["hold_out"] else real
     path = results.FOLDER / f"{name}.json"
-    conditions = results.conditions()
-    lines = read_json(path)["lines"] if path.exists() and _same(path, conditions["command"]) else {}
-    for line in [*RANDOM, *CANDIDATES]:
-        if line not in lines:
-            sets = [make(line, real, ipc, steps, real_batch, seed) for seed in range(seeds)]
-            score = evaluate(sets, real, repeats=repeats, protocol=Protocol(epochs=epochs))["convnet"]
-            lines[line] = score.to_json()
-            print(f"{line:<28} {score.mean:.2%}  {score.ci95[0]:.2%} to {score.ci95[1]:.2%}", flush=True)
-            results.write(name, {"conditions": conditions, "lines": lines}, _table(lines))
-    bars(Path(results.FOLDER / f"{name}.png"), {line: _Line(found) for line, found in lines.items()}, "test accuracy")
+    found = read_json(path) if path.exists() else {}
+    if found and found.get("settings") != settings:
+        raise UserError(f"{path} was measured otherwise ({found.get('settings')}): choose another --name")
+    lines = found.get("lines", {})
+    changes = {key: settings[key] for key in ("steps", "real_batch")} | ({"network": network} if network else {})
+    trained, protocol = network or "convnet", Protocol(epochs=settings["epochs"])
+    for seed, line in product(range(seeds), chosen or [*RANDOM, *CANDIDATES]):
+        known = lines[line]["accuracies"] if line in lines else []
+        if len(known) > seed * settings["repeats"]:
+            continue
+        made = make(line, real, ipc, changes, seed, out)
+        of_set = evaluate(made, real, trained, repeats=settings["repeats"], protocol=protocol, seed=seed)[trained]
+        score = Score((*known, *of_set.accuracies), seed + 1)
+        lines[line] = score.to_json()
+        print(f"{line:<28} {score.mean:.2%}  {score.ci95[0]:.2%} to {score.ci95[1]:.2%}", flush=True)
+        document = {"conditions": results.conditions(), "settings": settings, "lines": lines}
+        results.write(name, document, _table(lines, bool(settings["hold_out"])))
+    title = "held-out accuracy" if settings["hold_out"] else "test accuracy"
+    bars(Path(results.FOLDER / f"{name}.png"), {line: _Line(found) for line, found in lines.items()}, title)
 
 
 class _Line:
@@ -76,17 +100,14 @@ class _Line:
         self.accuracies, self.mean, self.ci95 = tuple(found["accuracies"]), found["mean"], tuple(found["ci95"])
 
 
-def _same(path: Path, command: str) -> bool:
-    return read_json(path)["conditions"]["command"] == command
-
-
-def _table(lines: dict[str, dict]) -> list[str]:
+def _table(lines: dict[str, dict], held_out: bool) -> list[str]:
     rows = [
-        f"| {line} | {100 * found['mean']:.2f} | {100 * found['ci95'][0]:.2f} to {100 * found['ci95'][1]:.2f} "
+        f"| {line} | {found['sets']} | {100 * found['mean']:.2f} | {100 * found['ci95'][0]:.2f} to {100 * found['ci95'][1]:.2f} "
         f"| {', '.join(f'{100 * value:.2f}' for value in found['accuracies'])} |"
         for line, found in lines.items()
     ]
-    return ["| set | test accuracy, % | 95 % interval | trainings |", "|---|---|---|---|", *rows]
+    tested = "held-out training images" if held_out else "test"
+    return [f"| set | seeds | accuracy ({tested}), % | 95 % interval | trainings |", "|---|---|---|---|---|", *rows]
 
 
 if __name__ == "__main__":

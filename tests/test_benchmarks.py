@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from benchmarks import campaign, results, scale
-from condense import CondensedSet
+from benchmarks import campaign, recipes, results, scale
+from condense import CondensedSet, UserError
 from condense.engine import Engine
 from condense.recipes import RECIPES
 
@@ -257,3 +257,29 @@ def test_a_step_is_timed_against_reference_and_floor(tmp_path: Path) -> None:
     assert found["ratio_ci95"][0] <= found["ratio_ci95"][1]
     assert found["floor_s"] > 0
     assert found["peak_bytes"] > 0
+
+
+# ---- recipes
+
+
+def test_a_table_of_recipes_grows_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    small = ["--dataset", "digits", "--ipc", "1", "--network", "convnet-d2-w8", "--steps", "2", "--epochs", "2", "--repeats", "2"]
+    flags = [*small, "--hold-out", "300", "--name", "tried"]
+    lines = ["random real images", "paper:formation=2,loss_scale=100"]
+    assert run(recipes.main, *flags, "--line", lines[0]).exit_code == 0
+    first = json.loads((tmp_path / "tried.json").read_text())
+    assert run(recipes.main, *flags, *chain.from_iterable(("--line", line) for line in lines)).exit_code == 0
+    both = json.loads((tmp_path / "tried.json").read_text())
+    assert list(both["lines"]) == lines
+    assert run(recipes.main, *flags, "--line", lines[1], "--seeds", 2, "--out", tmp_path / "runs").exit_code == 0
+    grown = json.loads((tmp_path / "tried.json").read_text())["lines"][lines[1]]
+    assert grown["sets"] == 2
+    assert grown["accuracies"][:2] == both["lines"][lines[1]]["accuracies"]
+    assert [len(list((tmp_path / "runs").glob(f"*seed{seed}/set.safetensors"))) for seed in (0, 1)] == [0, 1]
+    assert both["lines"][lines[0]] == first["lines"][lines[0]]
+    assert "accuracy (held-out training images)" in (tmp_path / "tried.md").read_text()
+    with pytest.raises(UserError, match="measured otherwise"):
+        run(recipes.main, *small, "--name", "tried", "--line", lines[0])
+    with pytest.raises(UserError, match="did you mean `formation`"):
+        run(recipes.main, *flags, "--line", "paper:formatio=2")
