@@ -97,7 +97,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print one J
 @click.option(
     "--recipe",
     "recipe_name",
-    help="paper (DataDAM's), official-code, or a method: as its authors published it.  [default: paper]",
+    help="paper (DataDAM's), official-code, best, or a method: as its authors published it.  [default: paper]",
 )
 @click.option("--method", help="datadam, dm, ...: alone, as published; with --recipe, under that recipe's other settings.")
 @click.option("--steps", type=int, help="Steps; default: the recipe's.")
@@ -297,6 +297,7 @@ def show(path: str, grid: str | None, as_json: bool) -> None:
         "shape": condensed.shape,
         "classes": condensed.classes,
         "ipc": condensed.ipc,
+        "formation": condensed.formation,
         "labels": "soft" if condensed.soft else "hard",
         "preprocess": condensed.preprocess.name,
         "fingerprint": condensed.fingerprint,

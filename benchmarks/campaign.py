@@ -44,6 +44,7 @@ IMAGES_A_BATCH = 10_000
 """Images in the sets of the networks trained between two savings: on a GPU some seconds to a minute of work."""
 RECIPES: dict[str, tuple[str, dict[str, Any], float]] = {
     "scale100": ("paper", {"loss_scale": 100.0}, 1),
+    "best": ("best", {}, 1),
     "paper": ("paper", {}, 2),
     "dm": ("dm", {}, 2),
     "official-code": ("official-code", {}, 2),
@@ -139,8 +140,9 @@ def jobs(scale: Scale) -> list[Job]:
             recipe = resolve(recipe_name, dataset, (3, 32, 32), ipc).override(changes | scale.changes)
             protocol = Protocol(epochs=scale.epochs, augment=resolve_protocol("dm", dataset).augment)
             # In images through a network, a backward pass counted as two.
-            condensing = recipe.steps * CLASSES[dataset] * (recipe.real_batch + 3 * ipc)
-            training = 3 * scale.repeats * scale.epochs * CLASSES[dataset] * ipc
+            decoded = ipc * recipe.formation**2
+            condensing = recipe.steps * CLASSES[dataset] * (recipe.real_batch + 3 * decoded)
+            training = 3 * scale.repeats * scale.epochs * CLASSES[dataset] * decoded
             for seed in range(scale.seeds):
                 cell = Cell(
                     dataset=dataset, ipc=ipc, line=line, recipe=recipe, seed=seed, repeats=scale.repeats, protocol=protocol
@@ -221,7 +223,7 @@ def _accuracies(record: dict[str, Any]) -> list[float]:
 def _lighten(run: Path) -> None:
     """Leave of a run folder what going on needs, to be carried to the next machine: its record, and the set or the state."""
     finished = (run / "set.safetensors").exists()
-    needed = {"run.json", "set.safetensors"} if finished else {"run.json", "start.safetensors", "checkpoints"}
+    needed = {"run.json", "set.safetensors"} if finished else {"run.json", "start.safetensors", "pool", "checkpoints"}
     for path in run.glob("*"):
         if path.is_dir() and path.name not in needed:
             shutil.rmtree(path)

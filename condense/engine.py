@@ -1,6 +1,6 @@
 """The loop: one step is a fresh network, real and synthetic images under the same augmentation, and a move of the pixels.
 
-Legend: N images, C classes of a chunk, B real images a class, I synthetic images a class.
+Legend: N images, C classes of a chunk, B real images a class, I synthetic images a class (as stored; matched decoded).
 
 The loss of a class depends on that class alone (given the network, and with statistics taken per image), so the
 classes are treated in chunks, each moved as soon as its gradient is known: memory does not grow with their number but
@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from condense import networks
 from condense.accelerate import LAYOUT, Compiled, block_size, joins_images, worth_compiling
@@ -23,9 +24,11 @@ from condense.augment import make_augment
 from condense.data import Dataset
 from condense.device import fast_bfloat16
 from condense.errors import UserError
+from condense.formation import decode
 from condense.graph import Graphed
 from condense.learner import Learner
 from condense.methods.base import Described, Matching
+from condense.pool import Pool
 from condense.preprocess import Preprocess
 from condense.real import RealImages
 from condense.recipes import Recipe
@@ -48,6 +51,7 @@ class Engine(Learner):
     chunk: classes treated at once; None chooses. Raises `UserError` where the network's statistics join the classes.
     compiled: whether to compile what lies between the convolutions; None decides by the length of the run.
     rank, ranks: of that many engines that share the classes, which one this is; it holds the images of its own chunks alone.
+    pool: the trained networks to match under, where the recipe has any; without it no step can be made.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Engine(Learner):
         compiled: bool | None = None,
         rank: int = 0,
         ranks: int = 1,
+        pool: Pool | None = None,
     ) -> None:
         num_classes, pixels = len(dataset.classes), dataset.shape[1] * dataset.shape[2]
         self.recipe, self.seed, self.device = recipe, seed, device
@@ -71,17 +76,18 @@ class Engine(Learner):
         joint = joins_images(self.network)
         if joint and ranks > 1:
             raise UserError(f"`{recipe.network}`: BatchNorm joins all classes in its statistics, so ranks cannot share them")
-        self.chunks = _chunks(chunk, num_classes, self.per_class * pixels, joint, device)[rank::ranks]
+        matched = self.per_class * recipe.formation**2  # synthetic images of a class
+        self.chunks = _chunks(chunk, num_classes, matched * pixels, joint, device)[rank::ranks]
         if not self.chunks:
             raise UserError(f"{ranks} ranks are more than there are chunks of classes: start fewer, or give a smaller --chunk")
         self.classes = torch.cat(self.chunks)
-        self.augment = make_augment(recipe.augment)
+        self.augment, self.pool = make_augment(recipe.augment), pool
         self.real = RealImages(dataset, preprocess, recipe.real_batch, seed, device)
         own = start.unflatten(0, (num_classes, self.per_class))[self.classes.cpu()]
         self.images = own.flatten(0, 1).to(device, torch.float32)
         self.momentum = torch.zeros_like(self.images)
         if compiled is None:
-            images_a_step = num_classes * (recipe.real_batch + 2 * self.per_class)
+            images_a_step = num_classes * (recipe.real_batch + 2 * matched)
             compiled = worth_compiling(recipe.steps * images_a_step * pixels)
         assert isinstance(recipe.method, Matching)  # as `learner_of` in condense.run sees to
         self.describe = Describer(self.network, recipe.method, device, compiled=compiled)
@@ -95,7 +101,11 @@ class Engine(Learner):
         return self._graphed(step) if self._graphed else self._step(step)
 
     def _step(self, step: int | Tensor) -> dict[str, Tensor]:
-        networks.initialise(self.network, self.seed, step)
+        if self.recipe.pool:
+            assert self.pool
+            self.pool.draw(self.network, step)
+        else:
+            networks.initialise(self.network, self.seed, step)
         totals: dict[str, Tensor] = {}
         first = 0
         waiting = list(self.chunks)
@@ -123,10 +133,19 @@ class Engine(Learner):
         drawn = self.augment.matching(self.real.batch(classes, step), classes, self.seed, step)
         real = self.describe.real(drawn, len(classes))
         leaf = images.detach().requires_grad_()
-        synthetic = self.describe.synthetic(self.augment.matching(leaf, classes, self.seed, step), len(classes))
+        decoded = decode(leaf, self.recipe.formation)
+        synthetic = self.describe.synthetic(self.augment.matching(decoded, classes, self.seed, step), len(classes))
         parts = self.describe.method.parts(real, synthetic)
+        if self.recipe.calibration:
+            parts["calibration"] = self.recipe.calibration * self._cross_entropy(synthetic[-1], classes)
         (gradient,) = torch.autograd.grad(torch.stack(list(parts.values())).sum(), leaf)
         return {name: losses_C.detach() for name, losses_C in parts.items()}, gradient
+
+    def _cross_entropy(self, embedding: Tensor, classes: Tensor) -> Tensor:
+        """The mean cross-entropy of each class's images, [C], by their embeddings [C, I, D] under the network as it stands."""
+        logits = self.network.classifier(embedding.flatten(0, 1))
+        truth = classes.repeat_interleave(embedding.shape[1])
+        return functional.cross_entropy(logits, truth, reduction="none").unflatten(0, embedding.shape[:2]).mean(dim=1)
 
     def tensors(self) -> dict[str, Tensor]:
         """The images and their momentum."""

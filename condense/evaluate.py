@@ -145,6 +145,7 @@ def train_many(
 ) -> Iterator[float]:
     """The accuracies on `test` (float32 images in the set's space, int64 labels) of `repeats` networks trained on one set,
     those from number `first` on."""
+    condensed = condensed.decoded()
     images, labels = condensed.images.to(device), condensed.labels.to(device)
     augment = make_augment(protocol.augment, condensed.preprocess.to(device))
     network = build(name, condensed.shape, len(condensed.classes)).to(device)

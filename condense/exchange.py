@@ -67,10 +67,12 @@ def export_set(condensed: CondensedSet, path: str | Path, form: str) -> Path:
 
     `folder`: PNG files in folders named by class (hard labels only). `npz`: uint8 `train_images` [N, H, W(, 3)],
     `train_labels` [N, 1] (soft: float32 [N, C]) and `class_names`. `pt`: `{"data": [[images, labels]]}`, float32 in
-    preprocessed space. The first two lose what lies outside a picture's range, and the preprocessing.
+    preprocessed space. The first two lose what lies outside a picture's range, and the preprocessing. Mosaics are
+    written decoded.
     """
     if form not in EXPORTERS:
         raise unknown("export format", form, EXPORTERS)
+    condensed = condensed.decoded()  # what another tool would train on
     path = Path(path)
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"cannot export to {path}: the folder is not empty, choose another")

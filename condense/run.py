@@ -21,6 +21,8 @@ from condense.exchange import import_set
 from condense.folder import Checkpoints, Job, Source, check_free, keep, load_job, locked, record, source_of
 from condense.learner import Diverged, Learner, Problem
 from condense.methods import Looping
+from condense.networks import build
+from condense.pool import Pool, train_pool
 from condense.preprocess import make_preprocess
 from condense.progress import progress
 from condense.provenance import provenance
@@ -32,6 +34,10 @@ __all__ = ["Interrupted", "Source", "condense", "import_into", "rehearse", "resu
 
 _LOOK_EVERY = {"cpu": 1, "cuda": 50}
 """Steps between looks at the loss: on a GPU a look waits for the device."""
+
+
+_TIMED_STEPS = 4
+"""Steps of a pool's training by which a rehearsal judges it."""
 
 
 class Interrupted(Exception):
@@ -65,7 +71,7 @@ def condense(
         recipe = recipe.override({"steps": steps})
     if checkpoint_every < 1:
         raise UserError(f"--checkpoint-every {checkpoint_every}: it must be 1 or more")
-    select.check_ipc(dataset, ipc)
+    select.check_ipc(dataset, ipc, recipe.formation)
     job = Job(
         source=source or Source(name=dataset.name),
         fingerprint=dataset.fingerprint,
@@ -83,12 +89,13 @@ def condense(
         if ranks.count > 1:
             raise UserError("several ranks need a run folder that all of them see: give --out")
         start = _start(dataset, job)
-        learner = _learner(dataset, job, start, ranks)
+        pool = _pool(dataset, job, start, ranks, None)
+        learner = _learner(dataset, job, start, ranks, pool)
         try:
             _steps(learner, job, 0, lambda step: None, lambda step, losses, seconds: None, quiet)
         except Diverged as diverged:
             raise UserError(str(diverged)) from None
-        return _assemble(start, [_learned(learner)], job.recipe.steps)
+        return _finished(start, [_learned(learner)], job.recipe, pool)
     folder = Path(out)
     with _owned(folder, ranks):
         if ranks.leads:
@@ -105,7 +112,6 @@ def rehearse(
     dataset: Dataset, *, ipc: int, recipe: Recipe, seed: int = 0, device: str = "auto", chunk: int | None = None, steps: int = 3
 ) -> dict[str, Any]:
     """What `condense` would do, with time and memory measured on a few steps (the first, which warms up, not counted)."""
-    select.check_ipc(dataset, ipc)
     place, preprocess = pick_device(device), make_preprocess(recipe.preprocess, dataset)
     job = Job(
         source=Source(name=dataset.name),
@@ -117,7 +123,11 @@ def rehearse(
         chunk=chunk,
         checkpoint_every=1,
     )
-    learner = _learner(dataset, job, select.noise(dataset, ipc, preprocess=preprocess, seed=seed), Ranks())
+    start = select.start("noise", dataset, ipc, formation=recipe.formation, preprocess=preprocess, seed=seed)
+    began = time.perf_counter()
+    pool = _pool(dataset, dataclasses.replace(job, recipe=_shortened(recipe)), start, Ranks(), None)
+    training = (time.perf_counter() - began) / _TIMED_STEPS * recipe.pool * recipe.pool_steps
+    learner = _learner(dataset, job, start, Ranks(), pool)
     learner.read(learner.step(0), 1)
     began = time.perf_counter()
     for step in range(1, steps):
@@ -129,7 +139,7 @@ def rehearse(
         "device": place.type,
         "chunk": len(learner.chunks[0] if isinstance(learner, Engine) else learner.classes),
         "seconds_a_step": round(seconds, 4),
-        "seconds_in_all": round(seconds * recipe.steps),
+        "seconds_in_all": round(training + seconds * recipe.steps),
         "peak_memory_MB": round(peak_memory(place) / 1e6),
     }
 
@@ -181,10 +191,30 @@ def import_into(
     return keep(folder, source, storage, imported)
 
 
-def _learner(dataset: Dataset, job: Job, start: CondensedSet, ranks: Ranks) -> Learner:
+def _shortened(recipe: Recipe) -> Recipe:
+    """The recipe with as much of a pool as is worth timing."""
+    return recipe.override({"pool": 1, "pool_steps": _TIMED_STEPS}) if recipe.pool else recipe
+
+
+def _pool(dataset: Dataset, job: Job, start: CondensedSet, ranks: Ranks, folder: Path | None) -> Pool | None:
+    """The trained networks that the recipe asks for: trained by rank 0 and kept in `folder`, where the others find them."""
+    if not job.recipe.pool:
+        return None
+    if not ranks.leads:
+        ranks.wait()
+    place = ranks.place(torch.device(job.device))
+    trained = train_pool(dataset, job.recipe, start.preprocess, job.seed, place, folder and folder / "pool")
+    if ranks.leads:
+        ranks.wait()
+    return Pool(trained, job.seed)
+
+
+def _learner(dataset: Dataset, job: Job, start: CondensedSet, ranks: Ranks, pool: Pool | None = None) -> Learner:
     """What learns the images: the engine, which treats the classes of a matching method in chunks, or the method's own loop."""
     recipe, place = job.recipe, ranks.place(torch.device(job.device))
     if isinstance(recipe.method, Looping):
+        if recipe.formation > 1 or recipe.pool:
+            raise UserError(f"method `{recipe.method_name}` knows neither mosaics nor a pool: `formation` must be 1, `pool` 0")
         if ranks.count > 1:
             raise UserError(f"method `{recipe.method_name}` joins all classes, so ranks cannot share them: start one process")
         if job.chunk is not None:
@@ -200,13 +230,15 @@ def _learner(dataset: Dataset, job: Job, start: CondensedSet, ranks: Ranks) -> L
         chunk=job.chunk,
         rank=ranks.rank,
         ranks=ranks.count,
+        pool=pool,
     )
 
 
 def _go_on(folder: Path, job: Job, dataset: Dataset, ranks: Ranks, quiet: bool) -> CondensedSet:
     """Work from where `folder` is to the end, and write what a finished run has."""
     start = CondensedSet.load(folder / "start.safetensors")
-    learner, checkpoints = _learner(dataset, job, start, ranks), Checkpoints(folder, ranks)
+    pool = _pool(dataset, job, start, ranks, folder)
+    learner, checkpoints = _learner(dataset, job, start, ranks, pool), Checkpoints(folder, ranks)
     done = 0
     if last := checkpoints.last_good():
         state, done = last
@@ -228,7 +260,7 @@ def _go_on(folder: Path, job: Job, dataset: Dataset, ranks: Ranks, quiet: bool) 
             raise Interrupted(f"{stopped}; go on with `condense --resume {folder}`") from None
     parts = ranks.gather(_learned(learner))
     if ranks.leads:
-        result = _assemble(start, parts, job.recipe.steps)
+        result = _finished(start, parts, job.recipe, pool)
         result.save(folder / "set.safetensors", storage=job.storage)
         report.grid(result, folder / "grid.png")
         record(folder, job, steps_from=done, seconds=time.monotonic() - began, finished=True)
@@ -246,7 +278,7 @@ def _steps(
 ) -> None:
     """Steps `done` to the last. Raises `Diverged` and, the state kept, `Interrupted`."""
     steps, every = job.recipe.steps, _LOOK_EVERY[job.device]
-    images_a_step = len(learner.classes) * (job.recipe.real_batch + job.ipc)
+    images_a_step = len(learner.classes) * (job.recipe.real_batch + job.ipc * job.recipe.formation**2)
     with _stop_signal() as stop, progress("condense", steps, done, quiet=quiet) as told:
         looked, began = done, time.perf_counter()
         for step in range(done + 1, steps + 1):
@@ -281,15 +313,24 @@ def _assemble(start: CondensedSet, parts: list[tuple[Tensor, Tensor, Tensor | No
     return dataclasses.replace(start, images=images.flatten(0, 1), labels=labels, provenance=start.provenance | {"steps": steps})
 
 
+def _finished(
+    start: CondensedSet, parts: list[tuple[Tensor, Tensor, Tensor | None]], recipe: Recipe, pool: Pool | None
+) -> CondensedSet:
+    """The set at the end of a run, labelled anew where the recipe says so."""
+    result = _assemble(start, parts, recipe.steps)
+    if not (recipe.soft_labels and pool):
+        return result
+    network = build(recipe.network, start.shape, len(start.classes)).to(pool.device)
+    return dataclasses.replace(result, labels=pool.labels(network, result))
+
+
 def _start(dataset: Dataset, job: Job) -> CondensedSet:
     """The starting images, under a preprocessing fitted to the dataset."""
     if job.storage not in STORAGES:
         raise unknown("storage", job.storage, STORAGES)
     recipe, preprocess = job.recipe, make_preprocess(job.recipe.preprocess, dataset)
-    if recipe.init == "noise":
-        start = select.noise(dataset, job.ipc, preprocess=preprocess, seed=job.seed)
-    else:
-        start = select.select(recipe.init, dataset, job.ipc, preprocess=preprocess, seed=job.seed, device=job.device)
+    how: dict[str, Any] = {"formation": recipe.formation, "preprocess": preprocess, "seed": job.seed, "device": job.device}
+    start = select.start(recipe.init, dataset, job.ipc, **how)
     facts = {"ipc": job.ipc, "seed": job.seed, "recipe": recipe.to_json(), "device": job.device, "steps": 0}
     return dataclasses.replace(start, provenance=provenance(dataset, preprocess=preprocess.fingerprint, **facts))
 

@@ -4,6 +4,7 @@ Every method chooses within each class, in an order: the first images of a large
 Herding and k-center see an image as its embedding under a network trained briefly on the training images.
 """
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from condense.accelerate import accelerate
 from condense.data import Dataset
 from condense.device import pick_device
 from condense.errors import UserError, unknown
+from condense.formation import check, encode
 from condense.preprocess import Preprocess
 from condense.provenance import provenance
 from condense.randomness import derive, generator
@@ -59,6 +61,20 @@ def noise(dataset: Dataset, ipc: int, *, preprocess: Preprocess, seed: int) -> C
     classes = range(len(dataset.classes))
     images = torch.cat([torch.randn(ipc, *dataset.shape, generator=generator(seed, "noise", c)) for c in classes])
     return _packed(dataset, images, preprocess, method="noise", ipc=ipc, seed=seed)
+
+
+def start(
+    init: str, dataset: Dataset, ipc: int, *, formation: int, preprocess: Preprocess, seed: int, device: str = "auto"
+) -> CondensedSet:
+    """What a condensation starts from: `ipc` images a class of `noise` or of a selection; in formation f, each a mosaic of
+    f * f selected ones."""
+    check(formation, *dataset.shape[1:])
+    check_ipc(dataset, ipc, formation)
+    if init == "noise":
+        return dataclasses.replace(noise(dataset, ipc, preprocess=preprocess, seed=seed), formation=formation)
+    chosen = select(init, dataset, ipc * formation**2, preprocess=preprocess, seed=seed, device=device)
+    images, labels = encode(chosen.images, formation), chosen.labels[:: formation**2]
+    return dataclasses.replace(chosen, images=images, labels=labels, formation=formation)
 
 
 def indices(
@@ -190,12 +206,17 @@ def _packed(dataset: Dataset, images: Tensor, preprocess: Preprocess, *, ipc: in
     return CondensedSet(images, labels, dataset.classes, preprocess, origin)
 
 
-def check_ipc(dataset: Dataset, ipc: int) -> None:
-    """Raise a `UserError` unless every class of the training images has at least `ipc`, and `ipc` is 1 or more."""
+def check_ipc(dataset: Dataset, ipc: int, formation: int = 1) -> None:
+    """Raise a `UserError` unless every class has the training images that `ipc`, 1 or more, take in a formation."""
     if ipc < 1:
         raise UserError(f"ipc is {ipc}: it must be 1 or more")
     counts = dataset.train.counts()
     smallest = int(counts.argmin())
-    if ipc > counts[smallest]:
+    if ipc * formation**2 > counts[smallest]:
         name, size = dataset.classes[smallest], int(counts[smallest])
+        if formation > 1:
+            raise UserError(
+                f"ipc {ipc} in formation {formation} starts from {ipc * formation**2} images a class, and class `{name}` of "
+                f"{dataset.name} has {size}: lower the ipc"
+            )
         raise UserError(f"ipc {ipc} is more than class `{name}` of {dataset.name} has: {size} training images; lower the ipc")

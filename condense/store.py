@@ -6,7 +6,7 @@ with an undisturbed one, and a flipped bit is noticed.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -18,9 +18,10 @@ from torch.utils.data import TensorDataset
 
 from condense.errors import UserError, unknown
 from condense.files import digest, load_tensors, save_tensors
+from condense.formation import check, decode
 from condense.preprocess import Preprocess, from_state
 
-FORMAT = 1  # of the file; raise it when an older reader would misread a newer file
+FORMAT = 2  # of the file; raise it when an older reader would misread a newer file
 FILE_NAME = "set.safetensors"  # inside a run folder
 STORAGES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
 
@@ -33,7 +34,7 @@ class CondensedSet:
     """
 
     images: Tensor
-    """float32 [N, ch, H, W], preprocessed."""
+    """float32 [N, ch, H, W], preprocessed, as they are stored."""
     labels: Tensor
     """int64 [N] in 0..C-1 (hard), or float32 [N, C] (soft: learned targets, not necessarily probabilities)."""
     classes: tuple[str, ...]
@@ -42,10 +43,13 @@ class CondensedSet:
     """What made `images` from uint8 pixels; a network trained on the set is tested under this transform alone."""
     provenance: dict[str, Any]
     """How it was made, JSON-able: versions, seed, recipe, dataset, device, steps. No clock: it goes into the file."""
+    formation: int = 1
+    """Each image is a mosaic of f x f smaller ones, which `decoded` enlarges: what a network is trained on."""
 
     def __post_init__(self) -> None:
         images, labels = self.images.detach().cpu().contiguous(), self.labels.detach().cpu().contiguous()
         _check(images, labels, len(self.classes))
+        check(self.formation, *images.shape[2:])
         try:
             provenance = json.loads(json.dumps(self.provenance, allow_nan=False))  # what the file would give back
         except (TypeError, ValueError) as error:
@@ -97,9 +101,17 @@ class CondensedSet:
         """The images as uint8 [N, ch, H, W], for looking at or for other tools: inverted, clipped and rounded."""
         return self.preprocess.quantise(self.images)
 
+    def decoded(self) -> Self:
+        """The set to train on: each mosaic as the images it stands for, with its label; itself where it holds none."""
+        if self.formation == 1:
+            return self
+        labels = self.labels.repeat_interleave(self.formation**2, dim=0)
+        return replace(self, images=decode(self.images, self.formation), labels=labels, formation=1)
+
     def as_dataset(self) -> TensorDataset:
-        """A torch `Dataset` of (image, label) pairs."""
-        return TensorDataset(self.images, self.labels)
+        """A torch `Dataset` of (image, label) pairs, decoded."""
+        decoded = self.decoded()
+        return TensorDataset(decoded.images, decoded.labels)
 
     def nbytes(self, storage: str = "float32") -> int:
         """Bytes of images and labels under a storage; the preprocessing, which sets share, is not counted."""
@@ -107,19 +119,21 @@ class CondensedSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of the content: images, labels, classes and preprocessing, whatever the provenance."""
-        text = json.dumps([self.classes, self.preprocess.fingerprint])
+        """16 hex digits of the content: images, labels, classes, preprocessing, formation; whatever the provenance."""
+        formation = [self.formation] if self.formation > 1 else []
+        text = json.dumps([self.classes, self.preprocess.fingerprint, *formation])
         return digest({"images": self.images, "labels": self.labels}, text)[:16]
 
     def merge(self, other: Self) -> Self:
         """The images of both sets, those of `self` first; hard labels become one-hot where the other's are soft.
 
-        Raises `UserError` unless classes, image shape and preprocessing are the same.
+        Raises `UserError` unless classes, image shape, preprocessing and formation are the same.
         """
         for what, mine, theirs in (
             ("classes", ", ".join(self.classes), ", ".join(other.classes)),
             ("image shapes", self.shape, other.shape),
             ("preprocessing", _describe(self.preprocess), _describe(other.preprocess)),
+            ("formations", self.formation, other.formation),
         ):
             if mine != theirs:
                 raise UserError(f"cannot merge sets of different {what}: {mine} and {theirs}")
@@ -131,6 +145,7 @@ class CondensedSet:
             classes=self.classes,
             preprocess=self.preprocess,
             provenance={"merged": parts},
+            formation=self.formation,
         )
 
     def _soft_labels(self) -> Tensor:
@@ -147,11 +162,12 @@ class CondensedSet:
             raise UserError("images are too large for float16 (above 65504): save with storage float32")
         state = {f"preprocess.{name}": value for name, value in self.preprocess.state().items()}
         header = {
-            "format": FORMAT,
+            "format": FORMAT if self.formation > 1 else 1,
             "classes": self.classes,
             "preprocess": self.preprocess.name,
             "provenance": self.provenance,
             "storage": storage,
+            **({"formation": self.formation} if self.formation > 1 else {}),
         }
         file = _file(Path(path))
         save_tensors(file, {"images": images, "labels": self.labels, **state}, header)
@@ -167,15 +183,16 @@ class CondensedSet:
             hint = "the run has not ended, resume it" if path.is_dir() else "check the path"
             raise UserError(f"no condensed set at {file}: {hint}")
         tensors, header = load_tensors(file)
-        if header.get("format") != FORMAT:
+        if header.get("format") not in range(1, FORMAT + 1):
             found = header.get("format", "none")
-            raise UserError(f"{file} has set format {found}, this version reads {FORMAT}: use the version that wrote it")
+            raise UserError(f"{file} has set format {found}, this version reads up to {FORMAT}: use the version that wrote it")
         try:
             images, labels = tensors.pop("images"), tensors.pop("labels")
             state = {name.removeprefix("preprocess."): value for name, value in tensors.items()}
             preprocess = from_state(header["preprocess"], state)
             images = preprocess.apply(images) if header["storage"] == "uint8" else images.float()
-            return cls(images, labels, tuple(header["classes"]), preprocess, header["provenance"])
+            facts = tuple(header["classes"]), preprocess, header["provenance"]
+            return cls(images, labels, *facts, formation=header.get("formation", 1))
         except KeyError as error:
             raise UserError(f"{file} lacks {error}: it is no condensed set") from None
         except UserError as error:

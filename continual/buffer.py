@@ -1,7 +1,7 @@
 """`CondensedBuffer`: a replay memory of condensed images, wherever Avalanche 0.6 takes a storage policy.
 
-It never holds a class before its experience. Rows are kept as uint8 pixels (or as float32 images) and go through the
-set's preprocessing when they are read, so that a replayed image arrives in the space of the stream's, transformed
+It never holds a class before its experience. Rows are kept as uint8 pixels (or as float32 images), go through the
+set's preprocessing and are decoded when they are read, so that a replayed image arrives in the space of the stream's, transformed
 once. See docs/continual.md for what the stream must look like, and for the traps.
 """
 
@@ -16,10 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from condense.data import Images
 from condense.errors import UserError, unknown
+from condense.formation import decode
+from condense.preprocess import Preprocess
 from condense.select import herd
 from condense.store import CondensedSet
 from continual.memories import Online
-from continual.stream import Augment, Prepare
+from continual.stream import Augment
 
 BYTES = {"uint8": 1, "float32": 4}
 """Of a value of an image, by storage."""
@@ -31,12 +33,21 @@ class ClassMemory(ExemplarsBuffer):
     """The rows of one class, the most representative first: a smaller memory is the beginning of a larger one."""
 
     def __init__(
-        self, rows: Tensor, label: int, task: int | None, transforms: TransformGroups | None, logits: Tensor | None = None
+        self,
+        rows: Tensor,
+        label: int,
+        task: int | None,
+        preprocess: Preprocess,
+        transforms: TransformGroups,
+        *,
+        formation: int = 1,
+        logits: Tensor | None = None,
     ) -> None:
-        """rows: uint8 or float32 [I, ch, H, W]. task: its label, where the stream's samples carry one. logits: [I, C], DER's."""
+        """rows: uint8 or float32 [I, ch, H, W]. task: its label, where the stream's samples carry one. formation: of the rows,
+        each of which is as many samples as its mosaic has parts. logits: of the samples, [I * f * f, C], DER's."""
         super().__init__(len(rows))
-        self.rows, self.label, self.task, self.logits = rows, label, task, logits
-        self._transforms = transforms
+        self.rows, self.label, self.task, self.formation, self.logits = rows, label, task, formation, logits
+        self._preprocess, self._transforms = preprocess, transforms
         self._expose()
 
     def resize(self, strategy: Any, new_size: int) -> None:
@@ -44,24 +55,24 @@ class ClassMemory(ExemplarsBuffer):
         self.max_size = new_size
         if new_size < len(self.rows):
             self.rows = self.rows[:new_size].clone()
-            self.logits = None if self.logits is None else self.logits[:new_size].clone()
+            self.logits = None if self.logits is None else self.logits[: new_size * self.formation**2].clone()
             self._expose()
 
     def keep_logits(self, logits: Tensor) -> None:
-        """From now on each row carries its logits, float32 [I, C], last."""
+        """From now on each sample carries its logits, float32 [I * f * f, C], last."""
         self.logits = logits
         self._expose()
 
     def _expose(self) -> None:
-        """Make the rows the `buffer`, an Avalanche dataset."""
-        count = len(self.rows)
+        """Make what the rows hold the `buffer`, an Avalanche dataset."""
+        samples = _Samples(self.rows, self.label, self._preprocess, self.formation)
+        count = len(samples)
         attributes = [DataAttribute([self.label] * count, "targets")]
         if self.task is not None:
             attributes.append(DataAttribute([self.task] * count, "targets_task_labels", use_in_getitem=True))
         if self.logits is not None:
             attributes.append(DataAttribute(list(self.logits), "logits", use_in_getitem=True))
-        rows = _Rows(self.rows, self.label)
-        self.buffer = make_avalanche_dataset(rows, data_attributes=attributes, transform_groups=self._transforms)
+        self.buffer = make_avalanche_dataset(samples, data_attributes=attributes, transform_groups=self._transforms)
 
 
 class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
@@ -97,10 +108,8 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
         self.source = CondensedSet.load(source) if isinstance(source, str | Path) else source
         self.storage = storage
         super().__init__(self._budget(max_size, max_bytes))
-        prepare, test = Prepare(self.source.preprocess, augment), Prepare(self.source.preprocess)
-        self._transforms = TransformGroups({"train": prepare, "eval": test} if storage == "uint8" else {"train": augment})
-        if storage == "float32":
-            self._transforms["eval"] = None  # else it would be that of training
+        self._transforms = TransformGroups({"train": augment})
+        self._transforms["eval"] = None  # else it would be that of training
         if isinstance(self.source, CondensedSet):
             self._check_size(self.max_size, int((self.source.counts() > 0).sum()))
 
@@ -117,10 +126,11 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
         _check_stream(exp, self.source.shape)
         task = _task_of(exp.dataset)
         self._check_size(self.max_size, len(self.buffer_groups) + len(new))
-        for label, images in self._images(exp, new).items():
+        found, formation = self._images(exp, new)
+        for label, images in found.items():
             order = herd(images.flatten(1), len(images))
             rows = self.source.preprocess.quantise(images) if self.storage == "uint8" else images
-            self.buffer_groups[label] = ClassMemory(rows[order], label, task, self._transforms)
+            self.buffer_groups[label] = self._memory(rows[order], label, task, formation=formation)
         self.resize(agent, self.max_size)
 
     def resize(self, strategy: Any, new_size: int) -> None:
@@ -139,7 +149,8 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
     def state_dict(self) -> dict[str, Any]:
         """What the memory holds, as tensors and numbers."""
         groups = {
-            label: {"rows": group.rows, "task": group.task, "logits": group.logits} for label, group in self.buffer_groups.items()
+            label: {"rows": group.rows, "task": group.task, "formation": group.formation, "logits": group.logits}
+            for label, group in self.buffer_groups.items()
         }
         return {"max_size": self.max_size, "storage": self.storage, "groups": groups}
 
@@ -148,10 +159,10 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
         if state["storage"] != self.storage:
             raise UserError(f"the state was stored as {state['storage']}, this memory stores {self.storage}: use the same")
         self.max_size = state["max_size"]
-        self.buffer_groups = {
-            label: ClassMemory(group["rows"], label, group["task"], self._transforms, group["logits"])
-            for label, group in state["groups"].items()
-        }
+        self.buffer_groups = {label: self._memory(label=label, **group) for label, group in state["groups"].items()}
+
+    def _memory(self, rows: Tensor, label: int, task: int | None, **rest: Any) -> ClassMemory:
+        return ClassMemory(rows, label, task, self.source.preprocess, self._transforms, **rest)
 
     def _budget(self, max_size: int | None, max_bytes: int | None) -> int:
         """The images that the user allows."""
@@ -169,12 +180,12 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
         if images < classes:
             raise UserError(f"a memory of {images} images is less than one for each of {classes} classes: raise its budget")
 
-    def _images(self, exp: Any, new: dict[int, int]) -> dict[int, Tensor]:
-        """The images of the new classes, float32 [I, ch, H, W], by label; `new` is {label: original class}."""
+    def _images(self, exp: Any, new: dict[int, int]) -> tuple[dict[int, Tensor], int]:
+        """The images of the new classes, float32 [I, ch, H, W], by label, and their formation; `new`: {label: class}."""
         if isinstance(self.source, CondensedSet):
-            return {label: self._stored(c, exp) for label, c in new.items()}
+            return {label: self._stored(c, exp) for label, c in new.items()}, self.source.formation
         condensed = self.source.condense(_training_images(exp.dataset, new, self.source))
-        return {label: condensed.per_class(index) for index, label in enumerate(new)}
+        return {label: condensed.per_class(index) for index, label in enumerate(new)}, condensed.formation
 
     def _stored(self, c: int, exp: Any) -> Tensor:
         """The set's images of class `c`."""
@@ -201,17 +212,20 @@ class CondensedBufferWithLogits(CondensedBuffer):
             self.buffer_groups[label].keep_logits(_logits(agent, self.buffer_groups[label].buffer))
 
 
-class _Rows(Dataset):
-    """Images of one class, as (tensor, label) pairs."""
+class _Samples(Dataset):
+    """What the rows of one class hold, as (float32 image, label) pairs: uint8 pixels preprocessed, mosaics decoded."""
 
-    def __init__(self, rows: Tensor, label: int) -> None:
-        self._rows, self._label = rows, label
+    def __init__(self, rows: Tensor, label: int, preprocess: Preprocess, formation: int) -> None:
+        self._rows, self._label, self._preprocess, self._formation = rows, label, preprocess, formation
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._rows) * self._formation**2
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self._rows[index], self._label
+        row, part = divmod(index, self._formation**2)
+        image = self._rows[row][None]
+        image = self._preprocess.apply(image) if image.dtype == torch.uint8 else image
+        return decode(image, self._formation)[part], self._label
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 A class condensed with per-image normalisation, or drawn at random, depends on no other class. Its memory is then the
 same whatever the order of the classes, and one condensation of all classes serves every order and number of steps.
-What does join classes (BatchNorm; herding and k-center, whose embedding is a network trained on the images) is made
+What does join classes (BatchNorm; a pool of trained networks; herding and k-center, whose embedding is one) is made
 step by step, of the images of the step's classes alone.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,7 +29,7 @@ from condense.preprocess import Preprocess
 from condense.provenance import provenance
 from condense.recipes import RECIPES, Recipe, recipe_for, resolve
 from condense.run import rehearse, resume
-from condense.select import SELECTIONS, check_ipc, noise, select
+from condense.select import SELECTIONS, select, start
 from condense.store import FILE_NAME, CondensedSet
 from continual.orders import of_classes
 
@@ -77,12 +78,9 @@ class Cache:
 
     def _begin(self, recipe: Recipe, dataset: Dataset, folder: Path) -> None:
         """A run folder with starting images under our preprocessing: a run of its own would fit one to these classes."""
-        check_ipc(dataset, self.ipc)
         device = pick_device(self.device).type
-        if recipe.init == "noise":
-            start = noise(dataset, self.ipc, preprocess=self.preprocess, seed=self.seed)
-        else:
-            start = select(recipe.init, dataset, self.ipc, preprocess=self.preprocess, seed=self.seed, device=device)
+        how: dict[str, Any] = {"preprocess": self.preprocess, "seed": self.seed, "device": device}
+        begun = start(recipe.init, dataset, self.ipc, formation=recipe.formation, **how)
         facts = {"ipc": self.ipc, "seed": self.seed, "recipe": recipe.to_json(), "device": device, "steps": 0}
         job = Job(
             source=Source(name=dataset.name),
@@ -95,7 +93,7 @@ class Cache:
             checkpoint_every=200,
         )
         with locked(folder):
-            dataclasses.replace(start, provenance=provenance(dataset, **facts)).save(folder / "start.safetensors")
+            dataclasses.replace(begun, provenance=provenance(dataset, **facts)).save(folder / "start.safetensors")
             record(folder, job, finished=False)
 
 
@@ -188,7 +186,7 @@ def separable(how: Recipe | str, dataset: Dataset) -> bool:
     if not isinstance(how.method, Matching):
         return False
     joint = joins_images(build(how.network, dataset.shape, len(dataset.classes)))
-    return not joint and how.init in ("random", "noise")
+    return not joint and how.init in ("random", "noise") and not how.pool  # which is trained on all classes
 
 
 def of_set(condensed: CondensedSet, classes: Sequence[int]) -> CondensedSet:
@@ -211,7 +209,12 @@ def _grouped(how: Recipe | str, dataset: Dataset, classes: Sequence[int], cache:
     """The memory of some classes, made from their images alone, with the labels of the whole dataset."""
     part = cache.made(how, of_classes(dataset, classes))
     facts = part.provenance | {"dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint}, "only": list(classes)}
-    return dataclasses.replace(part, labels=torch.tensor(classes)[part.labels], classes=dataset.classes, provenance=facts)
+    if part.soft:
+        labels = torch.zeros(len(part), len(dataset.classes))
+        labels[:, list(classes)] = part.labels
+    else:
+        labels = torch.tensor(classes)[part.labels]
+    return dataclasses.replace(part, labels=labels, classes=dataset.classes, provenance=facts)
 
 
 def _whole(path: Path, dataset: Dataset) -> CondensedSet:

@@ -302,13 +302,15 @@ def train_networks(
         return
     first = tasks[0].memory
     model = build(network, first.shape, len(first.classes)).to(device)
-    passed = sum(3 * protocol.epochs * len(task.memory) + int(sum(test.sum() for test in task.tests)) for task in tasks)
+    trained = 3 * protocol.epochs * first.formation**2  # passes of a stored image; a backward pass costs two forward ones
+    passed = sum(trained * len(task.memory) + int(sum(test.sum() for test in task.tests)) for task in tasks)
     fast = accelerate(model, passed * images[0, 0].numel(), device)
     augment = make_augment(protocol.augment, first.preprocess.to(device))
     images, labels = images.to(device), labels.to(device)
     for task in tasks:
         initialise(model, task.seed, task.repeat)
-        memory, truth = task.memory.images.to(device), task.memory.labels.to(device)
+        decoded = task.memory.decoded()
+        memory, truth = decoded.images.to(device), decoded.labels.to(device)
         train(fast, memory, truth, protocol, derive(task.seed, "train", task.repeat), augment=augment)
         yield [accuracy(fast, images[test], labels[test]) for test in task.tests]
 

@@ -33,17 +33,18 @@ def make_proxies(
     protocol: of the search; it gives early stopping its steps.
     """
     condensed = {name: _load(name, whole, rest) for name in names if not _is_kind(name)}
-    ipc = next(iter(condensed.values())).ipc if condensed else _IPC
+    first = next(iter(condensed.values()), None)
+    ipc, parts = (first.ipc, first.formation**2) if first else (_IPC, 1)
     proxies: dict[str, Proxy] = {}
     for name in names:
         shown = name if _is_kind(name) else _shown(name)
         if shown in proxies or shown == FREE:
             raise UserError(f"two proxies are called `{shown}`: name each once, and rename one of two folders of one name")
         if name in condensed:
-            found = condensed[name]
+            found = condensed[name].decoded()
             proxies[shown] = Proxy(shown, found.images, found.labels, found.preprocess, found.fingerprint)
         else:
-            proxies[shown] = _real(name, rest, preprocess, protocol, ipc)
+            proxies[shown] = _real(name, rest, preprocess, protocol, ipc, parts)
     if not proxies:
         raise UserError(f"no proxy to train on: name a condensed set, or one of {', '.join(KINDS)}")
     return proxies
@@ -87,8 +88,8 @@ def _load(name: str, whole: Dataset, rest: Dataset) -> CondensedSet:
     return found
 
 
-def _real(name: str, rest: Dataset, preprocess: Preprocess, protocol: Protocol, ipc: int) -> Proxy:
-    """A proxy of real images."""
+def _real(name: str, rest: Dataset, preprocess: Preprocess, protocol: Protocol, ipc: int, parts: int) -> Proxy:
+    """A proxy of real images: as many as `ipc` images a class take room, or steps as training on `parts` times that takes."""
     kind, number = name.partition(":")[0], _number(name)
     classes = len(rest.classes)
     if kind == "random":
@@ -96,7 +97,7 @@ def _real(name: str, rest: Dataset, preprocess: Preprocess, protocol: Protocol, 
         return Proxy(name, chosen.images, chosen.labels, preprocess, chosen.fingerprint)
     images, steps = rest.train, None
     if kind == "early-stop":
-        steps = number or protocol.epochs * math.ceil(ipc * classes / protocol.batch)
+        steps = number or protocol.epochs * math.ceil(ipc * parts * classes / protocol.batch)
     elif number and number < len(images):
         if number < classes:
             raise UserError(f"proxy `{name}`: {classes} classes need at least {classes} images")

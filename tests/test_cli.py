@@ -74,6 +74,19 @@ def test_choices_are_made_on_held_out_training_images(capsys: pytest.CaptureFixt
     assert "made from digits with content" in errors
 
 
+def test_the_recipe_best_is_condensed_shown_and_evaluated(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "best"
+    options = ["--set", "pool=1", "--set", "pool_steps=3", "--set", "calibration=1", "--set", "soft_labels=true"]
+    assert run(capsys, "condense", *SMALL, "--recipe", "best", *options, "--ipc", "2", "--out", out)[0] == 0
+    told = json.loads(run(capsys, "show", out, "--json")[1])
+    assert (told["images"], told["formation"], told["labels"], told["ipc"]) == (20, 2, "soft", 2)
+    assert run(capsys, "evaluate", out, "--network", "mlp", "--repeats", "1", "--epochs", "1")[0] == 0
+    assert run(capsys, "export", out, "--format", "npz", "--out", tmp_path / "set.npz")[0] == 0
+    code, _, errors = run(capsys, "condense", *SMALL, "--ipc", "2", "--set", "calibration=1", "--out", tmp_path / "wrong")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert not (tmp_path / "wrong").exists()
+
+
 @pytest.mark.parametrize("method", ["random", "kcenter"])
 def test_select_makes_a_set_that_evaluates(capsys: pytest.CaptureFixture[str], tmp_path: Path, method: str) -> None:
     flags = ["--dataset", "digits", "--ipc", "3", "--method", method, "--out", tmp_path / "set"]

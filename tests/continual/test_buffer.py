@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from condense import UserError, resolve
 from condense.preprocess import Whiten, make_preprocess
 from condense.run import Interrupted
-from condense.select import select
+from condense.select import select, start
 from condense.store import CondensedSet
 from continual import CondensedBuffer, Online, class_stream, memories
 from continual.orders import of_classes
@@ -100,6 +100,24 @@ def test_float_storage_keeps_every_bit_of_synthetic_images(world, stream):
     feed(buffer, stream, 5)
     stored = {row[0].numpy().tobytes() for row in buffer.buffer}
     assert stored == {image.numpy().tobytes() for image in wild.images}
+
+
+@pytest.mark.parametrize("storage", ["uint8", "float32"])
+def test_mosaics_are_replayed_decoded_and_count_as_they_are_stored(world, stream, storage):
+    mosaics = start("random", world.dataset, 3, formation=2, preprocess=world.preprocess, seed=0)
+    buffer = CondensedBuffer(mosaics, max_size=10, storage=storage)
+    feed(buffer, stream, 5)
+    assert buffer.sizes["images"] == 10
+    assert len(buffer.buffer) == 40
+    kept = memories.quantised(mosaics) if storage == "uint8" else mosaics
+    for label, group in buffer.buffer_groups.items():
+        images = mosaics.per_class(label).double()
+        best = int((images - images.mean(dim=0)).square().flatten(1).sum(dim=1).argmin())
+        parts = kept.decoded().per_class(label)[4 * best : 4 * best + 4]
+        assert torch.equal(torch.stack([row[0] for row in group.buffer]), parts)
+    restored = CondensedBuffer(mosaics, max_size=10, storage=storage)
+    restored.load_state_dict(buffer.state_dict())
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(buffer.buffer, restored.buffer, strict=True))
 
 
 @pytest.mark.parametrize("budget", [10, 23, 40])

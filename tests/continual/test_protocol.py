@@ -45,7 +45,13 @@ def noise_in(images: Images, classes: list[int]) -> Images:
     return Images(pixels, images.labels, images.classes)
 
 
-@pytest.mark.parametrize("method", ["random", "herding", TINY, "official-code:network=convnet-d2-w16-batch,real_batch=8"])
+BEST = "best:real_batch=8,network=convnet-d2-w8,pool=1,pool_steps=3"
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["random", "herding", TINY, BEST, f"{BEST},soft_labels=true", "official-code:network=convnet-d2-w16-batch,real_batch=8"],
+)
 def test_no_future_class_and_no_test_image_reaches_a_memory(world, cache, tmp_path, method):
     """Other images of the later classes, and other test images, leave the memories of the earlier steps bit for bit the same."""
     groups = [(3, 1), (4, 0), (5, 9), (2, 6), (8, 7)]
@@ -58,13 +64,15 @@ def test_no_future_class_and_no_test_image_reaches_a_memory(world, cache, tmp_pa
         ours, theirs = made[0][step], made[1][step]
         assert ours.counts().nonzero().flatten().tolist() == sorted(group)
         assert ours.classes == world.dataset.classes
-        assert torch.equal(ours.labels, theirs.labels)
+        assert torch.equal(ours.class_of(), theirs.class_of())
+        assert torch.equal(ours.labels, theirs.labels) == (step < 2 or not ours.soft)
         assert torch.equal(ours.images, theirs.images) == (step < 2)
 
 
 def test_what_joins_classes_is_made_step_by_step(world):
-    for method, expected in (("random", True), ("herding", False), ("kcenter", False), (TINY, True), ("official-code", False)):
-        assert separable(parse(method, world.dataset, 2, None), world.dataset) == expected
+    separate, joined = ("random", TINY), ("herding", "kcenter", "official-code", BEST)
+    for method in (*separate, *joined):
+        assert separable(parse(method, world.dataset, 2, None), world.dataset) == (method in separate)
 
 
 def test_selected_memories_are_training_images_of_their_class(world, cache):

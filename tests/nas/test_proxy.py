@@ -10,7 +10,7 @@ from condense import CondensedSet, Dataset, Images, Protocol, UserError
 from condense.networks import initialise
 from condense.preprocess import make_preprocess
 from condense.randomness import derive, generator
-from condense.select import select
+from condense.select import select, start
 from condense.train import train
 from nas import convnet_space, nasbench201
 from nas.proxy import FREE, Bench, Proxy, Regime, Task, settle
@@ -216,6 +216,15 @@ def test_sizes_follow_the_first_condensed_set(dataset, tmp_path):
     assert found["whole:9"].labels.bincount().tolist() == [3, 3, 3]
     assert found["ipc4"].fingerprint == condensed.fingerprint
     assert len({proxy.fingerprint for proxy in found.values()}) == 5  # early stopping and the whole are the same images
+
+
+def test_mosaics_are_trained_on_decoded_and_others_take_as_much_room_or_as_many_steps(dataset, tmp_path):
+    mosaics = start("random", dataset, 4, formation=2, preprocess=make_preprocess("standard", dataset), seed=5)
+    mosaics.save(tmp_path / "mosaics")
+    found = _proxies(dataset, "random", "early-stop", str(tmp_path / "mosaics"))
+    assert torch.equal(found["mosaics"].images, mosaics.decoded().images)
+    assert len(found["random"]) == 12
+    assert found["early-stop"].steps == 3 * math.ceil(48 / 8)
 
 
 def test_no_real_proxy_has_a_held_out_image(dataset):
