@@ -99,7 +99,10 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print one J
     "recipe_name",
     help="paper (DataDAM's), official-code, best, or a method: as its authors published it.  [default: paper]",
 )
-@click.option("--method", help="datadam, dm, ...: alone, as published; with --recipe, under that recipe's other settings.")
+@click.option(
+    "--method",
+    help="datadam, dm, mmd, cafe, kip, ld, gmmn, cgan, vae: alone, as published; with --recipe, under its other settings.",
+)
 @click.option("--steps", type=int, help="Steps; default: the recipe's.")
 @click.option("--network", help="Network to match under, such as convnet or convnet-d3-w128-batch.")
 @click.option("--real-batch", type=int, help="Real images of each class in a step.")
@@ -184,7 +187,7 @@ def condense(
     "protocol_name",
     default="dm",
     show_default=True,
-    help="dm (1,000 epochs, batch 256) or datadam-code (1,800, 64).",
+    help="dm (1,000 epochs, batch 256), datadam-code (1,800, 64), or kip (dm's, on the squared error).",
 )
 @click.option("--epochs", type=int, help="Passes over the set; default: the protocol's.")
 @click.option("--augment", help="Augmentation in training; default: the protocol's.")

@@ -31,15 +31,17 @@ class RealImages:
             table[label, : len(indices)] = indices
         self._table = table.to(device)
 
-    def batch(self, classes: Tensor, step: int | Tensor) -> Tensor:
+    def batch(self, classes: Tensor, step: int | Tensor, *, per_class: int | None = None, purpose: str = "real") -> Tensor:
         """A batch of each class, preprocessed, class-major: float32 [C * B, ch, H, W].
 
         Drawn without replacement; of a class with fewer than B images, all are taken equally often, to within one.
+        `per_class` is another B than that of the steps; another `purpose` draws other images in the same step.
         """
+        per_class = per_class or self._per_class
         table, counts = self._table[classes], self._counts[classes]
-        keys = uniforms(self._seed, "real", step, classes, table.shape[1])
+        keys = uniforms(self._seed, purpose, step, classes, table.shape[1])
         keys = keys.masked_fill(torch.arange(table.shape[1], device=keys.device) >= counts[:, None], 2.0)
-        order = keys.topk(min(self._per_class, table.shape[1]), dim=1, largest=False).indices
-        places = torch.arange(self._per_class, device=keys.device) % counts[:, None]
+        order = keys.topk(min(per_class, table.shape[1]), dim=1, largest=False).indices
+        places = torch.arange(per_class, device=keys.device) % counts[:, None]
         chosen = table.gather(1, order.gather(1, places)).flatten()
         return self._pixels[chosen] if self._whitened else self._preprocess.apply(self._pixels[chosen])

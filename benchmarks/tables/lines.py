@@ -17,6 +17,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "smoke": {
         DEFAULT: {"steps": 2, "real_batch": 4, "network": "convnet-d2-w8"},
         "official-code": {"network": "convnet-d2-w8-batch"},
+        "cafe": {"queue": 2, "query": 4, "most_passes": 2},
     },
     "cpu": {
         DEFAULT: {"steps": 200, "real_batch": 64, "network": "convnet-w64"},

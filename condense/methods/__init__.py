@@ -1,12 +1,26 @@
 """Methods by name. Adding one is a file and a line here."""
 
 from condense.methods.base import Looping, Matching, Method
+from condense.methods.cafe import CAFE
+from condense.methods.cgan import CGAN
 from condense.methods.datadam import DataDAM
 from condense.methods.dm import DM
+from condense.methods.gmmn import GMMN
+from condense.methods.kip import KIP
+from condense.methods.ld import LD
+from condense.methods.mmd import MMD
+from condense.methods.vae import VAE
 
 METHODS: dict[str, type] = {
     "datadam": DataDAM,
     "dm": DM,
+    "mmd": MMD,
+    "cafe": CAFE,
+    "kip": KIP,
+    "ld": LD,
+    "gmmn": GMMN,
+    "cgan": CGAN,
+    "vae": VAE,
 }
 
-__all__ = ["DM", "METHODS", "DataDAM", "Looping", "Matching", "Method"]
+__all__ = ["CAFE", "CGAN", "DM", "GMMN", "KIP", "LD", "METHODS", "MMD", "VAE", "DataDAM", "Looping", "Matching", "Method"]

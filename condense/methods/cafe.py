@@ -1,0 +1,190 @@
+"""CAFE: align the mean features of every layer, tell the classes apart by them, and let the network follow the images.
+
+Wang, Zhao, Peng, Zhu, Yang, Wang, Huang, Bilen, Wang and You, "CAFE: Learning to Condense Dataset by Aligning Features",
+CVPR 2022. With f_l the features of layer l, e the embedding and B real images of each class:
+
+    alignment      = sum over classes k and layers l of || mean_real f_kl - mean_syn f_kl ||^2
+    discrimination = - sum over real images x of class k of log softmax(<e(x), mean_syn e_1>, ..., <e(x), mean_syn e_C>)_k
+    loss           = scale * (alignment + beta * discrimination)
+
+The two loops are dynamic. After each update of the images, the network is trained on them until its accuracy on real
+query images has moved by more than `inner_bound`; once that accuracy, seen after each update, has moved by less than
+`outer_bound`, a fresh network takes its place. Both look at the last `queue` accuracies.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from condense import networks
+from condense.accelerate import block_size, joins_images
+from condense.augment import make_augment
+from condense.learner import Learner, Problem
+from condense.methods.base import require, widen
+from condense.randomness import derive, generator
+from condense.real import RealImages
+
+_TRAIN_BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CAFE:
+    """The paper's losses and loops. A step is one update of the images with the inner loop that follows it."""
+
+    loss_scale: float = 1.0
+    """Factor on the whole loss. With a fixed learning rate it sets the step size of the pixels."""
+    discrimination: float = 0.01
+    """beta, the weight of the discrimination loss, itself a sum over all real images."""
+    outer_bound: float = 0.04
+    """lambda_1: accuracies within it end the time of a network."""
+    inner_bound: float = 0.03
+    """lambda_2: accuracies further apart than it end an inner loop."""
+    queue: int = 10
+    """Accuracies that are looked at."""
+    query: int = 128
+    """Real images of each class on which accuracy is measured."""
+    most_passes: int = 100
+    """Passes of an inner loop at most. The paper has no bound; on images that teach nothing the accuracy never moves."""
+    network_lr: float = 0.01
+    """Learning rate of the inner loop: SGD without momentum, batches of 256."""
+
+    def __post_init__(self) -> None:
+        require("loss_scale", self.loss_scale, self.loss_scale > 0, "above 0")
+        require("discrimination", self.discrimination, self.discrimination >= 0, "0 or more")
+        require("queue", self.queue, self.queue >= 2, "2 or more")
+        require("query", self.query, self.query >= 1, "1 or more")
+        require("most_passes", self.most_passes, self.most_passes >= 1, "1 or more")
+        require("network_lr", self.network_lr, self.network_lr > 0, "above 0")
+
+    @classmethod
+    def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
+        """CAFE+DSA: from noise, rate 0.1, 2,000 networks, each of which is used for ten updates at least."""
+        return {"steps": 20_000, "lr": 0.1, "init": "noise"}
+
+    def learner(self, problem: Problem) -> Learner:
+        """The learner of a run."""
+        return _Learner(self, problem)
+
+
+def alignment(real: list[Tensor], synthetic: list[Tensor]) -> Tensor:
+    """The alignment loss of mean features [C, D_l] of every layer: a scalar."""
+    return torch.stack([(r - s).square().sum() for r, s in zip(real, synthetic, strict=True)]).sum()
+
+
+def discrimination(real: Tensor, centres: Tensor) -> Tensor:
+    """The discrimination loss of embeddings [C, B, D] of real images, classified by the classes' `centres` [C, D]: a scalar."""
+    logits = real.flatten(0, 1) @ centres.T
+    truth = torch.arange(len(real), device=real.device).repeat_interleave(real.shape[1])
+    return functional.cross_entropy(logits, truth, reduction="sum")
+
+
+class _Learner(Learner):
+    def __init__(self, method: CAFE, problem: Problem) -> None:
+        recipe, dataset, device = problem.recipe, problem.dataset, problem.device
+        self._method, self._recipe, self._seed = method, recipe, problem.seed
+        num_classes = len(dataset.classes)
+        self.classes = torch.arange(num_classes, device=device)
+        self.images = problem.start.images.to(device, copy=True)
+        self._per_class = len(self.images) // num_classes
+        self._truth = self.classes.repeat_interleave(self._per_class)
+        self._momentum = torch.zeros_like(self.images)
+        self._augment = make_augment(recipe.augment)
+        self._real = RealImages(dataset, problem.start.preprocess, recipe.real_batch, problem.seed, device)
+        self._network = networks.build(recipe.network, dataset.shape, num_classes).to(device).train()
+        self._blocks = [self.classes]
+        if not joins_images(self._network):
+            self._blocks = list(self.classes.split(max(1, block_size(self.images, device) // self._per_class)))
+        self._used = torch.zeros((), dtype=torch.int64)  # networks before this one
+        self._queue = torch.full((method.queue,), torch.nan)  # accuracies after the last updates; nan: none yet
+        networks.initialise(self._network, self._seed, 0)
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """One update of the images, and either the inner loop or a fresh network."""
+        parts = self._update(step)
+        self._queue = torch.cat([self._queue[1:], torch.tensor([self._accuracy(step, 0)])])
+        if self._queue.isfinite().all() and _range(self._queue.tolist()) < self._method.outer_bound:
+            self._used += 1
+            self._queue.fill_(torch.nan)
+            networks.initialise(self._network, self._seed, int(self._used))
+        else:
+            self._train(step)
+        return parts
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Images, momentum, the network with its number, and the accuracies."""
+        weights = {f"network.{name}": value for name, value in self._network.state_dict().items()}
+        return {"images": self.images, "momentum": self._momentum, "used": self._used, "queue": self._queue, **weights}
+
+    def _update(self, step: int) -> dict[str, Tensor]:
+        """Move the images by SGD with momentum; the rate is halved at six, eight and nine tenths of the run."""
+        self._network.requires_grad_(False)
+        with torch.no_grad():
+            real_means, real = self._real_features(step)
+        leaf = self.images.detach().requires_grad_()
+        drawn = self._augment.matching(leaf, self.classes, self._seed, step).unflatten(0, (len(self.classes), -1))
+        # Only the means of a class go on, so each block of classes is seen again in the backward pass and memory stays small.
+        blocks = [checkpoint(self._means, drawn[block], use_reentrant=False) for block in self._blocks]
+        means = [torch.cat(layer) for layer in zip(*blocks, strict=True)]
+        scale, beta = self._method.loss_scale, self._method.discrimination
+        parts = {
+            "alignment": scale * alignment(real_means, means),
+            "discrimination": scale * beta * discrimination(real, means[-1]),
+        }
+        (gradient,) = torch.autograd.grad(torch.stack(list(parts.values())).sum(), leaf)
+        lr = self._recipe.lr * 0.5 ** sum(step >= part * self._recipe.steps for part in (0.6, 0.8, 0.9))
+        self._momentum.mul_(self._recipe.momentum).add_(gradient)
+        self.images.sub_(self._momentum, alpha=lr)
+        return {name: part.detach() for name, part in parts.items()}
+
+    def _real_features(self, step: int) -> tuple[list[Tensor], Tensor]:
+        """Mean features [C, D_l] of every layer, and all embeddings [C, B, D], a class at a time."""
+        drawn = self._real.batch(self.classes, step)
+        drawn = self._augment.matching(drawn, self.classes, self._seed, step).unflatten(0, (len(self.classes), -1))
+        blocks = [self.classes] if joins_images(self._network) else self.classes.split(1)
+        seen = [self._features(drawn[block]) for block in blocks]
+        means = [torch.cat([layer.mean(dim=1) for layer in of_layer]) for of_layer in zip(*seen, strict=True)]
+        return means, torch.cat([features[-1] for features in seen])
+
+    def _means(self, images: Tensor) -> list[Tensor]:
+        return [features.mean(dim=1) for features in self._features(images)]
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        """The features of images [c, n, ch, H, W]: each layer's map and last the embedding, [c, n, D_l]."""
+        maps, embedding = self._network.observe(images.flatten(0, 1))
+        return [widen(layer).flatten(1).unflatten(0, images.shape[:2]) for layer in (*maps, embedding)]
+
+    def _train(self, step: int) -> None:
+        """The inner loop: passes over the images until the accuracy has moved."""
+        self._network.requires_grad_(True)
+        weights: list[Tensor] = list(self._network.parameters())
+        seen: list[float] = []
+        for number in range(1, self._method.most_passes + 1):
+            order = torch.randperm(len(self.images), generator=generator(self._seed, "cafe order", step, number))
+            seed = derive(self._seed, "cafe augment", step, number)
+            for turn, chosen in enumerate(order.to(self.images.device).split(_TRAIN_BATCH)):
+                batch = self._augment.training(self.images[chosen], seed, turn)
+                loss = functional.cross_entropy(self._network(batch), self._truth[chosen])
+                gradients = torch.autograd.grad(loss, weights)
+                with torch.no_grad():
+                    torch._foreach_add_(weights, gradients, alpha=-self._method.network_lr)
+            seen.append(self._accuracy(step, number))
+            if len(seen) >= self._method.queue and _range(seen[-self._method.queue :]) > self._method.inner_bound:
+                return
+
+    @torch.no_grad()
+    def _accuracy(self, step: int, number: int) -> float:
+        """The share of real query images that the network knows, after `number` passes of this step's inner loop."""
+        purpose = f"cafe query {number}"
+        correct = torch.zeros((), device=self.images.device)
+        for c in self.classes.split(1):
+            images = self._real.batch(c, step, per_class=self._method.query, purpose=purpose)
+            correct += (self._network(images).argmax(dim=1) == c).sum()
+        return float(correct) / (len(self.classes) * self._method.query)
+
+
+def _range(values: list[float]) -> float:
+    return max(values) - min(values)

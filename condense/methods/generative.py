@@ -1,0 +1,137 @@
+"""What the generative baselines share: a generator of images of a class, whose samples at fixed latents are the set.
+
+They learn to make images that look real, not images that teach: rows of comparison (the DataDAM paper, table 11). BigGAN and
+DC-VAE need their own large models: images made by them are read with `condensekit import`.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from condense import networks
+from condense.learner import Learner, Problem
+from condense.methods.adam import adam, state_of
+from condense.randomness import derive, uniforms
+from condense.real import RealImages
+from condense.zoo import Shape
+
+
+class Decoder(nn.Module):
+    """Latents [N, L] and classes one-hot [N, C] to images [N, ch, H, W], in preprocessed space.
+
+    A linear layer makes a small map, which is doubled in size and halved in channels, down to `width`, until it is an image.
+    """
+
+    def __init__(self, latent: int, num_classes: int, shape: Shape, width: int) -> None:
+        super().__init__()
+        times = halvings(shape)
+        self._small = (width << times, shape[1] >> times, shape[2] >> times)
+        self.first = nn.Linear(latent + num_classes, self._small[0] * self._small[1] * self._small[2])
+        widths = [width << step for step in reversed(range(times + 1))]
+        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+        self.norms = nn.ModuleList(nn.GroupNorm(1, width) for width in widths)
+        self.last = nn.Conv2d(width, shape[0], 3, padding=1)
+
+    def forward(self, latents: Tensor, classes: Tensor) -> Tensor:
+        x = self.first(torch.cat([latents, classes], dim=1)).unflatten(1, self._small)
+        x = functional.relu(self.norms[0](x))
+        for convolution, norm in zip(self.convolutions, self.norms[1:], strict=True):
+            x = functional.relu(norm(convolution(functional.interpolate(x, scale_factor=2.0))))
+        return self.last(x)
+
+
+class Encoder(nn.Module):
+    """Images [N, ch, H, W] and their classes one-hot [N, C] to `outputs` numbers each, [N, outputs]: the decoder's mirror image.
+
+    The classes enter as constant channels beside those of the image.
+    """
+
+    def __init__(self, num_classes: int, shape: Shape, width: int, outputs: int) -> None:
+        super().__init__()
+        times = halvings(shape)
+        widths = [shape[0] + num_classes, *(width << step for step in range(times + 1))]
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=2 if number else 1, padding=1) for number, (a, b) in enumerate(pairwise(widths))
+        )
+        self.last = nn.Linear(widths[-1] * (shape[1] >> times) * (shape[2] >> times), outputs)
+
+    def forward(self, images: Tensor, classes: Tensor) -> Tensor:
+        x = torch.cat([images, classes[:, :, None, None].expand(-1, -1, *images.shape[2:])], dim=1)
+        for convolution in self.convolutions:
+            x = functional.leaky_relu(convolution(x), 0.2)
+        return self.last(x.flatten(1))
+
+
+def halvings(shape: Shape) -> int:
+    """How often an image can be halved, both sides even, until a side is 4 or less."""
+    _, height, width = shape
+    times = 0
+    while min(height, width) >> times > 4 and not (height >> times) % 2 and not (width >> times) % 2:
+        times += 1
+    return times
+
+
+class Generative(Learner):
+    """A learner whose images are what the generator makes of fixed latents. The starting images are only counted.
+
+    A subclass adds what it trains beside the generator, and `step`.
+    """
+
+    def __init__(self, problem: Problem, latent: int, width: int) -> None:
+        self.problem, self.latent, self.width = problem, latent, width
+        num_classes = len(problem.dataset.classes)
+        self.classes = torch.arange(num_classes, device=problem.device)
+        self.batch = problem.recipe.real_batch
+        self.real = RealImages(problem.dataset, problem.start.preprocess, self.batch, problem.seed, problem.device)
+        self.truth = self.one_hot(self.batch)
+        self._trained: dict[str, tuple[nn.Module, torch.optim.Adam]] = {}
+        self.generator = Decoder(latent, num_classes, problem.dataset.shape, width)
+        self.adam = self.train("generator", self.generator)
+
+    @property
+    def images(self) -> Tensor:  # type: ignore[override]  # read, never set
+        """Samples of the generator as it stands, always of the same latents."""
+        per_class = len(self.problem.start) // len(self.classes)
+        with torch.no_grad():
+            return self.generator(self.latents("set latents", 0, per_class), self.one_hot(per_class))
+
+    def train(self, name: str, module: nn.Module) -> torch.optim.Adam:
+        """Give `module` fresh weights, keep it in the checkpoints under `name`, and return its optimiser."""
+        module.to(self.problem.device)
+        networks.initialise(module, derive(self.problem.seed, name), 0)
+        optimiser = adam(module.parameters(), self.problem.recipe.lr, self.problem.recipe.momentum)
+        self._trained[name] = module, optimiser
+        return optimiser
+
+    def move(self, loss: Tensor, *optimisers: torch.optim.Adam) -> None:
+        """One step of each optimiser along the gradient of `loss` with respect to their own parameters alone."""
+        parameters = [parameter for optimiser in optimisers for parameter in optimiser.param_groups[0]["params"]]
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        for optimiser in optimisers:
+            optimiser.step()
+
+    def one_hot(self, per_class: int) -> Tensor:
+        """The classes of `per_class` images of each, class-major: float32 [C * per_class, C]."""
+        return functional.one_hot(self.classes).float().repeat_interleave(per_class, dim=0)
+
+    def latents(self, purpose: str, step: int, per_class: int) -> Tensor:
+        """Standard normal latents of `per_class` images of each class: [C * per_class, L]."""
+        # A multiple of 2**-24 in [0, 1), moved by half of that and stretched: symmetric in (-1, 1).
+        drawn = self.uniform_latents(purpose, step, per_class) + 2.0**-24
+        return torch.erfinv(drawn) * 2**0.5
+
+    def uniform_latents(self, purpose: str, step: int, per_class: int) -> Tensor:
+        """Latents uniform in [-1, 1): [C * per_class, L]."""
+        drawn = uniforms(self.problem.seed, purpose, step, self.classes, per_class * self.latent)
+        return (2 * drawn - 1).unflatten(1, (per_class, self.latent)).flatten(0, 1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and optimisers of all that is trained."""
+        found: dict[str, Tensor] = {}
+        for name, (module, optimiser) in self._trained.items():
+            found |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+            found |= state_of(f"{name} adam", optimiser)
+        return found

@@ -1,0 +1,145 @@
+"""KIP: images that make kernel ridge regression, with the kernel of an infinitely wide network, right on the real ones.
+
+Nguyen, Chen and Lee, "Dataset Meta-Learning from Kernel Ridge-Regression", ICLR 2021, equation 7. With S the support
+(the learned images, labels y_s), T a batch of real images (labels y_t) and K the neural tangent kernel:
+
+    loss = 1/2 || y_t - K_TS (K_SS + lambda I)^-1 y_s ||^2 / |T|,   lambda = ridge * trace(K_SS) / |S|
+
+(the division, which Adam does not notice, is ours). Labels are one-hot less 1 / C. The kernel is exact, of ReLU networks with
+`depth` hidden layers (Jacot, Gabriel and Hongler, 2018), fully connected or convolutional with 3x3 filters and no pooling
+(Novak et al., 2019; Arora et al., 2019): with k and t the covariances of outputs and of gradients, a layer does
+k, t = relu(k, t), then k = weights * k + biases, t = k + weights * t.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from condense.augment import make_augment
+from condense.learner import Learner, Problem
+from condense.methods.adam import adam, state_of
+from condense.methods.base import require
+from condense.real import RealImages
+
+_WEIGHTS, _BIASES = 2.0, 1e-4
+"""Variances of the weights (times the number of inputs) and of the biases."""
+_LARGEST_COSINE = 1 - 1e-6
+"""Of the angle between two images. Beyond, the slope of the arc cosine is too steep for float32; at 1 it is infinite."""
+_BLOCK_VALUES = 1 << 22
+"""Entries of a kernel, times its positions, that are computed at once: some 30 tensors of 16 MB."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KIP:
+    """The paper's loss. The recipe's `lr` and `momentum` are Adam's rate and beta_1; `network` is not looked at."""
+
+    kernel: Literal["fc", "conv"] = "fc"
+    """Fully connected, or convolutional."""
+    depth: int = 1
+    """Hidden layers."""
+    ridge: float = 1e-6
+    """Regularisation, as a part of the mean of the kernel's diagonal."""
+    learn_labels: bool = False
+    """Whether y_s is learned too. Such labels are regression targets: networks are trained on them by the protocol `kip`."""
+
+    def __post_init__(self) -> None:
+        require("kernel", self.kernel, self.kernel in ("fc", "conv"), "fc or conv")
+        require("depth", self.depth, self.depth >= 1, "1 or more")
+        require("ridge", self.ridge, self.ridge > 0, "above 0")
+
+    @classmethod
+    def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
+        """Adam with rate 0.04 (0.01 for digits), standardised images, balanced batches; 5,000 real images of ten classes."""
+        digits = dataset_name in ("digits", "mnist")
+        return {"lr": 0.01 if digits else 0.04, "momentum": 0.9, "real_batch": 500, "augment": "none", "steps": 10_000}
+
+    def learner(self, problem: Problem) -> Learner:
+        """The learner of a run."""
+        return _Learner(self, problem)
+
+
+def ntk(x: Tensor, y: Tensor, depth: int, window: int) -> Tensor:
+    """The neural tangent kernel of images [N, ch, H, W] and [M, ch, H, W]: [N, M].
+
+    The network has `depth` hidden ReLU layers with filters of `window` x `window` positions and reads out all positions. With
+    window 1 and images of one position, [N, ch * H * W, 1, 1], it is fully connected.
+    """
+    # Where the two images of a pair are one, k is a number for each image and position.
+    k_x, k_y = x.square().mean(dim=1), y.square().mean(dim=1)  # [N, H, W], [M, H, W]
+    k = (x.flatten(2).permute(2, 0, 1) @ y.flatten(2).permute(2, 1, 0)).permute(1, 2, 0).unflatten(2, x.shape[2:]) / x.shape[1]
+    t = torch.zeros_like(k)  # [N, M, H, W]
+    for _ in range(depth):
+        k_x, k_y, k, t = (_WEIGHTS * _spread(values, window) for values in (k_x, k_y, k, t))
+        k_x, k_y, k = k_x + _BIASES, k_y + _BIASES, k + _BIASES
+        k, t = _relu(k_x[:, None], k_y[None], k, k + t)
+        k_x, k_y = k_x / 2, k_y / 2
+    k, t = (_WEIGHTS * values.mean(dim=(2, 3)) for values in (k, t))
+    return k + _BIASES + t
+
+
+def _spread(values: Tensor, window: int) -> Tensor:
+    """The mean of [..., H, W] over a window at each position, zeros outside: what a convolution does to a covariance."""
+    if window == 1:
+        return values
+    flat = values.flatten(0, -3)[:, None]
+    return functional.avg_pool2d(flat, window, stride=1, padding=window // 2).view(values.shape)
+
+
+def _relu(k_x: Tensor, k_y: Tensor, k: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """The covariances after a ReLU (Cho and Saul, 2009): of outputs with covariance k and variances k_x, k_y; of gradients."""
+    scale = (k_x * k_y).sqrt()
+    cosine = (k / scale).clamp(-_LARGEST_COSINE, _LARGEST_COSINE)
+    away = torch.pi - cosine.acos()  # pi less the angle
+    slope = away / (2 * torch.pi)
+    return scale * ((1 - cosine.square()).sqrt() / (2 * torch.pi) + slope * cosine), slope * t
+
+
+def loss_of(k_ts: Tensor, k_ss: Tensor, y_t: Tensor, y_s: Tensor, ridge: float) -> Tensor:
+    """The regression's loss on targets y_t [T, C] from the support's labels y_s [S, C]: a scalar, the mean over targets."""
+    damped = k_ss + ridge * k_ss.diagonal().mean() * torch.eye(len(k_ss), dtype=k_ss.dtype, device=k_ss.device)
+    weights = torch.linalg.solve(damped, y_s.to(k_ss.dtype))
+    return 0.5 * (y_t - k_ts @ weights.to(k_ts.dtype)).square().sum() / len(y_t)
+
+
+class _Learner(Learner):
+    def __init__(self, method: KIP, problem: Problem) -> None:
+        recipe, dataset, device = problem.recipe, problem.dataset, problem.device
+        self._method, self._seed = method, problem.seed
+        num_classes = len(dataset.classes)
+        self.classes = torch.arange(num_classes, device=device)
+        self.images = problem.start.images.to(device, copy=True)
+        self._targets = torch.eye(num_classes, device=device) - 1 / num_classes
+        self._support = self._targets.repeat_interleave(len(self.images) // num_classes, dim=0)
+        self.labels = self._support if method.learn_labels else None
+        self._adam = adam([self.images, self._support] if method.learn_labels else [self.images], recipe.lr, recipe.momentum)
+        self._augment = make_augment(recipe.augment)
+        self._real = RealImages(dataset, problem.start.preprocess, recipe.real_batch, problem.seed, device)
+        self._real_labels = self._targets.repeat_interleave(recipe.real_batch, dim=0)
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """One step of Adam on a batch of real images."""
+        images, labels = self.images.detach().requires_grad_(), self._support.detach().requires_grad_()
+        support = self._augment.matching(images, self.classes, self._seed, step)
+        targets = self._augment.matching(self._real.batch(self.classes, step), self.classes, self._seed, step)
+        # The solve is ill-conditioned: in double precision. Against the targets the kernel is large, and single does.
+        k_ss = self._kernel(support.double(), support.double())
+        block = max(1, _BLOCK_VALUES // (len(support) * (targets[0, 0].numel() if self._method.kernel == "conv" else 1)))
+        # Each block is computed again in the backward pass, so memory does not grow with the number of targets.
+        k_ts = torch.cat([checkpoint(self._kernel, part, support, use_reentrant=False) for part in targets.split(block)])
+        loss = loss_of(k_ts, k_ss, self._real_labels, labels, self._method.ridge)
+        self.images.grad, self._support.grad = torch.autograd.grad(loss, [images, labels])
+        self._adam.step()
+        return {"regression": loss.detach()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Images, labels and the optimiser."""
+        return {"images": self.images, "labels": self._support, **state_of("adam", self._adam)}
+
+    def _kernel(self, x: Tensor, y: Tensor) -> Tensor:
+        if self._method.kernel == "conv":
+            return ntk(x, y, self._method.depth, 3)
+        return ntk(x.flatten(1)[:, :, None, None], y.flatten(1)[:, :, None, None], self._method.depth, 1)

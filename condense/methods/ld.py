@@ -1,0 +1,141 @@
+"""LD: keep real images as they are and learn soft labels for them.
+
+Bohdal, Yang and Hospedales, "Flexible Dataset Distillation: Learn Labels Instead of Images", 2020: the second-order
+algorithm. With base images x and labels y, a network theta, a real batch (x_t, y_t) and the cross-entropy L:
+
+    theta' = theta - inner_lr * grad_theta L(f_theta(x), y)           a step on the base images
+    y      = Adam step along grad_y L(f_theta'(x_t), y_t)             then each label clipped to [0, 1] and divided by its sum
+    theta  = Adam step along grad_theta L(f_theta(x), y)              the network learns along
+
+A fresh network follows once the moving average of the error after the inner step has not fallen for `patience` steps.
+Labels start uniform. They are probabilities, and what networks are trained on with the cross-entropy later.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional
+
+from condense import networks
+from condense.augment import make_augment
+from condense.learner import Learner, Problem
+from condense.methods.adam import adam, forget, state_of
+from condense.methods.base import require
+from condense.randomness import generator
+from condense.real import RealImages
+
+_SMALLEST = 1e-8
+"""Of a label's entries: above 0, so that their sum is never 0."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LD:
+    """The paper's algorithm. The recipe's `lr` and `momentum` are Adam's rate and beta_1 for the labels."""
+
+    inner_lr: float = 0.01
+    """Learning rate of the step that the labels are judged by."""
+    inner_batch: int | None = 50
+    """Base images in it, drawn anew each time; None: all."""
+    network_lr: float = 1e-3
+    """Adam's rate for the network."""
+    patience: int = 50
+    """Steps of the moving average, and steps it may go without a new lowest value."""
+
+    def __post_init__(self) -> None:
+        require("inner_lr", self.inner_lr, self.inner_lr > 0, "above 0")
+        require("inner_batch", self.inner_batch, self.inner_batch is None or self.inner_batch >= 1, "1 or more, or null")
+        require("network_lr", self.network_lr, self.network_lr > 0, "above 0")
+        require("patience", self.patience, self.patience >= 1, "1 or more")
+
+    @classmethod
+    def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
+        """1,024 real images a step (102 of each of ten classes), 400 epochs of 45,000 images, no augmentation."""
+        return {"steps": 17_600, "real_batch": 102, "lr": 1e-3, "momentum": 0.9, "augment": "none"}
+
+    def learner(self, problem: Problem) -> Learner:
+        """The learner of a run."""
+        return _Learner(self, problem)
+
+
+class _Learner(Learner):
+    labels: Tensor
+
+    def __init__(self, method: LD, problem: Problem) -> None:
+        recipe, dataset, device = problem.recipe, problem.dataset, problem.device
+        self._method, self._seed = method, problem.seed
+        num_classes = len(dataset.classes)
+        self.classes = torch.arange(num_classes, device=device)
+        self.images = problem.start.images.to(device)
+        self.labels = torch.full((len(self.images), num_classes), 1 / num_classes, device=device)
+        self._adam = adam([self.labels], recipe.lr, recipe.momentum)
+        self._augment = make_augment(recipe.augment)
+        self._real = RealImages(dataset, problem.start.preprocess, recipe.real_batch, problem.seed, device)
+        self._truth = self.classes.repeat_interleave(recipe.real_batch)
+        self._network = networks.build(recipe.network, dataset.shape, num_classes).to(device).train()
+        self._network_adam = adam(self._network.parameters(), method.network_lr)
+        networks.initialise(self._network, self._seed, 0)
+        # Errors of the network under way, the last first; how many there are; steps since the lowest mean, and that mean.
+        self._errors = torch.zeros(method.patience)
+        self._used, self._age, self._waited = (torch.zeros((), dtype=torch.int64) for _ in range(3))
+        self._lowest = torch.full((), torch.inf)
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """One step of the labels, and one of the network or a fresh network."""
+        chosen = torch.randperm(len(self.images), generator=generator(self._seed, "ld base", step))[: self._method.inner_batch]
+        chosen = chosen.to(self.images.device)
+        base = self._augment.training(self.images[chosen], self._seed, step)
+        real = self._augment.matching(self._real.batch(self.classes, step), self.classes, self._seed, step)
+        weights = dict(self._network.named_parameters())
+        labels = self.labels.detach().requires_grad_()
+        loss, inner = self._soft_loss(base, labels[chosen], weights)
+        moved = {
+            name: weight - self._method.inner_lr * gradient
+            for (name, weight), gradient in zip(weights.items(), inner, strict=True)
+        }
+        logits = functional_call(self._network, moved, (real,))
+        outer = functional.cross_entropy(logits, self._truth)
+        (self.labels.grad,) = torch.autograd.grad(outer, labels)
+        self._adam.step()
+        self.labels.clamp_(_SMALLEST, 1)
+        self.labels.div_(self.labels.sum(dim=1, keepdim=True))
+        for weight, gradient in zip(weights.values(), inner, strict=True):
+            weight.grad = gradient.detach()
+        self._network_adam.step()
+        self._replace_if_done(float((logits.argmax(dim=1) != self._truth).float().mean()))
+        return {"outer": outer.detach(), "inner": loss.detach()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Labels, the network, the optimisers, and what decides when a fresh network is due."""
+        weights = {f"network.{name}": value for name, value in self._network.state_dict().items()}
+        counts = {"errors": self._errors, "used": self._used, "age": self._age, "waited": self._waited, "lowest": self._lowest}
+        optimisers = state_of("adam", self._adam) | state_of("network adam", self._network_adam)
+        return {"labels": self.labels, **weights, **counts, **optimisers}
+
+    def _soft_loss(self, images: Tensor, labels: Tensor, weights: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The cross-entropy of `images` with soft `labels`, and its gradient, itself differentiable."""
+        loss = functional.cross_entropy(self._network(images), labels)
+        return loss, torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+
+    def _replace_if_done(self, error: float) -> None:
+        """Take note of the error after a step, and begin with a fresh network if this one learns no more."""
+        self._errors = torch.cat([torch.tensor([error]), self._errors[:-1]])
+        self._age += 1
+        if self._age < self._method.patience:
+            return
+        mean = self._errors.mean()
+        if mean < self._lowest:
+            self._lowest.copy_(mean)
+            self._waited.zero_()
+            return
+        self._waited += 1
+        if self._waited > self._method.patience:
+            self._used += 1
+            self._age.zero_()
+            self._waited.zero_()
+            self._lowest.fill_(torch.inf)
+            networks.initialise(self._network, self._seed, int(self._used))
+            forget(self._network_adam)

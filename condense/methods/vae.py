@@ -1,0 +1,61 @@
+"""VAE: an autoencoder with normal latents, told the class; its decoder makes the images.
+
+Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, conditional as by Sohn, Lee and Yan, NeurIPS 2015. With the
+encoder's mean m and log variance v, a latent z = m + exp(v / 2) * normal noise, and unit variance of the pixels:
+
+    loss = 1/2 || x - decoder(z, y) ||^2 + 1/2 sum of (m^2 + exp(v) - v - 1)
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from condense.learner import Learner, Problem
+from condense.methods.base import require
+from condense.methods.generative import Encoder, Generative
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VAE:
+    """The negative evidence bound. The recipe's `lr` and `momentum` are the rate and beta_1 of both networks' Adam."""
+
+    latent: int = 64
+    """Length of a latent."""
+    width: int = 32
+    """Channels of both networks at full resolution; twice as many at half."""
+
+    def __post_init__(self) -> None:
+        require("latent", self.latent, self.latent >= 1, "1 or more")
+        require("width", self.width, self.width >= 1, "1 or more")
+
+    @classmethod
+    def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
+        """100 real images a step, as in the paper, of ten classes; Adam in place of its Adagrad."""
+        return {"steps": 50_000, "real_batch": 10, "lr": 1e-3, "momentum": 0.9, "init": "noise", "augment": "none"}
+
+    def learner(self, problem: Problem) -> Learner:
+        """The learner of a run."""
+        return _Learner(self, problem)
+
+
+def bound(images: Tensor, decoded: Tensor, mean: Tensor, log_variance: Tensor) -> dict[str, Tensor]:
+    """The two terms of the loss, means over images: scalars. Images [N, ch, H, W]; mean and log variance [N, L]."""
+    divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(dim=1)
+    return {"reconstruction": 0.5 * (images - decoded).square().flatten(1).sum(dim=1).mean(), "divergence": divergence.mean()}
+
+
+class _Learner(Generative):
+    def __init__(self, method: VAE, problem: Problem) -> None:
+        super().__init__(problem, method.latent, method.width)
+        self._encoder = Encoder(len(self.classes), problem.dataset.shape, method.width, 2 * method.latent)
+        self._encoder_adam = self.train("encoder", self._encoder)
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """One step of both networks on a real batch."""
+        real = self.real.batch(self.classes, step)
+        mean, log_variance = self._encoder(real, self.truth).chunk(2, dim=1)
+        latents = mean + (log_variance / 2).exp() * self.latents("latents", step, self.batch)
+        terms = bound(real, self.generator(latents, self.truth), mean, log_variance)
+        self.move(terms["reconstruction"] + terms["divergence"], self.adam, self._encoder_adam)
+        return {name: term.detach() for name, term in terms.items()}

@@ -1,0 +1,22 @@
+"""MMD in pixel space against the kernel two-sample statistic itself."""
+
+import pytest
+import torch
+
+from condense.methods import MMD
+from condense.zoo import Network
+
+
+def test_it_is_the_squared_mmd_with_a_linear_kernel() -> None:
+    generator = torch.Generator().manual_seed(0)
+    real, synthetic = (torch.randn(2, n, 3, 4, 4, dtype=torch.float64, generator=generator) for n in (5, 3))
+    method = MMD(loss_scale=2.0)
+    described = [[d.unflatten(0, (2, -1)) for d in method.describe(Network(), s.flatten(0, 1))] for s in (real, synthetic)]
+    found = method.parts(*described)["mmd"]
+    for c in range(2):
+
+        def mean_kernel(a: torch.Tensor, b: torch.Tensor) -> float:
+            return sum((x * y).sum().item() for x in a for y in b) / (len(a) * len(b))
+
+        wanted = mean_kernel(real[c], real[c]) - 2 * mean_kernel(real[c], synthetic[c]) + mean_kernel(synthetic[c], synthetic[c])
+        assert found[c].item() == pytest.approx(2.0 * wanted, rel=1e-9)
