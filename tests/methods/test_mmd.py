@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from condense import condense, load_dataset, resolve
 from condense.methods import MMD
 from condense.zoo import Network
 
@@ -20,3 +21,12 @@ def test_it_is_the_squared_mmd_with_a_linear_kernel() -> None:
 
         wanted = mean_kernel(real[c], real[c]) - 2 * mean_kernel(real[c], synthetic[c]) + mean_kernel(synthetic[c], synthetic[c])
         assert found[c].item() == pytest.approx(2.0 * wanted, rel=1e-9)
+
+
+def test_at_its_own_rate_one_image_becomes_the_mean_of_its_class() -> None:
+    digits = load_dataset("digits")
+    recipe = resolve("mmd", digits.name, digits.shape, 1).override({"steps": 60, "real_batch": 64})
+    made = condense(digits, ipc=1, recipe=recipe, quiet=True)
+    real = made.preprocess.apply(digits.train.pixels)
+    means = torch.stack([real[digits.train.labels == c].mean(dim=0) for c in range(10)])
+    assert (made.images - means).square().mean() < 0.1 * (real[:100] - means[digits.train.labels[:100]]).square().mean()
