@@ -4,9 +4,11 @@ cells  random cells of NAS-Bench-201, judged by the benchmark's own test accurac
 grid   ConvNets of the 720 grid, judged by a reference that is trained here
 size   how the correlation grows with the number of real images, and where it crosses the parameter count
 
-Each keeps its trainings in a folder below `--out`: started again it goes on, and a result with trainings missing says so.
+Each keeps its state in a folder below `--out`: started again it goes on, and a result with trainings missing says so. The
+trainings are in one store, `trials.sqlite`: what one study has trained another does not.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from condense.folder import Source
 from nas import convnet_space
 from nas.cluster import Engine
 from nas.plan import REFERENCE_REGIMES, REGIMES, change
-from nas.proxy import SCORES
+from nas.proxy import SCORES, Regime
 from nas.ranking import YARDSTICK, Ranking
 from nas.report import AGREEMENT_HEADERS, agreement_rows, interval, save_figure, scatter
 from nas.search import Found, resume, search, train_reference
@@ -33,7 +35,7 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--dataset", default="cifar10", show_default=True),
             click.option("--data-dir", type=click.Path()),
             click.option("--resolution", type=int, help="Side of the images in pixels; smaller is cheaper."),
-            click.option("--set", "sets", multiple=True, type=click.Path(), help="A condensed set; may be given again."),
+            click.option("--set", "sets", multiple=True, help="A condensed set, or any other proxy; may be given again."),
             click.option("--ipc", default=10, show_default=True, help="Random real images per class beside it."),
             click.option("--held-out", default=1000, show_default=True, help="Training images to score by."),
             click.option("--minutes", type=float, help="Stop training after that long; start again to go on."),
@@ -63,10 +65,12 @@ def main() -> None:
 def cells(
     sets: tuple[str, ...], ipc: int, reference: str, sample: int, seeds: int, epochs: int, cells: int, width: int, **common: Any
 ) -> None:
-    """Random cells of NAS-Bench-201 at a reduced scale, ranked by random real and condensed images."""
+    """Random cells of NAS-Bench-201 at a reduced scale, ranked by random, condensed and early-stopped trainings."""
+    dataset = _dataset(common)
     regime = change(REGIMES["nasbench201"], epochs=epochs, cells=cells, width=width)
     choice = {"space_name": "nasbench201", "sample": sample, "seeds": seeds, "regime": regime, "reference": reference}
-    found = _searched("cells", {**choice, "proxies": [f"random:{ipc}", *sets]}, common)
+    proxies = [f"random:{ipc}", *sets, f"early-stop:{_steps(dataset, ipc, regime)}"]
+    found = _searched("cells", dataset, {**choice, "proxies": proxies}, common)
     _publish("cells", found, common, {"cells": cells, "width": width, "epochs": epochs, "seeds": seeds})
 
 
@@ -77,7 +81,7 @@ def cells(
     "--most-mflops", default=40.0, show_default=True, help="Leave out architectures that cost more, in 10^6 multiply-adds."
 )
 @click.option("--images", default=5000, show_default=True, help="Real training images of the reference; 0 for all.")
-@click.option("--reference-epochs", default=5, show_default=True)
+@click.option("--reference-epochs", default=8, show_default=True)
 @click.option("--seeds", default=1, show_default=True)
 @click.option("--epochs", default=60, show_default=True)
 def grid(
@@ -91,7 +95,11 @@ def grid(
     epochs: int,
     **common: Any,
 ) -> None:
-    """Stratified ConvNets: a reference is trained first, then random, condensed and early-stopped proxies rank them."""
+    """Stratified ConvNets: a reference is trained first, then random, condensed and early-stopped proxies rank them.
+
+    Both by the 720 grid's regime, but in smaller batches (few images would give few steps), and the reference with flips
+    and crops in place of DSA, under which nothing fits in so few epochs.
+    """
     dataset = _dataset(common)
     indices = _cheap(dataset, sample, most_mflops * 1e6)
     folder = common["out"] / "grid-reference"
@@ -102,12 +110,13 @@ def grid(
         lambda source, engine: train_reference(
             dataset,
             **shared,
-            regime=change(REFERENCE_REGIMES["convnet720"], epochs=reference_epochs),
+            regime=change(REFERENCE_REGIMES["convnet720"], epochs=reference_epochs, batch=64, augment="flip_crop"),
             images=images or None,
             held_out=common["held_out"],
             out=folder,
             source=source,
             engine=engine,
+            store=_store(common),
             minutes=common["minutes"],
         ),
         dataset,
@@ -115,10 +124,10 @@ def grid(
     if truth.done < truth.total:
         click.echo(f"the reference has {truth.done} of {truth.total} trainings: start again to go on")
         return
-    regime = change(REGIMES["convnet720"], epochs=epochs)
-    steps = epochs * -(-ipc * len(dataset.classes) // regime.protocol.batch)
+    regime = change(REGIMES["convnet720"], epochs=epochs, batch=25)
     choice = {**shared, "seeds": seeds, "regime": regime, "reference": folder / "reference.csv"}
-    found = _searched("grid", {**choice, "proxies": [f"random:{ipc}", *sets, f"early-stop:{steps}"]}, common)
+    proxies = [f"random:{ipc}", *sets, f"early-stop:{_steps(dataset, ipc, regime)}"]
+    found = _searched("grid", dataset, {**choice, "proxies": proxies}, common)
     scale = {"reference": f"{images or 'all'} images, {reference_epochs} epochs", "epochs": epochs, "seeds": seeds}
     _publish("grid", found, common, scale | {"at most": f"{most_mflops:g} M multiply-adds"})
 
@@ -131,15 +140,26 @@ def grid(
 @click.option("--seeds", default=1, show_default=True)
 @click.option("--epochs", default=20, show_default=True)
 @click.option("--cells", default=1, show_default=True)
+@click.option("--width", default=16, show_default=True)
 def size(
-    sets: tuple[str, ...], ipc: int, reference: str, sizes: str, sample: int, seeds: int, epochs: int, cells: int, **common: Any
+    sets: tuple[str, ...],
+    ipc: int,
+    reference: str,
+    sizes: str,
+    sample: int,
+    seeds: int,
+    epochs: int,
+    cells: int,
+    width: int,
+    **common: Any,
 ) -> None:
     """The correlation against the number of real images, with the condensed sets and the parameter count beside."""
-    regime = change(REGIMES["nasbench201"], epochs=epochs, cells=cells)
+    dataset = _dataset(common)
+    regime = change(REGIMES["nasbench201"], epochs=epochs, cells=cells, width=width)
     counts = [int(count) for count in sizes.split(",")]
     choice = {"space_name": "nasbench201", "sample": sample, "seeds": seeds, "regime": regime, "reference": reference}
-    found = _searched("size", {**choice, "proxies": [*(f"random:{count}" for count in counts), *sets]}, common)
-    ranking = _publish("size", found, common, {"cells": cells, "epochs": epochs, "seeds": seeds})
+    found = _searched("size", dataset, {**choice, "proxies": [*(f"random:{count}" for count in counts), *sets]}, common)
+    ranking = _publish("size", found, common, {"cells": cells, "width": width, "epochs": epochs, "seeds": seeds})
     if ranking is not None:
         _curve(results.FOLDER / f"{common['name'] or 'nas_size'}.png", ranking, counts)
 
@@ -148,13 +168,22 @@ def _dataset(common: dict[str, Any]) -> Dataset:
     return load_dataset(common["dataset"], common["data_dir"], resolution=common["resolution"])
 
 
-def _searched(study: str, choice: dict[str, Any], common: dict[str, Any]) -> Found:
+def _steps(dataset: Dataset, ipc: int, regime: Regime) -> int:
+    """The steps of a training on `ipc` images per class: what early stopping is given as well."""
+    return regime.protocol.epochs * math.ceil(ipc * len(dataset.classes) / regime.protocol.batch)
+
+
+def _store(common: dict[str, Any]) -> Path:
+    return common["out"] / "trials.sqlite"
+
+
+def _searched(study: str, dataset: Dataset, choice: dict[str, Any], common: dict[str, Any]) -> Found:
     """The study's search, begun or gone on with."""
-    folder, dataset = common["out"] / study, _dataset(common)
+    folder = common["out"] / study
 
     def begin(source: Source, engine: Engine) -> Found:
         options = {"held_out": common["held_out"], "minutes": common["minutes"], "source": source, "engine": engine}
-        return search(dataset, out=folder, **choice, **options)
+        return search(dataset, out=folder, store=_store(common), **choice, **options)
 
     return _run(folder, common, begin, dataset)
 
