@@ -3,14 +3,23 @@
 import dataclasses
 import json
 import sys
-import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from condense.errors import UserError, unknown
+from condense.errors import UserError
+from condense.options import (
+    config_option,
+    data_options,
+    device_option,
+    find_source,
+    json_option,
+    pairs,
+    seed_option,
+    show_facts,
+)
+from nas.command import nas
 
 
 def main() -> None:
@@ -46,53 +55,9 @@ def cli() -> None:
     """
 
 
-def _config(context: click.Context, option: click.Parameter, path: str | None) -> None:
-    """Take the command's defaults from a TOML file: its keys are the flags, with `-` or `_`."""
-    if path is None:
-        return
-    try:
-        given = tomllib.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"--config {path}: {error}") from None
-    known = {name: name for param in context.command.params if (name := param.name)}
-    known |= {
-        flag.lstrip("-").replace("-", "_"): param.name for param in context.command.params for flag in param.opts if param.name
-    }
-    defaults = {}
-    for key, value in given.items():
-        if key.replace("-", "_") not in known:
-            raise unknown(f"key in {path}", key, sorted(known))
-        defaults[known[key.replace("-", "_")]] = value
-    context.default_map = {**(context.default_map or {}), **defaults}
-
-
-def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
-    def wrap(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return wrap
-
-
-_data_options = _options(
-    click.option("--dataset", help="Name (see `data --list`), folder:PATH, or a MedMNIST-style .npz file."),
-    click.option("--data-dir", type=click.Path(), help="Folder the named datasets are found in."),
-    click.option("--resolution", type=int, help="Side in pixels to which images are resized and centre-cropped."),
-    click.option("--hold-out", default=0, help="Use this many training images as the test set: for making choices."),
-    click.option("--download", is_flag=True, help="Fetch a missing dataset into --data-dir."),
-)
-_config_option = click.option(
-    "--config", is_eager=True, expose_value=False, callback=_config, type=click.Path(), help="TOML file with any of these flags."
-)
-_seed_option = click.option("--seed", default=0, show_default=True, help="Every random number follows from it.")
-_device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout, for machines.")
-
-
 @cli.command()
-@_config_option
-@_data_options
+@config_option
+@data_options
 @click.option("--ipc", type=int, default=10, show_default=True, help="Images per class.")
 @click.option(
     "--recipe",
@@ -114,15 +79,15 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print one J
 @click.option("--preprocess", help="standard or zca.")
 @click.option("--augment", help="dsa, dsa-noflip, none, or some of color_crop_cutout_flip_scale_rotate.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other hyperparameter; may be repeated.")
-@_seed_option
-@_device_option
+@seed_option
+@device_option
 @click.option("--chunk", type=int, help="Classes treated at once; fewer need less memory. Default: chosen for the device.")
 @click.option("--checkpoint-every", default=200, show_default=True, help="Steps between checkpoints.")
 @click.option("--storage", default="float32", show_default=True, help="How images are stored: float32, float16 or uint8.")
 @click.option("--out", type=click.Path(), help="Run folder, made here.")
 @click.option("--resume", type=click.Path(), help="Go on with the run in this folder; no other flag is needed.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved recipe, and time and memory of a few steps.")
-@_json_option
+@json_option
 def condense(
     dataset: str | None,
     data_dir: str | None,
@@ -158,14 +123,14 @@ def condense(
         run.resume(resume)
         _say_run(Path(resume), as_json)
         return
-    source = _source(dataset, data_dir, resolution, hold_out)
+    source = find_source(dataset, data_dir, resolution, hold_out)
     if out is None and not dry_run:
         raise UserError("--out is missing: name the run folder (or --dry-run to see what would be done)")
     real = source.load(download=download)
     recipe = recipes.resolve(recipe_name or recipes.recipe_for(method or "datadam"), real.name, real.shape, ipc, method=method)
-    recipe = recipe.override({key: value for key, value in flags.items() if value is not None} | _pairs(settings))
+    recipe = recipe.override({key: value for key, value in flags.items() if value is not None} | pairs(settings))
     if dry_run:
-        _print(run.rehearse(real, ipc=ipc, recipe=recipe, seed=seed, device=device, chunk=chunk), as_json)
+        show_facts(run.rehearse(real, ipc=ipc, recipe=recipe, seed=seed, device=device, chunk=chunk), as_json)
         return
     run.condense(
         real, ipc=ipc, recipe=recipe, seed=seed, out=out, device=device, chunk=chunk,
@@ -176,8 +141,8 @@ def condense(
 
 @cli.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
-@_config_option
-@_data_options
+@config_option
+@data_options
 @click.option(
     "--network", "networks", multiple=True, default=["convnet"], help="Network to train; may be repeated.  [default: convnet]"
 )
@@ -191,9 +156,9 @@ def condense(
 )
 @click.option("--epochs", type=int, help="Passes over the set; default: the protocol's.")
 @click.option("--augment", help="Augmentation in training; default: the protocol's.")
-@_seed_option
-@_device_option
-@_json_option
+@seed_option
+@device_option
+@json_option
 def evaluate(
     runs: tuple[str, ...],
     dataset: str | None,
@@ -221,7 +186,7 @@ def evaluate(
     from condense.train import resolve
 
     sets = [CondensedSet.load(path) for path in runs]
-    source = _source(dataset, data_dir, resolution, hold_out) if dataset else source_of(Path(runs[0]), data_dir)
+    source = find_source(dataset, data_dir, resolution, hold_out) if dataset else source_of(Path(runs[0]), data_dir)
     real = source.load(download=download)
     chosen = resolve(protocol_name, real.name)
     changes: dict[str, Any] = {"epochs": epochs, "augment": augment}
@@ -249,13 +214,13 @@ def evaluate(
 
 
 @cli.command()
-@_config_option
-@_data_options
+@config_option
+@data_options
 @click.option("--method", default="random", show_default=True, help="random, herding, kcenter or forgetting.")
 @click.option("--ipc", type=int, default=10, show_default=True, help="Images per class.")
 @click.option("--preprocess", default="standard", show_default=True, help="standard or zca.")
-@_seed_option
-@_device_option
+@seed_option
+@device_option
 @click.option("--storage", default="uint8", show_default=True, help="float32, float16 or uint8 (lossless for real images).")
 @click.option("--out", required=True, type=click.Path(), help="Folder for the set.")
 def select(
@@ -275,7 +240,7 @@ def select(
     """Select real images as a set: the baselines every condensed set has to beat."""
     from condense import run
 
-    source = _source(dataset, data_dir, resolution, hold_out)
+    source = find_source(dataset, data_dir, resolution, hold_out)
     run.select_into(
         Path(out), source.load(download=download), source, method=method, ipc=ipc,
         preprocess=preprocess, seed=seed, device=device, storage=storage,
@@ -286,7 +251,7 @@ def select(
 @cli.command()
 @click.argument("path", type=click.Path())
 @click.option("--grid", type=click.Path(), help="Also draw the images as a PNG here.")
-@_json_option
+@json_option
 def show(path: str, grid: str | None, as_json: bool) -> None:
     """Say what a condensed set holds and where it came from."""
     from condense import report
@@ -307,7 +272,7 @@ def show(path: str, grid: str | None, as_json: bool) -> None:
         "bytes": {storage: condensed.nbytes(storage) for storage in ("float32", "float16", "uint8")},
         "provenance": condensed.provenance,
     }
-    _print(facts, as_json)
+    show_facts(facts, as_json)
 
 
 @cli.command("export")
@@ -325,7 +290,7 @@ def export_command(path: str, kind: str, out: str) -> None:
 
 @cli.command("import")
 @click.argument("path", type=click.Path())
-@_data_options
+@data_options
 @click.option("--preprocess", required=True, help="The transform its images are in: standard or zca. Such files do not say.")
 @click.option("--experiment", default=0, show_default=True, help="Which of the sets in a published .pt file.")
 @click.option("--storage", default="float32", show_default=True, help="float32, float16 or uint8.")
@@ -345,7 +310,7 @@ def import_command(
     """Read a set published by others: a .pt file, a folder of pictures by class, or .npz."""
     from condense import run
 
-    source = _source(dataset, data_dir, resolution, hold_out)
+    source = find_source(dataset, data_dir, resolution, hold_out)
     run.import_into(
         Path(out),
         Path(path),
@@ -359,10 +324,10 @@ def import_command(
 
 
 @cli.command()
-@_data_options
+@data_options
 @click.option("--list", "list_", is_flag=True, help="List the datasets known by name.")
 @click.option("--verify", is_flag=True, help="Check that a dataset is there and whole.")
-@_json_option
+@json_option
 def data(
     dataset: str | None,
     data_dir: str | None,
@@ -378,15 +343,15 @@ def data(
     from condense.data import verify as verify_files
 
     if list_ or dataset is None:
-        _print(DATASETS, as_json)
+        show_facts(DATASETS, as_json)
         return
     if verify:
         for line in verify_files(dataset, data_dir, resolution=resolution):
             click.echo(line)
         return
-    real = _source(dataset, data_dir, resolution, hold_out).load(download=download)
+    real = find_source(dataset, data_dir, resolution, hold_out).load(download=download)
     counts = real.train.counts()
-    _print(
+    show_facts(
         {
             "name": real.name,
             "shape": real.shape,
@@ -402,8 +367,8 @@ def data(
 
 
 @cli.command()
-@_config_option
-@_data_options
+@config_option
+@data_options
 @click.option("--steps", default=10, show_default=True, help="Experiences; they divide the classes.")
 @click.option(
     "--method",
@@ -423,11 +388,11 @@ def data(
 @click.option("--condense-steps", type=int, help="Steps of every condensation; default: each recipe's.")
 @click.option("--classes", type=int, help="Take so many of the dataset's classes: a smaller problem.")
 @click.option("--storage", default="uint8", show_default=True, help="How memories are kept: uint8 or float32.")
-@_seed_option
-@_device_option
+@seed_option
+@device_option
 @click.option("--out", type=click.Path(), help="Run folder, made here.")
 @click.option("--resume", type=click.Path(), help="Go on with the run in this folder; no other flag is needed.")
-@_json_option
+@json_option
 def continual(
     dataset: str | None,
     data_dir: str | None,
@@ -454,7 +419,7 @@ def continual(
     else:
         if out is None:
             raise UserError("--out is missing: name the run folder")
-        source, folder = _source(dataset or "cifar100", data_dir, resolution, hold_out), out
+        source, folder = find_source(dataset or "cifar100", data_dir, resolution, hold_out), out
         try:
             real = source.load(download=download)
         except UserError as error:
@@ -472,33 +437,12 @@ def continual(
     click.echo(f"report           {Path(folder) / 'report.html'}")
 
 
-def _source(dataset: str | None, data_dir: str | None, resolution: int | None, hold_out: int) -> Any:
-    from condense.run import Source
-
-    if dataset is None:
-        raise UserError("--dataset is missing: name one (see `data --list`), or folder:PATH, or a .npz file")
-    return Source(name=dataset, data_dir=data_dir, resolution=resolution, hold_out=hold_out)
-
-
-def _pairs(settings: tuple[str, ...]) -> dict[str, str]:
-    for setting in settings:
-        if "=" not in setting:
-            raise UserError(f"--set {setting}: it must be KEY=VALUE")
-    return dict(setting.split("=", 1) for setting in settings)
-
-
 def _say_run(folder: Path, as_json: bool) -> None:
     files = {"set": str(folder / "set.safetensors"), "picture": str(folder / "grid.png"), "run": str(folder / "run.json")}
-    _print(files, as_json)
+    show_facts(files, as_json)
 
 
-def _print(facts: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(facts, indent=2))
-        return
-    for key, value in facts.items():
-        text = json.dumps(value) if isinstance(value, dict | list | tuple) else value
-        click.echo(f"{key:<16} {text}")
+cli.add_command(nas)
 
 
 if __name__ == "__main__":

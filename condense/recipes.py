@@ -76,7 +76,7 @@ class Recipe:
     def from_json(cls, fields: Mapping[str, Any]) -> "Recipe":
         """The recipe that `to_json` described. A field this version does not know is a `UserError`."""
         method = dict(fields["method"])
-        return cls(**{**fields, "method": _replace(_method(method.pop("name"))(), method)})
+        return cls(**{**fields, "method": replaced(_method(method.pop("name"))(), method)})
 
     @property
     def method_name(self) -> str:
@@ -90,8 +90,8 @@ class Recipe:
         for key in changes:
             if key not in own | theirs:
                 raise unknown(f"setting of {self.method_name}", key, sorted(own | theirs))
-        method = _replace(self.method, {key: value for key, value in changes.items() if key in theirs})
-        return dataclasses.replace(_replace(self, {key: value for key, value in changes.items() if key in own}), method=method)
+        method = replaced(self.method, {key: value for key, value in changes.items() if key in theirs})
+        return dataclasses.replace(replaced(self, {key: value for key, value in changes.items() if key in own}), method=method)
 
 
 def _method(name: str) -> Any:
@@ -152,8 +152,8 @@ RECIPES: dict[str, Callable[[str, tuple[int, int, int], int], Recipe]] = {
 }
 
 
-def _replace(config: Any, changes: Mapping[str, Any]) -> Any:
-    """A dataclass with `changes`, each read as its field's type."""
+def replaced(config: Any, changes: Mapping[str, Any]) -> Any:
+    """A dataclass with `changes`, each read as its field's type: text, as of a command line, is read as JSON."""
     kinds = get_type_hints(type(config))
     for key in changes:
         if key not in kinds:

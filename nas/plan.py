@@ -10,6 +10,7 @@ from condense.errors import UserError, unknown
 from condense.files import read_json, write_json
 from condense.folder import Source
 from condense.provenance import version
+from condense.recipes import replaced
 from condense.train import Protocol
 from nas import convnet_space, nasbench201, space
 from nas.proxy import FREE, Keys, Regime, Task
@@ -88,14 +89,15 @@ class Plan:
 
 
 def change(regime: Regime, **changes: Any) -> Regime:
-    """`regime` with some fields of it, or of its protocol, changed: `change(regime, epochs=20, cells=1)`."""
+    """`regime` with some fields of it, or of its protocol, changed: `change(regime, epochs=20, cells=1)`; text is read."""
     own = {field.name for field in dataclasses.fields(Regime)} - {"protocol"}
     inner = {field.name for field in dataclasses.fields(Protocol)}
     for name in changes:
         if name not in own | inner:
             raise unknown("setting of a regime:", name, sorted(own | inner))
-    protocol = dataclasses.replace(regime.protocol, **{name: value for name, value in changes.items() if name in inner})
-    return dataclasses.replace(regime, protocol=protocol, **{name: value for name, value in changes.items() if name in own})
+    protocol = replaced(regime.protocol, {name: value for name, value in changes.items() if name in inner})
+    outer = replaced(regime, {name: value for name, value in changes.items() if name in own})
+    return dataclasses.replace(outer, protocol=protocol)
 
 
 def find_reference(space_name: str, dataset: str, path: str | Path | None, data_dir: str | None) -> Reference | None:
