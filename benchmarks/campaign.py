@@ -8,7 +8,8 @@ NAME.safetensors    the condensed set, as uint8
 NAME.run/           only while the job is under way: the run to be resumed, and then its float32 set, which is what is evaluated
 
 The end of the budget is a Ctrl-C by the clock: a condensation saves its state and stops, and of an evaluation the networks
-being trained are lost. Killed outright, a job goes on from its last checkpoint and its last finished networks.
+being trained are lost. Killed outright, a job goes on from its last checkpoint and its last finished networks. The jobs of
+architecture search are in `benchmarks/campaign_nas.py`; they keep every single training.
 """
 
 import re
@@ -28,7 +29,7 @@ from typing import Any
 
 import click
 
-from benchmarks import results
+from benchmarks import campaign_nas, results
 from condense import CondensedSet, Protocol, Recipe, Score, UserError, condense, evaluate, load_dataset, resolve, resume
 from condense.data import Dataset
 from condense.device import pick_device
@@ -68,13 +69,16 @@ class Scale:
     seeds: int
     repeats: int
     epochs: int
+    nas: campaign_nas.Scale | None = None
+    """Architecture search too."""
 
 
 _CIFAR = tuple((dataset, ipc) for dataset in ("cifar10", "cifar100") for ipc in (1, 10, 50))
 _TINY = {"steps": 8, "real_batch": 8, "network": "convnet-d2-w8"}
 SCALES = {
-    "full": Scale(settings=_CIFAR, changes={}, seeds=5, repeats=20, epochs=1000),
+    "full": Scale(settings=_CIFAR, changes={}, seeds=5, repeats=20, epochs=1000, nas=campaign_nas.Scale()),
     "smoke": Scale(settings=(("digits", 1),), recipes=("scale100", "dm"), changes=_TINY, seeds=2, repeats=3, epochs=4),
+    "smoke-nas": Scale(settings=(), changes={}, seeds=0, repeats=0, epochs=0, nas=campaign_nas.SMOKE),
 }
 
 
@@ -82,7 +86,7 @@ class Workplace:
     """Where jobs find the datasets and leave what they did."""
 
     def __init__(self, out: Path, data_dir: str | None, flags: str) -> None:
-        self.out, self._flags = out, flags
+        self.out, self.data_dir, self._flags = out, data_dir, flags
         self.dataset: Callable[[str], Dataset] = cache(lambda name: load_dataset(name, data_dir))
 
     def record(self, name: str) -> dict[str, Any]:
@@ -150,6 +154,8 @@ def jobs(scale: Scale) -> list[Job]:
                 work = partial(condense_and_evaluate, cell=cell)
                 order = (condensing + training) * (1 + seed) * factor
                 found.append(Job(order, f"{dataset}-ipc{ipc}-{line}-seed{seed}", work))
+    if scale.nas is not None:
+        found += [Job(order, name, work) for order, name, work in campaign_nas.plan(scale.nas)]
     return sorted(found, key=lambda job: job.order)
 
 

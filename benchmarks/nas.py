@@ -20,11 +20,12 @@ from condense import load_dataset
 from condense.data import Dataset
 from condense.folder import Source
 from nas import convnet_space
+from nas.baselines import BASELINES
 from nas.cluster import Engine
 from nas.plan import REFERENCE_REGIMES, REGIMES, change
 from nas.proxy import SCORES, Regime
-from nas.ranking import YARDSTICK, Ranking
-from nas.report import AGREEMENT_HEADERS, agreement_rows, interval, save_figure, scatter
+from nas.ranking import FREE_AVERAGE, YARDSTICK, Ranking
+from nas.report import AGREEMENT_HEADERS, DIFFERENCE_HEADERS, agreement_rows, difference_rows, save_figure, scatter
 from nas.search import Found, resume, search, train_reference
 
 
@@ -161,7 +162,7 @@ def size(
     found = _searched("size", dataset, {**choice, "proxies": [*(f"random:{count}" for count in counts), *sets]}, common)
     ranking = _publish("size", found, common, {"cells": cells, "width": width, "epochs": epochs, "seeds": seeds})
     if ranking is not None:
-        _curve(results.FOLDER / f"{common['name'] or 'nas_size'}.png", ranking, counts)
+        _curve(results.FOLDER / f"{common['name'] or 'nas_size'}_curve.png", ranking, counts)
 
 
 def _dataset(common: dict[str, Any]) -> Dataset:
@@ -226,23 +227,51 @@ def _publish(study: str, found: Found, common: dict[str, Any], scale: dict[str, 
         "",
         f"Spearman's rho minus that of `{YARDSTICK}`, on the same resamples: an interval without 0 is a real difference.",
         "",
-        *_markdown(("score", "all", "top 20 %", "top 10 %"), _gain_rows(ranking)),
+        *_markdown(DIFFERENCE_HEADERS, difference_rows(ranking.gains)),
+        "",
+        f"The same between proxies, and of averages with a proxy minus `{FREE_AVERAGE}` without.",
+        "",
+        *_markdown(DIFFERENCE_HEADERS, difference_rows(ranking.contrasts)),
     ]
     document = {"conditions": results.conditions(), "scale": scale, "done": found.done, "total": found.total}
     results.write(name, {**document, "notes": found.notes, **ranking.to_json()}, lines)
     for proxy in ranking.trainings:
         scatter(results.FOLDER / f"{name}_{proxy.replace(':', '-')}.png", ranking, proxy)
+    _forest(results.FOLDER / f"{name}.png", ranking)
     click.echo("\n".join(lines))
     return ranking
 
 
-def _gain_rows(ranking: Ranking) -> list[list[str]]:
-    measures = ("spearman", "spearman_top20", "spearman_top10")
-    return [[name, *(interval(gain[measure], "+") for measure in measures)] for name, gain in ranking.gains.items()]
-
-
 def _markdown(headers: Any, rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(headers)} |", "|---" * len(headers) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _forest(path: Path, ranking: Ranking) -> None:
+    """Spearman's rho of every score with its interval: what costs nothing, each proxy's own, and averages of both."""
+    from matplotlib.figure import Figure
+
+    free = [*BASELINES, FREE_AVERAGE]
+    groups = {"free": free}
+    for proxy in ranking.trainings:
+        groups[proxy] = [f"{proxy} {score}" for score in SCORES] + [f"{proxy} {score} + {FREE_AVERAGE}" for score in SCORES]
+    figure = Figure(figsize=(7.2, 0.8 + 0.22 * sum(map(len, groups.values()))), layout="constrained", dpi=150)
+    axes, labels = figure.subplots(), []
+    for number, (group, columns) in enumerate(groups.items()):
+        found = [ranking.agreements[column]["spearman"] for column in columns]
+        rows = range(len(labels), len(labels) + len(columns))
+        arms = [[e.value - e.low for e in found], [e.high - e.value for e in found]]
+        colour = "#555555" if group == "free" else f"C{number - 1}"
+        axes.errorbar([e.value for e in found], rows, xerr=arms, fmt="o", color=colour, markersize=4, capsize=2, linewidth=1.2)
+        labels += [column.replace(FREE_AVERAGE, "free") if column != FREE_AVERAGE else f"{column} (free)" for column in columns]
+    for column, style in ((YARDSTICK, "--"), (FREE_AVERAGE, ":")):
+        axes.axvline(ranking.agreements[column]["spearman"].value, color="#555555", linestyle=style, linewidth=1)
+    axes.set_yticks(range(len(labels)), [label.replace("_", " ") for label in labels], fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(y=0.02)
+    axes.set_xlabel(f"Spearman's rho with the true test accuracy of {len(ranking)} architectures, 95 % intervals")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    save_figure(figure, path)
 
 
 def _curve(path: Path, ranking: Ranking, sizes: list[int]) -> None:

@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,16 @@ class Ranking:
         others = {name: scores for name, scores in self.columns.items() if name != YARDSTICK}
         return {name: difference(scores, yardstick, self.truth) for name, scores in others.items()}
 
+    @cached_property
+    def contrasts(self) -> dict[str, Agreement]:
+        """Paired differences that decide: between proxies, score by score, and what a proxy adds to the free average."""
+        if not self.agreements:
+            return {}
+        proxies = list(self.trainings)
+        pairs = [(f"{a} {score}", f"{b} {score}") for b, a in combinations(proxies, 2) for score in SCORES]
+        pairs += [(f"{proxy} {score} + {FREE_AVERAGE}", FREE_AVERAGE) for proxy in proxies for score in SCORES]
+        return {f"{a} minus {b}": difference(self.columns[a], self.columns[b], self.truth) for a, b in pairs}
+
     def rows(self) -> list[dict[str, Any]]:
         """Plain rows, the best first; None for what is not finite."""
         module, rows = space(self.space), []
@@ -94,6 +105,7 @@ class Ranking:
             "architectures": self.rows(),
             "agreement": {name: found.to_json() for name, found in self.agreements.items()},
             f"difference_from_{YARDSTICK}": {name: found.to_json() for name, found in self.gains.items()},
+            "differences": {name: found.to_json() for name, found in self.contrasts.items()},
         }
 
     def save(self, folder: Path) -> None:

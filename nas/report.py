@@ -63,6 +63,12 @@ def agreement_rows(agreements: dict[str, Agreement]) -> list[list[str]]:
     return [[name, *(interval(a[m]) for m in _SHOWN), f"{100 * a['top1'].value:.2f}"] for name, a in agreements.items()]
 
 
+def difference_rows(differences: dict[str, Agreement]) -> list[list[str]]:
+    """For each difference: name, differences of the correlations with their 95 % intervals."""
+    return [[name, *(interval(a[m], "+") for m in _SHOWN)] for name, a in differences.items()]
+
+
+DIFFERENCE_HEADERS = ("score", *_SHOWN.values())
 AGREEMENT_HEADERS = ("score", *_SHOWN.values(), "top-1, %")
 
 
@@ -72,7 +78,6 @@ def write_report(folder: Path, ranking: Ranking, notes: Sequence[str], facts: di
     if notes:
         sections.append(report.section("To know", *map(report.paragraph, notes)))
     if ranking.agreements:
-        gains = [[name, *(interval(a[m], "+") for m in _SHOWN)] for name, a in ranking.gains.items()]
         told = (
             f"Agreement of each score with the true test accuracy of {len(ranking)} architectures, bootstrap 95 % intervals. "
             "Ties share their mean rank; what diverged ranks last. A proxy that does not beat what costs nothing is of no use."
@@ -89,13 +94,17 @@ def write_report(folder: Path, ranking: Ranking, notes: Sequence[str], facts: di
                 *pictures,
             )
         )
-        headers = ("score", *_SHOWN.values())
         caption = "An interval that excludes 0 means a real difference."
-        sections.append(report.section(f"Compared with {YARDSTICK}", report.table(headers, gains, caption)))
-    rows = ranking.rows()[:_ROWS]
-    names = [name for name in rows[0] if name in ("rank", "index", "arch", "truth", ranking.by, YARDSTICK)]
+        for title, differences in (
+            (f"Compared with {YARDSTICK}", ranking.gains),
+            ("Proxy against proxy, and what a proxy adds", ranking.contrasts),
+        ):
+            rows = difference_rows(differences)
+            sections.append(report.section(title, report.table(DIFFERENCE_HEADERS, rows, caption)))
+    best_rows = ranking.rows()[:_ROWS]
+    names = [name for name in best_rows[0] if name in ("rank", "index", "arch", "truth", ranking.by, YARDSTICK)]
     best = report.table(
-        names, [[_number(row[name]) for name in names] for row in rows], f"ranked by {ranking.by}; losses are negated"
+        names, [[_number(row[name]) for name in names] for row in best_rows], f"ranked by {ranking.by}; losses are negated"
     )
     sections.append(report.section("The best", best))
     sections.append(report.section("How", report.facts(facts)))

@@ -16,6 +16,7 @@ from benchmarks import campaign, recipes, results, scale
 from condense import CondensedSet, UserError
 from condense.engine import Engine
 from condense.recipes import RECIPES
+from nas.proxy import Bench, Task
 
 SMOKE = ["--scale", "smoke"]
 FIRST = "digits-ipc1-scale100-seed0"
@@ -165,7 +166,7 @@ def test_missing_data_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_full_campaign_is_the_tables_of_the_papers() -> None:
-    jobs = campaign.jobs(campaign.SCALES["full"])
+    jobs = [job for job in campaign.jobs(campaign.SCALES["full"]) if not job.name.startswith("nas-")]
     cells = [job.work.keywords["cell"] for job in jobs]  # type: ignore[attr-defined]
     assert len({job.name for job in jobs}) == len(jobs) == 2 * 3 * 7 * 5
     assert {cell.repeats for cell in cells} == {20}
@@ -178,6 +179,38 @@ def test_the_full_campaign_is_the_tables_of_the_papers() -> None:
     positions = [job.name for job in jobs]
     for dearer in ("cifar100-ipc50-paper-seed0", "cifar10-ipc10-paper-seed1", "cifar10-ipc50-paper-seed0"):
         assert positions.index("cifar10-ipc10-paper-seed0") < positions.index(dearer)
+
+
+def test_the_campaign_ranks_architectures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The set, the cells, the grid and its truth, each stopped once; every training is made once."""
+    flags = ["--scale", "smoke-nas", "--out", tmp_path]
+    assert next(job.name for job in campaign.jobs(campaign.SCALES["smoke-nas"])) == "nas-set"
+    result = run(campaign.main, *flags, "--only", "nas-cells")
+    assert result.exit_code == 1
+    assert "the job nas-set has to be done first" in result.stderr
+    assert run(campaign.main, *flags, "--only", "nas-set").exit_code == 0
+
+    trained, train = [], Bench.run
+
+    def stopped(bench: Bench, task: Task) -> Any:
+        trained.append(bench.keys.of(task))
+        if len(trained) in (3, 12):
+            raise KeyboardInterrupt
+        return train(bench, task)
+
+    monkeypatch.setattr(Bench, "run", stopped)
+    for _ in range(2):
+        assert run(campaign.main, *flags).exit_code == 130
+    result = run(campaign.main, *flags)
+    assert "all done: 5 of 5 jobs done, 0 failed" in result.stdout
+    assert len(set(trained)) == len(trained) - 2  # the two that were stopped are made again
+    cells, grid = record(tmp_path, "nas-cells"), record(tmp_path, "nas-grid")
+    assert {"nas-set accuracy", "random:2 accuracy", "flops"} <= cells["architectures"][0].keys()
+    assert len(cells["architectures"]) == len(grid["architectures"]) == 2
+    assert grid["agreement"]["nas-set accuracy"]["architectures"] == 2
+    assert all(leg["seconds"] > 0 for leg in (*cells["train"], *record(tmp_path, "nas-grid-set")["train"]))
+    assert len((tmp_path / "nas-reference.csv").read_text().splitlines()) == 3
+    assert not list(tmp_path.glob("*.run"))
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("9m", 540), ("2h", 7200), ("1h30m", 5400), ("0.5m", 30)])

@@ -23,6 +23,7 @@ from nas import nasbench201, reference
 from nas.baselines import BASELINES
 from nas.cluster import Engine
 from nas.plan import REGIMES, change, find_reference
+from nas.ranking import FREE_AVERAGE
 from nas.search import describe, resume, search, show, train_reference
 
 CELLS = (1462, 4676, 6111, 9930, 13714)
@@ -100,6 +101,12 @@ def test_scores_are_means_over_the_seeds_and_agree_with_the_truth_as_scipy_says(
     assert rho == pytest.approx(spearmanr(np.negative(losses), truth).statistic)
     gain = ranking.gains["early-stop:6 held_loss"]["spearman"].value
     assert gain == pytest.approx(rho - spearmanr(parameters, truth).statistic)
+    other = spearmanr(ranking.columns["random:2 held_loss"], truth).statistic
+    contrast = ranking.contrasts["early-stop:6 held_loss minus random:2 held_loss"]
+    assert contrast["spearman"].value == pytest.approx(rho - other)
+    added = ranking.contrasts["random:2 accuracy + parameters + synflow + naswot minus parameters + synflow + naswot"]
+    values = [ranking.agreements[name]["spearman"].value for name in ("random:2 accuracy + " + FREE_AVERAGE, FREE_AVERAGE)]
+    assert added["spearman"].value == pytest.approx(values[0] - values[1])
     assert not found.notes
     assert (tmp_path / "run" / "scatter-random-2.png").read_bytes()[:4] == b"\x89PNG"
     assert "Spearman" in (tmp_path / "run" / "report.html").read_text()
