@@ -255,7 +255,8 @@ def _forest(path: Path, ranking: Ranking) -> None:
     for proxy in ranking.trainings:
         groups[proxy] = [f"{proxy} {score}" for score in SCORES] + [f"{proxy} {score} + {FREE_AVERAGE}" for score in SCORES]
     figure = Figure(figsize=(7.2, 0.8 + 0.22 * sum(map(len, groups.values()))), layout="constrained", dpi=150)
-    axes, labels = figure.subplots(), []
+    axes = figure.subplots()
+    labels: list[str] = []
     for number, (group, columns) in enumerate(groups.items()):
         found = [ranking.agreements[column]["spearman"] for column in columns]
         rows = range(len(labels), len(labels) + len(columns))

@@ -77,7 +77,7 @@ class Ranking:
     @cached_property
     def contrasts(self) -> dict[str, Agreement]:
         """Paired differences that decide: between proxies, score by score, and what a proxy adds to the free average."""
-        if not self.agreements:
+        if self.truth is None or not self.agreements:
             return {}
         proxies = list(self.trainings)
         pairs = [(f"{a} {score}", f"{b} {score}") for b, a in combinations(proxies, 2) for score in SCORES]
