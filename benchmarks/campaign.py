@@ -291,6 +291,8 @@ def work(chosen: list[Job], place: Workplace, budget: float) -> tuple[str, int]:
                     continue
                 try:
                     job.work(place, job.name)
+                except Interrupted:
+                    raise  # the end of the budget is no fault of the job
                 except UserError as error:
                     failed += 1
                     click.echo(f"{job.name}: failed: {error}", err=True)

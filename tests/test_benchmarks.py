@@ -94,7 +94,7 @@ def test_stopped_while_condensing_it_ends_with_the_same_set(
     monkeypatch.setattr(campaign, "IMAGES_A_BATCH", 10)
     flags = [*SMOKE, "--only", FIRST, "--out", tmp_path]
     result = run(campaign.main, *flags)
-    assert "0 of 1 jobs done" in result.stdout
+    assert "0 of 1 jobs done, 0 failed" in result.stdout
     assert "stopped after step 4 of 8" in result.stdout
     assert "stopped after step 4 of 8" in run(campaign.main, *flags, "--list").stdout
     left = {path.relative_to(tmp_path / f"{FIRST}.run").as_posix() for path in (tmp_path / f"{FIRST}.run").rglob("*")}
@@ -200,7 +200,8 @@ def test_the_campaign_ranks_architectures(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Bench, "run", stopped)
     for _ in range(2):
-        assert run(campaign.main, *flags).exit_code == 130
+        result = run(campaign.main, *flags)
+        assert result.exit_code == 130, result.stderr
     result = run(campaign.main, *flags)
     assert "all done: 5 of 5 jobs done, 0 failed" in result.stdout
     assert len(set(trained)) == len(trained) - 2  # the two that were stopped are made again
