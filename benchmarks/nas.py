@@ -9,11 +9,12 @@ trainings are in one store, `trials.sqlite`: what one study has trained another 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from benchmarks import results
 from condense import load_dataset
@@ -22,11 +23,13 @@ from condense.folder import Source
 from nas import convnet_space
 from nas.baselines import BASELINES
 from nas.cluster import Engine
-from nas.plan import REFERENCE_REGIMES, REGIMES, change
-from nas.proxy import SCORES, Regime
+from nas.plan import REFERENCE_REGIMES, REGIMES, change, load_plan
+from nas.proxy import SCORES, Regime, Task
+from nas.rank import Estimate, agreement
 from nas.ranking import FREE_AVERAGE, YARDSTICK, Ranking
-from nas.report import AGREEMENT_HEADERS, DIFFERENCE_HEADERS, agreement_rows, difference_rows, save_figure, scatter
+from nas.report import AGREEMENT_HEADERS, DIFFERENCE_HEADERS, agreement_rows, difference_rows, interval, save_figure, scatter
 from nas.search import Found, resume, search, train_reference
+from nas.trials import Trials
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:
@@ -59,19 +62,36 @@ def main() -> None:
 @options
 @click.option("--reference", required=True, type=click.Path(), help="Table of NAS-Bench-201's accuracies.")
 @click.option("--sample", default=60, show_default=True)
+@click.option("--draw", default=0, show_default=True, help="Another number draws other cells.")
 @click.option("--seeds", default=5, show_default=True)
 @click.option("--epochs", default=20, show_default=True)
 @click.option("--cells", default=1, show_default=True, help="Cells a stage; the benchmark has 5.")
 @click.option("--width", default=16, show_default=True, help="Channels of the first stage; the benchmark has 16.")
 def cells(
-    sets: tuple[str, ...], ipc: int, reference: str, sample: int, seeds: int, epochs: int, cells: int, width: int, **common: Any
+    sets: tuple[str, ...],
+    ipc: int,
+    reference: str,
+    sample: int,
+    draw: int,
+    seeds: int,
+    epochs: int,
+    cells: int,
+    width: int,
+    **common: Any,
 ) -> None:
     """Random cells of NAS-Bench-201 at a reduced scale, ranked by random, condensed and early-stopped trainings."""
     dataset = _dataset(common)
     regime = change(REGIMES["nasbench201"], epochs=epochs, cells=cells, width=width)
-    choice = {"space_name": "nasbench201", "sample": sample, "seeds": seeds, "regime": regime, "reference": reference}
+    choice = {
+        "space_name": "nasbench201",
+        "sample": sample,
+        "seed": draw,
+        "seeds": seeds,
+        "regime": regime,
+        "reference": reference,
+    }
     proxies = [f"random:{ipc}", *sets, f"early-stop:{_steps(dataset, ipc, regime)}"]
-    found = _searched("cells", dataset, {**choice, "proxies": proxies}, common)
+    found = _searched("cells", dataset, {**choice, "seed": draw, "proxies": proxies}, common)
     _publish("cells", found, common, {"cells": cells, "width": width, "epochs": epochs, "seeds": seeds})
 
 
@@ -160,9 +180,14 @@ def size(
     counts = [int(count) for count in sizes.split(",")]
     choice = {"space_name": "nasbench201", "sample": sample, "seeds": seeds, "regime": regime, "reference": reference}
     found = _searched("size", dataset, {**choice, "proxies": [*(f"random:{count}" for count in counts), *sets]}, common)
-    ranking = _publish("size", found, common, {"cells": cells, "width": width, "epochs": epochs, "seeds": seeds})
-    if ranking is not None:
-        _curve(results.FOLDER / f"{common['name'] or 'nas_size'}_curve.png", ranking, counts)
+    ranking = found.ranking
+    if ranking is None or not ranking.agreements:
+        _publish("size", found, common, {})
+        return
+    passes = _by_pass(found.folder, ranking)
+    told = [*_crossings(ranking, counts), "", *_pass_lines(passes)]
+    _publish("size", found, common, {"cells": cells, "width": width, "epochs": epochs, "seeds": seeds}, told)
+    _curve(results.FOLDER / f"{common['name'] or 'nas_size'}_curve.png", ranking, counts, passes)
 
 
 def _dataset(common: dict[str, Any]) -> Dataset:
@@ -180,7 +205,7 @@ def _store(common: dict[str, Any]) -> Path:
 
 def _searched(study: str, dataset: Dataset, choice: dict[str, Any], common: dict[str, Any]) -> Found:
     """The study's search, begun or gone on with."""
-    folder = common["out"] / study
+    folder = common["out"] / (common["name"] or study)
 
     def begin(source: Source, engine: Engine) -> Found:
         options = {"held_out": common["held_out"], "minutes": common["minutes"], "source": source, "engine": engine}
@@ -208,18 +233,19 @@ def _cheap(dataset: Dataset, count: int, most: float) -> list[int]:
     raise click.BadParameter(f"only {len(cheap)} architectures cost that little", param_hint="--sample")
 
 
-def _publish(study: str, found: Found, common: dict[str, Any], scale: dict[str, Any]) -> Ranking | None:
-    """Write the study's table, numbers and plots; None where there is nothing to correlate yet."""
+def _publish(study: str, found: Found, common: dict[str, Any], scale: dict[str, Any], more: Sequence[str] = ()) -> None:
+    """Write the study's table, numbers and plots, and `more` lines; nothing where there is nothing to correlate yet."""
     ranking, name = found.ranking, common["name"] or f"nas_{study}"
     if ranking is None or not ranking.agreements:
         click.echo(f"{found.done} of {found.total} trainings: nothing to correlate yet")
-        return None
+        return
     told = ", ".join(f"{key} {value}" for key, value in scale.items())
     rows = agreement_rows(ranking.agreements)
     lines = [
         f"# {len(ranking)} architectures of {ranking.space} on {common['dataset']}: {told}",
         "",
         *(f"- {note}" for note in found.notes),
+        *more,
         "",
         "Rank correlation with the true test accuracy, [bootstrap 95 % interval]; tops are by the truth.",
         "",
@@ -239,7 +265,6 @@ def _publish(study: str, found: Found, common: dict[str, Any], scale: dict[str, 
         scatter(results.FOLDER / f"{name}_{proxy.replace(':', '-')}.png", ranking, proxy)
     _forest(results.FOLDER / f"{name}.png", ranking)
     click.echo("\n".join(lines))
-    return ranking
 
 
 def _markdown(headers: Any, rows: list[list[str]]) -> list[str]:
@@ -275,29 +300,68 @@ def _forest(path: Path, ranking: Ranking) -> None:
     save_figure(figure, path)
 
 
-def _curve(path: Path, ranking: Ranking, sizes: list[int]) -> None:
-    """Spearman's rho of each score against the images per class; the parameter count as a line, condensed sets as points."""
+def _crossings(ranking: Ranking, sizes: list[int]) -> list[str]:
+    """For each score, the fewest real images with which it agrees as well as the parameter count."""
+    bar, lines = ranking.agreements[YARDSTICK]["spearman"].value, []
+    for score in SCORES:
+        rhos = {size: ranking.agreements[f"random:{size} {score}"]["spearman"].value for size in sizes}
+        above = next((size for size, rho in rhos.items() if rho >= bar), None)
+        where = f"from {above} real images per class on" if above else f"nowhere up to {sizes[-1]} real images per class"
+        lines.append(f"- `{score}` reaches the parameter count's {bar:.2f} {where} (estimates; see the intervals)")
+    return lines
+
+
+def _by_pass(folder: Path, ranking: Ranking) -> dict[str, list[Estimate]]:
+    """By proxy: Spearman's rho of the sum of the training losses of the first 1, 2, ... passes of the very same trainings."""
+    assert ranking.truth is not None
+    plan, found = load_plan(folder), {}
+    with Trials(str(plan.store)) as store:
+        curves = {trial.key: trial.curve.get("loss", []) for trial in store.find(space=plan.space)}
+    for proxy in ranking.trainings:
+        runs = [[curves[plan.keys.of(Task(seed, i, proxy))] for seed in range(plan.seeds)] for i in ranking.indices]
+        longest = max(len(curve) for one in runs for curve in one)
+        table = [[curve + [math.inf] * (longest - len(curve)) for curve in one] for one in runs]  # diverged ones end early
+        losses = np.cumsum(np.nan_to_num(np.mean(table, axis=1), nan=math.inf, posinf=math.inf), axis=1)
+        found[proxy] = [agreement(-column, ranking.truth)["spearman"] for column in losses.T]
+    return found
+
+
+def _pass_lines(passes: dict[str, list[Estimate]]) -> list[str]:
+    chosen = [n for n in (1, 2, 5, 10, 15, 20) if n <= max(map(len, passes.values()))]
+    rows = [[name, *(interval(found[n - 1]) if n <= len(found) else "" for n in chosen)] for name, found in passes.items()]
+    told = "Spearman's rho of the training losses summed over the first passes of the same trainings."
+    return [told, "", *_markdown(("proxy", *(f"{n} passes" for n in chosen)), rows)]
+
+
+def _curve(path: Path, ranking: Ranking, sizes: list[int], passes: dict[str, list[Estimate]]) -> None:
+    """Spearman's rho against the images per class, condensed sets as stars; and of the summed loss against the passes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4), layout="constrained", dpi=150)
-    axes = figure.subplots()
+    figure = Figure(figsize=(9.6, 4), layout="constrained", dpi=150)
+    left, right = figure.subplots(1, 2, sharey=True)
     condensed = [proxy for proxy in ranking.trainings if not proxy.startswith("random:")]
     for number, score in enumerate(SCORES):
-        colour, found = f"C{number}", [ranking.agreements[f"random:{size} {score}"]["spearman"] for size in sizes]
+        found = [ranking.agreements[f"random:{size} {score}"]["spearman"] for size in sizes]
         arms = [[e.value - e.low for e in found], [e.high - e.value for e in found]]
-        axes.errorbar(
-            sizes, [e.value for e in found], yerr=arms, color=colour, marker="o", capsize=3, label=score.replace("_", " ")
-        )
+        places = [size * (0.96 + 0.04 * number) for size in sizes]  # side by side
+        style: dict[str, Any] = {"color": f"C{number}", "marker": "o", "capsize": 3, "label": score.replace("_", " ")}
+        left.errorbar(places, [e.value for e in found], yerr=arms, **style)
         for proxy in condensed:
-            at = sizes[0] * (0.86 + 0.04 * number)
-            axes.plot([at], [ranking.agreements[f"{proxy} {score}"]["spearman"].value], color=colour, marker="*", markersize=11)
-    axes.axhline(ranking.agreements[YARDSTICK]["spearman"].value, color="#333333", linestyle="--", label=YARDSTICK)
-    axes.set(xscale="log", xlabel="real images per class (stars: condensed sets)", ylabel="Spearman's rho, 95 % intervals")
-    axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.minorticks_off()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+            value = ranking.agreements[f"{proxy} {score}"]["spearman"].value
+            left.plot([0.88 * sizes[0]], [value], color=f"C{number}", marker="*", markersize=11, linestyle="none")
+    left.set(xscale="log", xlabel="real images per class (stars: condensed sets)", ylabel="Spearman's rho, 95 % intervals")
+    left.set_xticks(sizes, [str(size) for size in sizes])
+    left.minorticks_off()
+    for number, (proxy, curve) in enumerate(passes.items()):
+        epochs, colour = range(1, len(curve) + 1), f"C{number + len(SCORES)}"
+        right.plot(epochs, [e.value for e in curve], color=colour, label=proxy)
+        right.fill_between(epochs, [e.low for e in curve], [e.high for e in curve], color=colour, alpha=0.12, linewidth=0)
+    right.set_xlabel("passes over which the training loss is summed")
+    for axes in (left, right):
+        axes.axhline(ranking.agreements[YARDSTICK]["spearman"].value, color="#333333", linestyle="--", label=YARDSTICK)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, loc="lower right", fontsize=8)
     save_figure(figure, path)
 
 

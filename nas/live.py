@@ -84,14 +84,15 @@ def _table(title: str, total: int, done: int, look: Callable[[], Ranking]) -> It
 
 
 def _best(ranking: Ranking, column: str) -> tuple[str, str] | tuple[()]:
-    """The best-ranked architecture by a column, and its score; nothing before the first."""
+    """The best-ranked architecture by a column, its index first, and its score; nothing before the first."""
     if not len(ranking):
         return ()
     scores = [(value, -at) for at, value in enumerate(ranking.columns[column].tolist()) if value == value]
     if not scores:
         return ()
     value, at = max(scores)
-    return space(ranking.space).architecture(ranking.indices[-at]).name, f"({column} {value:.4g})"
+    best = space(ranking.space).architecture(ranking.indices[-at])
+    return f"{best.index} {best.name}", f"({column} {value:.4g})"
 
 
 def _agreement(ranking: Ranking, column: str) -> str:
