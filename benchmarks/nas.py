@@ -282,19 +282,21 @@ def _forest(path: Path, ranking: Ranking) -> None:
     figure = Figure(figsize=(7.2, 0.8 + 0.22 * sum(map(len, groups.values()))), layout="constrained", dpi=150)
     axes = figure.subplots()
     labels: list[str] = []
+    ticks: list[float] = []
     for number, (group, columns) in enumerate(groups.items()):
         found = [ranking.agreements[column]["spearman"] for column in columns]
-        rows = range(len(labels), len(labels) + len(columns))
+        rows = [len(labels) + 0.6 * number + row for row in range(len(columns))]  # a gap between groups
+        ticks += rows
         arms = [[e.value - e.low for e in found], [e.high - e.value for e in found]]
         colour = "#555555" if group == "free" else f"C{number - 1}"
         axes.errorbar([e.value for e in found], rows, xerr=arms, fmt="o", color=colour, markersize=4, capsize=2, linewidth=1.2)
         labels += [column.replace(FREE_AVERAGE, "free") if column != FREE_AVERAGE else f"{column} (free)" for column in columns]
     for column, style in ((YARDSTICK, "--"), (FREE_AVERAGE, ":")):
         axes.axvline(ranking.agreements[column]["spearman"].value, color="#555555", linestyle=style, linewidth=1)
-    axes.set_yticks(range(len(labels)), [label.replace("_", " ") for label in labels], fontsize=8)
+    axes.set_yticks(ticks, [label.replace("_", " ") for label in labels], fontsize=8)
     axes.invert_yaxis()
     axes.margins(y=0.02)
-    axes.set_xlabel(f"Spearman's rho with the true test accuracy of {len(ranking)} architectures, 95 % intervals")
+    axes.set_xlabel(f"Spearman's rho over {len(ranking)} architectures, 95 % intervals")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     save_figure(figure, path)

@@ -34,12 +34,14 @@ def scatter(path: Path, ranking: Ranking, proxy: str) -> Path:
         axes.scatter(scores[finite], 100 * ranking.truth[finite], s=12, color="#5b7fb8", alpha=0.8, linewidths=0)
         found = ranking.agreements[column]["spearman"]
         axes.set_title(f"Spearman {interval(found)}", fontsize=9)
-        axes.set_xlabel(column.removeprefix(f"{proxy} ").replace("_", " "))
+        label = column.removeprefix(f"{proxy} ").replace("_", " ")
+        axes.set_xlabel(f"{label} (negated)" if label.endswith("loss") else label)
         if column == YARDSTICK:
             axes.set_xscale("log")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("true test accuracy, %")
+    figure.suptitle(f"trained on {proxy}", fontsize=10)
     return save_figure(figure, path)
 
 
