@@ -55,6 +55,15 @@ class Looping(Protocol):
 Method = Matching | Looping
 
 
+_CLASSES = {"cifar100": 100, "tinyimagenet": 200, "imagenet-1k": 1000}
+"""Classes of the named datasets that have more than ten."""
+
+
+def share(images: int, dataset_name: str) -> int:
+    """Real images of each class that make a published batch of `images`, at least 1; ten classes where the name does not tell."""
+    return max(1, images // _CLASSES.get(dataset_name, 10))
+
+
 def mean_error(real: Tensor, synthetic: Tensor, error: str) -> Tensor:
     """Distance between the mean of `real` [C, B, D] and of `synthetic` [C, I, D]: [C].
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from condense.learner import Learner, Problem
-from condense.methods.base import require
+from condense.methods.base import require, share
 from condense.methods.generative import Encoder, Generative
 
 
@@ -32,8 +32,15 @@ class CGAN:
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-        """100 real images a step, of ten classes; Adam as Radford, Metz and Chintala (2016) use it."""
-        return {"steps": 50_000, "real_batch": 10, "lr": 2e-4, "momentum": 0.5, "init": "noise", "augment": "none"}
+        """100 real images a step; Adam as Radford, Metz and Chintala (2016) use it."""
+        return {
+            "steps": 50_000,
+            "real_batch": share(100, dataset_name),
+            "lr": 2e-4,
+            "momentum": 0.5,
+            "init": "noise",
+            "augment": "none",
+        }
 
     def learner(self, problem: Problem) -> Learner:
         """The learner of a run."""

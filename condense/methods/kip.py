@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from condense.augment import make_augment
 from condense.learner import Learner, Problem
 from condense.methods.adam import adam, state_of
-from condense.methods.base import require
+from condense.methods.base import require, share
 from condense.real import RealImages
 
 _WEIGHTS, _BIASES = 2.0, 1e-4
@@ -53,9 +53,15 @@ class KIP:
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-        """Adam with rate 0.04 (0.01 for digits), standardised images, balanced batches; 5,000 real images of ten classes."""
+        """Adam with rate 0.04 (0.01 for digits), standardised images, balanced batches; the 5,000 real images are ours."""
         digits = dataset_name in ("digits", "mnist")
-        return {"lr": 0.01 if digits else 0.04, "momentum": 0.9, "real_batch": 500, "augment": "none", "steps": 10_000}
+        return {
+            "lr": 0.01 if digits else 0.04,
+            "momentum": 0.9,
+            "real_batch": share(5000, dataset_name),
+            "augment": "none",
+            "steps": 10_000,
+        }
 
     def learner(self, problem: Problem) -> Learner:
         """The learner of a run."""

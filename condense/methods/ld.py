@@ -21,10 +21,11 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from condense import networks
+from condense.accelerate import block_size, joins_images
 from condense.augment import make_augment
 from condense.learner import Learner, Problem
 from condense.methods.adam import adam, forget, state_of
-from condense.methods.base import require
+from condense.methods.base import require, share
 from condense.randomness import generator
 from condense.real import RealImages
 
@@ -53,8 +54,8 @@ class LD:
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-        """1,024 real images a step (102 of each of ten classes), 400 epochs of 45,000 images, no augmentation."""
-        return {"steps": 17_600, "real_batch": 102, "lr": 1e-3, "momentum": 0.9, "augment": "none"}
+        """1,024 real images a step, 400 epochs of 45,000 images, no augmentation."""
+        return {"steps": 17_600, "real_batch": share(1024, dataset_name), "lr": 1e-3, "momentum": 0.9, "augment": "none"}
 
     def learner(self, problem: Problem) -> Learner:
         """The learner of a run."""
@@ -96,17 +97,16 @@ class _Learner(Learner):
             name: weight - self._method.inner_lr * gradient
             for (name, weight), gradient in zip(weights.items(), inner, strict=True)
         }
-        logits = functional_call(self._network, moved, (real,))
-        outer = functional.cross_entropy(logits, self._truth)
-        (self.labels.grad,) = torch.autograd.grad(outer, labels)
+        outer, error, slopes = self._judge(moved, real)
+        (self.labels.grad,) = torch.autograd.grad(list(moved.values()), labels, slopes)
         self._adam.step()
         self.labels.clamp_(_SMALLEST, 1)
         self.labels.div_(self.labels.sum(dim=1, keepdim=True))
         for weight, gradient in zip(weights.values(), inner, strict=True):
             weight.grad = gradient.detach()
         self._network_adam.step()
-        self._replace_if_done(float((logits.argmax(dim=1) != self._truth).float().mean()))
-        return {"outer": outer.detach(), "inner": loss.detach()}
+        self._replace_if_done(float(error))
+        return {"outer": outer, "inner": loss.detach()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Labels, the network, the optimisers, and what decides when a fresh network is due."""
@@ -119,6 +119,23 @@ class _Learner(Learner):
         """The cross-entropy of `images` with soft `labels`, and its gradient, itself differentiable."""
         loss = functional.cross_entropy(self._network(images), labels)
         return loss, torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+
+    def _judge(self, weights: Mapping[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """The cross-entropy of all real images under `weights`, their error, and the slope of the first at each weight.
+
+        Block by block, so that memory does not grow with the number of images.
+        """
+        leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+        slopes = [torch.zeros_like(weight) for weight in leaves.values()]
+        loss, wrong = (torch.zeros((), device=images.device) for _ in range(2))
+        block = len(images) if joins_images(self._network) else block_size(images, images.device)
+        for part, truth in zip(images.split(block), self._truth.split(block), strict=True):
+            logits = functional_call(self._network, leaves, (part,))
+            of_part = functional.cross_entropy(logits, truth, reduction="sum") / len(images)
+            torch._foreach_add_(slopes, torch.autograd.grad(of_part, list(leaves.values())))
+            loss += of_part.detach()
+            wrong += (logits.argmax(dim=1) != truth).sum()
+        return loss, wrong / len(images), slopes
 
     def _replace_if_done(self, error: float) -> None:
         """Take note of the error after a step, and begin with a fresh network if this one learns no more."""

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from condense.learner import Learner, Problem
-from condense.methods.base import require
+from condense.methods.base import require, share
 from condense.methods.generative import Encoder, Generative
 
 
@@ -31,8 +31,15 @@ class VAE:
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-        """100 real images a step, as in the paper, of ten classes; Adam in place of its Adagrad."""
-        return {"steps": 50_000, "real_batch": 10, "lr": 1e-3, "momentum": 0.9, "init": "noise", "augment": "none"}
+        """100 real images a step, as in the paper; Adam in place of its Adagrad."""
+        return {
+            "steps": 50_000,
+            "real_batch": share(100, dataset_name),
+            "lr": 1e-3,
+            "momentum": 0.9,
+            "init": "noise",
+            "augment": "none",
+        }
 
     def learner(self, problem: Problem) -> Learner:
         """The learner of a run."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from condense.learner import Problem
-from condense.methods import LD
+from condense.methods import LD, ld
 from condense.networks import build, initialise
 
 
@@ -69,3 +69,19 @@ def test_a_network_that_learns_no_more_is_replaced(problem: Callable[..., Proble
     fresh = build("convnet-d2-w8", given.dataset.shape, 10)
     initialise(fresh, 3, 1)
     assert all(torch.equal(a, b) for a, b in zip(learner._network.parameters(), fresh.parameters(), strict=True))
+
+
+def test_blocks_of_real_images_change_rounding_only(problem: Callable[..., Problem], monkeypatch: pytest.MonkeyPatch) -> None:
+    given = problem(LD(inner_batch=None), lr=0.01, momentum=0.9)
+    whole, parted = given.recipe.method.learner(given), given.recipe.method.learner(given)
+    parts = whole.step(0)
+    monkeypatch.setattr(ld, "block_size", lambda images, device: 30)
+    assert float(parted.step(0)["outer"]) == pytest.approx(float(parts["outer"]), rel=1e-5)
+    assert whole.labels.grad is not None
+    assert parted.labels.grad is not None
+    torch.testing.assert_close(parted.labels.grad, whole.labels.grad, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize(("name", "images"), [("cifar10", 102), ("cifar100", 10), ("tinyimagenet", 5)])
+def test_a_published_batch_is_shared_among_the_classes(name: str, images: int) -> None:
+    assert LD.published(name, (3, 32, 32), 10)["real_batch"] == images
