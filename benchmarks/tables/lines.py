@@ -62,7 +62,7 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(name="smoke", seeds=2, repeats=1, epochs=2, network="convnet-d2-w8", feature_epochs=2),
-    "cpu": Scale(name="cpu", seeds=3, repeats=2, epochs=200, network="convnet-w64", feature_epochs=2),
+    "cpu": Scale(name="cpu", seeds=4, repeats=2, epochs=200, network="convnet-w64", feature_epochs=2),
     "full": Scale(name="full", seeds=5, repeats=20, epochs=1000, network="convnet", feature_epochs=50),
 }
 
