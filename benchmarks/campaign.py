@@ -12,6 +12,7 @@ being trained are lost. Killed outright, a job goes on from its last checkpoint 
 architecture search are in `benchmarks/campaign_nas.py`; they keep every single training.
 """
 
+import math
 import re
 import shutil
 import signal
@@ -30,6 +31,8 @@ from typing import Any
 import click
 
 from benchmarks import campaign_nas, results
+from benchmarks.tables import run as tables
+from benchmarks.tables.cells import Work
 from condense import CondensedSet, Protocol, Recipe, Score, UserError, condense, evaluate, load_dataset, resolve, resume
 from condense.data import Dataset
 from condense.device import pick_device
@@ -71,14 +74,17 @@ class Scale:
     epochs: int
     nas: campaign_nas.Scale | None = None
     """Architecture search too."""
+    tables: str | None = None
+    """The tables of `benchmarks.tables` too, at that scale of theirs."""
 
 
 _CIFAR = tuple((dataset, ipc) for dataset in ("cifar10", "cifar100") for ipc in (1, 10, 50))
 _TINY = {"steps": 8, "real_batch": 8, "network": "convnet-d2-w8"}
 SCALES = {
-    "full": Scale(settings=_CIFAR, changes={}, seeds=5, repeats=20, epochs=1000, nas=campaign_nas.Scale()),
+    "full": Scale(settings=_CIFAR, changes={}, seeds=5, repeats=20, epochs=1000, nas=campaign_nas.Scale(), tables="full"),
     "smoke": Scale(settings=(("digits", 1),), recipes=("scale100", "dm"), changes=_TINY, seeds=2, repeats=3, epochs=4),
     "smoke-nas": Scale(settings=(), changes={}, seeds=0, repeats=0, epochs=0, nas=campaign_nas.SMOKE),
+    "smoke-tables": Scale(settings=(), changes={}, seeds=0, repeats=0, epochs=0, tables="smoke"),
 }
 
 
@@ -156,6 +162,8 @@ def jobs(scale: Scale) -> list[Job]:
                 found.append(Job(order, f"{dataset}-ipc{ipc}-{line}-seed{seed}", work))
     if scale.nas is not None:
         found += [Job(order, name, work) for order, name, work in campaign_nas.plan(scale.nas)]
+    if scale.tables is not None:
+        found += table_jobs(scale.tables)
     return sorted(found, key=lambda job: job.order)
 
 
@@ -191,6 +199,26 @@ def condense_and_evaluate(place: Workplace, name: str, *, cell: Cell) -> None:
     score = Score(tuple(_accuracies(record)))
     place.keep(record | {"finished": True, "score": score.to_json()}, f"accuracy {score.mean:.2%}, std {score.std:.2%}")
     shutil.rmtree(run)
+
+
+def table_jobs(scale: str) -> list[Job]:
+    """The tables of `benchmarks.tables` at a scale, each a job, after everything else: they take longest.
+
+    Their sets and scores are kept in `tables.run`; the tables themselves go where all results go.
+    """
+    return [Job(math.inf, f"table-{table}", partial(_fill, table=table, scale=scale)) for table in tables.TABLES]
+
+
+def _fill(place: Workplace, name: str, *, table: str, scale: str) -> None:
+    """Work on a table until it is full."""
+    record = place.record(name)
+    try:
+        with place.leg(record, "measure"):
+            left = tables.TABLES[table](scale, Work(place.out / "tables.run", place.data_dir), tables.title(table, scale))
+    except (Interrupted, KeyboardInterrupt):
+        place.keep(record, "begun")
+        raise
+    place.keep(record | {"finished": not left}, f"{left} sets missing" if left else "full")
 
 
 def _condensed(place: Workplace, record: dict[str, Any], run: Path, cell: Cell) -> CondensedSet:

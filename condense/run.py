@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -129,16 +130,19 @@ def rehearse(
     training = (time.perf_counter() - began) / _TIMED_STEPS * recipe.pool * recipe.pool_steps
     learner = _learner(dataset, job, start, Ranks(), pool)
     learner.read(learner.step(0), 1)
-    began = time.perf_counter()
+    taken = []
     for step in range(1, steps):
+        began = time.perf_counter()
         learner.read(learner.step(step), step + 1)
-    seconds = (time.perf_counter() - began) / (steps - 1)
+        taken.append(time.perf_counter() - began)
+    seconds = fmean(taken)
     return {
         "recipe": recipe.to_json(),
         "ipc": ipc,
         "device": place.type,
         "chunk": len(learner.chunks[0] if isinstance(learner, Engine) else learner.classes),
         "seconds_a_step": round(seconds, 4),
+        "seconds_of_steps": [round(one, 4) for one in taken],
         "seconds_in_all": round(training + seconds * recipe.steps),
         "peak_memory_MB": round(peak_memory(place) / 1e6),
     }

@@ -1,20 +1,30 @@
 """The command: `python -m benchmarks.tables TABLE --scale SCALE --data-dir DIR`."""
 
-from collections.abc import Callable
-from fnmatch import fnmatch
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from benchmarks import results
 from benchmarks.campaign import ending_after, seconds_of
-from benchmarks.tables import accuracy, render
-from benchmarks.tables.cells import Work, work_through
+from benchmarks.tables import accuracy, run
+from benchmarks.tables.cells import Work
 from benchmarks.tables.lines import SCALES
 from condense import UserError
 from condense.folder import locked
 from condense.run import Interrupted
+
+ABOUT = {
+    "main": "Accuracy by method, dataset and images per class: the paper's first table, and the generative models' (11).",
+    "high-resolution": "Random, DM and DataDAM on ImageNet and its subsets: the second table.",
+    "cross": "Sets made with one architecture, networks of another trained on them: the third table.",
+    "ablation": "DataDAM with one thing changed at a time: tables 5 to 7, figures 3, 4 and 8 to 13.",
+    "cost": "Seconds a step and peak memory by method and images per class, in one run: table 4.",
+    "embedding": "t-SNE of real and synthetic images in the embedding of a ResNet-18, one picture a method: figure 5.",
+}
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:
@@ -26,7 +36,7 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--work", default="runs/tables", show_default=True, type=click.Path(path_type=Path)),
             click.option("--budget", help="Time to work, such as 90s, 9m or 2h; started again it goes on.  [default: no end]"),
             click.option("--device", default="auto", show_default=True),
-            click.option("--name", help="Name of the result files.  [default: tables_TABLE_SCALE]"),
+            click.option("--name", help="Name of the result files.  [default: tables_<table>_<scale>]"),
         ]
     ):
         command = option(command)
@@ -38,47 +48,38 @@ def main() -> None:
     """The tables of the DataDAM paper, measured here. What was made is kept, so a killed command goes on."""
 
 
-def _add(name: str) -> None:
-    @main.command(name, help=accuracy.TABLES[name].__doc__)
-    @options
-    @click.option("--only", "patterns", multiple=True, help="Rows to work on, such as 'dm*'; all are shown.")
-    @click.option("--column", "columns", multiple=True, help="Columns to work on, such as '*IPC 10'.")
-    def command(scale: str, patterns: tuple[str, ...], columns: tuple[str, ...], **common: Any) -> None:
-        table = accuracy.TABLES[name](SCALES[scale])
-        entries = [entry for entry in table.entries if _any(entry.row, patterns) and _any(entry.column, columns)]
-        if not entries:
-            raise click.UsageError("no entry of the table has such a row and column")
-        try:
-            _measure(name, scale, table, entries, common)
-        except UserError as error:
-            raise click.UsageError(str(error)) from None
+@contextmanager
+def _working(data_dir: str | None, work: Path, budget: str | None, device: str) -> Iterator[Work]:
+    """The work folder, this process's alone. Bad input is one line, the end of the budget no failure, Ctrl-C exit code 130."""
+    try:
+        end = time.monotonic() + (seconds := seconds_of(budget or "10000h"))
+        with locked(work), ending_after(seconds):
+            yield Work(work, data_dir, device)
+    except UserError as error:
+        raise click.UsageError(str(error)) from None
+    except (Interrupted, KeyboardInterrupt):
+        click.echo("stopped: the same command goes on", err=True)
+        if time.monotonic() < end:
+            sys.exit(130)
 
 
-def _any(text: str, patterns: tuple[str, ...]) -> bool:
-    return not patterns or any(fnmatch(text, pattern) for pattern in patterns)
+def _add(table: str) -> None:
+    """The command of a table."""
+    fillable = table in accuracy.TABLES
+
+    def command(scale: str, name: str | None, **common: Any) -> None:
+        chosen = {key: common.pop(key) for key in ("rows", "columns") if fillable}
+        with _working(**common) as work:
+            run.TABLES[table](scale, work, name or run.title(table, scale), **chosen)
+
+    if fillable:
+        command = click.option("--only", "rows", multiple=True, help="Rows to work on, such as 'dm*'; all are shown.")(command)
+        command = click.option("--column", "columns", multiple=True, help="Columns to work on, such as '*IPC 10'.")(command)
+    main.command(table, help=ABOUT[table])(options(command))
 
 
-def _measure(name: str, scale: str, table: accuracy.Table, entries: list[Any], common: dict[str, Any]) -> None:
-    work, title = Work(common["work"], common["data_dir"], common["device"]), common["name"] or f"tables_{name}_{scale}"
-    conditions, stopped, failed = results.conditions(), False, dict[Any, str]()
-    with locked(common["work"]):
-        try:
-            with ending_after(seconds_of(common["budget"] or "10000h")):
-                failed = work_through(entries, work)
-        except (Interrupted, KeyboardInterrupt):
-            stopped = True
-        found = {entry: work.found(entry, failed.get(entry, "")) for entry in table.entries}
-    told = [{"row": entry.row, "column": entry.column, **one.to_json()} for entry, one in found.items()]
-    lines = render.markdown(table, found)
-    results.write(title, {"conditions": conditions, "scale": scale, "entries": told}, lines)
-    render.draw(results.FOLDER / f"{title}.png", table, found)
-    click.echo("\n".join(lines))
-    if stopped:
-        click.echo("stopped: the same command goes on")
-
-
-for _name in accuracy.TABLES:
-    _add(_name)
+for _table in run.TABLES:
+    _add(_table)
 
 if __name__ == "__main__":
     main()

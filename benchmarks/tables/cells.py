@@ -98,13 +98,13 @@ class Work:
     """The folder where sets and scores are kept."""
 
     def __init__(self, folder: Path, data_dir: str | None = None, device: str = "auto") -> None:
-        self._folder, self._data_dir, self._device = folder, data_dir, pick_device(device)
+        self.folder, self._data_dir, self.device = folder, data_dir, pick_device(device)
         self.dataset = cache(self._load)
         self.tests = cache(self._test)
 
     def condensed(self, made: Made) -> CondensedSet:
         """The set: read, gone on with, or made."""
-        folder, dataset = self._folder / "sets" / self._key(made), self.dataset(made.source)
+        folder, dataset = self.folder / "sets" / self._key(made), self.dataset(made.source)
         if (folder / "set.safetensors").exists():
             return CondensedSet.load(folder)
         if isinstance(made.how, Recipe):
@@ -112,7 +112,7 @@ class Work:
                 return resume(folder, dataset)
             source = dataclasses.replace(made.source, data_dir=self._data_dir)
             return condense(
-                dataset, ipc=made.ipc, recipe=made.how, seed=made.seed, out=folder, device=self._device.type, source=source
+                dataset, ipc=made.ipc, recipe=made.how, seed=made.seed, out=folder, device=self.device.type, source=source
             )  # fmt: skip
         chosen = select(
             made.how.method,
@@ -122,7 +122,7 @@ class Work:
             seed=made.seed,
             network=made.how.network,
             feature_epochs=made.how.feature_epochs,
-            device=self._device.type,
+            device=self.device.type,
         )
         chosen.save(folder)
         return chosen
@@ -142,11 +142,11 @@ class Work:
         networks = train_many(
             trained.network,
             condensed,
-            (self.tests(made.source, condensed.preprocess.name), dataset.test.labels.to(self._device)),
+            (self.tests(made.source, condensed.preprocess.name), dataset.test.labels.to(self.device)),
             trained.repeats,
             trained.protocol,
             derive(made.seed, "tables"),
-            self._device,
+            self.device,
             first=len(accuracies),
         )
         began = time.monotonic()
@@ -171,28 +171,27 @@ class Work:
     def _test(self, source: Source, preprocess: str) -> Tensor:
         """The test images of a dataset under the transform of that name, which is fitted to its training images."""
         dataset = self.dataset(source)
-        return make_preprocess(preprocess, dataset).apply(dataset.test.pixels).to(self._device)
+        return make_preprocess(preprocess, dataset).apply(dataset.test.pixels).to(self.device)
 
     def _scores(self, made: Made, trained: Trained) -> Path:
         judged = [self._key(made), trained.network, dataclasses.asdict(trained.protocol)]
-        return self._folder / "scores" / f"{_digest(judged)}.json"
+        return self.folder / "scores" / f"{_digest(judged)}.json"
 
     def _key(self, made: Made) -> str:
         return _digest([self.dataset(made.source).fingerprint, _plain(made)])
 
 
-def work_through(entries: list[Entry], work: Work) -> dict[Entry, str]:
-    """Make what is missing of all entries, every first seed before any second; returns why an entry could not be."""
-    failed: dict[Entry, str] = {}
+def work_through(entries: list[Entry], work: Work, failed: dict[Entry, str]) -> None:
+    """Make what is missing of all entries, every first seed before any second; why one could not be made goes into `failed`."""
     for seed in range(max((len(entry.sets) for entry in entries), default=0)):
         for entry in entries:
             if seed >= len(entry.sets) or entry in failed:
                 continue
+            work.dataset(entry.sets[seed].source)  # missing data is no fault of an entry
             try:
                 work.train(entry.sets[seed], entry.trained)
             except UserError as error:
                 failed[entry] = str(error)
-    return failed
 
 
 def _plain(made: Made) -> dict[str, Any]:

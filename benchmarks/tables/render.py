@@ -1,11 +1,10 @@
 """A table of accuracies as Markdown and as a picture."""
 
-import io
 from pathlib import Path
 
 from benchmarks.tables.accuracy import Table
 from benchmarks.tables.cells import Entry, Found
-from condense.files import write_bytes
+from nas.report import save_figure
 
 
 def markdown(table: Table, found: dict[Entry, Found]) -> list[str]:
@@ -75,6 +74,4 @@ def draw(path: Path, table: Table, found: dict[Entry, Found]) -> None:
     measured = panels[0].plot([], [], "o", color="#5b7fb8", label="here, 95 % interval")[0]
     printed = panels[0].plot([], [], "D", markerfacecolor="none", color="#c9803a", label="the paper, at its full length")[0]
     figure.legend(handles=[measured, printed], loc="outside lower center", ncols=2, frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_bytes(path, buffer.getvalue())
+    save_figure(figure, path)

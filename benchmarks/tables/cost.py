@@ -1,0 +1,126 @@
+"""Seconds a step and peak memory of every method, one after the other in one run, on random images of CIFAR's shape.
+
+Each point is measured in a process of its own, whose memory no earlier point has grown. What is timed is a step of the run that
+`condense` would do, compiled where that run would be; on a CPU the peak is the process's and includes compiling.
+"""
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from scipy.stats import t
+
+from benchmarks.step import noise_dataset
+from benchmarks.tables.accuracy import SCALE_100
+from benchmarks.tables.lines import Line, Scale, recipe_of
+from benchmarks.tables.published import COST
+from condense import UserError
+from condense.device import pick_device, reset_peak_memory
+from condense.folder import Source
+from condense.methods import METHODS
+from condense.recipes import recipe_for
+from condense.run import rehearse
+from nas.report import save_figure
+
+IPCS = {"smoke": (1,), "cpu": (1, 10, 50), "full": (1, 10, 50)}
+TURNS = {"smoke": 2, "cpu": 5, "full": 100}
+"""Counted steps of a point; the paper has 100."""
+
+
+def lines() -> dict[str, Line]:
+    """Every method as its authors published it; DataDAM with the loss scale that moves its pixels."""
+    return {method: SCALE_100 if method == "datadam" else Line(recipe=recipe_for(method), changes={}) for method in METHODS}
+
+
+def measure_all(scale: Scale, device: str) -> list[dict[str, Any]]:
+    """A record of each method and number of images per class."""
+    records = []
+    for ipc in IPCS[scale.name]:
+        for method in lines():
+            if scale.name == "smoke":  # starting processes would take longer than all the steps
+                found = measure(method, scale, ipc, device)
+            else:
+                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                    found = pool.submit(measure, method, scale, ipc, device).result()
+            records.append({"method": method, "ipc": ipc, **found})
+            print(_row(records[-1]), flush=True)
+    return records
+
+
+def measure(method: str, scale: Scale, ipc: int, device: str) -> dict[str, Any]:
+    """Seconds of each counted step, and the peak; or why there is none."""
+    # The preprocessing is done once a run, not once a step: standardisation, for every method.
+    line = lines()[method]
+    line = Line(recipe=line.recipe, changes=line.changes | {"preprocess": "standard"})
+    try:
+        recipe = recipe_of(line, method, scale, Source(name="cifar10"), ipc)
+        dataset = noise_dataset(8 if scale.name == "smoke" else 32, per_class=max(recipe.real_batch, ipc))
+        reset_peak_memory(pick_device(device))
+        found = rehearse(dataset, ipc=ipc, recipe=recipe, device=device, steps=1 + TURNS[scale.name])
+    except UserError as error:
+        return {"failed": str(error)}
+    seconds = found["seconds_of_steps"]
+    half = float(t.ppf(0.975, len(seconds) - 1)) * stdev(seconds) / len(seconds) ** 0.5
+    middle = fmean(seconds)
+    return {
+        "recipe": found["recipe"],
+        "device": found["device"],
+        "seconds": seconds,
+        "mean_s": middle,
+        "ci95_s": [max(0.0, middle - half), middle + half],
+        "peak_MB": found["peak_memory_MB"],
+    }
+
+
+def markdown(records: list[dict[str, Any]], scale: Scale) -> list[str]:
+    """The records as a table, beside the paper's."""
+    return [
+        "# Seconds a step and peak memory by method",
+        "",
+        "| method | images per class | seconds a step | 95 % interval | peak, MB | paper: seconds, MB (A100) |",
+        "|---|---|---|---|---|---|",
+        *map(_row, records),
+        "",
+        f"Random images of 10 classes; {TURNS[scale.name]} counted steps of each, as published but for what the scale changes "
+        "(network, real batch, inner loops: see the records). A step is what each method calls one: not equal work.",
+    ]
+
+
+def _row(record: dict[str, Any]) -> str:
+    ipcs = IPCS["full"]
+    paper = ""
+    if record["method"] in COST and record["ipc"] in ipcs:
+        paper = ", ".join(text.split()[ipcs.index(record["ipc"])] for text in COST[record["method"]])
+    if "failed" in record:
+        return f"| {record['method']} | {record['ipc']} | {record['failed']} | | | {paper} |"
+    low, high = record["ci95_s"]
+    interval = f"{low:.3g} to {high:.3g}"
+    return f"| {record['method']} | {record['ipc']} | {record['mean_s']:.3g} | {interval} | {record['peak_MB']} | {paper} |"
+
+
+def draw(path: Path, records: list[dict[str, Any]]) -> None:
+    """Time and memory against the images per class, a line for each method."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained", dpi=150)
+    time, memory = figure.subplots(1, 2)
+    for number, method in enumerate(lines()):
+        points = [record for record in records if record["method"] == method and "failed" not in record]
+        x = [point["ipc"] for point in points]
+        style = {"marker": "osD^v<>"[number % 7], "color": f"C{number % 10}", "label": method}
+        arms = [[p["mean_s"] - p["ci95_s"][0] for p in points], [p["ci95_s"][1] - p["mean_s"] for p in points]]
+        time.errorbar(x, [point["mean_s"] for point in points], yerr=arms, capsize=3, **style)
+        memory.plot(x, [point["peak_MB"] for point in points], **style)
+    time.set(yscale="log", ylabel="seconds a step, 95 % intervals")
+    memory.set(ylabel="peak memory, MB", ylim=(0, None))
+    ipcs = sorted({record["ipc"] for record in records})
+    for axes in (time, memory):
+        axes.set(xscale="log", xlabel="images per class")
+        axes.set_xticks(ipcs, list(map(str, ipcs)))
+        axes.xaxis.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*time.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    save_figure(figure, path)

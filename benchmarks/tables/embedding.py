@@ -1,0 +1,192 @@
+"""Where synthetic images lie among the real ones, in the embedding of a ResNet-18 trained on real images.
+
+One t-SNE map of the real images and of all sets together, so that the pictures can be compared, one for each method; and two
+numbers taken in the embedding itself, not in the map: the share of synthetic images whose ten nearest real images are mostly of
+their class, and how far the mean of a class is from that of its real images, in within-class standard deviations.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import t
+from sklearn.manifold import TSNE
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
+
+from benchmarks.tables.accuracy import SCALE_100
+from benchmarks.tables.cells import Work
+from benchmarks.tables.lines import Line, Scale, sets_of
+from condense import CondensedSet, Protocol, UserError
+from condense.augment import dsa_for
+from condense.data import Dataset, Images
+from condense.files import load_tensors, save_tensors
+from condense.folder import Source
+from condense.methods import METHODS
+from condense.networks import Network, build
+from condense.preprocess import Preprocess, make_preprocess
+from condense.randomness import generator
+from condense.recipes import recipe_for
+from condense.train import accuracy, train
+from nas.report import save_figure
+
+_NEIGHBOURS = 10
+_BATCH = 100
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What is mapped at a scale."""
+
+    dataset: str
+    ipc: int
+    trained_on: int
+    """Real images, stratified, that the ResNet-18 is trained on, and as many at most tested on."""
+    epochs: int
+    shown: int
+    """Real images of each class in the map."""
+
+
+PLANS = {
+    "smoke": Plan(dataset="digits", ipc=1, trained_on=100, epochs=1, shown=10),
+    "cpu": Plan(dataset="cifar10", ipc=10, trained_on=3000, epochs=6, shown=100),
+    "full": Plan(dataset="cifar10", ipc=50, trained_on=50_000, epochs=50, shown=1000),
+}
+
+
+def lines() -> dict[str, Line | str]:
+    """Random real images and every method, all under one preprocessing: one network looks at them."""
+    changed = {"preprocess": "standard"}
+    found: dict[str, Line | str] = {"random": "standard"}
+    for method in METHODS:
+        line = SCALE_100 if method == "datadam" else Line(recipe=recipe_for(method), changes={})
+        found[method] = Line(recipe=line.recipe, changes=line.changes | changed)
+    return found
+
+
+def measure(scale: Scale, work: Work) -> dict[str, Any]:
+    """The map of each set and of the real images, the two numbers of each set, and the ResNet's accuracy."""
+    plan = PLANS[scale.name]
+    source = Source(name=plan.dataset)
+    dataset = work.dataset(source)
+    sets, failed = dict[str, CondensedSet](), dict[str, str]()
+    for name, line in lines().items():
+        label = "datadam, scale 100, no ZCA" if name == "datadam" else name  # the main table's line of that name
+        try:
+            sets[name] = work.condensed(sets_of(line, label, scale, source, plan.ipc)[0])
+        except UserError as error:
+            failed[name] = str(error)
+    preprocess = make_preprocess("standard", dataset)
+    network, reached = _network(dataset, preprocess, plan, work)
+    shown = _stratified(dataset.train, plan.shown * len(dataset.classes), "shown")
+    real, labels = _embed(network, preprocess.apply(shown.pixels), work.device), shown.labels.numpy()
+    features = {name: _embed(network, condensed.images, work.device) for name, condensed in sets.items()}
+    points = np.concatenate([real, *features.values()])
+    places = TSNE(perplexity=min(30, len(points) // 4), random_state=0).fit_transform(points)
+    cuts = np.cumsum([len(real), *map(len, features.values())])
+    mapped = dict(zip(["real", *features], np.split(places, cuts[:-1]), strict=True))
+    classes = {name: condensed.class_of().numpy() for name, condensed in sets.items()}
+    return {
+        "plan": {"dataset": plan.dataset, "ipc": plan.ipc, "trained_on": plan.trained_on, "epochs": plan.epochs},
+        "resnet18_accuracy": reached,
+        "failed": failed,
+        "classes": list(dataset.classes),
+        "labels": {"real": labels.tolist()} | {name: of.tolist() for name, of in classes.items()},
+        "map": {name: np.round(at, 2).tolist() for name, at in mapped.items()},
+        "measures": {name: compare(real, labels, features[name], classes[name]) for name in features},
+    }
+
+
+def compare(real: np.ndarray, labels: np.ndarray, synthetic: np.ndarray, classes: np.ndarray) -> dict[str, list[float]]:
+    """Of features [N, D] and [M, D] and their classes: `own` and `offset`, each with one value for each class.
+
+    `own`: share of a class's synthetic images whose nearest real neighbours vote for it. `offset`: distance of the means, over
+    the root mean square distance of the real images of the class from theirs.
+    """
+    votes = KNeighborsClassifier(min(_NEIGHBOURS, len(real))).fit(real, labels).predict(synthetic)
+    own, offset = [], []
+    for c in np.unique(classes):
+        theirs, mine = real[labels == c], synthetic[classes == c]
+        spread = np.sqrt(((theirs - theirs.mean(0)) ** 2).sum(1).mean())
+        own.append(float((votes[classes == c] == c).mean()))
+        offset.append(float(np.linalg.norm(mine.mean(0) - theirs.mean(0)) / spread))
+    return {"own": own, "offset": offset}
+
+
+def markdown(found: dict[str, Any]) -> list[str]:
+    """The two numbers of each set."""
+    plan = found["plan"]
+    return [
+        f"# Synthetic images in the embedding of a ResNet-18: {plan['dataset']}, {plan['ipc']} images per class",
+        "",
+        "| set | with their own class, % | 95 % interval | offset of the class mean | 95 % interval |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {name} | {_told([100 * one for one in of['own']], 0)} | {_told(of['offset'], 2)} |"
+            for name, of in found["measures"].items()
+        ),
+        *(f"| {name} | {reason} | | | |" for name, reason in found["failed"].items()),
+        "",
+        "With their own class: synthetic images whose ten nearest real images are mostly of their class. Offset: distance from "
+        "the real mean of the class, in within-class standard deviations; random images are off by chance. Intervals: over the "
+        "classes (Student's t), one set of each method.",
+        "",
+        f"ResNet-18 (batch norm) trained on {plan['trained_on']} real images for {plan['epochs']} passes: "
+        f"{100 * found['resnet18_accuracy']:.1f} % of as many test images. Standardised images, for every method.",
+    ]
+
+
+def draw(folder: Path, title: str, found: dict[str, Any]) -> None:
+    """A picture for each set: the real images as dots, the synthetic ones as stars, colours for classes."""
+    from matplotlib.figure import Figure
+
+    real, labels = np.array(found["map"]["real"]), np.array(found["labels"]["real"])
+    for name in found["measures"]:
+        figure = Figure(figsize=(6.4, 5), layout="constrained", dpi=150)
+        axes = figure.subplots()
+        places, classes = np.array(found["map"][name]), np.array(found["labels"][name])
+        for c, label in enumerate(found["classes"]):
+            colour = f"C{c % 10}"
+            axes.scatter(*real[labels == c].T, s=6, color=colour, alpha=0.35, linewidths=0, label=label)
+            axes.scatter(*places[classes == c].T, s=70, color=colour, marker="*", edgecolors="black", linewidths=0.6)
+        axes.set(title=f"{name}: {found['plan']['ipc']} images per class (stars) among real ones", xticks=[], yticks=[])
+        figure.legend(loc="outside right center", frameon=False, markerscale=2)
+        save_figure(figure, folder / f"{title}_{name}.png")
+
+
+def _told(values: list[float], digits: int) -> str:
+    mean = float(np.mean(values))
+    half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+    return f"{mean:.{digits}f} | {mean - half:.{digits}f} to {mean + half:.{digits}f}"
+
+
+def _network(dataset: Dataset, preprocess: Preprocess, plan: Plan, work: Work) -> tuple[Network, float]:
+    """A ResNet-18 trained on real images, kept in the work folder, and its accuracy on test images."""
+    network = build("resnet18-bn", dataset.shape, len(dataset.classes)).to(work.device)
+    path = work.folder / "networks" / f"{dataset.fingerprint}-{plan.trained_on}-{plan.epochs}.safetensors"
+    if not path.exists():
+        chosen = _stratified(dataset.train, plan.trained_on, "embedding")
+        protocol = Protocol(
+            epochs=plan.epochs, batch=128, lr=0.05, schedule="cosine", nesterov=True, augment=dsa_for(dataset.name)
+        )
+        train(network, chosen.pixels, chosen.labels, protocol, 0, prepare=preprocess.to(work.device).apply)
+        save_tensors(path, network.state_dict(), {})
+    network.load_state_dict(load_tensors(path)[0])
+    network.to(work.device).eval()
+    tested = _stratified(dataset.test, plan.trained_on, "embedding test")
+    return network, accuracy(network, tested.pixels, tested.labels, prepare=preprocess.to(work.device).apply)
+
+
+def _stratified(images: Images, count: int, purpose: str) -> Images:
+    """About `count` of the images, equally many of each class."""
+    each = max(1, count // len(images.classes))
+    members = [images.of_class(c) for c in range(len(images.classes))]
+    shuffled = [of_c[torch.randperm(len(of_c), generator=generator(0, purpose, c))][:each] for c, of_c in enumerate(members)]
+    return images.subset(torch.cat(shuffled).sort().values)
+
+
+@torch.inference_mode()
+def _embed(network: Network, images: Tensor, device: torch.device) -> np.ndarray:
+    return torch.cat([network.embed(part.to(device)).cpu() for part in images.split(_BATCH)]).numpy()

@@ -1,0 +1,72 @@
+"""Each table from start to end: measure what is missing, write JSON, Markdown and pictures into the results folder."""
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
+from functools import partial
+from typing import Any
+
+import click
+
+from benchmarks import results
+from benchmarks.tables import accuracy, cost, embedding, render
+from benchmarks.tables.cells import Entry, Work, work_through
+from benchmarks.tables.lines import SCALES
+from condense import UserError
+
+
+def fill(table_name: str, scale: str, work: Work, name: str, *, rows: Sequence[str] = (), columns: Sequence[str] = ()) -> int:
+    """Measure a table of accuracies and write it, also when stopped on the way; how many sets are still missing.
+
+    `rows` and `columns` are patterns of what to work on, none for all; the whole table is shown, as far as it is known.
+    """
+    table = accuracy.TABLES[table_name](SCALES[scale])
+    entries = [entry for entry in table.entries if _matches(entry.row, rows) and _matches(entry.column, columns)]
+    if not entries:
+        raise UserError("--only and --column: no entry of the table has such a row and column")
+    failed: dict[Entry, str] = {}
+    try:
+        work_through(entries, work, failed)
+    finally:
+        found = {entry: work.found(entry, failed.get(entry, "")) for entry in table.entries}
+        told = [{"row": entry.row, "column": entry.column, **one.to_json()} for entry, one in found.items()]
+        _write(name, scale, {"entries": told}, render.markdown(table, found))
+        render.draw(results.FOLDER / f"{name}.png", table, found)
+    return sum(one.missing for one in found.values() if not one.failed)
+
+
+def fill_cost(scale: str, work: Work, name: str) -> int:
+    """Measure every method's step, in one run, and write the table."""
+    records = cost.measure_all(SCALES[scale], work.device.type)
+    _write(name, scale, {"records": records}, cost.markdown(records, SCALES[scale]))
+    cost.draw(results.FOLDER / f"{name}.png", records)
+    return 0
+
+
+def fill_embedding(scale: str, work: Work, name: str) -> int:
+    """Embed and map the sets of every method, and write the table and a picture for each."""
+    found = embedding.measure(SCALES[scale], work)
+    _write(name, scale, found, embedding.markdown(found))
+    embedding.draw(results.FOLDER, name, found)
+    return 0
+
+
+TABLES: dict[str, Callable[..., int]] = {
+    **{name: partial(fill, name) for name in accuracy.TABLES},
+    "cost": fill_cost,
+    "embedding": fill_embedding,
+}
+"""Name -> `(scale, work, name of the result files) -> sets still missing`."""
+
+
+def title(table: str, scale: str) -> str:
+    """The usual name of a table's result files."""
+    return f"tables_{table}_{scale}"
+
+
+def _matches(text: str, patterns: Sequence[str]) -> bool:
+    return not patterns or any(fnmatch(text, pattern) for pattern in patterns)
+
+
+def _write(name: str, scale: str, found: dict[str, Any], lines: list[str]) -> None:
+    results.write(name, {"conditions": results.conditions(), "scale": scale, **found}, lines)
+    click.echo("\n".join(lines))
