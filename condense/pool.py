@@ -35,10 +35,11 @@ class Pool:
 
     trained: float32 [P, W], all parameters of each network, in their order; on the device.
     seed: that of the run; the first weights of the networks, and what a step draws, follow from it.
+    stage: where on a network's way, from 0 (its first weights) to 1 (its last), the points of the steps lie.
     """
 
-    def __init__(self, trained: Tensor, seed: int) -> None:
-        self._trained, self._seed = trained, seed
+    def __init__(self, trained: Tensor, seed: int, stage: tuple[float, float] = (0.0, 1.0)) -> None:
+        self._trained, self._seed, self._stage = trained, seed, stage
         self._lane = torch.zeros(1, dtype=torch.int64, device=trained.device)
 
     @property
@@ -52,9 +53,10 @@ class Pool:
         u = uniforms(self._seed, "pool", step, self._lane, 2)
         which = (u[:, 0] * len(self._trained)).long().clamp(max=len(self._trained) - 1)
         begin(network, self._seed, which[0])
+        point = self._stage[0] + (self._stage[1] - self._stage[0]) * u[0, 1]
         # Not `self._trained[which]`: an index of no dimensions would be read on the host, which a graph does not allow.
         for parameter, last in _beside(network, self._trained.index_select(0, which)[0]):
-            parameter.lerp_(last, u[0, 1])
+            parameter.lerp_(last, point)
 
     @torch.no_grad()
     def labels(self, network: Network, condensed: CondensedSet) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Self
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -195,12 +196,19 @@ PREPROCESS: dict[str, type[Standardize] | type[Whiten]] = {kind.name: kind for k
 """Every transform, by name."""
 
 
+_FITTED: "WeakKeyDictionary[Dataset, dict[str, Preprocess]]" = WeakKeyDictionary()
+"""Transforms by dataset and name: whitening takes most of a minute to fit, and a study makes many sets of one dataset."""
+
+
 def make_preprocess(name: str, dataset: "Dataset") -> Preprocess:
     """The transform called `name` for `dataset`: published constants where there are any, else fitted on its training images."""
     if name == "standard" and dataset.name in PUBLISHED:
         mean, std = PUBLISHED[dataset.name]
         return Standardize(mean=torch.tensor(mean), std=torch.tensor(std))
-    return _kind(name).fit(dataset.train.pixels)
+    fitted = _FITTED.setdefault(dataset, {})
+    if name not in fitted:
+        fitted[name] = _kind(name).fit(dataset.train.pixels)
+    return fitted[name]
 
 
 def from_state(name: str, state: Mapping[str, Tensor]) -> Preprocess:

@@ -48,6 +48,10 @@ class Recipe:
     """Networks trained on the real images; a step matches under a point of one's training. 0: under random networks."""
     pool_steps: int = 800
     """Steps each of them is trained for, on 64 real images each."""
+    pool_from: float = 0.0
+    """Where on the way from a network's first to its last weights the points that are matched under begin, in [0, 1]."""
+    pool_to: float = 1.0
+    """Where they end."""
     calibration: float = 0.0
     """Weight of the cross-entropy of the synthetic images under the pool's network, for methods that match its embedding."""
     soft_labels: bool = False
@@ -61,6 +65,8 @@ class Recipe:
         require("formation", self.formation, self.formation >= 1, "1 or more")
         require("pool", self.pool, self.pool >= 0, "0 or more")
         require("pool_steps", self.pool_steps, self.pool_steps >= 1, "1 or more")
+        require("pool_to", self.pool_to, self.pool_to <= 1, "1 or less")
+        require("pool_from", self.pool_from, 0 <= self.pool_from <= self.pool_to, f"in [0, {self.pool_to}], where `pool_to` ends")
         require("calibration", self.calibration, self.calibration >= 0, "0 or more")
         calibrates = self.pool > 0 and isinstance(self.method, DataDAM | DM)
         labels = isinstance(self.soft_labels, bool) and (self.pool > 0 or not self.soft_labels)

@@ -210,7 +210,7 @@ def _pool(dataset: Dataset, job: Job, start: CondensedSet, ranks: Ranks, folder:
     trained = train_pool(dataset, job.recipe, start.preprocess, job.seed, place, folder and folder / "pool")
     if ranks.leads:
         ranks.wait()
-    return Pool(trained, job.seed)
+    return Pool(trained, job.seed, (job.recipe.pool_from, job.recipe.pool_to))
 
 
 def _learner(dataset: Dataset, job: Job, start: CondensedSet, ranks: Ranks, pool: Pool | None = None) -> Learner:

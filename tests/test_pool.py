@@ -62,6 +62,20 @@ def test_a_step_matches_under_a_point_between_the_first_and_the_last_weights_of_
     assert len({round(share, 4) for _, share in seen}) > 30
 
 
+def test_a_stage_is_a_part_of_the_way(digits: Dataset) -> None:
+    pool, network = trained(digits, pool=1), build(NAME, digits.shape, 10)
+    begin(network, 3, 0)
+    first = weights(network)
+    whole, late = [], []
+    for stage, shares in (((0.0, 1.0), whole), ((0.6, 0.8), late)):
+        for step in range(10):
+            Pool(pool, 3, stage).draw(network, step)
+            shares.append((((weights(network) - first) @ (pool[0] - first)) / (pool[0] - first).square().sum()).item())
+    assert late == pytest.approx([0.6 + 0.2 * share for share in whole], abs=1e-5)
+    with pytest.raises(UserError, match=r"`pool_from` is 0\.9: it must be in \[0, 0\.8\]"):
+        small(digits, pool_from=0.9, pool_to=0.8)
+
+
 def test_training_a_pool_repeats_differs_by_network_and_learns(digits: Dataset) -> None:
     first, again = trained(digits), trained(digits)
     assert torch.equal(first, again)

@@ -51,6 +51,9 @@ def test_every_table_runs_and_writes_numbers_text_and_a_picture(folder: Path, ta
     for picture in pictures:
         assert picture.read_bytes().startswith(b"\x89PNG")
     for entry in found.get("entries", []):
+        if entry["row"] == "normalisation: none":  # without it the attention of digits is beyond any step size
+            assert "diverged" in entry["failed"]
+            continue
         assert entry["failed"] == "", entry
         assert entry["missing_sets"] == 0, entry
         assert 0 <= entry["score"]["mean"] <= 1

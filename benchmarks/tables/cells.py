@@ -26,7 +26,7 @@ from condense.device import pick_device
 from condense.evaluate import check_belongs, train_many
 from condense.files import read_json, write_json
 from condense.folder import Source
-from condense.preprocess import make_preprocess
+from condense.preprocess import Preprocess, make_preprocess
 from condense.progress import progress
 from condense.randomness import derive
 from condense.select import select
@@ -100,7 +100,7 @@ class Work:
     def __init__(self, folder: Path, data_dir: str | None = None, device: str = "auto") -> None:
         self.folder, self._data_dir, self.device = folder, data_dir, pick_device(device)
         self.dataset = cache(self._load)
-        self.tests = cache(self._test)
+        self._tests: dict[str, Tensor] = {}
 
     def condensed(self, made: Made) -> CondensedSet:
         """The set: read, gone on with, or made."""
@@ -142,7 +142,7 @@ class Work:
         networks = train_many(
             trained.network,
             condensed,
-            (self.tests(made.source, condensed.preprocess.name), dataset.test.labels.to(self.device)),
+            (self._test(dataset, condensed.preprocess), dataset.test.labels.to(self.device)),
             trained.repeats,
             trained.protocol,
             derive(made.seed, "tables"),
@@ -168,10 +168,12 @@ class Work:
     def _load(self, source: Source) -> Dataset:
         return load_dataset(source.name, self._data_dir, resolution=source.resolution)
 
-    def _test(self, source: Source, preprocess: str) -> Tensor:
-        """The test images of a dataset under the transform of that name, which is fitted to its training images."""
-        dataset = self.dataset(source)
-        return make_preprocess(preprocess, dataset).apply(dataset.test.pixels).to(self.device)
+    def _test(self, dataset: Dataset, preprocess: Preprocess) -> Tensor:
+        """The test images of a dataset under a transform."""
+        key = dataset.fingerprint + preprocess.fingerprint
+        if key not in self._tests:
+            self._tests[key] = preprocess.apply(dataset.test.pixels).to(self.device)
+        return self._tests[key]
 
     def _scores(self, made: Made, trained: Trained) -> Path:
         judged = [self._key(made), trained.network, dataclasses.asdict(trained.protocol)]

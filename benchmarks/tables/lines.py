@@ -8,7 +8,7 @@ from condense import Protocol, Recipe, resolve
 from condense.folder import Source
 from condense.folders import IMAGENET_SUBSETS
 from condense.methods import METHODS
-from condense.recipes import RECIPES, recipe_for
+from condense.recipes import recipe_for
 from condense.select import SELECTIONS
 from condense.train import resolve as resolve_protocol
 
@@ -34,6 +34,12 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
 }
 """What is changed in a recipe at each scale: by default, for a method, for a line; the last word has the most special."""
 
+POOLS = {
+    "smoke": {"pool": 1, "pool_steps": 2},
+    "cpu": {"pool": 2, "pool_steps": 400},
+    "full": {"pool": 100, "pool_steps": 20_000},
+}
+"""The partly trained networks of the ablation by training stage; the paper trains 1,000."""
 SIZES = {"digits": 8, "tinyimagenet": 64, "imagenet-1k": 64, **dict.fromkeys(IMAGENET_SUBSETS, 128)}
 """Side in pixels of a dataset's images, where not 32: recipes depend on it from 64 on, and are resolved before any is read."""
 
@@ -62,7 +68,7 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(name="smoke", seeds=2, repeats=1, epochs=2, network="convnet-d2-w8", feature_epochs=2),
-    "cpu": Scale(name="cpu", seeds=4, repeats=2, epochs=200, network="convnet-w64", feature_epochs=2),
+    "cpu": Scale(name="cpu", seeds=4, repeats=1, epochs=200, network="convnet-w64", feature_epochs=2),
     "full": Scale(name="full", seeds=5, repeats=20, epochs=1000, network="convnet", feature_epochs=50),
 }
 
@@ -70,12 +76,14 @@ SCALES = {
 def main_lines(dataset: str) -> dict[str, Line | str]:
     """The rows of the paper's first table, and what must stand beside them to compare like with like.
 
-    A text is a selection; under `zca`, the same images whitened. Every method is there as its authors published it.
+    A text is a selection; under `zca`, the same images whitened. Every method is there as its authors published it. `best` stores
+    mosaics: what it starts from, of more real images than the others have, is the line to compare it with.
     """
     lines: dict[str, Line | str] = dict.fromkeys(SELECTIONS, "standard")
     lines |= {method: Line(recipe=recipe_for(method), changes={}) for method in METHODS}
     lines["datadam, scale 100"] = Line(recipe="paper", changes={"loss_scale": 100.0})
-    lines |= {name: Line(recipe=name, changes={}) for name in ("official-code", "best") if name in RECIPES}
+    lines |= {name: Line(recipe=name, changes={}) for name in ("official-code", "best")}
+    lines["best, unlearned"] = Line(recipe="best", changes={"steps": 0})
     if dataset in ("cifar10", "cifar100"):
         lines["random, ZCA"] = "zca"
         lines["dm, ZCA"] = Line(recipe="dm", changes={"preprocess": "zca"})
