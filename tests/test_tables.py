@@ -204,7 +204,7 @@ def test_numbers_of_an_embedding_against_their_definition() -> None:
 
 def test_the_campaign_fills_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
-    flags = ["--scale", "smoke", "--only", "table-high-resolution", "--out", str(tmp_path / "out")]
+    flags = ["--scale", "smoke-tables", "--only", "table-high-resolution", "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(campaign.main, flags)
     assert result.exit_code == 0, result.output
     assert "table-high-resolution: full" in result.stdout
