@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from condense import preprocess
+from condense.data import Dataset, Images
 from condense.errors import UserError
 from condense.preprocess import Preprocess, Standardize, Whiten, from_state, make_preprocess
 
@@ -116,8 +116,16 @@ def test_fingerprints_tell_transforms_apart() -> None:
     assert Standardize(mean, std).fingerprint != Standardize(std, mean).fingerprint
 
 
-def dataset(name: str, pixels: torch.Tensor) -> SimpleNamespace:
-    return SimpleNamespace(name=name, train=SimpleNamespace(pixels=pixels))
+def dataset(name: str, pixels: torch.Tensor) -> Dataset:
+    images = Images(pixels, torch.zeros(len(pixels), dtype=torch.int64), ("one",))
+    return Dataset(name, images, images)
+
+
+def test_a_transform_is_fitted_once_a_dataset() -> None:
+    real = dataset("mine", photographs(30, (3, 4, 4)))
+    assert make_preprocess("zca", real) is make_preprocess("zca", real)
+    other = dataset("mine", photographs(30, (3, 4, 4), seed=1))
+    assert make_preprocess("zca", other).fingerprint != make_preprocess("zca", real).fingerprint
 
 
 def test_make_preprocess_uses_published_constants_and_fits_otherwise() -> None:
@@ -162,7 +170,7 @@ def test_bad_input_is_named_in_one_line(fitted: Preprocess) -> None:
             "needs a mean",
         ),
         (lambda: from_state("zcaa", state), "did you mean `zca`"),
-        (lambda: make_preprocess("standart", dataset("cifar10", pixels)), "did you mean `standard`"),  # type: ignore[arg-type]
+        (lambda: make_preprocess("standart", dataset("cifar10", pixels)), "did you mean `standard`"),
     ]
     for call, words in cases:
         with pytest.raises(UserError, match=words) as error:

@@ -149,8 +149,9 @@ def draw(folder: Path, title: str, found: dict[str, Any]) -> None:
         places, classes = np.array(found["map"][name]), np.array(found["labels"][name])
         for c, label in enumerate(found["classes"]):
             colour = f"C{c % 10}"
-            axes.scatter(*real[labels == c].T, s=6, color=colour, alpha=0.35, linewidths=0, label=label)
-            axes.scatter(*places[classes == c].T, s=70, color=colour, marker="*", edgecolors="black", linewidths=0.6)
+            dots, stars = real[labels == c], places[classes == c]
+            axes.scatter(dots[:, 0], dots[:, 1], s=6, color=colour, alpha=0.35, linewidths=0, label=label)
+            axes.scatter(stars[:, 0], stars[:, 1], s=70, color=colour, marker="*", edgecolors="black", linewidths=0.6)
         axes.set(title=f"{name}: {found['plan']['ipc']} images per class (stars) among real ones", xticks=[], yticks=[])
         figure.legend(loc="outside right center", frameon=False, markerscale=2)
         save_figure(figure, folder / f"{title}_{name}.png")
