@@ -24,7 +24,7 @@ from condense.networks import build, initialise
 from condense.progress import Progress
 from condense.randomness import derive
 from condense.store import CondensedSet
-from condense.train import Protocol, accuracy, resolve, train
+from condense.train import Protocol, accuracy, check_labels, resolve, train
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def evaluate(
     if isinstance(protocol, str):
         protocol = resolve(protocol, dataset.name)
     for condensed in sets:
-        check_labels(condensed, protocol)
+        check_labels(condensed.labels, protocol)
     place = pick_device(device)
     for name in names:
         build(name, dataset.shape, len(dataset.classes))  # a wrong name is found before the first hour of training
@@ -185,14 +185,6 @@ def check_belongs(condensed: CondensedSet, dataset: Dataset) -> None:
                 f"the set was made under preprocessing {fitted} and now carries {_describe(condensed)}: "
                 "its images mean nothing under another one; condense again or restore the file"
             )
-
-
-def check_labels(condensed: CondensedSet, protocol: Protocol) -> None:
-    """Raise a `UserError` where labels are no probabilities, and the loss of `protocol` takes nothing else."""
-    if protocol.loss != "cross-entropy" or not condensed.soft:
-        return
-    if (condensed.labels < 0).any() or ((condensed.labels.sum(dim=1) - 1).abs() > 1e-3).any():
-        raise UserError("the labels of the set are regression targets, no probabilities: evaluate it with --protocol kip")
 
 
 def _check_same_preprocess(sets: Sequence[CondensedSet]) -> None:

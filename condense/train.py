@@ -122,10 +122,12 @@ def train(
     watch: called with indices, int64 [B], and logits, [B, C], of all images of a batch before the step it gave rise to; both
         are good until it returns.
 
-    On a GPU that holds the images, each step is one CUDA graph. Raises `Diverged` when the weights cease to be finite.
+    On a GPU that holds the images, each step is one CUDA graph. Raises `Diverged` when the weights cease to be finite, and
+    `UserError` for labels that the loss does not take.
     """
     device = _device_of(network)
     augment = augment or make_augment(protocol.augment)
+    check_labels(labels, protocol)
     labels = labels.to(device)
     layout = _layout(network, device)
     separable = not joins_images(network)
@@ -198,6 +200,16 @@ def accuracy(
         correct += (logits.argmax(dim=1) == truth.to(device)).sum()
     network.train(training)
     return correct.item() / len(images)
+
+
+def check_labels(labels: Tensor, protocol: Protocol) -> None:
+    """Raise a `UserError` where labels are no probabilities, and the loss of `protocol` takes nothing else."""
+    if protocol.loss != "cross-entropy" or labels.ndim == 1:
+        return
+    if (labels < 0).any() or ((labels.sum(dim=1) - 1).abs() > 1e-3).any():
+        raise UserError(
+            "the labels are regression targets, no probabilities: train on them by the protocol `kip` (--protocol kip)"
+        )
 
 
 def _loss(name: str, logits: Tensor, labels: Tensor) -> Tensor:
