@@ -24,9 +24,9 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "official-code": {"network": "convnet-w64-batch"},
         "cafe": {"steps": 100, "real_batch": 32, "network": "convnet-w32", "init": "random"}
         | {"queue": 3, "query": 20, "most_passes": 6},
-        "gmmn": {"steps": 400, "real_batch": 32, "width": 16},
-        "cgan": {"steps": 1500, "width": 16},
-        "vae": {"steps": 1500, "width": 16},
+        "gmmn": {"steps": 400, "real_batch": 32, "width": 8, "lr": 2e-3},
+        "cgan": {"steps": 1000, "real_batch": 10, "width": 8},
+        "vae": {"steps": 1500, "real_batch": 10, "width": 8, "lr": 2e-3},
         "kip": {"steps": 2000, "real_batch": 50},
         "ld": {"steps": 400, "real_batch": 25, "network": "convnet-w32", "lr": 0.01, "inner_batch": None},
     },
