@@ -66,8 +66,9 @@ def cli() -> None:
 )
 @click.option(
     "--method",
-    help="datadam, dm, mmd, cafe, kip, ld, gmmn, cgan, vae: alone, as published; with --recipe, under its other settings.",
+    help="datadam, dm, mmd, cafe, dc, dsa, mtt, dd, kip, ld, gmmn, cgan, vae: as published; with --recipe, under its other ones.",
 )
+@click.option("--experts", type=click.Path(), help="For mtt: the folder of expert trajectories (see `condensekit experts`).")
 @click.option("--steps", type=int, help="Steps; default: the recipe's.")
 @click.option("--network", help="Network to match under, such as convnet or convnet-d3-w128-batch.")
 @click.option("--real-batch", type=int, help="Real images of each class in a step.")
@@ -140,6 +141,46 @@ def condense(
 
 
 @cli.command()
+@config_option
+@data_options
+@click.option("--count", default=100, show_default=True, help="Experts; a folder that has some is filled up to so many.")
+@click.option("--network", default="convnet", show_default=True, help="Network to train.")
+@click.option("--preprocess", default="zca", show_default=True, help="standard or zca: that of the run they are for.")
+@click.option("--passes", default=50, show_default=True, help="Passes over the real images; the weights after each are kept.")
+@click.option("--lr", default=0.01, show_default=True, help="Learning rate.")
+@click.option("--batch", default=256, show_default=True, help="Images in a step.")
+@click.option("--augment", default="dsa", show_default=True, help="Augmentation of each batch.")
+@click.option("--storage", default="float16", show_default=True, help="How weights are stored: float16 or float32.")
+@seed_option
+@device_option
+@click.option("--out", required=True, type=click.Path(), help="Folder for the experts. The same command again goes on.")
+@json_option
+def experts(
+    dataset: str | None,
+    data_dir: str | None,
+    resolution: int | None,
+    hold_out: int,
+    download: bool,
+    count: int,
+    device: str,
+    out: str,
+    as_json: bool,
+    **training: Any,
+) -> None:
+    """Train networks on the whole real set and keep their weights after every pass: the trajectories that mtt imitates.
+
+    \b
+    condensekit experts --dataset cifar10 --data-dir DIR --out runs/experts
+    condensekit condense --method mtt --experts runs/experts --dataset cifar10 --data-dir DIR --out runs/mtt
+    """
+    from condense.experts import Training, train_experts
+
+    real = find_source(dataset, data_dir, resolution, hold_out).load(download=download)
+    made = train_experts(real, Training(**training), count, out, device=device, quiet=as_json)
+    show_facts({"folder": out, "experts": made.count, "passes": made.passes}, as_json)
+
+
+@cli.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
 @config_option
 @data_options
@@ -152,7 +193,7 @@ def condense(
     "protocol_name",
     default="dm",
     show_default=True,
-    help="dm (1,000 epochs, batch 256), datadam-code (1,800, 64), or kip (dm's, on the squared error).",
+    help="dm (1,000 epochs, batch 256), datadam-code (1,800, 64), kip (dm's, squared error) or mtt (dm's, the set's rate).",
 )
 @click.option("--epochs", type=int, help="Passes over the set; default: the protocol's.")
 @click.option("--augment", help="Augmentation in training; default: the protocol's.")

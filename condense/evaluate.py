@@ -8,7 +8,7 @@ returns, whose test images are held-out training images. The real test images ar
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -119,13 +119,14 @@ def evaluate(
     place = pick_device(device)
     for name in names:
         build(name, dataset.shape, len(dataset.classes))  # a wrong name is found before the first hour of training
+    own = [_with_learned_rate(protocol, condensed) for condensed in sets]
     test = sets[0].preprocess.apply(dataset.test.pixels).to(place), dataset.test.labels.to(place)
 
     scores, done = {}, 0
     for name in names:
         accuracies = []
         for index, condensed in enumerate(sets):
-            for value in train_many(name, condensed, test, repeats, protocol, derive(seed, "evaluate", index), place):
+            for value in train_many(name, condensed, test, repeats, own[index], derive(seed, "evaluate", index), place):
                 accuracies.append(value)
                 done += 1
                 if progress:
@@ -185,6 +186,16 @@ def check_belongs(condensed: CondensedSet, dataset: Dataset) -> None:
                 f"the set was made under preprocessing {fitted} and now carries {_describe(condensed)}: "
                 "its images mean nothing under another one; condense again or restore the file"
             )
+
+
+def _with_learned_rate(protocol: Protocol, condensed: CondensedSet) -> Protocol:
+    """`protocol`, with the rate that was learned with the set where it asks for that."""
+    if not protocol.learned_rate:
+        return protocol
+    learned = condensed.provenance.get("learned", {})
+    if "lr" not in learned:
+        raise UserError("the set has no learning rate of its own, as `mtt` learns one: evaluate it by protocol `dm`")
+    return replace(protocol, lr=learned["lr"])
 
 
 def _check_same_preprocess(sets: Sequence[CondensedSet]) -> None:

@@ -8,23 +8,20 @@ grid.png             the set as a picture
 tensorboard/         loss curves and image grids
 """
 
-import contextlib
 import dataclasses
 import platform
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from condense import report
 from condense.data import Dataset, load_dataset
 from condense.errors import UserError
-from condense.files import load_tensors, read_json, save_tensors, write_json
+from condense.files import load_tensors, locked, read_json, save_tensors, write_json
 from condense.provenance import version
 from condense.ranks import Ranks, differences
 from condense.recipes import Recipe
@@ -155,24 +152,3 @@ class Checkpoints:
                 continue
             return state, int(header["step"])
         return None
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """While inside, `folder` exists and is this process's alone; another's is a `UserError`. An empty one is removed again."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise UserError(f"{folder} is in use by another run: wait for it or choose another --out") from None
-    try:
-        yield
-    finally:
-        lock.release()
-        if [path.name for path in folder.iterdir()] == [".lock"]:  # nothing came of it: leave no trace
-            (folder / ".lock").unlink()
-            folder.rmdir()

@@ -6,7 +6,7 @@ share the command, the checkpoints, the resuming, the saving and the evaluation,
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -60,6 +60,10 @@ class Learner(ABC):
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """All that a step changes and the next one needs, by name: what a checkpoint holds beside the number of the step."""
+
+    def learned(self) -> dict[str, Any]:
+        """What was learned beside images and labels and belongs to the set, JSON-able: the rate to train by, say."""
+        return {}
 
     def read(self, totals: dict[str, Tensor], done: int) -> dict[str, float]:
         """What `step` returned, as numbers, after `done` steps. Waits for the device. Raises `Diverged`."""

@@ -96,7 +96,7 @@ def condense(
             _steps(learner, job, 0, lambda step: None, lambda step, losses, seconds: None, quiet)
         except Diverged as diverged:
             raise UserError(str(diverged)) from None
-        return _finished(start, [_learned(learner)], job.recipe, pool)
+        return _finished(start, [_learned(learner)], learner.learned(), job.recipe, pool)
     folder = Path(out)
     with _owned(folder, ranks):
         if ranks.leads:
@@ -253,7 +253,7 @@ def _go_on(folder: Path, job: Job, dataset: Dataset, ranks: Ranks, quiet: bool) 
         def keep_state(step: int) -> None:
             checkpoints.save(learner.state(), step)
             if ranks.count == 1:
-                drawn.picture(step, _assemble(start, [_learned(learner)], step))
+                drawn.picture(step, _assemble(start, [_learned(learner)], learner.learned(), step))
 
         try:
             _steps(learner, job, done, keep_state, drawn.losses, quiet or not ranks.leads)
@@ -264,7 +264,7 @@ def _go_on(folder: Path, job: Job, dataset: Dataset, ranks: Ranks, quiet: bool) 
             raise Interrupted(f"{stopped}; go on with `condense --resume {folder}`") from None
     parts = ranks.gather(_learned(learner))
     if ranks.leads:
-        result = _finished(start, parts, job.recipe, pool)
+        result = _finished(start, parts, learner.learned(), job.recipe, pool)
         result.save(folder / "set.safetensors", storage=job.storage)
         report.grid(result, folder / "grid.png")
         record(folder, job, steps_from=done, seconds=time.monotonic() - began, finished=True)
@@ -308,20 +308,27 @@ def _learned(learner: Learner) -> tuple[Tensor, Tensor, Tensor | None]:
     return learner.classes.cpu(), learner.images.detach().cpu(), labels
 
 
-def _assemble(start: CondensedSet, parts: list[tuple[Tensor, Tensor, Tensor | None]], steps: int) -> CondensedSet:
-    """The set of what all ranks have learned. Labels are learned by one that has all classes."""
+def _assemble(
+    start: CondensedSet, parts: list[tuple[Tensor, Tensor, Tensor | None]], learned: dict[str, Any], steps: int
+) -> CondensedSet:
+    """The set of what all ranks have learned. Labels, and what is `learned` beside, come of one that has all classes."""
     images = torch.empty_like(start.images).unflatten(0, (len(start.classes), -1))
     for classes, own, _ in parts:
         images[classes] = own.unflatten(0, (len(classes), -1))
     labels = start.labels if parts[0][2] is None else parts[0][2]
-    return dataclasses.replace(start, images=images.flatten(0, 1), labels=labels, provenance=start.provenance | {"steps": steps})
+    facts = start.provenance | {"steps": steps} | ({"learned": learned} if learned else {})
+    return dataclasses.replace(start, images=images.flatten(0, 1), labels=labels, provenance=facts)
 
 
 def _finished(
-    start: CondensedSet, parts: list[tuple[Tensor, Tensor, Tensor | None]], recipe: Recipe, pool: Pool | None
+    start: CondensedSet,
+    parts: list[tuple[Tensor, Tensor, Tensor | None]],
+    learned: dict[str, Any],
+    recipe: Recipe,
+    pool: Pool | None,
 ) -> CondensedSet:
     """The set at the end of a run, labelled anew where the recipe says so."""
-    result = _assemble(start, parts, recipe.steps)
+    result = _assemble(start, parts, learned, recipe.steps)
     if not (recipe.soft_labels and pool):
         return result
     network = build(recipe.network, start.shape, len(start.classes)).to(pool.device)

@@ -65,6 +65,8 @@ class Protocol:
     """Steps after which training ends, in the middle of a pass if need be: for early stopping. None: after `epochs`."""
     loss: str = "cross-entropy"
     """One of `LOSSES`, the mean over a batch."""
+    learned_rate: bool = False
+    """Whether `condense.evaluate` puts the rate that was learned with a set in place of `lr`."""
 
     def __post_init__(self) -> None:
         for name, valid, wanted in (
@@ -88,6 +90,7 @@ PROTOCOLS = {
     "dm": Protocol(),
     "datadam-code": Protocol(epochs=1801, batch=64),  # asked for 1,800, its loop runs one more
     "kip": Protocol(loss="squared-error"),
+    "mtt": Protocol(learned_rate=True),
 }
 
 

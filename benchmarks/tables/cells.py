@@ -4,6 +4,7 @@ A work folder holds
 
 sets/KEY/           the run folder of a condensation, or the file of a selection
 scores/KEY.json     the accuracies of networks trained on one set by one protocol
+experts/KEY/        the expert trajectories that MTT needs
 
 A key is a hash of everything the result depends on but the code: delete the folder after a method has changed. A command that
 was killed goes on from the last checkpoint and the last network; tables share what they have in common.
@@ -24,8 +25,10 @@ from condense import CondensedSet, Protocol, Recipe, Score, UserError, condense,
 from condense.data import Dataset
 from condense.device import pick_device
 from condense.evaluate import check_belongs, train_many
+from condense.experts import Training, train_experts
 from condense.files import read_json, write_json
 from condense.folder import Source
+from condense.methods import MTT
 from condense.preprocess import Preprocess, make_preprocess
 from condense.progress import progress
 from condense.randomness import derive
@@ -112,7 +115,8 @@ class Work:
                 return resume(folder, dataset)
             source = dataclasses.replace(made.source, data_dir=self._data_dir)
             return condense(
-                dataset, ipc=made.ipc, recipe=made.how, seed=made.seed, out=folder, device=self.device.type, source=source
+                dataset, ipc=made.ipc, recipe=self._with_experts(made.how, dataset), seed=made.seed, out=folder,
+                device=self.device.type, source=source,
             )  # fmt: skip
         chosen = select(
             made.how.method,
@@ -126,6 +130,17 @@ class Work:
         )
         chosen.save(folder)
         return chosen
+
+    def _with_experts(self, recipe: Recipe, dataset: Dataset) -> Recipe:
+        """`recipe` with the experts it needs, trained first: one for every 50 steps, 100 for the 5,000 published."""
+        method = recipe.method
+        if not isinstance(method, MTT) or method.experts:
+            return recipe
+        passes = method.max_start - 1 + method.expert_passes
+        training = Training(network=recipe.network, preprocess=recipe.preprocess, augment=recipe.augment, passes=passes)
+        folder = self._folder / "experts" / _digest([dataset.fingerprint, dataclasses.asdict(training)])
+        train_experts(dataset, training, max(1, recipe.steps // 50), folder, device=self.device.type)
+        return recipe.override({"experts": str(folder)})
 
     def accuracies(self, made: Made, trained: Trained) -> list[float]:
         """Of the networks that have been trained on the set so far."""

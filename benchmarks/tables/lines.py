@@ -18,6 +18,8 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         DEFAULT: {"steps": 2, "real_batch": 4, "network": "convnet-d2-w8"},
         "official-code": {"network": "convnet-d2-w8-batch"},
         "cafe": {"queue": 2, "query": 4, "most_passes": 2},
+        **{method: {"outer_loops": 2, "inner_loops": 1} for method in ("dc", "dsa")},
+        "mtt": {"student_steps": 2, "max_start": 1, "expert_passes": 1, "preprocess": "standard"},
     },
     "cpu": {
         DEFAULT: {"steps": 200, "real_batch": 64, "network": "convnet-w64"},

@@ -4,11 +4,15 @@ from condense.methods.base import Looping, Matching, Method
 from condense.methods.cafe import CAFE
 from condense.methods.cgan import CGAN
 from condense.methods.datadam import DataDAM
+from condense.methods.dc import DC
+from condense.methods.dd import DD
 from condense.methods.dm import DM
+from condense.methods.dsa import DSA
 from condense.methods.gmmn import GMMN
 from condense.methods.kip import KIP
 from condense.methods.ld import LD
 from condense.methods.mmd import MMD
+from condense.methods.mtt import MTT
 from condense.methods.vae import VAE
 
 METHODS: dict[str, type] = {
@@ -16,6 +20,10 @@ METHODS: dict[str, type] = {
     "dm": DM,
     "mmd": MMD,
     "cafe": CAFE,
+    "dc": DC,
+    "dsa": DSA,
+    "mtt": MTT,
+    "dd": DD,
     "kip": KIP,
     "ld": LD,
     "gmmn": GMMN,
@@ -23,4 +31,22 @@ METHODS: dict[str, type] = {
     "vae": VAE,
 }
 
-__all__ = ["CAFE", "CGAN", "DM", "GMMN", "KIP", "LD", "METHODS", "MMD", "VAE", "DataDAM", "Looping", "Matching", "Method"]
+__all__ = [
+    "CAFE",
+    "CGAN",
+    "DC",
+    "DD",
+    "DM",
+    "DSA",
+    "GMMN",
+    "KIP",
+    "LD",
+    "METHODS",
+    "MMD",
+    "MTT",
+    "VAE",
+    "DataDAM",
+    "Looping",
+    "Matching",
+    "Method",
+]

@@ -1,0 +1,124 @@
+"""DD: a fresh network shall do well on real images after a few steps of gradient descent on the synthetic ones.
+
+Wang, Zhu, Torralba and Efros, "Dataset Distillation", 2018, algorithm 1 with random initial weights. Of I images a class, step
+i of the network learns from the i-th of each class; all of them are gone through `passes` times, each time with rates of their
+own, T = passes * I steps in all. In every step of the recipe, with fresh weights theta_0 and a batch B of real images:
+
+    theta_t+1 = theta_t - eta_t * gradient of L(S_t mod I, theta_t)
+    images and rates eta move down the gradient of L(B, theta_T), through all T steps.
+
+As in the authors' code the rates are kept positive (eta = softplus of what is learned), and everything moves by Adam
+with a learning rate that is halved now and then. A batch holds equally many images of each class; theirs is drawn of all.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from condense import networks
+from condense.augment import make_augment
+from condense.descent import CrossEntropy, through_descent
+from condense.learner import Learner, Problem
+from condense.methods.base import require
+from condense.real import RealImages
+
+_BETA2, _TINY = 0.999, 1e-8
+"""Adam's, beside the recipe's momentum, which is its beta_1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DD:
+    """Algorithm 1 with its hyperparameters. The recipe's `lr` and `momentum` are Adam's learning rate and beta_1."""
+
+    passes: int = 3
+    """Times that a network goes through the images."""
+    first_rate: float = 0.02
+    """Every rate of the network's steps to begin with."""
+    halve_every: int = 2000
+    """Steps after which the learning rate is halved, again and again."""
+
+    def __post_init__(self) -> None:
+        require("passes", self.passes, self.passes >= 1, "1 or more")
+        require("first_rate", self.first_rate, self.first_rate > 0, "above 0")
+        require("halve_every", self.halve_every, self.halve_every >= 1, "1 or more")
+
+    @classmethod
+    def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
+        """The paper's for CIFAR-10, 10 images a class, and its code's: 400 passes over the real images in batches of 1,024.
+
+        They are some 20,000 steps, halved every 40 passes; the images start as noise and are not augmented.
+        """
+        return {
+            "steps": 20_000, "real_batch": 100, "lr": 0.01, "momentum": 0.5, "init": "noise", "augment": "none", "passes": 3,
+            "first_rate": 0.02, "halve_every": 2000,
+        }  # fmt: skip
+
+    def learner(self, problem: Problem) -> Learner:
+        """The learner of DD."""
+        return Distillation(self, problem)
+
+
+class Distillation(Learner):
+    """Algorithm 1: images and the rates of the steps they are used in, by Adam."""
+
+    def __init__(self, method: DD, problem: Problem) -> None:
+        dataset, recipe, device = problem.dataset, problem.recipe, problem.device
+        num_classes = len(dataset.classes)
+        self.method, self.recipe, self.seed = method, recipe, problem.seed
+        network = networks.build(recipe.network, dataset.shape, num_classes).to(device).train()
+        self.loss = CrossEntropy(network, recipe.network)
+        self.augment = make_augment(recipe.augment)
+        self.real = RealImages(dataset, problem.start.preprocess, recipe.real_batch, problem.seed, device)
+        self.classes = torch.arange(num_classes, device=device)
+        self.images = problem.start.images.to(device, torch.float32, copy=True)
+        self.per_class = len(self.images) // num_classes
+        # The number whose softplus is the first rate.
+        first = torch.tensor(method.first_rate, dtype=torch.float64).expm1().log()
+        self.raw_rates = first.float().repeat(method.passes * self.per_class).to(device)
+        self._moments = {
+            f"{name}.{moment}": torch.zeros_like(value)
+            for name, value in (("images", self.images), ("raw_rates", self.raw_rates))
+            for moment in ("mean", "square")
+        }
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """One network. Returns its loss on the real batch."""
+        real = self.augment.matching(self.real.batch(self.classes, step), self.classes, self.seed, step)
+        labels = self.classes.repeat_interleave(self.recipe.real_batch)
+
+        def batch(number: int, images: Tensor) -> tuple[Tensor, Tensor]:
+            chosen = images.unflatten(0, (-1, self.per_class))[:, number % self.per_class]
+            counter = step * len(self.raw_rates) + number
+            return self.augment.training(chosen, self.seed, counter), self.classes
+
+        rates = functional.softplus(self.raw_rates)
+        loss, of_images, of_rates = through_descent(
+            self.loss,
+            self.loss.fresh(self.seed, step),
+            self.images,
+            rates,
+            batch,
+            lambda weights: self.loss.gradient(weights, real, labels),
+        )
+        self._adam("images", self.images, of_images, step)
+        self._adam("raw_rates", self.raw_rates, of_rates * torch.sigmoid(self.raw_rates), step)
+        return {"real": loss}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Images and rates, with Adam's moments."""
+        return {"images": self.images, "raw_rates": self.raw_rates, **self._moments}
+
+    def learned(self) -> dict[str, Any]:
+        """The rates of a network's steps, in their order."""
+        return {"rates": functional.softplus(self.raw_rates).tolist()}
+
+    def _adam(self, name: str, value: Tensor, gradient: Tensor, step: int) -> None:
+        mean, square = self._moments[f"{name}.mean"], self._moments[f"{name}.square"]
+        beta1, lr = self.recipe.momentum, self.recipe.lr * 0.5 ** (step // self.method.halve_every)
+        mean.lerp_(gradient, 1 - beta1)
+        square.lerp_(gradient.square(), 1 - _BETA2)
+        unbiased = (square / (1 - _BETA2 ** (step + 1))).sqrt()
+        value -= lr / (1 - beta1 ** (step + 1)) * mean / (unbiased + _TINY)

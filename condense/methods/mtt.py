@@ -1,0 +1,154 @@
+"""MTT: training on the synthetic images shall lead where training on the real ones led.
+
+Cazenavette, Wang, Torralba, Efros and Zhu, "Dataset Distillation by Matching Training Trajectories", CVPR 2022, algorithm 1.
+In every step an expert and a pass t < `max_start` are drawn, a student starts at the expert's weights theta*_t and makes
+`student_steps` steps of gradient descent on augmented batches of synthetic images, with the learned rate alpha:
+
+    loss = || theta_N - theta*_t+M ||^2 / || theta*_t - theta*_t+M ||^2         M = `expert_passes`    (equation 2)
+
+and images and alpha move down its gradient, through all the student's steps. The experts are made by `condensekit experts`.
+The published code keeps the graph of all steps; here one step's at a time is made (`condense.descent`): the same gradient.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from condense import networks
+from condense.augment import make_augment
+from condense.descent import CrossEntropy, through_descent
+from condense.errors import UserError
+from condense.experts import Experts
+from condense.learner import Learner, Problem
+from condense.methods.base import require
+from condense.randomness import generator
+
+# Student steps, expert passes, last start, learning rate of the images, of the rate, first rate, batch, ZCA.
+_PUBLISHED = {
+    ("cifar10", 1): (50, 2, 2, 100.0, 1e-7, 0.01, None, True),
+    ("cifar10", 10): (30, 2, 20, 100.0, 1e-5, 0.001, None, True),
+    ("cifar10", 50): (30, 2, 40, 1000.0, 1e-5, 0.001, None, False),
+    ("cifar100", 1): (20, 3, 20, 1000.0, 1e-5, 0.01, None, True),
+    ("cifar100", 10): (20, 2, 20, 1000.0, 1e-5, 0.01, None, False),
+    ("cifar100", 50): (80, 2, 40, 1000.0, 1e-5, 0.01, 125, True),
+    ("tinyimagenet", 1): (10, 2, 10, 10_000.0, 1e-4, 0.01, None, False),
+    ("tinyimagenet", 10): (20, 2, 40, 10_000.0, 1e-4, 0.01, 200, False),
+    ("tinyimagenet", 50): (20, 2, 40, 10_000.0, 1e-4, 0.01, 300, False),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MTT:
+    """Algorithm 1 with its hyperparameters. The recipe's `lr` and `momentum` are those of the images; it draws no real batch."""
+
+    experts: str = ""
+    """Folder of the experts, as `condensekit experts` makes it."""
+    student_steps: int = 30
+    """Steps of the student (N)."""
+    expert_passes: int = 2
+    """Passes of the expert that the student shall catch up with (M)."""
+    max_start: int = 20
+    """The student starts at an expert's weights after fewer passes than this (T+)."""
+    first_rate: float = 0.01
+    """The student's learning rate to begin with."""
+    rate_lr: float = 1e-5
+    """Learning rate of the student's learning rate; 0 leaves it as it is."""
+    batch: int | None = None
+    """Synthetic images in a step of the student; None: all."""
+
+    def __post_init__(self) -> None:
+        require("student_steps", self.student_steps, self.student_steps >= 1, "1 or more")
+        require("expert_passes", self.expert_passes, self.expert_passes >= 1, "1 or more")
+        require("max_start", self.max_start, self.max_start >= 1, "1 or more")
+        require("first_rate", self.first_rate, self.first_rate > 0, "above 0")
+        require("rate_lr", self.rate_lr, self.rate_lr >= 0, "0 or more")
+        require("batch", self.batch, self.batch is None or self.batch >= 1, "1 or more, or none for all images")
+
+    @classmethod
+    def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
+        """The settings of the published commands for CIFAR and Tiny ImageNet; others take those of CIFAR-100 at 10 images.
+
+        Other numbers of images take the settings of the next larger published one.
+        """
+        size = 1 if ipc <= 1 else 10 if ipc <= 10 else 50
+        known = dataset_name if (dataset_name, size) in _PUBLISHED else "cifar100"
+        steps, passes, start, lr, rate_lr, rate, batch, zca = _PUBLISHED[known, size if known == dataset_name else 10]
+        return {
+            "steps": 5000, "lr": lr, "momentum": 0.5, "preprocess": "zca" if zca else "standard",
+            "student_steps": steps, "expert_passes": passes, "max_start": start, "first_rate": rate, "rate_lr": rate_lr,
+            "batch": batch,
+        }  # fmt: skip
+
+    def learner(self, problem: Problem) -> Learner:
+        """The learner of MTT."""
+        return TrajectoryMatching(self, problem)
+
+
+class TrajectoryMatching(Learner):
+    """Algorithm 1: images and the student's rate, each with momentum."""
+
+    def __init__(self, method: MTT, problem: Problem) -> None:
+        dataset, recipe, device = problem.dataset, problem.recipe, problem.device
+        if not method.experts:
+            raise UserError("`experts` is missing: give --experts DIR, a folder that `condensekit experts` made")
+        self.experts = Experts(method.experts)
+        self.experts.check_fit(dataset, recipe.network, recipe.preprocess)
+        if method.max_start - 1 + method.expert_passes > self.experts.passes:
+            raise UserError(
+                f"`max_start` {method.max_start} and `expert_passes` {method.expert_passes} need experts of "
+                f"{method.max_start - 1 + method.expert_passes} passes, those in {method.experts} have {self.experts.passes}"
+            )
+        num_classes = len(dataset.classes)
+        self.method, self.recipe, self.seed, self.device = method, recipe, problem.seed, device
+        network = networks.build(recipe.network, dataset.shape, num_classes).to(device).train()
+        self.loss = CrossEntropy(network, recipe.network)
+        self.augment = make_augment(recipe.augment)
+        self.classes = torch.arange(num_classes, device=device)
+        self.images = problem.start.images.to(device, torch.float32, copy=True)
+        self.targets = problem.start.labels.to(device)
+        self.momentum = torch.zeros_like(self.images)
+        self.rate = torch.tensor(method.first_rate, device=device)
+        self.rate_momentum = torch.zeros_like(self.rate)
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """One student, from where an expert was. Returns the loss: 1 for a student that did not move at all."""
+        method, draw = self.method, generator(self.seed, "expert", step)
+        expert = int(torch.randint(self.experts.count, (), generator=draw))
+        first = int(torch.randint(method.max_start, (), generator=draw))
+        start, target = (part.to(self.device) for part in self.experts.weights(expert, first, first + method.expert_passes))
+        scale = (start - target).square().sum()
+
+        def distance(weights: Tensor) -> tuple[Tensor, Tensor]:
+            return (weights - target).square().sum() / scale, 2 * (weights - target) / scale
+
+        batches = self._batches(step)
+
+        def batch(number: int, images: Tensor) -> tuple[Tensor, Tensor]:
+            chosen = batches[number]
+            return self.augment.training(images[chosen], self.seed, step * method.student_steps + number), self.targets[chosen]
+
+        rates = self.rate.expand(method.student_steps)
+        loss, of_images, of_rates = through_descent(self.loss, start, self.images, rates, batch, distance)
+        self.momentum.mul_(self.recipe.momentum).add_(of_images)
+        self.images -= self.recipe.lr * self.momentum
+        self.rate_momentum.mul_(self.recipe.momentum).add_(of_rates.sum())
+        self.rate -= method.rate_lr * self.rate_momentum
+        return {"trajectory": loss}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Images and rate, with their momenta."""
+        return {"images": self.images, "momentum": self.momentum, "rate": self.rate, "rate_momentum": self.rate_momentum}
+
+    def learned(self) -> dict[str, Any]:
+        """The rate, by which a network is to be trained on the images."""
+        return {"lr": float(self.rate)}
+
+    def _batches(self, step: int) -> list[Tensor]:
+        """The images of each step of the student: all of them in a new order, batch by batch, again and again."""
+        size, batches = self.method.batch or len(self.images), list[Tensor]()
+        while len(batches) < self.method.student_steps:
+            order = torch.randperm(len(self.images), generator=generator(self.seed, "student order", step, len(batches)))
+            batches += order.to(self.device).split(size)
+        return batches
