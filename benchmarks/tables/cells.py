@@ -138,7 +138,7 @@ class Work:
             return recipe
         passes = method.max_start - 1 + method.expert_passes
         training = Training(network=recipe.network, preprocess=recipe.preprocess, augment=recipe.augment, passes=passes)
-        folder = self._folder / "experts" / _digest([dataset.fingerprint, dataclasses.asdict(training)])
+        folder = self.folder / "experts" / _digest([dataset.fingerprint, dataclasses.asdict(training)])
         train_experts(dataset, training, max(1, recipe.steps // 50), folder, device=self.device.type)
         return recipe.override({"experts": str(folder)})
 
