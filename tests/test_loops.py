@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from condense import UserError, condense, evaluate, load_dataset, networks, resolve, resume, select
+from condense import UserError, condense, evaluate, load_dataset, networks, resolve, select
 from condense.data import Dataset
 from condense.experts import Training, train_experts
 from condense.learner import Learner, Problem
@@ -223,20 +223,6 @@ def test_distillation_is_algorithm_1(digits: Dataset, small: Callable[..., Recip
         with torch.no_grad():  # and the next step from the same point
             images.copy_(learner.images)
             raw.copy_(learner.raw_rates)  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("method", list(SMALL))
-def test_a_resumed_run_ends_with_the_same_file(
-    method: str, digits: Dataset, small: Callable[..., Recipe], tmp_path: Path
-) -> None:
-    undisturbed = condense(digits, ipc=2, recipe=small(method), out=tmp_path / "a", checkpoint_every=1, quiet=True)
-    condense(digits, ipc=2, recipe=small(method), out=tmp_path / "b", checkpoint_every=1, quiet=True)
-    for gone in (tmp_path / "b" / "set.safetensors", tmp_path / "b" / "checkpoints" / "step-00000003.safetensors"):
-        gone.unlink()
-    again = resume(tmp_path / "b", quiet=True)
-    assert again.fingerprint == undisturbed.fingerprint
-    assert (tmp_path / "a" / "set.safetensors").read_bytes() == (tmp_path / "b" / "set.safetensors").read_bytes()
-    assert not torch.equal(again.images, condense(digits, ipc=2, recipe=small(method, steps=0), quiet=True).images)
 
 
 @pytest.mark.slow

@@ -8,10 +8,15 @@ import torch
 
 from condense import CondensedSet, condense, load_dataset, resolve, resume
 from condense.data import Dataset
+from condense.experts import Training, train_experts
 from condense.methods import METHODS
 
 TINY = {
     "cafe": {"queue": 2, "query": 4, "most_passes": 3, "outer_bound": 0.5},
+    "dc": {"outer_loops": 2, "inner_loops": 2},
+    "dsa": {"outer_loops": 2, "inner_loops": 2},
+    "dd": {"halve_every": 2},
+    "mtt": {"student_steps": 4, "max_start": 3, "batch": 8, "lr": 10.0, "rate_lr": 1e-6, "preprocess": "standard"},
     "ld": {"inner_batch": 5, "patience": 1},
     "gmmn": {"width": 4},
     "cgan": {"width": 4},
@@ -28,6 +33,11 @@ def digits() -> Dataset:
 @pytest.mark.parametrize("method", METHODS)
 def test_stopped_and_resumed_it_ends_with_the_same_file(digits: Dataset, method: str, tmp_path: Path) -> None:
     small = {"network": "convnet-d2-w8", "real_batch": 8, "steps": 6, **TINY.get(method, {})}
+    if method == "mtt":
+        train_experts(
+            digits, Training(network="convnet-d2-w8", preprocess="standard", passes=4), 1, tmp_path / "experts", quiet=True
+        )
+        small["experts"] = str(tmp_path / "experts")
     recipe = resolve("paper" if method == "datadam" else method, digits.name, digits.shape, 2).override(small)
     undisturbed = condense(digits, ipc=2, recipe=recipe, out=tmp_path / "whole", checkpoint_every=3, quiet=True)
     assert len(undisturbed) == 20
