@@ -31,7 +31,8 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "vae": {"steps": 1500, "real_batch": 10, "width": 8, "lr": 2e-3},
         "kip": {"steps": 2000, "real_batch": 50},
         "ld": {"steps": 400, "real_batch": 25, "network": "convnet-w32", "lr": 0.01, "inner_batch": None},
-        # One matching a network: the published loops would take minutes a step.
+        # These four were sized by their cost, about a minute, and are not tuned. One matching a network: the published loops
+        # would take minutes a step.
         **{method: {"steps": 60, "real_batch": 16, "init": "random", "outer_loops": 1, "lr": 1.0} for method in ("dc", "dsa")},
         "dd": {"steps": 60, "real_batch": 16, "init": "random", "lr": 0.02, "passes": 1},
         # Two experts of two passes: the expert is caught up with within its second.
