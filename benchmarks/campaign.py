@@ -4,12 +4,12 @@ Jobs are done in order of value (`--list` shows it). A job keeps in the results 
 on another of the kind, goes on from,
 
 NAME.json           what was measured, each part with the command, versions, machine and seconds behind it
-NAME.safetensors    the condensed set, as uint8
+NAME.safetensors    the condensed set, as uint8; in the folder `large` if it is too large for the repository
 NAME.run/           only while the job is under way: the run to be resumed, and then its float32 set, which is what is evaluated
 
-The end of the budget is a Ctrl-C by the clock: a condensation saves its state and stops, and of an evaluation the networks
-being trained are lost. Killed outright, a job goes on from its last checkpoint and its last finished networks. The jobs of
-architecture search are in `benchmarks/campaign_nas.py`; they keep every single training.
+The end of the budget is a Ctrl-C by the clock: a condensation saves its state and stops, and of an evaluation the network
+being trained is lost. Killed outright, a job goes on from its last checkpoint, or its last finished network. The streams are in
+`benchmarks/campaign_continual.py`, the architecture searches in `benchmarks/campaign_nas.py`; both keep every single training.
 """
 
 import math
@@ -21,7 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cache, partial
 from itertools import groupby
@@ -30,12 +30,13 @@ from typing import Any
 
 import click
 
-from benchmarks import campaign_nas, results
+from benchmarks import campaign_continual, campaign_nas, results
 from benchmarks.tables import run as tables
 from benchmarks.tables.cells import Work
-from condense import CondensedSet, Protocol, Recipe, Score, UserError, condense, evaluate, load_dataset, resolve, resume
+from condense import CondensedSet, Protocol, Recipe, Score, UserError, condense, load_dataset, resolve, resume
 from condense.data import Dataset
 from condense.device import pick_device
+from condense.evaluate import check_belongs, train_many
 from condense.files import read_json, write_bytes, write_json
 from condense.folder import locked
 from condense.progress import progress
@@ -44,8 +45,9 @@ from condense.run import Interrupted
 from condense.train import resolve as resolve_protocol
 
 CHECKPOINT_EVERY = 500
-IMAGES_A_BATCH = 10_000
-"""Images in the sets of the networks trained between two savings: on a GPU some seconds to a minute of work."""
+KEPT_BYTES = 500_000
+"""Largest file of a set that is kept beside its record. Others lie in the folder `large`, which git ignores: a CIFAR-100 set
+at IPC 50 has 15 MB of pixels, and every set under ZCA a matrix of 38 MB."""
 RECIPES: dict[str, tuple[str, dict[str, Any], float]] = {
     "scale100": ("paper", {"loss_scale": 100.0}, 1),
     "best": ("best", {}, 1),
@@ -72,6 +74,8 @@ class Scale:
     seeds: int
     repeats: int
     epochs: int
+    streams: campaign_continual.Streams = field(default_factory=dict)
+    """Class-incremental streams too."""
     nas: campaign_nas.Scale | None = None
     """Architecture search too."""
     tables: str | None = None
@@ -81,8 +85,18 @@ class Scale:
 _CIFAR = tuple((dataset, ipc) for dataset in ("cifar10", "cifar100") for ipc in (1, 10, 50))
 _TINY = {"steps": 8, "real_batch": 8, "network": "convnet-d2-w8"}
 SCALES = {
-    "full": Scale(settings=_CIFAR, changes={}, seeds=5, repeats=20, epochs=1000, nas=campaign_nas.Scale(), tables="full"),
+    "full": Scale(
+        settings=_CIFAR,
+        changes={},
+        seeds=5,
+        repeats=20,
+        epochs=1000,
+        streams=campaign_continual.FULL,
+        nas=campaign_nas.Scale(),
+        tables="full",
+    ),
     "smoke": Scale(settings=(("digits", 1),), recipes=("scale100", "dm"), changes=_TINY, seeds=2, repeats=3, epochs=4),
+    "smoke-continual": Scale(settings=(), changes={}, seeds=0, repeats=0, epochs=0, streams=campaign_continual.SMOKE),
     "smoke-nas": Scale(settings=(), changes={}, seeds=0, repeats=0, epochs=0, nas=campaign_nas.SMOKE),
     "smoke-tables": Scale(settings=(), changes={}, seeds=0, repeats=0, epochs=0, tables="smoke"),
 }
@@ -102,19 +116,30 @@ class Workplace:
 
     def keep(self, record: dict[str, Any], note: str) -> None:
         """Write a job's record."""
-        write_json(self.out / f"{record['name']}.json", record | {"note": note})
+        record["note"] = note
+        write_json(self.out / f"{record['name']}.json", record)
 
     @contextmanager
     def leg(self, record: dict[str, Any], part: str) -> Iterator[dict[str, Any]]:
-        """Add an entry to the list `part` of a record: what was done inside, with its conditions and seconds, also if stopped."""
+        """An entry of the list `part` of a record for what is done inside: its conditions and, once it has ended, its seconds."""
+        command = f"python -m benchmarks.campaign {self._flags}--only {record['name']}"
+        entry: dict[str, Any] = {"seconds": None, "conditions": results.conditions() | {"command": command}}
+        record.setdefault(part, []).append(entry)
         began = time.monotonic()
-        entry: dict[str, Any] = {}
         try:
             yield entry
         finally:
-            command = f"python -m benchmarks.campaign {self._flags}--only {record['name']}"
-            how = {"seconds": round(time.monotonic() - began, 2), "conditions": results.conditions() | {"command": command}}
-            record.setdefault(part, []).append(entry | how)
+            entry["seconds"] = round(time.monotonic() - began, 2)
+            self.keep(record, record["note"])
+
+    def keep_set(self, condensed: CondensedSet, name: str) -> Path:
+        """Save a job's set as uint8, in the folder `large` if the file is; returns where, from the results' folder."""
+        large = self.out / "large" / f"{name}.safetensors"
+        large.parent.mkdir(exist_ok=True)
+        condensed.save(large, storage="uint8")
+        if large.stat().st_size > KEPT_BYTES:
+            return large.relative_to(self.out)
+        return large.rename(self.out / large.name).relative_to(self.out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +185,7 @@ def jobs(scale: Scale) -> list[Job]:
                 work = partial(condense_and_evaluate, cell=cell)
                 order = (condensing + training) * (1 + seed) * factor
                 found.append(Job(order, f"{dataset}-ipc{ipc}-{line}-seed{seed}", work))
+    found += [Job(order, name, work) for order, name, work in campaign_continual.plan(scale.streams)]
     if scale.nas is not None:
         found += [Job(order, name, work) for order, name, work in campaign_nas.plan(scale.nas)]
     if scale.tables is not None:
@@ -180,22 +206,18 @@ def condense_and_evaluate(place: Workplace, name: str, *, cell: Cell) -> None:
         "evaluated": "the float32 set, by networks of the recipe's architecture, on the whole test set",
     }
     run = place.out / f"{name}.run"
-    condensed = _condensed(place, record, run, cell)
-    batch = max(1, IMAGES_A_BATCH // len(condensed))
-    while (done := len(_accuracies(record))) < cell.repeats:
-        count = min(batch, cell.repeats - done)
-        with progress(f"{name} networks", cell.repeats, done) as told, place.leg(record, "evaluate") as leg:
-            scores = evaluate(
-                condensed,
-                place.dataset(cell.dataset),
-                cell.recipe.network,
-                repeats=count,
-                protocol=cell.protocol,
-                seed=derive(cell.seed, "campaign", done),
-                progress=lambda more, note="": told(done + more, note),
-            )
-            leg["accuracies"] = list(scores[cell.recipe.network].accuracies)
-        place.keep(record, f"condensed, {done + count} of {cell.repeats} networks")
+    condensed, dataset = _condensed(place, record, run, cell), place.dataset(cell.dataset)
+    check_belongs(condensed, dataset)
+    first, device = len(_accuracies(record)), pick_device("auto")
+    test = condensed.preprocess.apply(dataset.test.pixels).to(device), dataset.test.labels.to(device)
+    seed = derive(cell.seed, "campaign")
+    with progress(f"{name} networks", cell.repeats, first) as told, place.leg(record, "evaluate") as leg:
+        leg["accuracies"] = []
+        for value in train_many(cell.recipe.network, condensed, test, cell.repeats, cell.protocol, seed, device, first=first):
+            leg["accuracies"].append(value)
+            done = len(_accuracies(record))
+            told(done, f"{value:.1%}")
+            place.keep(record, f"condensed, {done} of {cell.repeats} networks")
     score = Score(tuple(_accuracies(record)))
     place.keep(record | {"finished": True, "score": score.to_json()}, f"accuracy {score.mean:.2%}, std {score.std:.2%}")
     shutil.rmtree(run)
@@ -223,7 +245,7 @@ def _fill(place: Workplace, name: str, *, table: str, scale: str) -> None:
 
 def _condensed(place: Workplace, record: dict[str, Any], run: Path, cell: Cell) -> CondensedSet:
     """The float32 set of a cell, from its run folder: finished, gone on with, or begun."""
-    if (run / "set.safetensors").exists() and (place.out / f"{record['name']}.safetensors").exists():
+    if (run / "set.safetensors").exists() and "set" in record:
         return CondensedSet.load(run)
     dataset = place.dataset(cell.dataset)
     begun = (run / "run.json").exists()
@@ -237,8 +259,8 @@ def _condensed(place: Workplace, record: dict[str, Any], run: Path, cell: Cell) 
         raise
     finally:
         _lighten(run)
-    kept = condensed.save(place.out / f"{record['name']}.safetensors", storage="uint8")
-    moved = (CondensedSet.load(kept).images - condensed.images).square().mean().sqrt()
+    record["set"] = str(place.keep_set(condensed, record["name"]))
+    moved = (CondensedSet.load(place.out / record["set"]).images - condensed.images).square().mean().sqrt()
     record["uint8_moves_pixels_by"] = round(float(moved / condensed.images.std()), 4)  # rms, in standard deviations
     place.keep(record, "condensed")
     return condensed

@@ -1,6 +1,7 @@
-"""Training networks on a condensed set: one by one and plainly, against our way, and against stacking them with `torch.func`.
+"""Training networks on a condensed set: one by one and plainly, against our way, and against several at once.
 
-Three things are told: seconds a step of each way, turn by turn in one process; that networks trained our way (compiled,
+Several at once are stacked with `torch.func`, or, on a GPU, captured as a graph each and replayed on as many streams. Three
+things are told: seconds a pass of each way, turn by turn in one process; that networks trained our way (compiled,
 in blocks, and in bfloat16 where the device is made for it) are as accurate as plainly trained ones, as the difference
 of their mean accuracies with its interval; and what a full evaluation takes.
 """
@@ -13,15 +14,17 @@ import click
 import torch
 import torch.nn.functional as F
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from benchmarks import results
+from benchmarks.step import seconds
 from condense import CondensedSet, Protocol, load_dataset
 from condense.accelerate import Accelerated, block_size
 from condense.augment import make_augment
 from condense.data import Dataset
 from condense.device import pick_device
+from condense.graph import Graphed
 from condense.networks import build, initialise
 from condense.preprocess import make_preprocess
 from condense.randomness import derive
@@ -29,15 +32,14 @@ from condense.select import select
 from condense.train import accuracy, train
 
 STACK = 4
-"""Networks stacked into one."""
+"""Networks trained at once."""
 
 
-def steps(condensed: CondensedSet, device: torch.device) -> dict[str, Callable[[], Any]]:
-    """One forward and backward pass over the whole set by each way; `stacked` does `STACK` networks at once."""
+def steps(condensed: CondensedSet, device: torch.device) -> dict[str, tuple[int, Callable[[], Any]]]:
+    """One forward and backward pass over the whole set by each way, and the networks that makes it through in it."""
     images, labels = condensed.images.to(device), condensed.labels.to(device)
     shape, num_classes = condensed.shape, len(condensed.classes)
     plain, fast = build("convnet", shape, num_classes).to(device), build("convnet", shape, num_classes).to(device)
-    accelerated = Accelerated(fast, device)
     many = [build("convnet", shape, num_classes).to(device) for _ in range(STACK)]
     parameters, buffers = stack_module_state(many)
 
@@ -46,29 +48,52 @@ def steps(condensed: CondensedSet, device: torch.device) -> dict[str, Callable[[
 
     gradients = vmap(grad(loss), in_dims=(0, 0, None))
 
-    def ours() -> None:
-        block = block_size(images, device)
-        for part, truth in zip(images.split(block), labels.split(block), strict=True):
-            (F.cross_entropy(accelerated(part), truth, reduction="sum") / len(images)).backward()
+    def ours(network: nn.Module) -> Callable[[], None]:
+        accelerated, block = Accelerated(network, device), block_size(images, device)
 
-    return {
-        "plain": lambda: F.cross_entropy(plain(images), labels).backward(),
-        "ours": ours,
-        f"stacked, {STACK} at once": lambda: gradients(parameters, buffers, images),
+        def once() -> None:
+            network.zero_grad()
+            for part, truth in zip(images.split(block), labels.split(block), strict=True):
+                (F.cross_entropy(accelerated(part), truth, reduction="sum") / len(images)).backward()
+
+        return once
+
+    ways: dict[str, tuple[int, Callable[[], Any]]] = {
+        "plain": (1, lambda: F.cross_entropy(plain(images), labels).backward()),
+        "ours": (1, ours(fast)),
+        f"stacked, {STACK} at once": (STACK, lambda: gradients(parameters, buffers, images)),
     }
+    if device.type == "cuda":
+        graphs = [Graphed(ours(network), [images]) for network in many]
+        ways["ours, a graph"] = (1, graphs[0])
+        ways[f"ours, a graph on each of {STACK} streams"] = (STACK, on_streams(graphs))
+    return ways
 
 
-def timed(ways: dict[str, Callable[[], Any]], turns: int, device: torch.device) -> dict[str, float]:
-    """The median seconds of each way, all ways in each turn."""
+def on_streams(works: list[Graphed]) -> Callable[[], None]:
+    """All `works` at the same time."""
+    streams = [torch.cuda.Stream() for _ in works]
+
+    def once() -> None:
+        here = torch.cuda.current_stream()
+        for stream, work in zip(streams, works, strict=True):
+            stream.wait_stream(here)
+            with torch.cuda.stream(stream):
+                work()
+        for stream in streams:
+            here.wait_stream(stream)
+
+    return once
+
+
+def timed(ways: dict[str, tuple[int, Callable[[], Any]]], turns: int, device: torch.device) -> dict[str, float]:
+    """The median seconds a network of each way, all ways in each turn."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(-2, turns):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            way()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+        for name, (networks, way) in ways.items():
+            spent = seconds(way, device)
             if turn >= 0:
-                taken[name].append(time.perf_counter() - began)
+                taken[name].append(spent / networks)
     return {name: float(torch.tensor(times).median()) for name, times in taken.items()}
 
 
@@ -99,8 +124,7 @@ def main(data_dir: str | None, ipc: int, epochs: int, repeats: int, turns: int, 
     """Compare ways of training networks on a set of CIFAR-10."""
     place, real = pick_device(device), load_dataset("cifar10", data_dir)
     condensed = select("random", real, ipc, preprocess=make_preprocess("standard", real), seed=0)
-    seconds = timed(steps(condensed, place), turns, place)
-    a_network = {way: taken / (STACK if "stacked" in way else 1) for way, taken in seconds.items()}
+    a_network = timed(steps(condensed, place), turns, place)
     samples = {way: trained(condensed, real, repeats, epochs, place, plain=way == "plain") for way in ("plain", "ours")}
     interval = stats.ttest_ind(samples["ours"]["accuracies"], samples["plain"]["accuracies"], equal_var=False)
     low, high = interval.confidence_interval(0.95)

@@ -25,7 +25,7 @@ import click
 import torch
 
 from benchmarks import results
-from benchmarks.step import noise_dataset, seconds
+from benchmarks.step import CLOCKS, noise_dataset, seconds
 from condense.data import Dataset
 from condense.device import peak_memory, pick_device, reset_peak_memory
 from condense.engine import Engine
@@ -35,6 +35,7 @@ from condense.recipes import resolve
 
 TOLERANCE = 0.10
 """How far the cost may be from a line, and the working memory from its median, to be called linear and flat."""
+CURVES = ("classes", "ipc", "size", "ranks")
 MEMORY = ("peak_bytes", "held_bytes", "working_bytes")
 _POOL = 64
 """Real images kept for each class; a batch of more takes each of them several times, which costs the same."""
@@ -93,12 +94,12 @@ PLANS = {
         turns=5,
     ),
     "cpu": Plan(
-        base=Setting(classes=100, ipc=5, size=32, real_batch=10, network="convnet-w32"),
+        base=Setting(classes=100, ipc=5, size=32, real_batch=10, network="convnet-w16"),
         classes=(10, 30, 100, 300, 1000),
         ipcs=(1, 10, 50),
         sizes=(32, 64, 128),
         ranks=(1, 2),
-        turns=5,
+        turns=3,
     ),
     "smoke": Plan(
         base=Setting(classes=4, ipc=2, size=8, real_batch=4, network="convnet-w8"),
@@ -111,7 +112,7 @@ PLANS = {
 }
 
 
-def measure(setting: Setting, device: torch.device, turns: int) -> dict[str, Any]:
+def measure(setting: Setting, device: torch.device, turns: int, clock: str) -> dict[str, Any]:
     """Seconds and bytes of a step at one setting."""
     dataset = setting.dataset()
     # Class after class the same start: drawing a gigabyte of noise would take longer than the steps.
@@ -125,7 +126,7 @@ def measure(setting: Setting, device: torch.device, turns: int) -> dict[str, Any
     engine = _engine(setting, dataset, start, device, compiled=device.type == "cuda")
     for step in range(2):
         engine.step(step)
-    times = [seconds(lambda step=step: engine.step(step), device) for step in range(2, 2 + turns)]  # type: ignore[misc]
+    times = [seconds(lambda step=step: engine.step(step), device, clock) for step in range(2, 2 + turns)]  # type: ignore[misc]
     held = engine.images.nbytes + engine.momentum.nbytes
     if device.type == "cuda":
         held += dataset.train.pixels.nbytes  # on a CPU the engine reads the dataset's own
@@ -148,10 +149,10 @@ def _engine(setting: Setting, dataset: Dataset, start: torch.Tensor, device: tor
     return Engine(dataset, recipe, preprocess, start, seed=0, device=device, compiled=compiled)
 
 
-def measure_apart(setting: Setting, device: torch.device, turns: int) -> dict[str, Any]:
+def measure_apart(setting: Setting, device: torch.device, turns: int, clock: str) -> dict[str, Any]:
     """`measure` in a process of its own, whose memory no earlier point has grown."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, setting, device, turns).result()
+        return pool.submit(measure, setting, device, turns, clock).result()
 
 
 def measure_ranks(setting: Setting, ranks: int, device: torch.device, turns: int) -> dict[str, Any]:
@@ -265,8 +266,10 @@ def draw(path: Path, curves: dict[str, list[dict[str, Any]]]) -> None:
 @click.command()
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]), help="cpu: at a reduced scale.")
 @click.option("--plan", type=click.Choice(list(PLANS)), help="Scale of the curves.  [default: the device's]")
+@click.option("--curve", "wanted", multiple=True, type=click.Choice(CURVES), default=CURVES, help="Draw these alone.")
+@click.option("--clock", default="wall", show_default=True, type=click.Choice(list(CLOCKS)), help="cpu: on a busy machine.")
 @click.option("--name", default="scale", show_default=True, help="Name of the result files.")
-def main(device: str, plan: str | None, name: str) -> None:
+def main(device: str, plan: str | None, wanted: tuple[str, ...], clock: str, name: str) -> None:
     """Draw time and memory of a step against classes, IPC, resolution and ranks."""
     place, chosen = pick_device(device), PLANS[plan or device]
     conditions, curves = results.conditions(), dict[str, list[dict[str, Any]]]()
@@ -274,17 +277,17 @@ def main(device: str, plan: str | None, name: str) -> None:
     tasks: list[tuple[str, Setting, int | None]]
     tasks = [(curve, setting, None) for curve, settings in chosen.curves().items() for setting in settings]
     tasks += [("ranks", chosen.base, ranks) for ranks in chosen.ranks if ranks <= gpus]
-    for curve, setting, ranks in tasks:
+    for curve, setting, ranks in (task for task in tasks if task[0] in wanted):
         if ranks is None:
-            point = measure_apart(setting, place, chosen.turns)
+            point = measure_apart(setting, place, chosen.turns, clock)
         else:
             point = measure_ranks(setting, ranks, place, chosen.turns)
         curves.setdefault(curve, []).append(point)
         click.echo(f"{curve} {point[curve]}: {point['step_s']:.4f} s a step")
-        found = verdict(curves["classes"]) if len(curves["classes"]) == len(chosen.classes) else None
+        found = verdict(curves["classes"]) if len(curves.get("classes", ())) == len(chosen.classes) else None
         document = {"conditions": conditions, "verdict": found, "curves": curves}
         results.write(name, document, table(curves, found))  # after every point: a run cut short has shown something
-    draw(results.FOLDER / f"{name}.png", curves)
+        draw(results.FOLDER / f"{name}.png", curves)
 
 
 if __name__ == "__main__":

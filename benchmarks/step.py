@@ -32,7 +32,11 @@ from condense.preprocess import make_preprocess
 from condense.recipes import resolve
 
 CLASSES = 10
+NETWORKS = {"instance": "convnet", "batch": "convnet-batch"}
+"""By the norm of the ConvNet."""
 LAYOUTS = {"channels-last": torch.channels_last, "contiguous": torch.contiguous_format}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+"""`cpu` is what this process had of the processor: with one thread, the time a step takes where others work beside it."""
 
 
 def noise_dataset(size: int, per_class: int, classes: int = CLASSES) -> Dataset:
@@ -43,34 +47,34 @@ def noise_dataset(size: int, per_class: int, classes: int = CLASSES) -> Dataset:
     return Dataset("noise", images, images)
 
 
-def seconds(run: Callable[[], Any], device: torch.device) -> float:
-    """Wall time of one call, the device's work included."""
+def seconds(run: Callable[[], Any], device: torch.device, clock: str = "wall") -> float:
+    """Time of one call, the device's work included."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-    began = time.perf_counter()
+    began = CLOCKS[clock]()
     run()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return CLOCKS[clock]() - began
 
 
 @torch.no_grad()
-def matrix_rates(dtype: torch.dtype, device: torch.device) -> tuple[float, float]:
+def matrix_rates(dtype: torch.dtype, device: torch.device, clock: str) -> tuple[float, float]:
     """Operations per second at the best: of a product of large square matrices, and of the ConvNet's largest convolution."""
     side, batch = (4096, 1024) if device.type == "cuda" else (2048, 64)
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     images = torch.randn(batch, 128, 16, 16, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
     kernel = torch.randn(128, 128, 3, 3, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
-    product = min(seconds(lambda: a @ b, device) for _ in range(10))
-    convolution = min(seconds(lambda: F.conv2d(images, kernel, padding=1), device) for _ in range(20))
+    product = min(seconds(lambda: a @ b, device, clock) for _ in range(10))
+    convolution = min(seconds(lambda: F.conv2d(images, kernel, padding=1), device, clock) for _ in range(20))
     return 2 * side**3 / product, 2 * 9 * 128 * 128 * 256 * batch / convolution
 
 
-def copy_rate(device: torch.device) -> float:
+def copy_rate(device: torch.device, clock: str) -> float:
     """The best of ten copies of 256 MB, in bytes read and written per second."""
     source = torch.zeros(64 * 2**20, device=device)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / min(seconds(lambda: target.copy_(source), device) for _ in range(10))
+    return 2 * source.nbytes / min(seconds(lambda: target.copy_(source), device, clock) for _ in range(10))
 
 
 def floor(network: str, size: int, ipc: int, real_batch: int, rates: dict[str, float]) -> float:
@@ -86,38 +90,48 @@ def floor(network: str, size: int, ipc: int, real_batch: int, rates: dict[str, f
     return max(arithmetic, traffic)
 
 
-def measure(norm: str, size: int, ipc: int, real_batch: int, turns: int, device: torch.device) -> dict[str, Any]:
-    """One setting: medians, the ratio with its interval (Student's t on the logarithms of the turns' ratios), the floor."""
+def rates_of(device: torch.device, clock: str = "wall") -> tuple[dict[str, float], dict[str, float]]:
+    """What `floor` needs of a device: with the rate of matrix products, and with the faster of that and of convolutions."""
+    half = fast_bfloat16(device)
+    memory = {"copy": copy_rate(device, clock), "real_bytes": 2 if half else 4}
+    both = {
+        "float32": matrix_rates(torch.float32, device, clock),
+        "real": matrix_rates(torch.bfloat16 if half else torch.float32, device, clock),
+    }
+    of_products = memory | {kind: product for kind, (product, _) in both.items()}
+    return of_products, memory | {kind: max(pair) for kind, pair in both.items()}
+
+
+def loops(norm: str, size: int, ipc: int, real_batch: int, device: torch.device) -> dict[str, Reference | Engine]:
+    """The published loop and the engine on the same random images."""
     dataset = noise_dataset(size, per_class=max(real_batch, ipc))
-    network = "convnet" if norm == "instance" else "convnet-batch"
-    recipe = resolve("paper", dataset.name, dataset.shape, ipc).override({"network": network, "real_batch": real_batch})
+    recipe = resolve("paper", dataset.name, dataset.shape, ipc).override({"network": NETWORKS[norm], "real_batch": real_batch})
     preprocess = make_preprocess("standard", dataset)
     start = torch.randn(CLASSES * ipc, 3, size, size, generator=torch.Generator().manual_seed(1))
-    loops = {
+    return {
         "reference": Reference(dataset, recipe, preprocess, start, norm, device),
         "engine": Engine(dataset, recipe, preprocess, start, seed=0, device=device, compiled=True),
     }
-    times: dict[str, list[float]] = {name: [] for name in loops}
-    peaks: dict[str, int] = dict.fromkeys(loops, 0)
-    for turn in range(-2, turns):  # two turns to warm up: compilation, allocators, caches
-        for name, loop in loops.items():
+
+
+def measure(norm: str, size: int, ipc: int, real_batch: int, turns: int, device: torch.device, clock: str) -> dict[str, Any]:
+    """One setting: medians, the ratio with its interval (Student's t on the logarithms of the turns' ratios), the floor."""
+    compared = loops(norm, size, ipc, real_batch, device)
+    compared["engine"].step(0)  # compiles
+    times: dict[str, list[float]] = {name: [] for name in compared}
+    peaks: dict[str, int] = dict.fromkeys(compared, 0)
+    for turn in range(-1, turns):  # one turn to warm up: allocators, caches
+        for name, loop in compared.items():
             reset_peak_memory(device)
-            taken = seconds(lambda loop=loop, turn=turn: loop.step(turn + 2), device)  # type: ignore[misc]
+            taken = seconds(lambda loop=loop, turn=turn: loop.step(turn + 2), device, clock)  # type: ignore[misc]
             if turn >= 0:
                 times[name].append(taken)
                 peaks[name] = max(peaks[name], peak_memory(device))
-    half = fast_bfloat16(device)
-    memory = {"copy": copy_rate(device), "real_bytes": 2 if half else 4}
-    both = {
-        "float32": matrix_rates(torch.float32, device),
-        "real": matrix_rates(torch.bfloat16 if half else torch.float32, device),
-    }
-    rates = memory | {kind: of_product for kind, (of_product, _) in both.items()}
-    strict = memory | {kind: max(pair) for kind, pair in both.items()}
     medians = {name: float(torch.tensor(taken).quantile(0.5)) for name, taken in times.items()}
     logs = torch.log(torch.tensor(times["reference"]) / torch.tensor(times["engine"])).numpy()
     low, high = stats.t.interval(0.95, len(logs) - 1, logs.mean(), max(stats.sem(logs), 1e-12))
-    lowest, strictest = (floor(network, size, ipc, real_batch, each) for each in (rates, strict))
+    rates, strict = rates_of(device, clock)
+    lowest, strictest = (floor(NETWORKS[norm], size, ipc, real_batch, each) for each in (rates, strict))
     return {
         "norm": norm,
         "size": size,
@@ -143,10 +157,11 @@ def measure(norm: str, size: int, ipc: int, real_batch: int, turns: int, device:
 @click.command()
 @click.option("--ipc", "ipcs", type=int, multiple=True, default=[1, 10, 50], show_default=True)
 @click.option("--real-batch", "real_batches", type=int, multiple=True, default=[64, 256], show_default=True)
-@click.option("--norm", "norms", multiple=True, type=click.Choice(["instance", "batch"]), default=["instance", "batch"])
+@click.option("--norm", "norms", multiple=True, type=click.Choice(list(NETWORKS)), default=list(NETWORKS))
 @click.option("--size", "sizes", type=int, multiple=True, default=[32], show_default=True, help="Side of the images in pixels.")
 @click.option("--layout", type=click.Choice(list(LAYOUTS)), help="Order of the engine's maps in memory.  [default: the device's]")
 @click.option("--turns", default=5, show_default=True, help="Counted steps of each loop.")
+@click.option("--clock", default="wall", show_default=True, type=click.Choice(list(CLOCKS)), help="cpu: on a busy machine.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--json", "path", type=click.Path(path_type=Path), help="File for the records.")
 @click.option("--name", help="Also write results/NAME.json and .md.")
@@ -157,6 +172,7 @@ def main(
     sizes: tuple[int, ...],
     layout: str | None,
     turns: int,
+    clock: str,
     device: str,
     path: Path | None,
     name: str | None,
@@ -172,7 +188,7 @@ def main(
     ]
     settings = [(n, s, i, b) for n in norms for s in sizes for i in ipcs for b in real_batches]
     for norm, size, ipc, real_batch in settings:
-        found = measure(norm, size, ipc, real_batch, turns, place)
+        found = measure(norm, size, ipc, real_batch, turns, place, clock)
         records.append(found)
         low, high = found["ratio_ci95"]
         peak, reference_peak = (f"{found[name] / 1e6:.0f}" for name in ("peak_bytes", "reference_peak_bytes"))

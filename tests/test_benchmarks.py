@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
-from benchmarks import campaign, recipes, results, scale
+from benchmarks import breakdown, campaign, recipes, results, scale
 from condense import CondensedSet, UserError
 from condense.engine import Engine
 from condense.recipes import RECIPES
@@ -41,9 +42,7 @@ def accuracies(out: Path) -> list[float]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first smoke job, done without a break."""
     out = tmp_path_factory.mktemp("undisturbed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(campaign, "IMAGES_A_BATCH", 10)
-        assert run(campaign.main, *SMOKE, "--only", FIRST, "--out", out).exit_code == 0
+    assert run(campaign.main, *SMOKE, "--only", FIRST, "--out", out).exit_code == 0
     return out
 
 
@@ -57,7 +56,7 @@ def test_a_campaign_does_all_and_keeps_sets_records_and_a_table(tmp_path: Path) 
     names = {job.name for job in campaign.jobs(campaign.SCALES["smoke"])}
     assert len(names) == 4
     assert {path.name for path in tmp_path.iterdir()} == {
-        "table.md", ".lock", *(f"{name}.json" for name in names), *(f"{name}.safetensors" for name in names)
+        "table.md", ".lock", "large", *(f"{name}.json" for name in names), *(f"{name}.safetensors" for name in names)
     }  # fmt: skip
     found = record(tmp_path)
     assert found["finished"] is True
@@ -79,6 +78,15 @@ def test_a_campaign_does_all_and_keeps_sets_records_and_a_table(tmp_path: Path) 
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")} == before
 
 
+def test_the_campaign_measures_streams(tmp_path: Path) -> None:
+    assert run(campaign.main, "--scale", "smoke-continual", "--out", tmp_path).exit_code == 0
+    stream = record(tmp_path, "continual-digits")
+    assert stream["finished"] is True
+    assert 0 <= stream["measured"]["random"]["final"]["mean"] <= 1
+    assert stream["continual"][0]["seconds"] > 0
+    assert not (tmp_path / "continual-digits.run").exists()
+
+
 def test_stopped_while_condensing_it_ends_with_the_same_set(
     tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +99,6 @@ def test_stopped_while_condensing_it_ends_with_the_same_set(
         return step(engine, number)
 
     monkeypatch.setattr(Engine, "step", interrupted)
-    monkeypatch.setattr(campaign, "IMAGES_A_BATCH", 10)
     flags = [*SMOKE, "--only", FIRST, "--out", tmp_path]
     result = run(campaign.main, *flags)
     assert "0 of 1 jobs done, 0 failed" in result.stdout
@@ -111,25 +118,74 @@ def test_stopped_while_condensing_it_ends_with_the_same_set(
 def test_stopped_while_evaluating_it_keeps_the_networks_it_has(
     tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, evaluate = [], campaign.evaluate
+    trained, module = [], sys.modules["condense.evaluate"]  # the package has a function of that name
+    train = module.train
 
-    def interrupted(*args: Any, **flags: Any) -> Any:
-        calls.append(flags["seed"])
-        if len(calls) == 2:
+    def interrupted(network: Any, images: Any, labels: Any, protocol: Any, seed: int, **options: Any) -> None:
+        trained.append(seed)
+        if len(trained) == 2:
             raise KeyboardInterrupt
-        return evaluate(*args, **flags)
+        train(network, images, labels, protocol, seed, **options)
 
-    monkeypatch.setattr(campaign, "evaluate", interrupted)
-    monkeypatch.setattr(campaign, "IMAGES_A_BATCH", 10)  # one network after the other
+    monkeypatch.setattr(module, "train", interrupted)
     flags = [*SMOKE, "--only", FIRST, "--out", tmp_path]
     result = run(campaign.main, *flags)
     assert result.exit_code == 130
     assert "condensed, 1 of 3 networks" in result.stdout
     assert run(campaign.main, *flags).exit_code == 0
-    assert len(calls) == 4  # the second network twice, the others once
-    assert len(set(calls)) == 3
+    assert len(trained) == 4  # the second network twice, the others once
+    assert len(set(trained)) == 3
     assert accuracies(tmp_path) == accuracies(undisturbed)
+    assert [len(leg["accuracies"]) for leg in record(tmp_path)["evaluate"]] == [1, 2]
     assert not (tmp_path / f"{FIRST}.run").exists()
+
+
+KILLED = """
+import os, signal, sys
+from benchmarks import campaign
+from condense.engine import Engine
+
+place, name, call = sys.argv[1:4]
+campaign.CHECKPOINT_EVERY = 2
+owner = {"step": Engine, "train": sys.modules["condense.evaluate"]}[name]
+work, calls = getattr(owner, name), []
+
+def killed(*args, **options):
+    calls.append(1)
+    if len(calls) == int(call):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return work(*args, **options)
+
+setattr(owner, name, killed)
+sys.argv[1:] = ["--scale", "smoke", "--only", sys.argv[4], "--out", place]
+campaign.main()
+"""
+
+
+@pytest.mark.slow
+def test_killed_outright_it_loses_no_more_than_a_checkpoint_and_a_network(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, call in (("step", 6), ("train", 2)):
+        command = [sys.executable, "-c", KILLED, str(tmp_path), name, str(call), FIRST]
+        assert subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True).returncode == -signal.SIGKILL
+        if name == "step":
+            assert list((tmp_path / f"{FIRST}.run" / "checkpoints").glob("*4.safetensors"))  # of the 5 steps made
+    assert record(tmp_path)["note"] == "condensed, 1 of 3 networks"
+    assert run(campaign.main, *SMOKE, "--only", FIRST, "--out", tmp_path).exit_code == 0
+    same = [(out / f"{FIRST}.safetensors").read_bytes() for out in (tmp_path, undisturbed)]
+    assert same[0] == same[1]
+    assert accuracies(tmp_path) == accuracies(undisturbed)
+
+
+def test_a_large_set_is_kept_where_git_does_not_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(campaign, "KEPT_BYTES", 100)
+    assert run(campaign.main, *SMOKE, "--only", FIRST, "--out", tmp_path).exit_code == 0
+    assert record(tmp_path)["set"] == f"large/{FIRST}.safetensors"
+    assert len(CondensedSet.load(tmp_path / "large" / f"{FIRST}.safetensors")) == 10
+    assert not (tmp_path / f"{FIRST}.safetensors").exists()
+    ignored = ["git", "check-ignore", "-q", "benchmarks/results/campaign/large/any.safetensors"]
+    assert subprocess.run(ignored, cwd=Path(__file__).parents[1]).returncode in (0, 128)  # 128: no git checkout
 
 
 def test_the_end_of_the_budget_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,15 +223,16 @@ def test_missing_data_is_one_line(tmp_path: Path) -> None:
 
 def test_the_full_campaign_is_the_tables_of_the_papers() -> None:
     jobs = [job for job in campaign.jobs(campaign.SCALES["full"]) if not job.name.startswith(("nas-", "table-"))]
-    cells = [job.work.keywords["cell"] for job in jobs]  # type: ignore[attr-defined]
-    assert len({job.name for job in jobs}) == len(jobs) == 2 * 3 * len(campaign.RECIPES) * 5
-    assert {cell.repeats for cell in cells} == {20}
+    assert len({job.name for job in jobs}) == len(jobs) == 2 * 3 * len(campaign.RECIPES) * 5 + 2
+    by_name = {job.name: job.work.keywords for job in jobs}  # type: ignore[attr-defined]
+    cells = {name: given["cell"] for name, given in by_name.items() if "cell" in given}
+    assert {cell.repeats for cell in cells.values()} == {20}
     assert jobs[0].name == "cifar10-ipc1-scale100-seed0"
-    by_name = dict(zip((job.name for job in jobs), cells, strict=True))
-    assert by_name["cifar100-ipc50-paper-seed4"].recipe == RECIPES["paper"]("cifar100", (3, 32, 32), 50)
-    assert by_name["cifar100-ipc50-paper-seed4"].recipe.preprocess == "zca"
-    changed = by_name["cifar10-ipc10-scale100-standard-seed0"].recipe
+    assert cells["cifar100-ipc50-paper-seed4"].recipe == RECIPES["paper"]("cifar100", (3, 32, 32), 50)
+    assert cells["cifar100-ipc50-paper-seed4"].recipe.preprocess == "zca"
+    changed = cells["cifar10-ipc10-scale100-standard-seed0"].recipe
     assert (changed.method.loss_scale, changed.preprocess, changed.steps) == (100.0, "standard", 8000)
+    assert {by_name[f"continual-{steps}-steps"]["plan"].steps for steps in (5, 10)} == {5, 10}
     positions = [job.name for job in jobs]
     for dearer in ("cifar100-ipc50-paper-seed0", "cifar10-ipc10-paper-seed1", "cifar10-ipc50-paper-seed0"):
         assert positions.index("cifar10-ipc10-paper-seed0") < positions.index(dearer)
@@ -317,3 +374,30 @@ def test_a_table_of_recipes_grows_line_by_line(tmp_path: Path, monkeypatch: pyte
         run(recipes.main, *small, "--name", "tried", "--line", lines[0])
     with pytest.raises(UserError, match="did you mean `formation`"):
         run(recipes.main, *flags, "--line", "paper:formatio=2")
+
+
+# ---- breakdown
+
+
+@pytest.mark.parametrize(
+    ("operation", "part"),
+    [
+        ("aten::mkldnn_convolution", "convolutions"),
+        ("aten::convolution_backward", "convolutions"),
+        ("aten::native_group_norm_backward", "norm, activation, attention, pooling"),
+        ("## Call CompiledFxGraph fdpbfh ##", "norm, activation, attention, pooling"),
+        ("aten::grid_sampler_2d", "drawing, augmenting, moving"),
+    ],
+)
+def test_operations_are_told_apart_by_name(operation: str, part: str) -> None:
+    assert breakdown.part_of(operation) == part
+
+
+def test_the_parts_of_a_step_add_up_to_its_time() -> None:
+    def step(number: int) -> torch.Tensor:
+        return torch.nn.functional.conv2d(images, images).relu().sum()
+
+    images = torch.randn(8, 4, 16, 16)
+    parts = breakdown.breakdown(step, 3, torch.device("cpu"))
+    assert all(taken > 0 for taken in parts.values())
+    assert list(parts) == [*breakdown.PARTS, breakdown.REST]
