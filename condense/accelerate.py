@@ -4,11 +4,13 @@ On two CPU cores this is a factor of 2 to 3; a third to a half of the rest goes 
 seconds for every shape, so short work is better left alone.
 """
 
+import copy
 import sys
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from condense.device import fast_bfloat16
@@ -68,6 +70,26 @@ class Accelerated(nn.Module):
         """The logits, float32 [N, num_classes]."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=fast_bfloat16(self._device)):
             return self._compiled(images).float()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        """A plain copy of the network: what is compiled computes with the weights of the original."""
+        return copy.deepcopy(self.network, memo)
+
+
+class InBlocks(nn.Module):
+    """A network that takes its images in blocks of one size, the last filled up with zeros: for batches of many sizes.
+
+    Each size that a compiled network meets is compiled anew. Right where no image enters another's maps.
+    """
+
+    def __init__(self, network: nn.Module, size: int) -> None:
+        super().__init__()
+        self.network, self._size = network, size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits, float32 [N, num_classes]."""
+        filled = F.pad(images, (0, 0, 0, 0, 0, 0, 0, -len(images) % self._size))
+        return torch.cat([self.network(block) for block in filled.split(self._size)])[: len(images)]
 
 
 def accelerate(network: nn.Module, pixels: float, device: torch.device) -> nn.Module:

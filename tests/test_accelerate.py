@@ -1,0 +1,39 @@
+"""Faster networks compute what the plain ones do, and their copies stand on their own."""
+
+import copy
+
+import pytest
+import torch
+
+from condense.accelerate import Accelerated, InBlocks
+from condense.networks import build, initialise
+
+
+@pytest.fixture
+def network():
+    network = build("convnet-d2-w8", (1, 8, 8), 3)
+    initialise(network, 0, 0)
+    return network
+
+
+@pytest.mark.parametrize("count", [1, 4, 7, 8])
+def test_blocks_give_the_logits_and_the_gradient_of_the_whole_batch(network, count):
+    images = torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = network(images)
+    (wanted,) = torch.autograd.grad(expected.square().sum(), network.classifier[-1].weight)
+    logits = InBlocks(network, 4)(images)
+    (found,) = torch.autograd.grad(logits.square().sum(), network.classifier[-1].weight)
+    assert torch.allclose(logits, expected, atol=1e-6)
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_a_copy_of_an_accelerated_network_has_weights_of_its_own(network, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda run, **_: run)
+    images = torch.ones(2, 1, 8, 8)
+    fast = InBlocks(Accelerated(network, torch.device("cpu")), 4)
+    before = fast(images)
+    other = copy.deepcopy(fast)
+    with torch.no_grad():
+        other.network.classifier[-1].bias += 1
+    assert torch.equal(fast(images), before)
+    assert torch.allclose(other(images), before + 1, atol=0.05)  # the original may compute in bfloat16
