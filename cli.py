@@ -415,9 +415,9 @@ def data(
     "--method",
     "methods",
     multiple=True,
-    default=["random", "herding", "datadam:loss_scale=100"],
     help="random, herding, kcenter, datadam, dm (settings as in datadam:loss_scale=100,lr=1), a set's path, or class-balanced "
-    "(Avalanche's own, in replay); may be repeated.  [default: random, herding, datadam:loss_scale=100]",
+    "(Avalanche's own, in replay); may be repeated.  [default: random, herding, datadam:loss_scale=100, and in replay "
+    "class-balanced]",
 )
 @click.option("--ipc", default=20, show_default=True, help="Images per class in the memory.")
 @click.option("--orders", default=5, show_default=True, help="Class orders: NumPy's seeds 0, 1, ...")
@@ -426,12 +426,14 @@ def data(
 @click.option("--strategy", default="replay", show_default=True, help="In replay: replay, lwf, gdumb, er-ace or mir.")
 @click.option("--network", default="convnet", show_default=True, help="Network that learns.")
 @click.option("--epochs", type=int, help="Passes at each step; default: 1,000 from scratch, 20 in replay.")
+@click.option("--batch", default=256, show_default=True, help="Images in a minibatch of the network that learns.")
 @click.option("--condense-steps", type=int, help="Steps of every condensation; default: each recipe's.")
 @click.option("--classes", type=int, help="Take so many of the dataset's classes: a smaller problem.")
 @click.option("--storage", default="uint8", show_default=True, help="How memories are kept: uint8 or float32.")
 @seed_option
 @device_option
-@click.option("--out", type=click.Path(), help="Run folder, made here.")
+@click.option("--out", default="runs/continual", show_default=True, type=click.Path(), help="Run folder, made here.")
+@click.option("--cache", type=click.Path(), help="Folder of memories that several runs share; default: one in --out.")
 @click.option("--resume", type=click.Path(), help="Go on with the run in this folder; no other flag is needed.")
 @json_option
 def continual(
@@ -441,7 +443,8 @@ def continual(
     hold_out: int,
     download: bool,
     methods: tuple[str, ...],
-    out: str | None,
+    out: str,
+    cache: str | None,
     resume: str | None,
     as_json: bool,
     **plan: Any,
@@ -450,23 +453,23 @@ def continual(
 
     \b
     condensekit continual --steps 10 --data-dir DIR --out runs/cl
-    condensekit continual --steps 5 --dataset digits --ipc 2 --epochs 100 --condense-steps 100 --out runs/cl-digits
     condensekit continual --resume runs/cl
+    condensekit continual --steps 5 --dataset digits --ipc 2 --epochs 100 --condense-steps 100
+    condensekit continual --steps 5 --dataset digits --mode replay --strategy er-ace --out runs/er-ace
     """
     from continual import protocol
 
     if resume is not None:
         measured, folder = protocol.resume(resume, quiet=as_json), resume
     else:
-        if out is None:
-            raise UserError("--out is missing: name the run folder")
         source, folder = find_source(dataset or "cifar100", data_dir, resolution, hold_out), out
         try:
             real = source.load(download=download)
         except UserError as error:
             hint = "; or try it without any files: --dataset digits" if dataset is None else ""
             raise UserError(f"{error}{hint}") from None
-        measured = protocol.run(real, protocol.Plan(methods=methods, **plan), out, source=source, quiet=as_json)
+        chosen = protocol.Plan(methods=methods or protocol.METHODS.get(plan["mode"], ()), **plan)
+        measured = protocol.run(real, chosen, out, source=source, cache=cache, quiet=as_json)
     if as_json:
         click.echo(json.dumps(measured.to_json(), indent=2))
         return

@@ -46,6 +46,9 @@ from continual.results import Results, Row
 MODES = ("scratch", "replay")
 CLASS_BALANCED = "class-balanced"
 """The method that is Avalanche's own `ClassBalancedBuffer` of real images, of the others' bytes; in mode `replay`."""
+_OURS = ("random", "herding", "datadam:loss_scale=100")
+METHODS = {"scratch": _OURS, "replay": (CLASS_BALANCED, *_OURS)}
+"""What is compared where nothing else is asked for, by mode."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +57,7 @@ class Plan:
 
     steps: int
     """Experiences; they divide the classes."""
-    methods: tuple[str, ...] = ("random", "herding", "datadam")
+    methods: tuple[str, ...] = _OURS
     """Selections, recipes, matching methods (`datadam:loss_scale=100,lr=1`), files of sets; in replay also `class-balanced`."""
     ipc: int = 20
     """Images a class."""
@@ -200,19 +203,21 @@ class _Run:
     def finish(self) -> Results:
         """Measure what is not yet there, and write what a finished run has."""
         total = len(self.plan.methods) * self.plan.orders * self.plan.repeats * self.plan.steps
-        memories_of = {method: self._memories(method) for method in self.plan.methods}
-        sizes = {method: self._sizes(held) for method, held in memories_of.items()}
         measure = self._from_scratch if self.plan.mode == "scratch" else self._by_strategy
-        with _board(self.results, total, self.quiet) as refresh:
-            for method, held in memories_of.items():
+        sizes = {}
+        for method in self.plan.methods:
+            held = self._memories(method)
+            sizes[method] = self._sizes(held)
+            with _board(self.results, total, self.quiet) as refresh:
                 for row in measure(method, held):
                     self.results.add(row)
                     write_json(self.folder / "rows.json", [dataclasses.asdict(row) for row in self.results.rows.values()])
                     refresh(f"{row.method} step {row.step + 1}: {row.seen:.1%}")
-        classes_a_step = len(self.dataset.classes) // self.plan.steps
-        title = f"{self.dataset.name}, {self.plan.ipc} images a class, {self.plan.steps} steps"
+        classes = len(self.dataset.classes)
+        how = "from scratch" if self.plan.mode == "scratch" else self.plan.strategy
+        title = f"{self.dataset.name}: {classes} classes in {self.plan.steps} steps, {self.plan.ipc} images a class, {how}"
         write_json(self.folder / "summary.json", {**self.job, "memory": sizes, "methods": self.results.to_json()})
-        picture = results.plot(self.results, self.folder / "accuracy.png", title, classes_a_step)
+        picture = results.plot(self.results, self.folder / "accuracy.png", title, classes // self.plan.steps)
         results.page(self.results, self.folder / "report.html", picture, self.job, sizes)
         return self.results
 
@@ -221,7 +226,12 @@ class _Run:
         if method == CLASS_BALANCED:
             return []
         how = parse(method, self.dataset, self.plan.ipc, self.plan.condense_steps)
-        held = [memories(how, self.dataset, groups, self.cache) for groups in self.groups]
+        held = []
+        quiet = self.quiet or not isinstance(how, str)  # a condensation tells its own progress
+        with progress(f"memories by {method}", len(self.groups), quiet=quiet) as told:
+            for groups in self.groups:
+                held.append(memories(how, self.dataset, groups, self.cache))
+                told(len(held))
         return [list(map(quantised, sets)) for sets in held] if self.plan.storage == "uint8" else held
 
     def _sizes(self, held: list[list[CondensedSet]]) -> dict[str, int]:

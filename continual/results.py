@@ -72,7 +72,7 @@ class Statistic:
         return {"mean": self.mean, "std": self.std, "ci95": self.ci95, "values": [list(repeats) for repeats in self.values]}
 
     def __str__(self) -> str:
-        half = "" if self.ci95 is None else f" ± {100 * (self.ci95[1] - self.mean):.1f}"
+        half = "" if self.ci95 is None else f"\u00a0±\u00a0{100 * (self.ci95[1] - self.mean):.1f}"  # never broken
         return f"{100 * self.mean:.1f}{half}"
 
 
@@ -136,13 +136,13 @@ def _forgotten(rows: Sequence[Row]) -> float:
 
 
 def cells(results: Results) -> tuple[list[str], list[list[str]]]:
-    """Headers and text rows of a table of methods x steps, in percent, half the 95 % interval after each mean."""
-    headers = ["method", *(f"step {step + 1}" for step in range(results.steps)), "average", "forgetting"]
-    rows = []
-    for method in results.methods:
-        told = [results.at(method, step) for step in range(results.steps)]
-        rows.append([method, *(str(one or "") for one in (*told, results.average(method), results.forgetting(method)))])
-    return headers, rows
+    """Headers and text rows of a table of steps x methods, in percent, half the 95 % interval after each mean."""
+    named: dict[str, list[Statistic | None]] = {
+        f"step {step + 1}": [results.at(method, step) for method in results.methods] for step in range(results.steps)
+    }
+    named["average"] = [results.average(method) for method in results.methods]
+    named["forgetting"] = [results.forgetting(method) for method in results.methods]
+    return ["", *results.methods], [[name, *(str(one or "") for one in told)] for name, told in named.items()]
 
 
 def live(results: Results) -> "Table":
@@ -152,7 +152,7 @@ def live(results: Results) -> "Table":
     headers, rows = cells(results)
     table = Table(title="accuracy on the classes seen so far, %, with 95 % intervals")
     for header in headers:
-        table.add_column(header, justify="left" if header == "method" else "right")
+        table.add_column(header, justify="right" if header else "left")
     for row in rows:
         table.add_row(*row)
     return table
@@ -172,6 +172,7 @@ def plot(results: Results, path: Path, title: str, classes_a_step: int) -> Path:
         seen = [classes_a_step * (step + 1) + shift for step in range(len(told))]
         axes.errorbar(seen, means, yerr=arms, marker="o", markersize=4, capsize=3, linewidth=1.4, label=method)
     axes.set(xlabel="classes seen", ylabel="test accuracy on them, %", title=title)
+    axes.set_xticks([classes_a_step * (step + 1) for step in range(results.steps)])
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
@@ -195,5 +196,5 @@ def page(results: Results, path: Path, picture: Path, plan: Mapping[str, Any], s
         "Continual learning with condensed memories",
         report.section("Accuracy", report.paragraph(explained), report.table(headers, rows), report.image(picture)),
         report.section("Memory at the end", report.table(["method", "images", "bytes as uint8", "bytes as float32"], held)),
-        report.section("How", report.facts(plan)),
+        report.section("How", report.facts({**plan, "plan": {**plan["plan"], "methods": ", ".join(plan["plan"]["methods"])}})),
     )

@@ -16,7 +16,6 @@ ROOT = Path(__file__).parents[1]
 FLAGS = [
     "--dataset", "digits", "--ipc", "2", "--network", "convnet-d2-w8", "--real-batch", "8", "--loss-scale", "100",
     "--steps", "30", "--checkpoint-every", "10", "--chunk", "2",
-    "--set", "formation=2", "--set", "pool=2", "--set", "pool_steps=3", "--set", "calibration=1",
 ]  # fmt: skip
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # rounding depends on the number of threads
 

@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import torch
+from avalanche.checkpointing import maybe_load_checkpoint, save_checkpoint
 from avalanche.models import SCRModel
 from avalanche.training.plugins import BiCPlugin, LwFPlugin, MIRPlugin, ReplayPlugin, SupervisedPlugin
 from avalanche.training.supervised import DER, ER_ACE, SCR, Naive
@@ -211,3 +212,21 @@ def test_strategies_of_the_protocol_see_each_seen_class_and_no_other(world, stre
     assert [group["lr"] for group in strategy.optimizer.param_groups] == [pytest.approx(0.001)]
     if name != "mir":  # it draws its rows apart from the minibatch
         assert watch.labels == seen(world, 3)
+
+
+def test_avalanches_checkpoints_bring_the_memory_back(world, stream, tmp_path):
+    def fresh() -> Naive:
+        return Naive(**common([CondensedReplayPlugin(world.memory, 20)]))
+
+    before = trained(fresh(), stream, 2)
+    save_checkpoint(before, tmp_path / "checkpoint", exclude=["optimizer"])  # PyTorch's optimizers do not pickle as it does it
+    after, experiences = maybe_load_checkpoint(fresh(), tmp_path / "checkpoint")
+    assert experiences == 2
+    ours, theirs = (strategy.plugins[0].storage_policy for strategy in (before, after))
+    assert {c: group.rows.tolist() for c, group in ours.buffer_groups.items()} == {
+        c: group.rows.tolist() for c, group in theirs.buffer_groups.items()
+    }
+    watch = Watch()
+    after.plugins.append(watch)
+    after.train(stream.train_stream[2])
+    assert watch.labels == seen(world, 3)[2:]

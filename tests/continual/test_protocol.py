@@ -12,11 +12,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from benchmarks.continual import difference
 from condense import UserError, load_dataset, resolve
 from condense.data import Dataset, Images
 from condense.run import Interrupted
 from continual import Plan, protocol, resume, run
-from continual.memories import Cache, memories, parse, quantised, separable
+from continual.memories import FEATURE_EPOCHS, Cache, memories, parse, quantised, separable
 from continual.results import Results, Row, Statistic
 
 TINY = "datadam:loss_scale=100,real_batch=8,network=convnet-d2-w16"
@@ -81,6 +82,8 @@ def test_selected_memories_are_training_images_of_their_class(world, cache):
         for c in (2, 4):
             real = {image.numpy().tobytes() for image in world.dataset.train.pixels[world.dataset.train.of_class(c)]}
             assert {image.numpy().tobytes() for image in quantised(memory).preprocess.quantise(memory.per_class(c))} <= real
+        if method != "random":
+            assert memory.provenance["feature_epochs"] == FEATURE_EPOCHS
 
 
 def test_methods_by_name(world, tmp_path):
@@ -122,6 +125,15 @@ def test_intervals_are_over_orders():
     assert over_orders.ci95 == pytest.approx((0.6 - 4.303 * 0.1 / 3**0.5, 0.6 + 4.303 * 0.1 / 3**0.5), abs=1e-4)
     one_order = Statistic(((0.5, 0.6, 0.7),))
     assert one_order.ci95 == pytest.approx(over_orders.ci95)
+
+
+def test_a_difference_of_memories_is_taken_order_by_order():
+    results = Results(("theirs", "ours"), 1)
+    for order, (theirs, ours) in enumerate(((0.1, 0.4), (0.5, 0.7), (0.3, 0.7))):  # 30, 20 and 40 points
+        results.add(Row("theirs", order, 0, 0, (theirs,), (10,)))
+        results.add(Row("ours", order, 0, 0, (ours,), (10,)))
+    told = difference(results, "ours", "theirs")
+    assert told.replace("\u00a0", " ") == f"30.0 ± {4.303 * 10 / 3**0.5:.1f} (+30.0, +20.0, +40.0)"
 
 
 def test_what_is_not_complete_is_not_reported():
