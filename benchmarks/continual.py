@@ -1,0 +1,116 @@
+"""Condensed memories against real ones of as many bytes, in class-incremental CIFAR-100: by training from scratch and by replay.
+
+The paper's protocol at a scale for one CPU core: `python -m benchmarks.continual PLAN --data-dir DIR --out DIR`. A run that
+is interrupted goes on when it is started again; one folder serves all plans, which share its memories. What of the
+replay was chosen (one pass, minibatches of 32) was chosen on ten other classes. At full scale it is a job of the campaign.
+
+The plan `features` measures, on four other classes, what the network behind herding has learnt after some passes.
+"""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import click
+import torch
+
+from benchmarks import results
+from condense import Protocol, load_dataset
+from condense.accelerate import accelerate
+from condense.data import Dataset
+from condense.folder import Source
+from condense.networks import build, initialise
+from condense.preprocess import make_preprocess
+from condense.randomness import derive
+from condense.train import accuracy, train
+from continual import Plan, class_order, of_classes, resume, run
+from continual.memories import FEATURE_EPOCHS
+from continual.results import Results, Statistic, cells
+
+DATADAM = "datadam:loss_scale=100"
+_REDUCED = Plan(steps=5, classes=20, ipc=10, condense_steps=150)
+_SCRATCH = dataclasses.replace(_REDUCED, orders=3, repeats=1, epochs=40, batch=64, methods=("random", "herding", DATADAM))
+_ER_ACE = dataclasses.replace(
+    _REDUCED,
+    mode="replay",
+    strategy="er-ace",
+    orders=3,
+    repeats=1,
+    epochs=1,
+    batch=32,
+    methods=("class-balanced", "random", DATADAM),
+)
+PASSES = (5, FEATURE_EPOCHS)
+PLANS = {"scratch": _SCRATCH, "er-ace": _ER_ACE}
+
+
+@click.command()
+@click.argument("name", type=click.Choice([*PLANS, "features"]))
+@click.option("--data-dir", type=click.Path(), help="Folder with CIFAR-100 as torchvision keeps it.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the run and its memories.")
+def main(name: str, data_dir: str | None, out: Path) -> None:
+    """Measure one plan and write it to the results."""
+    if name == "features":
+        features(load_dataset("cifar100", data_dir))
+        return
+    plan, folder = PLANS[name], out / name
+    if (folder / "plan.json").exists():
+        measured = resume(folder)
+    else:
+        source = Source(name="cifar100", data_dir=data_dir)
+        measured = run(load_dataset("cifar100", data_dir), plan, folder, source=source, cache=out / "memories")
+    document = {"conditions": results.conditions(), "plan": dataclasses.asdict(plan), "methods": measured.to_json()}
+    results.write(f"continual_{name}", document, _lines(plan, measured))
+    shutil.copyfile(folder / "accuracy.png", results.FOLDER / f"continual_{name}.png")
+
+
+def features(dataset: Dataset) -> None:
+    """Train the network behind herding, as `condense.select` does, for several numbers of passes, and test it."""
+    part = of_classes(dataset, class_order(len(dataset.classes), 0)[-4:])
+    preprocess, device = make_preprocess("standard", part), torch.device("cpu")
+    network = build("convnet", part.shape, len(part.classes))
+    fast = accelerate(network, 3 * sum(PASSES) * part.train.pixels[:, 0].numel(), device)
+    found = {}
+    for passes in PASSES:
+        initialise(network, derive(0, "select"), 0)
+        protocol = Protocol(epochs=passes, augment="none")
+        train(fast, part.train.pixels, part.train.labels, protocol, derive(0, "select"), prepare=preprocess.apply)
+        found[passes] = [accuracy(fast, of.pixels, of.labels, prepare=preprocess.apply) for of in (part.train, part.test)]
+    rows = [f"| {passes} | {100 * trained:.1f} | {100 * tested:.1f} |" for passes, (trained, tested) in found.items()]
+    title = f"Accuracy, %, of the network behind herding, trained on four classes of CIFAR-100 ({', '.join(part.classes)}):"
+    document = {"conditions": results.conditions(), "classes": part.classes, "passes": found}
+    results.write("continual_features", document, [title, "", "| passes | training | test |", "|---|---|---|", *rows])
+
+
+def _lines(plan: Plan, measured: Results) -> list[str]:
+    """The result for people."""
+    *others, last = plan.methods
+    how = "trained from scratch on the memory" if plan.mode == "scratch" else f"trained by strategy {plan.strategy}"
+    assert plan.classes is not None
+    images = plan.ipc * plan.classes
+    headers, rows = cells(measured)
+    return [
+        f"CIFAR-100, {plan.classes} classes in {plan.steps} steps. Each memory: {images} images, {images * 3072:,} bytes; "
+        f"condensed for {plan.condense_steps} steps. Networks {how}, passes {plan.epochs}, minibatch {plan.batch}.",
+        "",
+        f"Accuracy on the classes seen, %, and half of its 95 % interval over {plan.orders} class orders:",
+        "",
+        *(f"| {' | '.join(row)} |" for row in (headers, ["---"] * len(headers), *rows)),
+        "",
+        f"Final accuracy of `{last}` minus that of another memory, order by order, in points:",
+        "",
+        *(f"- {other}: {difference(measured, last, other)}" for other in others),
+    ]
+
+
+def difference(measured: Results, ours: str, theirs: str) -> str:
+    """The mean difference of the final accuracies, its interval, and the difference in each order."""
+    pairs: Any = zip(measured.final(ours).values, measured.final(theirs).values, strict=True)  # type: ignore[union-attr]
+    found = [fmean(a) - fmean(b) for a, b in pairs]
+    return f"{Statistic(tuple((one,) for one in found))} ({', '.join(f'{100 * one:+.1f}' for one in found)})"
+
+
+if __name__ == "__main__":
+    main()
