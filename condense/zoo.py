@@ -85,7 +85,7 @@ class InstanceNorm(nn.GroupNorm):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision is too coarse for the moments
         var, mean = torch.var_mean(wide, dim=(2, 3), correction=0, keepdim=True)
         # The sum over one number changes nothing but makes the compiler for CPUs keep what it sums: it would compute the root
-        # and the division anew for each pixel, a quarter of a forward pass and a third of one with its gradient.
+        # and the division anew for each pixel.
         scale = (torch.rsqrt(var + self.eps) * self.weight[:, None, None]).cumsum(dim=2)
         return ((wide - mean) * scale + self.bias[:, None, None]).to(x.dtype)
 
