@@ -168,6 +168,14 @@ def test_a_row_says_what_is_known() -> None:
     assert "| dm | it diverged | | | 26.0 ± 0.8 |" in render.markdown(table, {entry: Found(None, 1, "it diverged")})
 
 
+def test_data_that_is_not_there_costs_its_own_entries_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(accuracy._MAIN, "smoke", [("digits", 1), ("cifar10", 1)])
+    assert run(tmp_path, "main", "--only", "random", "--data-dir", str(tmp_path)).exit_code == 0
+    found = {(entry["row"], entry["column"]): entry for entry in document(tmp_path, "main")["entries"]}
+    assert found["random", "digits IPC 1"]["missing_sets"] == 0
+    assert str(tmp_path) in found["random", "cifar10 IPC 1"]["failed"]
+
+
 def test_a_failed_row_is_told_and_the_others_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     condense = cells.condense
 
@@ -200,6 +208,20 @@ def test_numbers_of_an_embedding_against_their_definition() -> None:
             nearest = sorted(range(60), key=lambda index: float(((real[index] - one) ** 2).sum()))[:10]
             votes.append(sum(labels[index] == c for index in nearest) > 5)
         assert found["own"][c] == pytest.approx(sum(votes) / 2)
+
+
+def test_scores_of_the_campaign_are_taken_for_the_same_sets_alone(tmp_path: Path) -> None:
+    work, entries = cells.Work(tmp_path), accuracy.main(SCALES["smoke"]).entries
+    entry = next(one for one in entries if one.row == "dm")
+    made, trained = entry.sets[0], entry.trained
+    facts = {"dataset": "digits", "ipc": made.ipc, "seed": made.seed, "recipe": made.how.to_json()}
+    record = {"name": "job", **facts, "epochs": trained.protocol.epochs, "score": {"accuracies": [0.25]}}
+    for other in ({"epochs": 7}, {"seed": 1, "ipc": 2}, {"recipe": made.how.to_json() | {"lr": 3.0}}):
+        work.adopt(entries, [record | other])
+    assert not (tmp_path / "scores").exists()
+    work.adopt(entries, [record])
+    assert work.accuracies(made, trained) == [0.25]
+    assert [work.found(one).missing for one in entries if one.row != "dm"] == [2] * (len(entries) - 1)
 
 
 def test_the_campaign_fills_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -173,12 +174,30 @@ class Work:
                 write_json(self._scores(made, trained), {**about, "accuracies": accuracies})
                 told(len(accuracies), f"{value:.1%}")
 
+    def adopt(self, entries: Iterable[Entry], records: Iterable[dict[str, Any]]) -> None:
+        """Take the scores of finished campaign jobs for those sets of `entries` that they made and judged in the same way."""
+        known = {_origin(record["dataset"], record["ipc"], record["seed"], record["recipe"]): record for record in records}
+        for entry in entries:
+            judged = {"network": entry.trained.network, "epochs": entry.trained.protocol.epochs}
+            for made in entry.sets:
+                record = known.get(_origin(made.source.name, made.ipc, made.seed, made.how.to_json()))
+                if not record or {"network": record["recipe"]["network"], "epochs": record["epochs"]} != judged:
+                    continue
+                if len(self.accuracies(made, entry.trained)) < entry.trained.repeats:
+                    about = {"made": _plain(made), "trained": dataclasses.asdict(entry.trained), "campaign": record["name"]}
+                    write_json(self._scores(made, entry.trained), {**about, "accuracies": record["score"]["accuracies"]})
+
     def found(self, entry: Entry, failed: str = "") -> Found:
         """What is known of an entry, without making anything."""
-        per_set = [self.accuracies(made, entry.trained) for made in entry.sets]
+        if failed:
+            return Found(None, len(entry.sets), failed)
+        try:
+            per_set = [self.accuracies(made, entry.trained) for made in entry.sets]
+        except UserError as error:  # no such data here
+            return Found(None, len(entry.sets), str(error))
         whole = [accuracies for accuracies in per_set if len(accuracies) == entry.trained.repeats]
         score = Score(tuple(value for accuracies in whole for value in accuracies), len(whole)) if whole else None
-        return Found(score, len(per_set) - len(whole), failed)
+        return Found(score, len(per_set) - len(whole))
 
     def _load(self, source: Source) -> Dataset:
         return load_dataset(source.name, self._data_dir, resolution=source.resolution)
@@ -198,13 +217,25 @@ class Work:
         return _digest([self.dataset(made.source).fingerprint, _plain(made)])
 
 
+def lacking(entries: list[Entry], work: Work) -> dict[Entry, str]:
+    """The entries whose data is not there, and why; where none has its data, that is a `UserError`."""
+    found = {}
+    for entry in entries:
+        try:
+            work.dataset(entry.sets[0].source)
+        except UserError as error:
+            found[entry] = str(error)
+    if len(found) == len(entries):
+        raise UserError(next(iter(found.values())))
+    return found
+
+
 def work_through(entries: list[Entry], work: Work, failed: dict[Entry, str]) -> None:
-    """Make what is missing of all entries, every first seed before any second; why one could not be made goes into `failed`."""
+    """Make what is missing of all entries not in `failed`, every first seed before any second; why one fails goes there."""
     for seed in range(max((len(entry.sets) for entry in entries), default=0)):
         for entry in entries:
             if seed >= len(entry.sets) or entry in failed:
                 continue
-            work.dataset(entry.sets[seed].source)  # missing data is no fault of an entry
             try:
                 work.train(entry.sets[seed], entry.trained)
             except UserError as error:
@@ -213,6 +244,10 @@ def work_through(entries: list[Entry], work: Work, failed: dict[Entry, str]) -> 
 
 def _plain(made: Made) -> dict[str, Any]:
     return dataclasses.asdict(made) | {"how": made.how.to_json()}
+
+
+def _origin(*facts: Any) -> str:
+    return json.dumps(facts, sort_keys=True)
 
 
 def _digest(value: Any) -> str:

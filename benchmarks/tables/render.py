@@ -70,7 +70,7 @@ def draw(path: Path, table: Table, found: dict[Entry, Found]) -> None:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(rows)), rows)
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(rows) - 0.4, -0.6)  # the first row on top, rows without figures too
     measured = panels[0].plot([], [], "o", color="#5b7fb8", label="here, 95 % interval")[0]
     printed = panels[0].plot([], [], "D", markerfacecolor="none", color="#c9803a", label="the paper, at its full length")[0]
     figure.legend(handles=[measured, printed], loc="outside lower center", ncols=2, frameon=False)

@@ -9,7 +9,7 @@ import click
 
 from benchmarks import results
 from benchmarks.tables import accuracy, cost, embedding, render
-from benchmarks.tables.cells import Entry, Work, work_through
+from benchmarks.tables.cells import Work, lacking, work_through
 from benchmarks.tables.lines import SCALES
 from condense import UserError
 
@@ -23,7 +23,7 @@ def fill(table_name: str, scale: str, work: Work, name: str, *, rows: Sequence[s
     entries = [entry for entry in table.entries if _matches(entry.row, rows) and _matches(entry.column, columns)]
     if not entries:
         raise UserError("--only and --column: no entry of the table has such a row and column")
-    failed: dict[Entry, str] = {}
+    failed = lacking(entries, work)
     try:
         work_through(entries, work, failed)
     finally:
