@@ -116,7 +116,7 @@ class Work:
                 return resume(folder, dataset)
             source = dataclasses.replace(made.source, data_dir=self._data_dir)
             return condense(
-                dataset, ipc=made.ipc, recipe=self._with_experts(made.how, dataset), seed=made.seed, out=folder,
+                dataset, ipc=made.ipc, recipe=self.with_experts(made.how, dataset), seed=made.seed, out=folder,
                 device=self.device.type, source=source,
             )  # fmt: skip
         chosen = select(
@@ -132,7 +132,7 @@ class Work:
         chosen.save(folder)
         return chosen
 
-    def _with_experts(self, recipe: Recipe, dataset: Dataset) -> Recipe:
+    def with_experts(self, recipe: Recipe, dataset: Dataset) -> Recipe:
         """`recipe` with the experts it needs, trained first: one for every 50 steps, 100 for the 5,000 published."""
         method = recipe.method
         if not isinstance(method, MTT) or method.experts:

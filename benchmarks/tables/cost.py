@@ -14,6 +14,7 @@ from scipy.stats import t
 
 from benchmarks.step import noise_dataset
 from benchmarks.tables.accuracy import SCALE_100
+from benchmarks.tables.cells import Work
 from benchmarks.tables.lines import Line, Scale, recipe_of
 from benchmarks.tables.published import COST
 from condense import UserError
@@ -34,29 +35,30 @@ def lines() -> dict[str, Line]:
     return {method: SCALE_100 if method == "datadam" else Line(recipe=recipe_for(method), changes={}) for method in METHODS}
 
 
-def measure_all(scale: Scale, device: str) -> list[dict[str, Any]]:
+def measure_all(scale: Scale, work: Work) -> list[dict[str, Any]]:
     """A record of each method and number of images per class."""
     records = []
     for ipc in IPCS[scale.name]:
         for method in lines():
             if scale.name == "smoke":  # starting processes would take longer than all the steps
-                found = measure(method, scale, ipc, device)
+                found = measure(method, scale, ipc, work.folder, work.device.type)
             else:
                 with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                    found = pool.submit(measure, method, scale, ipc, device).result()
+                    found = pool.submit(measure, method, scale, ipc, work.folder, work.device.type).result()
             records.append({"method": method, "ipc": ipc, **found})
             print(_row(records[-1]), flush=True)
     return records
 
 
-def measure(method: str, scale: Scale, ipc: int, device: str) -> dict[str, Any]:
-    """Seconds of each counted step, and the peak; or why there is none."""
+def measure(method: str, scale: Scale, ipc: int, folder: Path, device: str) -> dict[str, Any]:
+    """Seconds of each counted step, and the peak; or why there is none. Experts that a method needs are kept in `folder`."""
     # The preprocessing is done once a run, not once a step: standardisation, for every method.
     line = lines()[method]
     line = Line(recipe=line.recipe, changes=line.changes | {"preprocess": "standard"})
     try:
         recipe = recipe_of(line, method, scale, Source(name="cifar10"), ipc)
         dataset = noise_dataset(8 if scale.name == "smoke" else 32, per_class=max(recipe.real_batch, ipc))
+        recipe = Work(folder, device=device).with_experts(recipe, dataset)
         reset_peak_memory(pick_device(device))
         found = rehearse(dataset, ipc=ipc, recipe=recipe, device=device, steps=1 + TURNS[scale.name])
     except UserError as error:

@@ -36,7 +36,7 @@ def fill(table_name: str, scale: str, work: Work, name: str, *, rows: Sequence[s
 
 def fill_cost(scale: str, work: Work, name: str) -> int:
     """Measure every method's step, in one run, and write the table."""
-    records = cost.measure_all(SCALES[scale], work.device.type)
+    records = cost.measure_all(SCALES[scale], work)
     _write(name, scale, {"records": records}, cost.markdown(records, SCALES[scale]))
     cost.draw(results.FOLDER / f"{name}.png", records)
     return 0
