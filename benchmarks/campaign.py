@@ -12,7 +12,6 @@ being trained is lost. Killed outright, a job goes on from its last checkpoint, 
 `benchmarks/campaign_continual.py`, the architecture searches in `benchmarks/campaign_nas.py`; both keep every single training.
 """
 
-import math
 import re
 import shutil
 import signal
@@ -30,11 +29,7 @@ from typing import Any
 
 import click
 
-from benchmarks import campaign_continual, campaign_nas, results
-from benchmarks.tables import accuracy
-from benchmarks.tables import run as tables
-from benchmarks.tables.cells import Work
-from benchmarks.tables.lines import SCALES as TABLE_SCALES
+from benchmarks import campaign_continual, campaign_nas, campaign_tables, results
 from condense import CondensedSet, Protocol, Recipe, Score, UserError, condense, load_dataset, resolve, resume
 from condense.data import Dataset
 from condense.device import pick_device
@@ -191,7 +186,7 @@ def jobs(scale: Scale) -> list[Job]:
     if scale.nas is not None:
         found += [Job(order, name, work) for order, name, work in campaign_nas.plan(scale.nas)]
     if scale.tables is not None:
-        found += table_jobs(scale.tables)
+        found += [Job(order, name, work) for order, name, work in campaign_tables.plan(scale.tables)]
     return sorted(found, key=lambda job: job.order)
 
 
@@ -223,29 +218,6 @@ def condense_and_evaluate(place: Workplace, name: str, *, cell: Cell) -> None:
     score = Score(tuple(_accuracies(record)))
     place.keep(record | {"finished": True, "score": score.to_json()}, f"accuracy {score.mean:.2%}, std {score.std:.2%}")
     shutil.rmtree(run)
-
-
-def table_jobs(scale: str) -> list[Job]:
-    """The tables of `benchmarks.tables` at a scale, each a job, after everything else: they take longest.
-
-    Their sets and scores are kept in `tables.run`, what the jobs above found of the same sets included; the tables themselves go
-    where all results go.
-    """
-    return [Job(math.inf, f"table-{table}", partial(_fill, table=table, scale=scale)) for table in tables.TABLES]
-
-
-def _fill(place: Workplace, name: str, *, table: str, scale: str) -> None:
-    """Work on a table until it is full."""
-    record, work = place.record(name), Work(place.out / "tables.run", place.data_dir)
-    try:
-        if table in accuracy.TABLES:
-            work.adopt(accuracy.TABLES[table](TABLE_SCALES[scale]).entries, _finished_cells(place.out))
-        with place.leg(record, "measure"):
-            left = tables.TABLES[table](scale, work, tables.title(table, scale))
-    except (Interrupted, KeyboardInterrupt):
-        place.keep(record, "begun")
-        raise
-    place.keep(record | {"finished": not left}, f"{left} sets missing" if left else "full")
 
 
 def _condensed(place: Workplace, record: dict[str, Any], run: Path, cell: Cell) -> CondensedSet:
@@ -296,7 +268,8 @@ def _lighten(run: Path) -> None:
 
 def table(out: Path) -> list[str]:
     """The finished jobs of the folder as a Markdown table, a row for each dataset, IPC and line."""
-    cells = sorted(_finished_cells(out), key=_row)
+    records = [read_json(path) for path in sorted(out.glob("*.json"))]
+    cells = sorted((one for one in records if one["finished"] and "line" in one), key=_row)
     lines = ["| dataset | IPC | line | accuracy, % | 95 % interval | std | sets x networks |", "|---|---|---|---|---|---|---|"]
     for (dataset, ipc, line), group in groupby(cells, key=_row):
         runs = [_accuracies(one) for one in group]
@@ -307,12 +280,6 @@ def table(out: Path) -> list[str]:
             f"| {100 * score.std:.2f} | {len(runs)} x {len(runs[0])} |"
         )
     return lines
-
-
-def _finished_cells(out: Path) -> list[dict[str, Any]]:
-    """The records of the finished sets."""
-    records = [read_json(path) for path in sorted(out.glob("*.json"))]
-    return [record for record in records if record["finished"] and "line" in record]
 
 
 def _row(record: dict[str, Any]) -> tuple[str, int, str]:

@@ -233,4 +233,5 @@ def test_the_campaign_fills_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert result.exit_code == 0, result.output
     assert "table-high-resolution: full" in result.stdout
     assert (tmp_path / "results" / "tables_high-resolution_smoke.json").exists()
-    assert {job.name for job in campaign.table_jobs("full")} == {f"table-{name}" for name in TABLES}
+    full = {job.name for job in campaign.jobs(campaign.SCALES["full"])}
+    assert {f"table-{name}" for name in TABLES} <= full
