@@ -25,7 +25,7 @@ from nas import SPACES, space
 _SEEDS = (777, 888, 999)
 # Our names for what the benchmark calls dataset and evaluation set. Its `cifar10` is trained on all 50,000 images and has
 # no validation accuracy; its `cifar10-valid` is trained on half of them.
-_OFFICIAL = {
+OFFICIAL = {
     "cifar10_valid": ("cifar10-valid", "x-valid"),
     "cifar10_test": ("cifar10", "ori-test"),
     "cifar100_valid": ("cifar100", "x-valid"),
@@ -33,6 +33,7 @@ _OFFICIAL = {
     "imagenet16_120_valid": ("ImageNet16-120", "x-valid"),
     "imagenet16_120_test": ("ImageNet16-120", "x-test"),
 }
+"""The accuracies that NAS-Bench-201 has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,9 +175,9 @@ def _official_row(api: Any, index: int) -> dict[str, float]:
     """What the table holds of one architecture; what the benchmark has not measured is left out."""
     # Asked of its records directly: the package's own query functions default to 12 epochs and to a random seed.
     long, short = (api.query_meta_info_by_index(int(index), hp=hp) for hp in ("200", "12"))
-    row = {name: _accuracy(long, *where) for name, where in _OFFICIAL.items()}
-    row |= {f"cifar10_valid_seed{seed}": _accuracy(long, *_OFFICIAL["cifar10_valid"], seed) for seed in _SEEDS}
-    row |= {f"{name}_12ep": _accuracy(short, *where) for name, where in _OFFICIAL.items() if name.endswith("_test")}
+    row = {name: _accuracy(long, *where) for name, where in OFFICIAL.items()}
+    row |= {f"cifar10_valid_seed{seed}": _accuracy(long, *OFFICIAL["cifar10_valid"], seed) for seed in _SEEDS}
+    row |= {f"{name}_12ep": _accuracy(short, *where) for name, where in OFFICIAL.items() if name.endswith("_test")}
     row["n_seeds"] = len(long.dataset_seed.get("cifar10-valid", ()))
     if "cifar10-valid" in long.dataset_seed:
         costs = long.get_compute_costs("cifar10-valid")

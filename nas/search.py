@@ -30,7 +30,7 @@ from nas.live import watched
 from nas.plan import FILE, HELD_OUT, REFERENCE_REGIMES, REGIMES, SCORE, Plan, candidates, find_reference, load_plan, record
 from nas.proxy import Bench, Regime, Task
 from nas.ranking import Ranking, collect
-from nas.reference import Reference, load
+from nas.reference import OFFICIAL, Reference, load
 from nas.report import write_report
 from nas.sets import make_proxies, seen_held_out
 from nas.trials import Trials
@@ -279,9 +279,9 @@ def _notes(plan: Plan, result: Ranking | None, done: int, total: int) -> list[st
         return notes
     if result.truth is None:
         how = (
-            f"train one: `nas reference --space {plan.space} --dataset {plan.source.name}`, and pass it by --reference"
-            if plan.space != nasbench201.NAME
-            else "put nasbench201.csv.gz into the data folder, or make it of the official file by `nas convert`"
+            "put nasbench201.csv.gz into the data folder, or make it of the official file by `nas convert`"
+            if plan.space == nasbench201.NAME and f"{plan.source.name}_test" in OFFICIAL
+            else f"train one: `nas reference --space {plan.space} --dataset {plan.source.name}`, and pass it by --reference"
         )
         notes.append(
             f"no reference for {plan.source.name}: this is a ranking, but nothing here says how far it can be trusted; {how}"

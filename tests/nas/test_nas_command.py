@@ -72,7 +72,9 @@ def test_json_is_one_document_and_show_repeats_it(capsys, monkeypatch, tmp_path:
     assert (found["done"], found["total"], found["ranked_by"]) == (8, 8, "flops")
     flops = [row["flops"] for row in found["architectures"]]
     assert flops == sorted(flops, reverse=True)
-    assert "nas convert" in found["notes"][0]  # no reference for digits, and how to get one
+    assert (
+        "nas reference --space nasbench201 --dataset digits" in found["notes"][0]
+    )  # no reference for digits, and how to get one
     assert json.loads(Path(found["files"][1]).read_text())["architectures"] == found["architectures"]
     assert json.loads(run(capsys, monkeypatch, "show", tmp_path / "run", "--json")[1]) == found
     code, out, _ = run(capsys, monkeypatch, "show", tmp_path / "run")

@@ -67,7 +67,7 @@ TRUTH = {index: 80.0 + place for place, index in enumerate(CELLS)}
 def test_a_search_without_a_reference_ranks_and_says_what_is_missing(digits, tmp_path):
     found = _search(digits, tmp_path / "run")
     assert (found.done, found.total) == (25, 25)  # 5 cells: baselines, and 2 proxies by 2 seeds
-    assert any("no reference for digits" in note and "nas convert" in note for note in found.notes)
+    assert any("no reference for digits" in note and "nas reference --space nasbench201" in note for note in found.notes)
     assert found.ranking.agreements == {}
     assert {path.name for path in (tmp_path / "run").iterdir()} >= {"ranking.csv", "ranking.json", "report.html", "search.json"}
     rows = list(csv.DictReader((tmp_path / "run" / "ranking.csv").read_text().splitlines()))
@@ -171,6 +171,11 @@ def test_out_of_time_and_resumed(digits, tmp_path):
     assert resume(tmp_path / "run", digits, engine=HERE, quiet=True).done == 25
     undisturbed = _search(digits, tmp_path / "other")
     assert show(tmp_path / "run").ranking.to_json() == undisturbed.ranking.to_json()
+
+
+def test_where_the_benchmark_has_a_reference_it_is_named(digits, tmp_path):
+    found = _search(digits, tmp_path / "run", minutes=0, source=Source(name="cifar10"))
+    assert any("no reference for cifar10" in note and "nas convert" in note for note in found.notes)
 
 
 def test_two_searches_share_a_store(digits, tmp_path):
