@@ -239,10 +239,11 @@ def _publish(study: str, found: Found, common: dict[str, Any], scale: dict[str, 
     if ranking is None or not ranking.agreements:
         click.echo(f"{found.done} of {found.total} trainings: nothing to correlate yet")
         return
-    told = ", ".join(f"{key} {value}" for key, value in scale.items())
+    told = ", ".join(f"{key} {value}" for key, value in (scale | {"held-out images": common["held_out"]}).items())
+    dataset = common["dataset"] + (f" at {common['resolution']} px" if common["resolution"] else "")
     rows = agreement_rows(ranking.agreements)
     lines = [
-        f"# {len(ranking)} architectures of {ranking.space} on {common['dataset']}: {told}",
+        f"# {len(ranking)} architectures of {ranking.space} on {dataset}: {told}",
         "",
         *(f"- {note}" for note in found.notes),
         *more,

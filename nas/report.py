@@ -22,22 +22,27 @@ _SHOWN = {"spearman": "Spearman", "spearman_top20": "top 20 %", "spearman_top10"
 
 
 def scatter(path: Path, ranking: Ranking, proxy: str) -> Path:
-    """Write a PNG of a proxy's three scores, and of the parameter count, against the truth; returns the file."""
+    """Write a PNG of a proxy's three scores, and of the parameter count, against the truth; better to the right."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     assert ranking.truth is not None
     columns = [f"{proxy} {score}" for score in SCORES] + [YARDSTICK]
     figure = Figure(figsize=(3.1 * len(columns), 3.2), layout="constrained", dpi=150)
     for axes, column in zip(figure.subplots(1, len(columns), sharey=True), columns, strict=True):
-        scores = ranking.columns[column]
-        finite = np.isfinite(scores)
-        axes.scatter(scores[finite], 100 * ranking.truth[finite], s=12, color="#5b7fb8", alpha=0.8, linewidths=0)
-        found = ranking.agreements[column]["spearman"]
-        axes.set_title(f"Spearman {interval(found)}", fontsize=9)
         label = column.removeprefix(f"{proxy} ").replace("_", " ")
-        axes.set_xlabel(f"{label} (negated)" if label.endswith("loss") else label)
-        if column == YARDSTICK:
+        finite = np.isfinite(ranking.columns[column])
+        values = np.abs(ranking.columns[column][finite])  # losses are negated there
+        axes.scatter(values, 100 * ranking.truth[finite], s=12, color="#5b7fb8", alpha=0.8, linewidths=0)
+        axes.set_title(f"Spearman {interval(ranking.agreements[column]['spearman'])}", fontsize=9)
+        axes.set_xlabel(f"{label} (reversed)" if label.endswith("loss") else label)
+        if label.endswith("loss"):
+            axes.invert_xaxis()
+        if len(values) and values.max() > 4 * values.min() > 0 and label != "accuracy":
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("true test accuracy, %")
