@@ -358,13 +358,14 @@ def _curve(path: Path, ranking: Ranking, sizes: list[int], passes: dict[str, lis
     for number, (proxy, curve) in enumerate(passes.items()):
         epochs, colour = range(1, len(curve) + 1), f"C{number + len(SCORES)}"
         right.plot(epochs, [e.value for e in curve], color=colour, label=proxy)
-        right.fill_between(epochs, [e.low for e in curve], [e.high for e in curve], color=colour, alpha=0.12, linewidth=0)
+        right.fill_between(epochs, [e.low for e in curve], [e.high for e in curve], color=colour, alpha=0.08, linewidth=0)
     right.set_xlabel("passes over which the training loss is summed")
+    right.set_xticks([1, *range(5, max(map(len, passes.values())) + 1, 5)])
     for axes in (left, right):
         axes.axhline(ranking.agreements[YARDSTICK]["spearman"].value, color="#333333", linestyle="--", label=YARDSTICK)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, loc="lower right", fontsize=8)
+        axes.legend(frameon=False, loc="lower left" if axes is left else "lower right", fontsize=8)
     save_figure(figure, path)
 
 
