@@ -1,4 +1,7 @@
-"""The campaign's class-incremental streams: memories of 20 images a class on CIFAR-100, in 5 and in 10 steps."""
+"""The campaign's class-incremental streams: memories of 20 images a class on CIFAR-100, in 5 and in 10 steps.
+
+Both take their memories from the folder `memories.run`, so that no class is condensed twice; git ignores it.
+"""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
 Streams = dict[str, tuple[str, int, Plan]]
 """Name of the job -> dataset, its classes, and what is measured."""
 
-_MEMORIES = ("random", "herding", "dm", "datadam:loss_scale=100")
+_MEMORIES = ("random", "herding", "dm", "datadam:loss_scale=100", "best")
 FULL: Streams = {f"continual-{steps}-steps": ("cifar100", 100, Plan(steps=steps, methods=_MEMORIES)) for steps in (5, 10)}
 _SMALL = Plan(steps=2, methods=("random",), ipc=1, orders=1, repeats=1, epochs=2, network="convnet-d2-w8")
 SMOKE: Streams = {"continual-digits": ("digits", 10, _SMALL)}
@@ -30,11 +33,12 @@ def plan(streams: Streams) -> Iterator[tuple[float, str, Callable[["Workplace", 
 
 def measure(place: "Workplace", name: str, *, dataset: str, plan: Plan) -> None:
     """Measure memories in a stream; stopped, it goes on behind the last network."""
-    record, folder = place.record(name), place.out / f"{name}.run"
+    record, folder, cache = place.record(name), place.out / f"{name}.run", place.out / "memories.run"
     with place.leg(record, "continual"):
         begun = (folder / "plan.json").exists()
         real = place.dataset(dataset)
-        found = resume(folder, real) if begun else run(real, plan, folder)
+        found = resume(folder, real, cache=cache) if begun else run(real, plan, folder, cache=cache)
+    shutil.copyfile(folder / "accuracy.png", place.out / f"{name}.png")
     final = ", ".join(f"{method} {found.final(method)}" for method in plan.methods)
     place.keep(record | {"finished": True, "measured": found.to_json()}, f"final accuracy, %: {final}")
     shutil.rmtree(folder)

@@ -130,8 +130,8 @@ def run(
         return _Run(dataset, plan, folder, job, quiet).finish()
 
 
-def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = False) -> Results:
-    """Go on with the run in folder `out`. `dataset` is needed only where it has no name to load it by."""
+def resume(out: str | Path, dataset: Dataset | None = None, *, cache: str | Path | None = None, quiet: bool = False) -> Results:
+    """Go on with the run in folder `out`. `dataset` is needed only where no name loads it; `cache` if it has moved."""
     folder = Path(out)
     if not (folder / "plan.json").exists():
         raise UserError(f"{folder} holds no continual run (no plan.json): start one with `continual --out {folder}`")
@@ -148,6 +148,8 @@ def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = Fal
                 f"{folder} measures {source.name} with content {fingerprint}, "
                 f"but {dataset.name} found now has content {dataset.fingerprint}"
             )
+        if cache is not None:
+            job["cache"] = str(cache)
         return _Run(dataset, plan, folder, job, quiet).finish()
 
 

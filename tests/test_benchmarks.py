@@ -84,6 +84,7 @@ def test_the_campaign_measures_streams(tmp_path: Path) -> None:
     assert stream["finished"] is True
     assert 0 <= stream["measured"]["random"]["final"]["mean"] <= 1
     assert stream["continual"][0]["seconds"] > 0
+    assert (tmp_path / "continual-digits.png").exists()
     assert not (tmp_path / "continual-digits.run").exists()
 
 

@@ -168,6 +168,9 @@ def test_a_run_is_complete_and_condenses_once(world, tmp_path, monkeypatch):
     monkeypatch.setattr("condense.run.Engine.step", lambda *_: pytest.fail("condensed again"))
     other = dataclasses.replace(PLAN, steps=2, methods=(TINY,), orders=1, repeats=1)
     run(world.dataset, other, tmp_path / "b", cache=tmp_path / "a" / "memories", quiet=True)
+    (tmp_path / "b" / "rows.json").unlink()
+    (tmp_path / "a" / "memories").rename(tmp_path / "moved")
+    resume(tmp_path / "b", world.dataset, cache=tmp_path / "moved", quiet=True)
 
 
 def test_a_killed_run_ends_as_an_undisturbed_one(world, tmp_path, monkeypatch):
