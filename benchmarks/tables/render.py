@@ -42,8 +42,9 @@ def _row(entry: Entry, found: Found, table: Table) -> str:
     if not found.score:
         return f"| {entry.row} | not yet | | | {paper} |"
     low, high = (f"{100 * end:.1f}" for end in found.score.ci95)
+    interval = f"{low} to {high}" if len(found.score.accuracies) > 1 else "none: one network"
     of = f"{found.score.sets} x {entry.trained.repeats}" + (f" ({found.missing} sets to come)" if found.missing else "")
-    return f"| {entry.row} | {100 * found.score.mean:.1f} | {low} to {high} | {of} | {paper} |"
+    return f"| {entry.row} | {100 * found.score.mean:.1f} | {interval} | {of} | {paper} |"
 
 
 def draw(path: Path, table: Table, found: dict[Entry, Found]) -> None:
