@@ -297,7 +297,11 @@ def seconds_of(text: str) -> float:
 @contextmanager
 def ending_after(seconds: float) -> Iterator[None]:
     """When the time is up, what is inside gets a Ctrl-C; a scheduler's SIGTERM is one too."""
-    handlers = {signal.SIGALRM: lambda *_: signal.raise_signal(signal.SIGINT), signal.SIGTERM: signal.default_int_handler}
+    handlers = {
+        signal.SIGALRM: lambda *_: signal.raise_signal(signal.SIGINT),
+        signal.SIGTERM: signal.default_int_handler,
+        signal.SIGINT: signal.default_int_handler,  # a shell's background job starts with it ignored
+    }
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))  # 0 would be never

@@ -199,6 +199,16 @@ def test_the_end_of_the_budget_is_no_failure(tmp_path: Path, monkeypatch: pytest
     assert [signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGINT, signal.SIGTERM)] == handlers
 
 
+def test_the_budget_ends_where_a_shell_ignores_interrupts_in_the_background() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt), campaign.ending_after(0.05):
+            time.sleep(10)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_job_that_fails_is_told_and_the_next_one_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fault(place: campaign.Workplace, name: str) -> None:
         raise ZeroDivisionError("a fault of ours")
