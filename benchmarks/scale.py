@@ -99,7 +99,7 @@ PLANS = {
         ipcs=(1, 10, 50),
         sizes=(32, 64, 128),
         ranks=(1, 2),
-        turns=3,
+        turns=9,
     ),
     "smoke": Plan(
         base=Setting(classes=4, ipc=2, size=8, real_batch=4, network="convnet-w8"),
@@ -114,6 +114,7 @@ PLANS = {
 
 def measure(setting: Setting, device: torch.device, turns: int, clock: str) -> dict[str, Any]:
     """Seconds and bytes of a step at one setting."""
+    device = pick_device(device.type)  # readies this process
     dataset = setting.dataset()
     # Class after class the same start: drawing a gigabyte of noise would take longer than the steps.
     start = torch.randn(setting.ipc, 3, setting.size, setting.size, generator=torch.Generator().manual_seed(1))

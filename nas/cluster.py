@@ -178,7 +178,7 @@ def _work(pipe: Connection, device: str, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    bench: Bench = pickle.loads(pipe.recv_bytes()).to(torch.device(device))
+    bench: Bench = pickle.loads(pipe.recv_bytes()).to(pick_device(device))
     while True:
         try:
             pipe.send(bench.run(pipe.recv()))
@@ -268,5 +268,5 @@ def _on_a_node(shared: list[Any], device: str, threads: int, task: Task) -> Tria
     (reference,) = shared
     if reference not in _benches:
         _benches.clear()
-        _benches[reference] = ray.get(reference).to(torch.device(device))
+        _benches[reference] = ray.get(reference).to(pick_device(device))
     return _benches[reference].run(task)

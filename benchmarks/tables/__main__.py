@@ -19,6 +19,7 @@ from condense.run import Interrupted
 
 ABOUT = {
     "main": "Accuracy by method, dataset and images per class: the paper's first table, and the generative models' (11).",
+    "order": "Random, DM, DataDAM and `best` with twice the sets of the main table, so that their order can be told.",
     "high-resolution": "Random, DM and DataDAM on ImageNet and its subsets: the second table.",
     "cross": "Sets made with one architecture, networks of another trained on them: the third table.",
     "ablation": "DataDAM with one thing changed at a time: tables 5 to 7, figures 3, 4 and 8 to 13.",

@@ -106,7 +106,7 @@ def recipe_of(line: Line, name: str, scale: Scale, source: Source, ipc: int) -> 
     published = resolve(line.recipe, source.name, (3, size, size), ipc)
     settings = SETTINGS[scale.name]
     changes: dict[str, Any] = {}
-    for key in (DEFAULT, published.method_name, name):
+    for key in (DEFAULT, published.method_name, f"{published.method_name} IPC {ipc}", name):
         changes |= settings.get(key, {})
     return published.override(changes | line.changes)
 
