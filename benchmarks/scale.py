@@ -1,8 +1,9 @@
 """How a step's time and memory grow with the classes, the images per class, the resolution and the number of ranks.
 
 Every point is measured in a fresh process on random images: the median time of a step after two to warm up, and the most memory
-used. The latter is split: what must lie there between steps (real images as uint8, synthetic images and their momentum as
-float32) grows with the classes by its nature; what a step needs on top, the working memory, should not.
+used; on a CPU in several rounds, of which the median time and the most memory are shown. Memory is split: what must lie there
+between steps (real images as uint8, synthetic images and their momentum as float32) grows with the classes by its nature; what
+a step needs on top, the working memory, should not.
 
 The ranks' curve runs the command itself under torchrun on an array of random images: the difference of a long and a short run.
 """
@@ -70,7 +71,9 @@ class Plan:
     sizes: tuple[int, ...]
     ranks: tuple[int, ...]
     turns: int
-    """Counted steps of a point."""
+    """Counted steps of a point, each time it is measured."""
+    rounds: int
+    """Times every point is measured, all once before any again: a machine's slow minutes do not fall on one point alone."""
 
     def curves(self) -> dict[str, list[Setting]]:
         """The points of every curve but the ranks'."""
@@ -92,6 +95,7 @@ PLANS = {
         sizes=(32, 64, 128),
         ranks=(1, 2, 4, 8),
         turns=5,
+        rounds=1,
     ),
     "cpu": Plan(
         base=Setting(classes=100, ipc=5, size=32, real_batch=10, network="convnet-w16"),
@@ -99,7 +103,8 @@ PLANS = {
         ipcs=(1, 10, 50),
         sizes=(32, 64, 128),
         ranks=(1, 2),
-        turns=9,
+        turns=5,
+        rounds=5,
     ),
     "smoke": Plan(
         base=Setting(classes=4, ipc=2, size=8, real_batch=4, network="convnet-w8"),
@@ -108,6 +113,7 @@ PLANS = {
         sizes=(16,),
         ranks=(),
         turns=2,
+        rounds=2,
     ),
 }
 
@@ -185,6 +191,16 @@ def measure_ranks(setting: Setting, ranks: int, device: torch.device, turns: int
                 raise click.ClickException(f"{ranks} ranks failed:\n{done.stderr[-2000:]}")
             taken[steps] = json.loads(Path(f"{folder}/{steps}/run.json").read_text())["progress"]["seconds"]
     return dataclasses.asdict(setting) | {"ranks": ranks, "step_s": (taken[long] - taken[short]) / turns}
+
+
+def combined(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """One point from what was measured of it: the median time, the most memory."""
+    most = {field: max(one[field] for one in rounds) for field in MEMORY if field in rounds[0]}
+    return rounds[0] | {
+        "step_s": median(one["step_s"] for one in rounds),
+        "step_s_rounds": [one["step_s"] for one in rounds],
+        **most,
+    }
 
 
 def verdict(points: list[dict[str, Any]]) -> dict[str, Any]:
@@ -273,18 +289,19 @@ def draw(path: Path, curves: dict[str, list[dict[str, Any]]]) -> None:
 def main(device: str, plan: str | None, wanted: tuple[str, ...], clock: str, name: str) -> None:
     """Draw time and memory of a step against classes, IPC, resolution and ranks."""
     place, chosen = pick_device(device), PLANS[plan or device]
-    conditions, curves = results.conditions(), dict[str, list[dict[str, Any]]]()
+    conditions, measured = results.conditions(), dict[tuple[str, int], list[dict[str, Any]]]()
     gpus = torch.cuda.device_count() if device == "cuda" else max(chosen.ranks, default=0)
     tasks: list[tuple[str, Setting, int | None]]
     tasks = [(curve, setting, None) for curve, settings in chosen.curves().items() for setting in settings]
     tasks += [("ranks", chosen.base, ranks) for ranks in chosen.ranks if ranks <= gpus]
-    for curve, setting, ranks in (task for task in tasks if task[0] in wanted):
+    for curve, setting, ranks in [task for task in tasks if task[0] in wanted] * chosen.rounds:
         if ranks is None:
             point = measure_apart(setting, place, chosen.turns, clock)
         else:
             point = measure_ranks(setting, ranks, place, chosen.turns)
-        curves.setdefault(curve, []).append(point)
+        measured.setdefault((curve, point[curve]), []).append(point)
         click.echo(f"{curve} {point[curve]}: {point['step_s']:.4f} s a step")
+        curves = {name: [combined(rounds) for (of, _), rounds in measured.items() if of == name] for name, _ in measured}
         found = verdict(curves["classes"]) if len(curves.get("classes", ())) == len(chosen.classes) else None
         document = {"conditions": conditions, "verdict": found, "curves": curves}
         results.write(name, document, table(curves, found))  # after every point: a run cut short has shown something

@@ -79,7 +79,7 @@ def order(scale: Scale) -> Table:
         ),
         published=published.MAIN,
         notes=(
-            "`best` and `datadam` are under ZCA, as published; `dm` was published without, and `dm, ZCA` compares like with like.",
+            "`best` and `datadam` are under ZCA, the paper's preprocessing; `dm` was published without: compare it by `dm, ZCA`.",
         ),
     )
 

@@ -1,0 +1,37 @@
+"""Devices."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+from condense import UserError
+from condense.device import pick_device
+
+FAULTS = """
+import resource, sys, torch
+from condense.device import pick_device
+if sys.argv[1] == "kept":
+    pick_device("cpu")
+for turn in range(13):
+    if turn == 3:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(12, 1 << 20).relu_()  # 48 MB
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than GNU's")
+def test_on_a_cpu_a_map_is_not_fetched_anew_each_time() -> None:
+    faults = {
+        way: int(subprocess.run([sys.executable, "-c", FAULTS, way], capture_output=True, text=True, check=True).stdout)
+        for way in ("kept", "returned")
+    }
+    assert faults["kept"] < 0.1 * faults["returned"]
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:7", ""])
+def test_an_unknown_device_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="must be auto, cpu or cuda"):
+        pick_device(name)
