@@ -43,7 +43,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "full": {},
 }
-"""What is changed in a recipe at each scale: by default, for a method, for it at an IPC, for a line; the most special goes last."""
+"""What is changed in a recipe at each scale: by default, for a method, for it at an IPC, for a line: the last word counts."""
 
 POOLS = {
     "smoke": {"pool": 1, "pool_steps": 2},
