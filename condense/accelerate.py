@@ -20,8 +20,8 @@ T = TypeVar("T")
 _WORTH_COMPILING = 2e7
 """Pixels into a network, in all, above which compiling pays: some 20 s of eager training or 60 s of forward passes."""
 _BLOCK_PIXELS = {"cpu": 50 * 1024, "cuda": 1280 * 1024}
-"""Pixels a device takes at once. On a CPU the widest maps of 50 float32 images of 32 px stay in cache, and below 32 MB, from
-which on the C library's allocator asks the system for fresh pages each time; on a GPU it is a bound on memory."""
+"""Pixels a device takes at once. On a CPU the widest maps of 50 float32 images of 32 px stay in cache, and are among the
+blocks that `condense.device` keeps when they are freed; on a GPU it is a bound on memory."""
 LAYOUT = {"cpu": torch.channels_last, "cuda": torch.channels_last}
 """Order of a map's numbers in memory; `python -m benchmarks.step --layout` measures both."""
 
