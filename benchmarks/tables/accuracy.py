@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.tables import published
 from benchmarks.tables.cells import Entry, Trained
-from benchmarks.tables.lines import POOLS, Line, Scale, main_lines, sets_of, trained_of
+from benchmarks.tables.lines import POOLS, SETTINGS, Line, Scale, main_lines, sets_of, trained_of
 from condense.folder import Source
 from condense.methods import METHODS
 from condense.recipes import recipe_for
@@ -38,8 +38,13 @@ _HIGH_RESOLUTION: dict[str, list[tuple[Source, int]]] = {
         *((Source(name=name), ipc) for name in ("imagenette", "imagewoof", "imagesquawk") for ipc in (1, 10)),
     ],
 }
-_STUDY = {"smoke": ("digits", 1), "cpu": ("cifar10", 10), "full": ("cifar10", 50)}
-"""Dataset and images per class of the cross table."""
+_OTHERS = tuple(method for method in METHODS if method != "datadam")
+_CROSS: dict[str, tuple[Source, int, int, tuple[str, ...]]] = {
+    "smoke": (Source(name="digits"), 1, 2, ()),
+    "cpu": (Source(name="cifar10", resolution=16), 10, 100, ("dm",)),  # a ResNet-18 or ViT takes minutes for each set
+    "full": (Source(name="cifar10"), 50, 1000, _OTHERS),
+}
+"""Images, their number per class, passes over them, and methods beside DataDAM of the cross table."""
 _AT_TEN = {"smoke": ("digits", 1), "cpu": ("cifar10", 10), "full": ("cifar10", 10)}
 
 
@@ -105,20 +110,20 @@ def high_resolution(scale: Scale) -> Table:
 
 def cross(scale: Scale) -> Table:
     """Sets made with one architecture, networks of another trained on them."""
-    dataset, ipc = _STUDY[scale.name]
-    scale, source = dataclasses.replace(scale, seeds=1 if scale.name == "smoke" else scale.seeds), Source(name=dataset)
+    source, ipc, epochs, methods = _CROSS[scale.name]
+    scale = dataclasses.replace(scale, seeds={"smoke": 1, "cpu": 3}.get(scale.name, scale.seeds), epochs=epochs)
     base = trained_of(scale, source)
     networks = {"convnet": scale.network, "alexnet": "alexnet", "vgg11": "vgg11", "resnet18": "resnet18-bn", "vit": "vit-tiny"}
     if scale.name == "smoke":  # drawing the weights of the others takes longer than all else
         networks = {name: networks[name] for name in ("convnet", "alexnet")}
     sets = {"random": sets_of("standard", "random", scale, source, ipc)}
-    for method in () if scale.name == "smoke" else (method for method in METHODS if method != "datadam"):
+    for method in methods:
         sets[f"{method} from convnet"] = sets_of(Line(recipe=recipe_for(method), changes={}), method, scale, source, ipc)
     for made_with in (name for name in ("convnet", "alexnet", "vgg11") if name in networks):
         line = Line(recipe="paper", changes=SCALE_100.changes | {"network": networks[made_with]})
         sets[f"datadam from {made_with}"] = sets_of(line, "datadam, scale 100", scale, source, ipc)
     return Table(
-        title=f"Cross-architecture accuracy, {dataset}, {ipc} images per class: rows made, columns trained",
+        title=f"Cross-architecture accuracy, {source.name}, {ipc} images per class: rows made, columns trained",
         entries=tuple(
             Entry(row, column, made, dataclasses.replace(base, network=network))
             for row, made in sets.items()
@@ -136,7 +141,9 @@ _LAMBDAS = {"smoke": (0.01,), "cpu": (0.001, 0.01, 0.1), "full": (0.0001, 0.001,
 def ablation(scale: Scale) -> Table:
     """DataDAM with one thing changed at a time."""
     dataset, ipc = _AT_TEN[scale.name]
-    scale = dataclasses.replace(scale, seeds=1 if scale.name == "smoke" else scale.seeds)
+    # Two dozen sets a seed: at the `cpu` scale with a smaller network, which judges them too.
+    network = SETTINGS[scale.name].get("ablation", {}).get("network", scale.network)
+    scale = dataclasses.replace(scale, seeds=1 if scale.name == "smoke" else scale.seeds, network=network)
     source, column = Source(name=dataset), f"IPC {ipc}"
     changed: dict[str, dict[str, Any]] = {
         "loss: attention and mmd": {},
@@ -177,7 +184,7 @@ def _stage(percent: int, scale: Scale) -> dict[str, Any]:
 
 
 def _ablated(changes: dict[str, Any], scale: Scale, source: Source, ipc: int) -> Any:
-    return sets_of(Line(recipe="paper", changes=SCALE_100.changes | changes), "datadam, scale 100", scale, source, ipc)
+    return sets_of(Line(recipe="paper", changes=SCALE_100.changes | changes), "ablation", scale, source, ipc)
 
 
 TABLES = {"main": main, "order": order, "high-resolution": high_resolution, "cross": cross, "ablation": ablation}

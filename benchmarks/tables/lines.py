@@ -31,6 +31,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "vae": {"steps": 1500, "real_batch": 10, "width": 8, "lr": 2e-3},
         "kip": {"steps": 2000, "real_batch": 50},
         "ld": {"steps": 400, "real_batch": 25, "network": "convnet-w32", "lr": 0.01, "inner_batch": None},
+        "ablation": {"steps": 100, "network": "convnet-w32"},
         # These four were sized by their cost, about a minute a set, and tried on 5,000 held-out training images. One matching a
         # network: the published loops would take minutes a step. Of few steps each has to move the pixels as far as their many.
         **{method: {"steps": 60, "real_batch": 16, "init": "random", "outer_loops": 1} for method in ("dc", "dsa")},
