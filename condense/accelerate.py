@@ -5,13 +5,16 @@ seconds for every shape, so short work is better left alone.
 """
 
 import copy
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._functorch import config as autograd_config
 
 from condense.device import fast_bfloat16
 
@@ -39,23 +42,39 @@ class Compiled(Generic[T]):
         call.__code__ = call.__code__.replace()
         self._plain = run
         self._compiled: Callable[[Tensor], T] | None = torch.compile(call, dynamic=False)
+        # What fails shall fail here, where there is a way out, and not when gradients are first asked for.
+        autograd_config.force_non_lazy_backward_lowering = True
 
     def __call__(self, images: Tensor) -> T:
         images = images.contiguous(memory_format=LAYOUT[images.device.type])
-        if self._compiled is None:
-            return self._plain(images)
-        try:
-            return self._compiled(images)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, OSError) as error:  # the compiler's errors have no narrower kind in common
-            result = self._plain(images)  # were it no fault of the compiler, this would raise it again
-            self._compiled = None
-            if not Compiled._warned:
-                Compiled._warned = True
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                print(f"torch.compile does not work here, going on without it, slower: {reason}", file=sys.stderr)
-            return result
+        while self._compiled is not None:
+            try:
+                return self._compiled(images)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, OSError, ImportError) as error:  # the compiler's errors have no narrower kind in common
+                if _unfinished_discarded(error):
+                    continue
+                result = self._plain(images)  # were it no fault of the compiler, this would raise it again
+                self._compiled = None
+                if not Compiled._warned:
+                    Compiled._warned = True
+                    reason = (str(error).splitlines() or [type(error).__name__])[0]
+                    print(f"torch.compile does not work here, going on without it, slower: {reason}", file=sys.stderr)
+                return result
+        return self._plain(images)
+
+
+def _unfinished_discarded(error: Exception) -> bool:
+    """Whether `error` is about libraries in PyTorch's cache that a killed process left unfinished, which are then deleted.
+
+    PyTorch would fail on them for ever (pytorch/pytorch issue 102539).
+    """
+    named = map(Path, re.findall(r"(\S+\.so): (?:file too short|invalid ELF header)", str(error)))
+    unfinished = [path for path in named if path.exists()]
+    for path in unfinished:
+        path.unlink()
+    return bool(unfinished)
 
 
 class Accelerated(nn.Module):

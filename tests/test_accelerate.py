@@ -1,6 +1,10 @@
 """Faster networks compute what the plain ones do, and their copies stand on their own."""
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,3 +41,31 @@ def test_a_copy_of_an_accelerated_network_has_weights_of_its_own(network, monkey
         other.network.classifier[-1].bias += 1
     assert torch.equal(fast(images), before)
     assert torch.allclose(other(images), before + 1, atol=0.05)  # the original may compute in bfloat16
+
+
+@pytest.mark.slow
+def test_a_library_that_a_killed_compiler_left_empty_is_compiled_anew(tmp_path: Path) -> None:
+    """That of the backward pass too, which is not run when the failure can still be mended."""
+    program = """
+import torch
+from condense.accelerate import Compiled
+images = torch.ones(2, 1, 4, 4, requires_grad=True)
+run = Compiled(lambda images: (images.sin() * 3).tanh())
+run(images).sum().backward()
+print(run._compiled is not None, images.grad.sum().item())
+"""
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+
+    def once() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+
+    whole = once().stdout
+    if whole.startswith("False"):
+        pytest.skip("no working C++ compiler here")
+    libraries = list(tmp_path.rglob("*.so"))
+    assert len(libraries) >= 2
+    for library in libraries:
+        library.write_bytes(b"")
+    again = once()
+    assert again.stdout == whole
+    assert "does not work" not in again.stderr
