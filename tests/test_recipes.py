@@ -27,9 +27,9 @@ def test_official_code_differs_as_published() -> None:
     assert (recipe.network, recipe.real_batch, recipe.steps, recipe.preprocess) == ("convnet-d3-batch", 64, 20_000, "standard")
 
 
-def test_best_is_the_papers_method_on_mosaics_at_scale_100() -> None:
+def test_best_is_the_papers_method_at_scale_100_on_mosaics_under_a_calibrating_pool() -> None:
     recipe, paper = resolve("best", *CIFAR, 10), resolve("paper", *CIFAR, 10)
-    assert recipe.formation == 2
+    assert (recipe.formation, recipe.pool, recipe.pool_steps, recipe.calibration) == (2, 3, 300, 10.0)
     assert recipe.method.loss_scale == 100.0
     assert (recipe.real_batch, recipe.steps, recipe.lr, recipe.preprocess) == (256, 8000, 1.0, "zca") == (
         paper.real_batch, paper.steps, paper.lr, paper.preprocess

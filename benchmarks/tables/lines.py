@@ -17,6 +17,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "smoke": {
         DEFAULT: {"steps": 2, "real_batch": 4, "network": "convnet-d2-w8"},
         "official-code": {"network": "convnet-d2-w8-batch"},
+        "best": {"pool_steps": 2},
         "cafe": {"queue": 2, "query": 4, "most_passes": 2},
         **{method: {"outer_loops": 2, "inner_loops": 1} for method in ("dc", "dsa")},
         "mtt": {"student_steps": 2, "max_start": 1, "expert_passes": 1, "preprocess": "standard"},
@@ -95,7 +96,7 @@ def main_lines(dataset: str) -> dict[str, Line | str]:
     lines |= {method: Line(recipe=recipe_for(method), changes={}) for method in METHODS}
     lines["datadam, scale 100"] = Line(recipe="paper", changes={"loss_scale": 100.0})
     lines |= {name: Line(recipe=name, changes={}) for name in ("official-code", "best")}
-    lines["best, unlearned"] = Line(recipe="best", changes={"steps": 0})
+    lines["best, unlearned"] = Line(recipe="best", changes={"steps": 0, "pool": 0, "calibration": 0.0})
     if dataset in ("cifar10", "cifar100"):
         lines["random, ZCA"] = "zca"
         lines["dm, ZCA"] = Line(recipe="dm", changes={"preprocess": "zca"})
