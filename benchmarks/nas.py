@@ -365,7 +365,7 @@ def _curve(path: Path, ranking: Ranking, sizes: list[int], passes: dict[str, lis
         axes.axhline(ranking.agreements[YARDSTICK]["spearman"].value, color="#333333", linestyle="--", label=YARDSTICK)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, loc="lower left" if axes is left else "lower right", fontsize=8)
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8)  # above: curves go anywhere
     save_figure(figure, path)
 
 
