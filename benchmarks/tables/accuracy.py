@@ -74,7 +74,7 @@ def order(scale: Scale) -> Table:
     dataset, ipc = _AT_TEN[scale.name]
     scale, source = dataclasses.replace(scale, seeds=2 * scale.seeds), Source(name=dataset)
     lines = main_lines(dataset)
-    rows = ("random", "dm", "datadam, scale 100", "best", "dm, ZCA", "best, unlearned")
+    rows = ("random", "dm", "datadam, scale 100", "best", "dm, ZCA", "best, mosaics alone", "best, unlearned")
     return Table(
         title="The order of the methods",
         entries=tuple(

@@ -90,12 +90,13 @@ def main_lines(dataset: str) -> dict[str, Line | str]:
     """The rows of the paper's first table, and what must stand beside them to compare like with like.
 
     A text is a selection; under `zca`, the same images whitened. Every method is there as its authors published it. `best` stores
-    mosaics: what it starts from, of more real images than the others have, is the line to compare it with.
+    mosaics: what it starts from, of more real images than the others have, is a line to compare it with, as are mosaics alone.
     """
     lines: dict[str, Line | str] = dict.fromkeys(SELECTIONS, "standard")
     lines |= {method: Line(recipe=recipe_for(method), changes={}) for method in METHODS}
     lines["datadam, scale 100"] = Line(recipe="paper", changes={"loss_scale": 100.0})
     lines |= {name: Line(recipe=name, changes={}) for name in ("official-code", "best")}
+    lines["best, mosaics alone"] = Line(recipe="best", changes={"pool": 0, "calibration": 0.0})
     lines["best, unlearned"] = Line(recipe="best", changes={"steps": 0, "pool": 0, "calibration": 0.0})
     if dataset in ("cifar10", "cifar100"):
         lines["random, ZCA"] = "zca"
