@@ -8,6 +8,7 @@ import copy
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -73,8 +74,9 @@ def _unfinished_discarded(error: Exception) -> bool:
     named = map(Path, re.findall(r"(\S+\.so): (?:file too short|invalid ELF header)", str(error)))
     unfinished = [path for path in named if path.exists()]
     for path in unfinished:
-        path.unlink()
-    return bool(unfinished)
+        with suppress(OSError):  # of another user
+            path.unlink()
+    return bool(unfinished) and not any(path.exists() for path in unfinished)
 
 
 class Accelerated(nn.Module):

@@ -122,8 +122,9 @@ def cross(scale: Scale) -> Table:
     for made_with in (name for name in ("convnet", "alexnet", "vgg11") if name in networks):
         line = Line(recipe="paper", changes=SCALE_100.changes | {"network": networks[made_with]})
         sets[f"datadam from {made_with}"] = sets_of(line, "datadam, scale 100", scale, source, ipc)
+    data = f"{source.name} at {source.resolution} px" if source.resolution else source.name
     return Table(
-        title=f"Cross-architecture accuracy, {source.name}, {ipc} images per class: rows made, columns trained",
+        title=f"Cross-architecture accuracy, {data}, {ipc} images per class: rows made, columns trained",
         entries=tuple(
             Entry(row, column, made, dataclasses.replace(base, network=network))
             for row, made in sets.items()
