@@ -1,6 +1,7 @@
 """The tables of the paper run at toy scale, keep what they made, go on from it, and tell it as it is."""
 
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,8 @@ def test_the_full_scale_is_the_papers() -> None:
     for name, figures in (("high-resolution", published.HIGH_RESOLUTION), ("ablation", published.ABLATION)):
         there = {(entry.row, entry.column) for entry in accuracy.TABLES[name](SCALES["full"]).entries}
         assert set(figures) <= there
+    for figures in (published.MAIN, published.HIGH_RESOLUTION, published.CROSS, published.ABLATION):
+        assert all(re.fullmatch(r"\d+\.\d( ± \d+\.\d)?", figure) for figure in figures.values())
     crossed = {(entry.row, entry.column) for entry in accuracy.cross(SCALES["full"]).entries}
     assert {key for key in published.CROSS if key[0].split()[0] in METHODS} <= crossed
 

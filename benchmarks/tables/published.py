@@ -52,11 +52,11 @@ _CROSS = {  # table 3, IPC 50
 }
 
 ABLATION: Figures = {  # tables 5 and 6, IPC 10
-    ("loss: attention and mmd", "IPC 10"): "54.2±0.8",
-    ("loss: attention alone", "IPC 10"): "49.8±0.7",
-    ("loss: mmd alone", "IPC 10"): "48.9±0.6",
-    ("attention of layer 1 alone", "IPC 10"): "50.2±0.4",
-    ("attention of layer 2 alone", "IPC 10"): "51.5±1.0",
+    ("loss: attention and mmd", "IPC 10"): "54.2 ± 0.8",
+    ("loss: attention alone", "IPC 10"): "49.8 ± 0.7",
+    ("loss: mmd alone", "IPC 10"): "48.9 ± 0.6",
+    ("attention of layer 1 alone", "IPC 10"): "50.2 ± 0.4",
+    ("attention of layer 2 alone", "IPC 10"): "51.5 ± 1.0",
 }
 
 
