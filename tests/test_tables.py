@@ -128,7 +128,7 @@ def test_bad_input_is_one_line(tmp_path: Path, flags: list[str], told: str, monk
 
 def test_settings_name_what_there_is() -> None:
     at_ipc = {f"{method} IPC {ipc}" for method in METHODS for ipc in (1, 10, 50)}
-    names = {DEFAULT, *METHODS, *RECIPES, *main_lines("cifar10"), *at_ipc}
+    names = {DEFAULT, *METHODS, *RECIPES, *main_lines("cifar10"), *at_ipc, "ablation"}
     for scale, settings in SETTINGS.items():
         assert scale in SCALES
         assert set(settings) <= names
