@@ -45,7 +45,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "full": {},
 }
-"""What is changed in a recipe at each scale: by default, for a method, for it at an IPC, for a line or `ablation`: the last counts."""
+"""Changes of a recipe at each scale: by default, for a method, for it at an IPC, for a line or `ablation`; the last counts."""
 
 POOLS = {
     "smoke": {"pool": 1, "pool_steps": 2},
