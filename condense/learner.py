@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from condense.errors import UserError
+
 if TYPE_CHECKING:
     from condense.data import Dataset
     from condense.recipes import Recipe
@@ -20,7 +22,7 @@ _EXPLODED = 1e4
 """Pixels this far from 0, in preprocessed units, come of a diverged run: real ones are within 10."""
 
 
-class Diverged(Exception):
+class Diverged(UserError):
     """The loss or the pixels are no longer finite or within reason. The text says when, and what to lower."""
 
 

@@ -6,6 +6,7 @@ Herding and k-center see an image as its embedding under a network trained brief
 
 import dataclasses
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -114,10 +115,8 @@ def indices(
     if method == "random":
         return torch.cat([of_c[:ipc] for of_c in shuffled])
 
-    model = networks.build(network, dataset.shape, len(dataset.classes)).to(pick_device(device))
-    networks.initialise(model, derive(seed, "select"), 0)
     preprocess = preprocess.to(pick_device(device))
-    history = _train(model, dataset, preprocess, feature_epochs, seed)
+    model, history = _trained(network, dataset, preprocess, feature_epochs, seed)
     if method == "forgetting":
         counts = forgetting_counts(history)
         return torch.cat([of_c[counts[of_c].argsort(descending=True, stable=True)][:ipc] for of_c in shuffled])
@@ -171,6 +170,20 @@ def forgetting_counts(history: Tensor) -> Tensor:
     """
     events = (history[:-1] & ~history[1:]).sum(dim=0)
     return events.masked_fill(~history.any(dim=0), len(history))
+
+
+_LAST: WeakKeyDictionary[Dataset, tuple[Any, networks.Network, Tensor]] = WeakKeyDictionary()
+"""What `_trained` returned last for a dataset, and for what: a comparison asks for the same with every method and number."""
+
+
+def _trained(name: str, dataset: Dataset, preprocess: Preprocess, epochs: int, seed: int) -> tuple[networks.Network, Tensor]:
+    """The network `name`, drawn and trained from `seed`, on the device of `preprocess`, and its history as of `_train`."""
+    asked = (name, preprocess.fingerprint, preprocess.mean.device, epochs, seed)
+    if dataset not in _LAST or _LAST[dataset][0] != asked:
+        model = networks.build(name, dataset.shape, len(dataset.classes)).to(preprocess.mean.device)
+        networks.initialise(model, derive(seed, "select"), 0)
+        _LAST[dataset] = (asked, model, _train(model, dataset, preprocess, epochs, seed))
+    return _LAST[dataset][1:]
 
 
 def _train(model: networks.Network, dataset: Dataset, preprocess: Preprocess, epochs: int, seed: int) -> Tensor:

@@ -216,6 +216,7 @@ class TestZoo:
             "alexnet": alexnet,
             "vgg11": vgg,
             "vgg11-bn": vgg + 2 * sum(widths[1:]),
+            "vgg11-in": vgg + 2 * sum(widths[1:]),
             "resnet18": resnet,
             "resnet18-bn": resnet,
             "resnet18-in": resnet,

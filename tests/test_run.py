@@ -185,6 +185,13 @@ def test_more_images_than_a_class_has_are_refused(digits: Dataset) -> None:
         condense(digits, ipc=500, recipe=small(digits), quiet=True)
 
 
+def test_a_rehearsal_does_not_diverge_where_its_noise_would(digits: Dataset) -> None:
+    recipe = small(digits, lr=1e30)
+    assert rehearse(digits, ipc=2, recipe=recipe)["recipe"] == recipe.to_json()
+    with pytest.raises(UserError, match="the loss diverged by step"):
+        condense(digits, ipc=2, recipe=recipe, quiet=True)
+
+
 def test_a_rehearsal_measures_and_writes_nothing(digits: Dataset) -> None:
     told = rehearse(digits, ipc=2, recipe=small(digits))
     assert told["seconds_a_step"] > 0

@@ -203,3 +203,23 @@ def test_what_cannot_be_chosen_is_refused():
         choose("hearding", data, 1)
     with pytest.raises(UserError, match="2 or more feature epochs"):
         choose("forgetting", data, 1, feature_epochs=1)
+
+
+def test_a_choice_does_not_depend_on_what_was_asked_for_before():
+    """One network serves several choices: that of another seed, length of training or dataset never does."""
+    asked = [
+        ("herding", 80, 0),
+        ("kcenter", 80, 0),
+        ("forgetting", 80, 0),
+        ("kcenter", 0, 0),
+        ("kcenter", 80, 1),
+        ("herding", 80, 0),
+    ]
+
+    def chosen(data, method, epochs, seed):
+        return choose(method, data, 3, seed=seed, feature_epochs=epochs).tolist()
+
+    together, alone = dataset([12, 9]), [chosen(dataset([12, 9]), *one) for one in asked]
+    assert [chosen(together, *one) for one in asked] == alone
+    assert alone[1] != alone[3]
+    assert alone[1] != alone[4]
