@@ -26,7 +26,7 @@ from condense.run import rehearse
 from nas.report import save_figure
 
 IPCS = {"smoke": (1,), "cpu": (1, 10, 50), "full": (1, 10, 50)}
-TURNS = {"smoke": 2, "cpu": 5, "full": 100}
+TURNS = {"smoke": 2, "cpu": 10, "full": 100}
 """Counted steps of a point; the paper has 100."""
 
 
