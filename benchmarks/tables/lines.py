@@ -97,6 +97,7 @@ def main_lines(dataset: str) -> dict[str, Line | str]:
     lines["datadam, scale 100"] = Line(recipe="paper", changes={"loss_scale": 100.0})
     lines |= {name: Line(recipe=name, changes={}) for name in ("official-code", "best")}
     lines["best, mosaics alone"] = Line(recipe="best", changes={"pool": 0, "calibration": 0.0})
+    lines["best, soft labels"] = Line(recipe="best", changes={"soft_labels": True})
     lines["best, unlearned"] = Line(recipe="best", changes={"steps": 0, "pool": 0, "calibration": 0.0})
     if dataset in ("cifar10", "cifar100"):
         lines["random, ZCA"] = "zca"
