@@ -109,7 +109,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise UserError(f"{folder} is in use by another run: wait for it or choose another --out") from None
+        raise UserError(f"{folder} is in use by another run: wait for it or choose another folder") from None
     try:
         yield
     finally:
