@@ -77,7 +77,7 @@ def main(scale: Scale) -> Table:
         notes=(
             "Preprocessing: standardisation; ZCA where the line says so, for `datadam` (the paper's, on CIFAR) and for methods "
             "published with it. `dm` was published without. Compare a line with the random images under the same preprocessing.",
-            "`datadam` is the paper taken literally (loss scale 1: the pixels hardly move); `scale 100` is the usable form.",
+            "`datadam` is the paper taken literally, loss scale 1; `scale 100` is the published code's and the usable form.",
             "`best, soft labels` stands apart: it stores a number a class beside each image.",
         ),
     )
