@@ -58,16 +58,16 @@ def measure(method: str, scale: Scale, ipc: int, folder: Path, device: str) -> d
     try:
         recipe = recipe_of(line, method, scale, Source(name="cifar10"), ipc)
         dataset = noise_dataset(8 if scale.name == "smoke" else 32, per_class=max(recipe.real_batch, ipc))
-        recipe = Work(folder, device=device).with_experts(recipe, dataset)
+        whole = Work(folder, device=device).with_experts(recipe, dataset)
         reset_peak_memory(pick_device(device))
-        found = rehearse(dataset, ipc=ipc, recipe=recipe, device=device, steps=1 + TURNS[scale.name])
+        found = rehearse(dataset, ipc=ipc, recipe=whole, device=device, steps=1 + TURNS[scale.name])
     except UserError as error:
         return {"failed": str(error)}
     seconds = found["seconds_of_steps"]
     half = float(t.ppf(0.975, len(seconds) - 1)) * stdev(seconds) / len(seconds) ** 0.5
     middle = fmean(seconds)
     return {
-        "recipe": found["recipe"],
+        "recipe": recipe.to_json(),  # without the folder of the experts
         "device": found["device"],
         "seconds": seconds,
         "mean_s": middle,
