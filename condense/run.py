@@ -132,14 +132,15 @@ def rehearse(
         with contextlib.suppress(Diverged):  # noise may, at a rate that suits images; it takes the same time
             learner.read(totals, step + 1)
         taken.append(time.perf_counter() - began)
-    seconds = fmean(taken[1:])
+    counted = taken[1:]
+    seconds = fmean(counted)
     return {
         "recipe": recipe.to_json(),
         "ipc": ipc,
         "device": place.type,
         "chunk": len(learner.chunks[0] if isinstance(learner, Engine) else learner.classes),
         "seconds_a_step": round(seconds, 4),
-        "seconds_of_steps": [round(one, 4) for one in taken[1:]],
+        "seconds_of_steps": [round(one, 4) for one in counted],
         "seconds_in_all": round(training + seconds * recipe.steps),
         "peak_memory_MB": round(peak_memory(place) / 1e6),
     }
