@@ -24,7 +24,7 @@ from nas.command import nas
 
 def main() -> None:
     """Run the command line; bad input is one line and exit code 2, an interrupt 130."""
-    from condense.run import Interrupted
+    from condense.study.interrupt import Interrupted
 
     try:
         cli.main(standalone_mode=False)
@@ -68,26 +68,59 @@ def cli() -> None:
     "--method",
     help="datadam, dm, mmd, cafe, dc, dsa, mtt, dd, kip, ld, gmmn, cgan, vae: as published; with --recipe, under its other ones.",
 )
-@click.option("--experts", type=click.Path(), help="For mtt: the folder of expert trajectories (see `condensekit experts`).")
+@click.option(
+    "--experts",
+    type=click.Path(),
+    help="For mtt: the folder of expert trajectories (see `condensekit experts`).",
+)
 @click.option("--steps", type=int, help="Steps; default: the recipe's.")
 @click.option("--network", help="Network to match under, such as convnet or convnet-d3-w128-batch.")
 @click.option("--real-batch", type=int, help="Real images of each class in a step.")
-@click.option("--loss-scale", type=float, help="Factor on the loss; with --lr it sets how far the pixels move.")
+@click.option(
+    "--loss-scale",
+    type=float,
+    help="Factor on the loss; with --lr it sets how far the pixels move.",
+)
 @click.option("--power", type=float, help="Power p of DataDAM's attention maps.")
 @click.option("--task-balance", type=float, help="DataDAM's lambda: weight of the mean matching.")
 @click.option("--lr", type=float, help="Learning rate of the pixels.")
 @click.option("--init", help="Starting images: random, kcenter, herding, forgetting or noise.")
 @click.option("--preprocess", help="standard or zca.")
-@click.option("--augment", help="dsa, dsa-noflip, none, or some of color_crop_cutout_flip_scale_rotate.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other hyperparameter; may be repeated.")
+@click.option(
+    "--augment", help="dsa, dsa-noflip, none, or some of color_crop_cutout_flip_scale_rotate."
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any other hyperparameter; may be repeated.",
+)
 @seed_option
 @device_option
-@click.option("--chunk", type=int, help="Classes treated at once; fewer need less memory. Default: chosen for the device.")
-@click.option("--checkpoint-every", default=200, show_default=True, help="Steps between checkpoints.")
-@click.option("--storage", default="float32", show_default=True, help="How images are stored: float32, float16 or uint8.")
+@click.option(
+    "--chunk",
+    type=int,
+    help="Classes treated at once; fewer need less memory. Default: chosen for the device.",
+)
+@click.option(
+    "--checkpoint-every", default=200, show_default=True, help="Steps between checkpoints."
+)
+@click.option(
+    "--storage",
+    default="float32",
+    show_default=True,
+    help="How images are stored: float32, float16 or uint8.",
+)
 @click.option("--out", type=click.Path(), help="Run folder, made here.")
-@click.option("--resume", type=click.Path(), help="Go on with the run in this folder; no other flag is needed.")
-@click.option("--dry-run", is_flag=True, help="Print the resolved recipe, and time and memory of a few steps.")
+@click.option(
+    "--resume",
+    type=click.Path(),
+    help="Go on with the run in this folder; no other flag is needed.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Print the resolved recipe, and time and memory of a few steps."
+)
 @json_option
 def condense(
     dataset: str | None,
@@ -118,7 +151,8 @@ def condense(
 
     A run can be stopped or killed at any time; resumed, it ends with the same file as if it had not been.
     """
-    from condense import recipes, run
+    from condense.methods import recipes
+    from condense.runs import run
 
     if resume is not None:
         run.resume(resume)
@@ -126,12 +160,25 @@ def condense(
         return
     source = find_source(dataset, data_dir, resolution, hold_out)
     if out is None and not dry_run:
-        raise UserError("--out is missing: name the run folder (or --dry-run to see what would be done)")
+        raise UserError(
+            "--out is missing: name the run folder (or --dry-run to see what would be done)"
+        )
     real = source.load(download=download)
-    recipe = recipes.resolve(recipe_name or recipes.recipe_for(method or "datadam"), real.name, real.shape, ipc, method=method)
-    recipe = recipe.override({key: value for key, value in flags.items() if value is not None} | pairs(settings))
+    recipe = recipes.recipe_for(
+        recipe_name or recipes.published_as(method or "datadam"),
+        real.name,
+        real.shape,
+        ipc,
+        method=method,
+    )
+    recipe = recipe.override(
+        {key: value for key, value in flags.items() if value is not None} | pairs(settings)
+    )
     if dry_run:
-        show_facts(run.rehearse(real, ipc=ipc, recipe=recipe, seed=seed, device=device, chunk=chunk), as_json)
+        show_facts(
+            run.rehearse(real, ipc=ipc, recipe=recipe, seed=seed, device=device, chunk=chunk),
+            as_json,
+        )
         return
     run.condense(
         real, ipc=ipc, recipe=recipe, seed=seed, out=out, device=device, chunk=chunk,
@@ -143,17 +190,42 @@ def condense(
 @cli.command()
 @config_option
 @data_options
-@click.option("--count", default=100, show_default=True, help="Experts; a folder that has some is filled up to so many.")
+@click.option(
+    "--count",
+    default=100,
+    show_default=True,
+    help="Experts; a folder that has some is filled up to so many.",
+)
 @click.option("--network", default="convnet", show_default=True, help="Network to train.")
-@click.option("--preprocess", default="zca", show_default=True, help="standard or zca: that of the run they are for.")
-@click.option("--passes", default=50, show_default=True, help="Passes over the real images; the weights after each are kept.")
+@click.option(
+    "--preprocess",
+    default="zca",
+    show_default=True,
+    help="standard or zca: that of the run they are for.",
+)
+@click.option(
+    "--passes",
+    default=50,
+    show_default=True,
+    help="Passes over the real images; the weights after each are kept.",
+)
 @click.option("--lr", default=0.01, show_default=True, help="Learning rate.")
 @click.option("--batch", default=256, show_default=True, help="Images in a step.")
 @click.option("--augment", default="dsa", show_default=True, help="Augmentation of each batch.")
-@click.option("--storage", default="float16", show_default=True, help="How weights are stored: float16 or float32.")
+@click.option(
+    "--storage",
+    default="float16",
+    show_default=True,
+    help="How weights are stored: float16 or float32.",
+)
 @seed_option
 @device_option
-@click.option("--out", required=True, type=click.Path(), help="Folder for the experts. The same command again goes on.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(),
+    help="Folder for the experts. The same command again goes on.",
+)
 @json_option
 def experts(
     dataset: str | None,
@@ -173,7 +245,7 @@ def experts(
     condensekit experts --dataset cifar10 --data-dir DIR --out runs/experts
     condensekit condense --method mtt --experts runs/experts --dataset cifar10 --data-dir DIR --out runs/mtt
     """
-    from condense.experts import Training, train_experts
+    from condense.training.experts import Training, train_experts
 
     real = find_source(dataset, data_dir, resolution, hold_out).load(download=download)
     made = train_experts(real, Training(**training), count, out, device=device, quiet=as_json)
@@ -185,7 +257,11 @@ def experts(
 @config_option
 @data_options
 @click.option(
-    "--network", "networks", multiple=True, default=["convnet"], help="Network to train; may be repeated.  [default: convnet]"
+    "--network",
+    "networks",
+    multiple=True,
+    default=["convnet"],
+    help="Network to train; may be repeated.  [default: convnet]",
 )
 @click.option("--repeats", default=20, show_default=True, help="Networks trained on each set.")
 @click.option(
@@ -220,21 +296,36 @@ def evaluate(
 
     RUNS are run folders or set files. Several are sets of one kind (say, five seeds): the interval is then over the sets.
     """
-    from condense.evaluate import evaluate as measure
     from condense.progress import progress
-    from condense.run import source_of
-    from condense.store import CondensedSet
-    from condense.train import resolve
+    from condense.runs.job import source_of
+    from condense.sets.condensed import CondensedSet
+    from condense.training.evaluate import evaluate as measure
+    from condense.training.train import protocol_for
 
     sets = [CondensedSet.load(path) for path in runs]
-    source = find_source(dataset, data_dir, resolution, hold_out) if dataset else source_of(Path(runs[0]), data_dir)
+    source = (
+        find_source(dataset, data_dir, resolution, hold_out)
+        if dataset
+        else source_of(Path(runs[0]), data_dir)
+    )
     real = source.load(download=download)
-    chosen = resolve(protocol_name, real.name)
+    chosen = protocol_for(protocol_name, real.name)
     changes: dict[str, Any] = {"epochs": epochs, "augment": augment}
-    chosen = dataclasses.replace(chosen, **{key: value for key, value in changes.items() if value is not None})
+    chosen = dataclasses.replace(
+        chosen, **{key: value for key, value in changes.items() if value is not None}
+    )
     total = len(sets) * len(networks) * repeats
     with progress("evaluate", total, quiet=as_json) as report:
-        scores = measure(sets, real, networks, repeats=repeats, protocol=chosen, seed=seed, device=device, progress=report)
+        scores = measure(
+            sets,
+            real,
+            networks,
+            repeats=repeats,
+            protocol=chosen,
+            seed=seed,
+            device=device,
+            progress=report,
+        )
     tested = f"{len(real.test)} {'held-out training' if source.hold_out else 'test'} images of {real.name}"
     document = {
         "networks": {name: score.to_json() for name, score in scores.items()},
@@ -246,7 +337,9 @@ def evaluate(
     if as_json:
         click.echo(json.dumps(document, indent=2))
         return
-    click.echo(f"accuracy on {tested}; {len(sets)} set(s) x {repeats} network(s), {chosen.epochs} epochs")
+    click.echo(
+        f"accuracy on {tested}; {len(sets)} set(s) x {repeats} network(s), {chosen.epochs} epochs"
+    )
     for name, score in scores.items():
         low, high = score.ci95
         click.echo(
@@ -257,12 +350,19 @@ def evaluate(
 @cli.command()
 @config_option
 @data_options
-@click.option("--method", default="random", show_default=True, help="random, herding, kcenter or forgetting.")
+@click.option(
+    "--method", default="random", show_default=True, help="random, herding, kcenter or forgetting."
+)
 @click.option("--ipc", type=int, default=10, show_default=True, help="Images per class.")
 @click.option("--preprocess", default="standard", show_default=True, help="standard or zca.")
 @seed_option
 @device_option
-@click.option("--storage", default="uint8", show_default=True, help="float32, float16 or uint8 (lossless for real images).")
+@click.option(
+    "--storage",
+    default="uint8",
+    show_default=True,
+    help="float32, float16 or uint8 (lossless for real images).",
+)
 @click.option("--out", required=True, type=click.Path(), help="Folder for the set.")
 def select(
     dataset: str | None,
@@ -279,7 +379,7 @@ def select(
     out: str,
 ) -> None:
     """Select real images as a set: the baselines every condensed set has to beat."""
-    from condense import run
+    from condense.runs import run
 
     source = find_source(dataset, data_dir, resolution, hold_out)
     run.select_into(
@@ -295,12 +395,12 @@ def select(
 @json_option
 def show(path: str, grid: str | None, as_json: bool) -> None:
     """Say what a condensed set holds and where it came from."""
-    from condense import report
-    from condense.store import CondensedSet
+    from condense.report.pictures import grid as draw
+    from condense.sets.condensed import CondensedSet
 
     condensed = CondensedSet.load(path)
     if grid:
-        report.grid(condensed, grid)
+        draw(condensed, grid)
     facts = {
         "images": len(condensed),
         "shape": condensed.shape,
@@ -310,7 +410,9 @@ def show(path: str, grid: str | None, as_json: bool) -> None:
         "labels": "soft" if condensed.soft else "hard",
         "preprocess": condensed.preprocess.name,
         "fingerprint": condensed.fingerprint,
-        "bytes": {storage: condensed.nbytes(storage) for storage in ("float32", "float16", "uint8")},
+        "bytes": {
+            storage: condensed.nbytes(storage) for storage in ("float32", "float16", "uint8")
+        },
         "provenance": condensed.provenance,
     }
     show_facts(facts, as_json)
@@ -318,12 +420,18 @@ def show(path: str, grid: str | None, as_json: bool) -> None:
 
 @cli.command("export")
 @click.argument("path", type=click.Path())
-@click.option("--format", "kind", default="folder", show_default=True, help="folder (PNG by class), npz or pt.")
+@click.option(
+    "--format",
+    "kind",
+    default="folder",
+    show_default=True,
+    help="folder (PNG by class), npz or pt.",
+)
 @click.option("--out", required=True, type=click.Path(), help="File or folder to write.")
 def export_command(path: str, kind: str, out: str) -> None:
     """Write a set in a format other tools read."""
-    from condense.exchange import export_set
-    from condense.store import CondensedSet
+    from condense.sets.condensed import CondensedSet
+    from condense.sets.exchange import export_set
 
     export_set(CondensedSet.load(path), out, kind)
     click.echo(out)
@@ -332,8 +440,14 @@ def export_command(path: str, kind: str, out: str) -> None:
 @cli.command("import")
 @click.argument("path", type=click.Path())
 @data_options
-@click.option("--preprocess", required=True, help="The transform its images are in: standard or zca. Such files do not say.")
-@click.option("--experiment", default=0, show_default=True, help="Which of the sets in a published .pt file.")
+@click.option(
+    "--preprocess",
+    required=True,
+    help="The transform its images are in: standard or zca. Such files do not say.",
+)
+@click.option(
+    "--experiment", default=0, show_default=True, help="Which of the sets in a published .pt file."
+)
 @click.option("--storage", default="float32", show_default=True, help="float32, float16 or uint8.")
 @click.option("--out", required=True, type=click.Path(), help="Folder for the set.")
 def import_command(
@@ -349,7 +463,7 @@ def import_command(
     out: str,
 ) -> None:
     """Read a set published by others: a .pt file, a folder of pictures by class, or .npz."""
-    from condense import run
+    from condense.runs import run
 
     source = find_source(dataset, data_dir, resolution, hold_out)
     run.import_into(
@@ -380,8 +494,8 @@ def data(
     as_json: bool,
 ) -> None:
     """List, check or describe datasets."""
-    from condense.data import DATASETS
-    from condense.data import verify as verify_files
+    from condense.data.catalogue import DATASETS
+    from condense.data.catalogue import verify as verify_files
 
     if list_ or dataset is None:
         show_facts(DATASETS, as_json)
@@ -410,7 +524,9 @@ def data(
 @cli.command()
 @config_option
 @data_options
-@click.option("--steps", default=10, show_default=True, help="Experiences; they divide the classes.")
+@click.option(
+    "--steps", default=10, show_default=True, help="Experiences; they divide the classes."
+)
 @click.option(
     "--method",
     "methods",
@@ -420,21 +536,60 @@ def data(
     "class-balanced]",
 )
 @click.option("--ipc", default=20, show_default=True, help="Images per class in the memory.")
-@click.option("--orders", default=5, show_default=True, help="Class orders: NumPy's seeds 0, 1, ...")
+@click.option(
+    "--orders", default=5, show_default=True, help="Class orders: NumPy's seeds 0, 1, ..."
+)
 @click.option("--repeats", default=3, show_default=True, help="Networks of each order.")
-@click.option("--mode", default="scratch", show_default=True, help="scratch (the paper's) or replay (an Avalanche strategy).")
-@click.option("--strategy", default="replay", show_default=True, help="In replay: replay, lwf, gdumb, er-ace or mir.")
+@click.option(
+    "--mode",
+    default="scratch",
+    show_default=True,
+    help="scratch (the paper's) or replay (an Avalanche strategy).",
+)
+@click.option(
+    "--strategy",
+    default="replay",
+    show_default=True,
+    help="In replay: replay, lwf, gdumb, er-ace or mir.",
+)
 @click.option("--network", default="convnet", show_default=True, help="Network that learns.")
-@click.option("--epochs", type=int, help="Passes at each step; default: 1,000 from scratch, 20 in replay.")
-@click.option("--batch", default=256, show_default=True, help="Images in a minibatch of the network that learns.")
-@click.option("--condense-steps", type=int, help="Steps of every condensation; default: each recipe's.")
-@click.option("--classes", type=int, help="Take so many of the dataset's classes: a smaller problem.")
-@click.option("--storage", default="uint8", show_default=True, help="How memories are kept: uint8 or float32.")
+@click.option(
+    "--epochs", type=int, help="Passes at each step; default: 1,000 from scratch, 20 in replay."
+)
+@click.option(
+    "--batch",
+    default=256,
+    show_default=True,
+    help="Images in a minibatch of the network that learns.",
+)
+@click.option(
+    "--condense-steps", type=int, help="Steps of every condensation; default: each recipe's."
+)
+@click.option(
+    "--classes", type=int, help="Take so many of the dataset's classes: a smaller problem."
+)
+@click.option(
+    "--storage", default="uint8", show_default=True, help="How memories are kept: uint8 or float32."
+)
 @seed_option
 @device_option
-@click.option("--out", default="runs/continual", show_default=True, type=click.Path(), help="Run folder, made here.")
-@click.option("--cache", type=click.Path(), help="Folder of memories that several runs share; default: one in --out.")
-@click.option("--resume", type=click.Path(), help="Go on with the run in this folder; no other flag is needed.")
+@click.option(
+    "--out",
+    default="runs/continual",
+    show_default=True,
+    type=click.Path(),
+    help="Run folder, made here.",
+)
+@click.option(
+    "--cache",
+    type=click.Path(),
+    help="Folder of memories that several runs share; default: one in --out.",
+)
+@click.option(
+    "--resume",
+    type=click.Path(),
+    help="Go on with the run in this folder; no other flag is needed.",
+)
 @json_option
 def continual(
     dataset: str | None,
@@ -457,7 +612,8 @@ def continual(
     condensekit continual --steps 5 --dataset digits --ipc 2 --epochs 100 --condense-steps 100
     condensekit continual --steps 5 --dataset digits --mode replay --strategy er-ace --out runs/er-ace
     """
-    from continual import protocol
+    from continual import study as protocol
+    from continual.plan import METHODS
 
     if resume is not None:
         measured, folder = protocol.resume(resume, quiet=as_json), resume
@@ -468,7 +624,7 @@ def continual(
         except UserError as error:
             hint = "; or try it without any files: --dataset digits" if dataset is None else ""
             raise UserError(f"{error}{hint}") from None
-        chosen = protocol.Plan(methods=methods or protocol.METHODS.get(plan["mode"], ()), **plan)
+        chosen = protocol.Plan(methods=methods or METHODS.get(plan["mode"], ()), **plan)
         measured = protocol.run(real, chosen, out, source=source, cache=cache, quiet=as_json)
     if as_json:
         click.echo(json.dumps(measured.to_json(), indent=2))
@@ -482,7 +638,11 @@ def continual(
 
 
 def _say_run(folder: Path, as_json: bool) -> None:
-    files = {"set": str(folder / "set.safetensors"), "picture": str(folder / "grid.png"), "run": str(folder / "run.json")}
+    files = {
+        "set": str(folder / "set.safetensors"),
+        "picture": str(folder / "grid.png"),
+        "run": str(folder / "run.json"),
+    }
     show_facts(files, as_json)
 
 

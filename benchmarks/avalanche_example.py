@@ -14,8 +14,8 @@ from avalanche.training import Naive
 from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 from avalanche.training.storage_policy import ClassBalancedBuffer
 
-from condense import CondensedSet, condense, load_dataset, resolve
-from condense.preprocess import make_preprocess
+from condense import CondensedSet, condense, load_dataset, recipe_for
+from condense.data.preprocess import make_preprocess
 from continual import CondensedBuffer, class_order, class_stream
 
 IPC, STEPS, EPOCHS = 4, 150, 5
@@ -44,11 +44,19 @@ def final_accuracy(benchmark: Any, memory: Any, seed: int) -> float:
     for experience in benchmark.train_stream:
         strategy.train(experience)
     told = strategy.eval(benchmark.test_stream)
-    return next(value for name, value in told.items() if name.startswith("Top1_Acc_Stream/eval_phase/test_stream"))
+    return next(
+        value
+        for name, value in told.items()
+        if name.startswith("Top1_Acc_Stream/eval_phase/test_stream")
+    )
 
 
 @click.command()
-@click.option("--memory", type=click.Path(path_type=Path), help="A condensed set of digits; made here by default.")
+@click.option(
+    "--memory",
+    type=click.Path(path_type=Path),
+    help="A condensed set of digits; made here by default.",
+)
 @click.option("--seeds", default=3, show_default=True, help="Trainings of each.")
 @click.option("--steps", default=STEPS, show_default=True, help="Steps of the condensation.")
 def main(memory: Path | None, seeds: int, steps: int) -> None:
@@ -57,8 +65,12 @@ def main(memory: Path | None, seeds: int, steps: int) -> None:
     if memory:
         condensed = CondensedSet.load(memory)
     else:
-        changes = {"loss_scale": 100, "real_batch": 64, "augment": "none"}  # as the script below trains: without augmentation
-        recipe = resolve("paper", digits.name, digits.shape, IPC).override(changes)
+        changes = {
+            "loss_scale": 100,
+            "real_batch": 64,
+            "augment": "none",
+        }  # as the script below trains: without augmentation
+        recipe = recipe_for("paper", digits.name, digits.shape, IPC).override(changes)
         condensed = condense(digits, ipc=IPC, recipe=recipe, steps=steps)
     preprocess = make_preprocess("standard", digits)
     size = len(condensed)

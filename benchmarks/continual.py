@@ -18,20 +18,23 @@ import torch
 
 from benchmarks import results
 from condense import Protocol, load_dataset
-from condense.accelerate import accelerate
-from condense.data import Dataset
-from condense.folder import Source
-from condense.networks import build, initialise
-from condense.preprocess import make_preprocess
+from condense.data.catalogue import Source
+from condense.data.images import Dataset
+from condense.data.preprocess import make_preprocess
+from condense.networks.accelerate import accelerate
+from condense.networks.build import build, initialise
 from condense.randomness import derive
-from condense.train import accuracy, train
+from condense.training.score import Statistic
+from condense.training.train import accuracy, train
 from continual import Plan, class_order, of_classes, resume, run
 from continual.memories import FEATURE_EPOCHS
-from continual.results import Results, Statistic, cells
+from continual.results import Results, cells
 
 DATADAM = "datadam:loss_scale=100"
 _REDUCED = Plan(steps=5, classes=20, ipc=10, condense_steps=150)
-_SCRATCH = dataclasses.replace(_REDUCED, orders=3, repeats=1, epochs=40, batch=64, methods=("random", "herding", DATADAM))
+_SCRATCH = dataclasses.replace(
+    _REDUCED, orders=3, repeats=1, epochs=40, batch=64, methods=("random", "herding", DATADAM)
+)
 _ER_ACE = dataclasses.replace(
     _REDUCED,
     mode="replay",
@@ -48,8 +51,15 @@ PLANS = {"scratch": _SCRATCH, "er-ace": _ER_ACE}
 
 @click.command()
 @click.argument("name", type=click.Choice([*PLANS, "features"]))
-@click.option("--data-dir", type=click.Path(), help="Folder with CIFAR-100 as torchvision keeps it.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the run and its memories.")
+@click.option(
+    "--data-dir", type=click.Path(), help="Folder with CIFAR-100 as torchvision keeps it."
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the run and its memories.",
+)
 def main(name: str, data_dir: str | None, out: Path) -> None:
     """Measure one plan and write it to the results."""
     if name == "features":
@@ -60,8 +70,14 @@ def main(name: str, data_dir: str | None, out: Path) -> None:
         measured = resume(folder)
     else:
         source = Source(name="cifar100", data_dir=data_dir)
-        measured = run(load_dataset("cifar100", data_dir), plan, folder, source=source, cache=out / "memories")
-    document = {"conditions": results.conditions(), "plan": dataclasses.asdict(plan), "methods": measured.to_json()}
+        measured = run(
+            load_dataset("cifar100", data_dir), plan, folder, source=source, cache=out / "memories"
+        )
+    document = {
+        "conditions": results.conditions(),
+        "plan": dataclasses.asdict(plan),
+        "methods": measured.to_json(),
+    }
     results.write(f"continual_{name}", document, _lines(plan, measured))
     shutil.copyfile(folder / "accuracy.png", results.FOLDER / f"continual_{name}.png")
 
@@ -76,18 +92,39 @@ def features(dataset: Dataset) -> None:
     for passes in PASSES:
         initialise(network, derive(0, "select"), 0)
         protocol = Protocol(epochs=passes, augment="none")
-        train(fast, part.train.pixels, part.train.labels, protocol, derive(0, "select"), prepare=preprocess.apply)
-        found[passes] = [accuracy(fast, of.pixels, of.labels, prepare=preprocess.apply) for of in (part.train, part.test)]
-    rows = [f"| {passes} | {100 * trained:.1f} | {100 * tested:.1f} |" for passes, (trained, tested) in found.items()]
+        train(
+            fast,
+            part.train.pixels,
+            part.train.labels,
+            protocol,
+            derive(0, "select"),
+            prepare=preprocess.apply,
+        )
+        found[passes] = [
+            accuracy(fast, of.pixels, of.labels, prepare=preprocess.apply)
+            for of in (part.train, part.test)
+        ]
+    rows = [
+        f"| {passes} | {100 * trained:.1f} | {100 * tested:.1f} |"
+        for passes, (trained, tested) in found.items()
+    ]
     title = f"Accuracy, %, of the network behind herding, trained on four classes of CIFAR-100 ({', '.join(part.classes)}):"
     document = {"conditions": results.conditions(), "classes": part.classes, "passes": found}
-    results.write("continual_features", document, [title, "", "| passes | training | test |", "|---|---|---|", *rows])
+    results.write(
+        "continual_features",
+        document,
+        [title, "", "| passes | training | test |", "|---|---|---|", *rows],
+    )
 
 
 def _lines(plan: Plan, measured: Results) -> list[str]:
     """The result for people."""
     *others, last = plan.methods
-    how = "trained from scratch on the memory" if plan.mode == "scratch" else f"trained by strategy {plan.strategy}"
+    how = (
+        "trained from scratch on the memory"
+        if plan.mode == "scratch"
+        else f"trained by strategy {plan.strategy}"
+    )
     assert plan.classes is not None
     images = plan.ipc * plan.classes
     headers, rows = cells(measured)

@@ -7,32 +7,45 @@ from pathlib import Path
 
 import click
 
-from condense import Protocol, condense, evaluate, load_dataset, report, resolve
-from condense.preprocess import make_preprocess
+from benchmarks.nas import grid
+from condense import Protocol, condense, evaluate, load_dataset, recipe_for
+from condense.data.preprocess import make_preprocess
+from condense.methods.selection import select
 from condense.progress import progress
-from condense.select import select
+from condense.report import html as report
+from condense.report.figures import bars
 
 IPC, STEPS, REPEATS = 2, 300, 10
 PROTOCOL = Protocol(epochs=300, augment="dsa-noflip")
 
 
 @click.command()
-@click.option("--out", default="demo", show_default=True, type=click.Path(path_type=Path), help="Folder for the report.")
+@click.option(
+    "--out",
+    default="demo",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the report.",
+)
 def main(out: Path) -> None:
     """Condense the embedded digits and report what a network learns from them."""
     digits = load_dataset("digits")
-    recipe = resolve("paper", digits.name, digits.shape, IPC).override({"loss_scale": 100, "real_batch": 64, "steps": STEPS})
+    recipe = recipe_for("paper", digits.name, digits.shape, IPC).override(
+        {"loss_scale": 100, "real_batch": 64, "steps": STEPS}
+    )
     random = select("random", digits, IPC, preprocess=make_preprocess("standard", digits), seed=0)
     condensed = condense(digits, ipc=IPC, recipe=recipe, seed=0)
     scores = {}
     for name, chosen in (("random real images", random), ("condensed", condensed)):
         with progress(f"train on {name}", REPEATS) as told:
-            scores[name] = evaluate(chosen, digits, repeats=REPEATS, protocol=PROTOCOL, progress=told)["convnet"]
+            scores[name] = evaluate(
+                chosen, digits, repeats=REPEATS, protocol=PROTOCOL, progress=told
+            )["convnet"]
 
     condensed.save(out)
-    report.grid(condensed, out / "condensed.png")
-    report.grid(random, out / "random.png")
-    report.bars(out / "accuracy.png", scores, "test accuracy")
+    grid(condensed, out / "condensed.png")
+    grid(random, out / "random.png")
+    bars(out / "accuracy.png", scores, "test accuracy")
     images = len(digits.train)
     page = report.html_report(
         out / "report.html",
@@ -48,7 +61,9 @@ def main(out: Path) -> None:
         ),
         report.section("Condensed by DataDAM", report.image(out / "condensed.png")),
         report.section("Random real images", report.image(out / "random.png")),
-        report.section("How", report.command("python -m benchmarks.demo"), report.facts(condensed.provenance)),
+        report.section(
+            "How", report.command("python -m benchmarks.demo"), report.facts(condensed.provenance)
+        ),
     )
     for name, score in scores.items():
         low, high = score.ci95

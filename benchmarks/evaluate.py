@@ -20,26 +20,31 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from benchmarks import results
 from benchmarks.step import seconds
 from condense import CondensedSet, Protocol, load_dataset
-from condense.accelerate import Accelerated, block_size
-from condense.augment import make_augment
-from condense.data import Dataset
+from condense.data.augment import make_augment
+from condense.data.images import Dataset
+from condense.data.preprocess import make_preprocess
 from condense.device import pick_device
-from condense.graph import Graphed
-from condense.networks import build, initialise
-from condense.preprocess import make_preprocess
+from condense.methods.selection import select
+from condense.networks.accelerate import Accelerated, block_size
+from condense.networks.build import build, initialise
+from condense.networks.graph import Graphed
 from condense.randomness import derive
-from condense.select import select
-from condense.train import accuracy, train
+from condense.training.train import accuracy, train
 
 STACK = 4
 """Networks trained at once."""
 
 
-def steps(condensed: CondensedSet, device: torch.device) -> dict[str, tuple[int, Callable[[], Any]]]:
+def steps(
+    condensed: CondensedSet, device: torch.device
+) -> dict[str, tuple[int, Callable[[], Any]]]:
     """One forward and backward pass over the whole set by each way, and the networks that makes it through in it."""
     images, labels = condensed.images.to(device), condensed.labels.to(device)
     shape, num_classes = condensed.shape, len(condensed.classes)
-    plain, fast = build("convnet", shape, num_classes).to(device), build("convnet", shape, num_classes).to(device)
+    plain, fast = (
+        build("convnet", shape, num_classes).to(device),
+        build("convnet", shape, num_classes).to(device),
+    )
     many = [build("convnet", shape, num_classes).to(device) for _ in range(STACK)]
     parameters, buffers = stack_module_state(many)
 
@@ -54,7 +59,9 @@ def steps(condensed: CondensedSet, device: torch.device) -> dict[str, tuple[int,
         def once() -> None:
             network.zero_grad()
             for part, truth in zip(images.split(block), labels.split(block), strict=True):
-                (F.cross_entropy(accelerated(part), truth, reduction="sum") / len(images)).backward()
+                (
+                    F.cross_entropy(accelerated(part), truth, reduction="sum") / len(images)
+                ).backward()
 
         return once
 
@@ -86,7 +93,9 @@ def on_streams(works: list[Graphed]) -> Callable[[], None]:
     return once
 
 
-def timed(ways: dict[str, tuple[int, Callable[[], Any]]], turns: int, device: torch.device) -> dict[str, float]:
+def timed(
+    ways: dict[str, tuple[int, Callable[[], Any]]], turns: int, device: torch.device
+) -> dict[str, float]:
     """The median seconds a network of each way, all ways in each turn."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(-2, turns):
@@ -97,7 +106,15 @@ def timed(ways: dict[str, tuple[int, Callable[[], Any]]], turns: int, device: to
     return {name: float(torch.tensor(times).median()) for name, times in taken.items()}
 
 
-def trained(condensed: CondensedSet, real: Dataset, repeats: int, epochs: int, device: torch.device, *, plain: bool) -> dict:
+def trained(
+    condensed: CondensedSet,
+    real: Dataset,
+    repeats: int,
+    epochs: int,
+    device: torch.device,
+    *,
+    plain: bool,
+) -> dict:
     """Accuracies of `repeats` networks and the seconds each took. Plain and fast ones have different seeds: two samples."""
     images, labels = condensed.images.to(device), condensed.labels.to(device)
     test = condensed.preprocess.apply(real.test.pixels).to(device), real.test.labels.to(device)
@@ -107,7 +124,14 @@ def trained(condensed: CondensedSet, real: Dataset, repeats: int, epochs: int, d
     began = time.perf_counter()
     for repeat in range(repeats):
         initialise(network, derive(int(plain), "benchmark"), repeat)
-        train(model, images, labels, Protocol(epochs=epochs), derive(int(plain), "train", repeat), augment=augment)
+        train(
+            model,
+            images,
+            labels,
+            Protocol(epochs=epochs),
+            derive(int(plain), "train", repeat),
+            augment=augment,
+        )
         found.append(accuracy(model, *test))
     return {"accuracies": found, "seconds_a_network": (time.perf_counter() - began) / repeats}
 
@@ -120,13 +144,20 @@ def trained(condensed: CondensedSet, real: Dataset, repeats: int, epochs: int, d
 @click.option("--turns", default=7, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--name", default="evaluate", show_default=True, help="Name of the result files.")
-def main(data_dir: str | None, ipc: int, epochs: int, repeats: int, turns: int, device: str, name: str) -> None:
+def main(
+    data_dir: str | None, ipc: int, epochs: int, repeats: int, turns: int, device: str, name: str
+) -> None:
     """Compare ways of training networks on a set of CIFAR-10."""
     place, real = pick_device(device), load_dataset("cifar10", data_dir)
     condensed = select("random", real, ipc, preprocess=make_preprocess("standard", real), seed=0)
     a_network = timed(steps(condensed, place), turns, place)
-    samples = {way: trained(condensed, real, repeats, epochs, place, plain=way == "plain") for way in ("plain", "ours")}
-    interval = stats.ttest_ind(samples["ours"]["accuracies"], samples["plain"]["accuracies"], equal_var=False)
+    samples = {
+        way: trained(condensed, real, repeats, epochs, place, plain=way == "plain")
+        for way in ("plain", "ours")
+    }
+    interval = stats.ttest_ind(
+        samples["ours"]["accuracies"], samples["plain"]["accuracies"], equal_var=False
+    )
     low, high = interval.confidence_interval(0.95)
     document = {
         "conditions": results.conditions(),
@@ -141,7 +172,10 @@ def main(data_dir: str | None, ipc: int, epochs: int, repeats: int, turns: int, 
         "",
         "| way | seconds a pass over the set, one network | times as fast as plain |",
         "|---|---|---|",
-        *(f"| {way} | {taken:.4f} | {a_network['plain'] / taken:.2f} |" for way, taken in a_network.items()),
+        *(
+            f"| {way} | {taken:.4f} | {a_network['plain'] / taken:.2f} |"
+            for way, taken in a_network.items()
+        ),
         "",
         f"{repeats} networks by each way, {epochs} passes, tested on {len(real.test)} images:",
         "",

@@ -18,18 +18,26 @@ import numpy as np
 
 from benchmarks import results
 from condense import load_dataset
-from condense.data import Dataset
-from condense.folder import Source
-from nas import convnet_space
-from nas.baselines import BASELINES
-from nas.cluster import Engine
+from condense.data.catalogue import Source
+from condense.data.images import Dataset
+from condense.report.figures import save_figure
+from condense.study.trials import Trials
+from condense.study.workers import Engine
+from nas.agreement import Estimate, agreement
+from nas.free import BASELINES
 from nas.plan import REFERENCE_REGIMES, REGIMES, change, load_plan
-from nas.proxy import SCORES, Regime, Task
-from nas.rank import Estimate, agreement
 from nas.ranking import FREE_AVERAGE, YARDSTICK, Ranking
-from nas.report import AGREEMENT_HEADERS, DIFFERENCE_HEADERS, agreement_rows, difference_rows, interval, save_figure, scatter
+from nas.report import (
+    AGREEMENT_HEADERS,
+    DIFFERENCE_HEADERS,
+    agreement_rows,
+    difference_rows,
+    interval,
+    scatter,
+)
 from nas.search import Found, resume, search, train_reference
-from nas.trials import Trials
+from nas.spaces import convnet720 as convnet_space
+from nas.training import SCORES, Regime, Task
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:
@@ -38,15 +46,36 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
         [
             click.option("--dataset", default="cifar10", show_default=True),
             click.option("--data-dir", type=click.Path()),
-            click.option("--resolution", type=int, help="Side of the images in pixels; smaller is cheaper."),
-            click.option("--set", "sets", multiple=True, help="A condensed set, or any other proxy; may be given again."),
-            click.option("--ipc", default=10, show_default=True, help="Random real images per class beside it."),
-            click.option("--held-out", default=1000, show_default=True, help="Training images to score by."),
-            click.option("--minutes", type=float, help="Stop training after that long; start again to go on."),
-            click.option("--out", default="runs/nas", show_default=True, type=click.Path(path_type=Path)),
+            click.option(
+                "--resolution", type=int, help="Side of the images in pixels; smaller is cheaper."
+            ),
+            click.option(
+                "--set",
+                "sets",
+                multiple=True,
+                help="A condensed set, or any other proxy; may be given again.",
+            ),
+            click.option(
+                "--ipc",
+                default=10,
+                show_default=True,
+                help="Random real images per class beside it.",
+            ),
+            click.option(
+                "--held-out", default=1000, show_default=True, help="Training images to score by."
+            ),
+            click.option(
+                "--minutes", type=float, help="Stop training after that long; start again to go on."
+            ),
+            click.option(
+                "--out", default="runs/nas", show_default=True, type=click.Path(path_type=Path)
+            ),
             click.option("--workers", type=int),
             click.option("--device", default="auto", show_default=True),
-            click.option("--name", help="Name of the result files; `nas_` and the study unless told otherwise."),
+            click.option(
+                "--name",
+                help="Name of the result files; `nas_` and the study unless told otherwise.",
+            ),
         ]
     ):
         command = option(command)
@@ -60,13 +89,20 @@ def main() -> None:
 
 @main.command()
 @options
-@click.option("--reference", required=True, type=click.Path(), help="Table of NAS-Bench-201's accuracies.")
+@click.option(
+    "--reference", required=True, type=click.Path(), help="Table of NAS-Bench-201's accuracies."
+)
 @click.option("--sample", default=60, show_default=True)
 @click.option("--draw", default=0, show_default=True, help="Another number draws other cells.")
 @click.option("--seeds", default=5, show_default=True)
 @click.option("--epochs", default=20, show_default=True)
 @click.option("--cells", default=1, show_default=True, help="Cells a stage; the benchmark has 5.")
-@click.option("--width", default=16, show_default=True, help="Channels of the first stage; the benchmark has 16.")
+@click.option(
+    "--width",
+    default=16,
+    show_default=True,
+    help="Channels of the first stage; the benchmark has 16.",
+)
 def cells(
     sets: tuple[str, ...],
     ipc: int,
@@ -92,16 +128,26 @@ def cells(
     }
     proxies = [f"random:{ipc}", *sets, f"early-stop:{_steps(dataset, ipc, regime)}"]
     found = _searched("cells", dataset, {**choice, "seed": draw, "proxies": proxies}, common)
-    _publish("cells", found, common, {"cells": cells, "width": width, "epochs": epochs, "seeds": seeds})
+    _publish(
+        "cells", found, common, {"cells": cells, "width": width, "epochs": epochs, "seeds": seeds}
+    )
 
 
 @main.command()
 @options
 @click.option("--sample", default=48, show_default=True)
 @click.option(
-    "--most-mflops", default=40.0, show_default=True, help="Leave out architectures that cost more, in 10^6 multiply-adds."
+    "--most-mflops",
+    default=40.0,
+    show_default=True,
+    help="Leave out architectures that cost more, in 10^6 multiply-adds.",
 )
-@click.option("--images", default=5000, show_default=True, help="Real training images of the reference; 0 for all.")
+@click.option(
+    "--images",
+    default=5000,
+    show_default=True,
+    help="Real training images of the reference; 0 for all.",
+)
 @click.option("--reference-epochs", default=8, show_default=True)
 @click.option("--seeds", default=1, show_default=True)
 @click.option("--epochs", default=60, show_default=True)
@@ -131,7 +177,12 @@ def grid(
         lambda source, engine: train_reference(
             dataset,
             **shared,
-            regime=change(REFERENCE_REGIMES["convnet720"], epochs=reference_epochs, batch=64, augment="flip_crop"),
+            regime=change(
+                REFERENCE_REGIMES["convnet720"],
+                epochs=reference_epochs,
+                batch=64,
+                augment="flip_crop",
+            ),
             images=images or None,
             held_out=common["held_out"],
             out=folder,
@@ -143,19 +194,27 @@ def grid(
         dataset,
     )
     if truth.done < truth.total:
-        click.echo(f"the reference has {truth.done} of {truth.total} trainings: start again to go on")
+        click.echo(
+            f"the reference has {truth.done} of {truth.total} trainings: start again to go on"
+        )
         return
     regime = change(REGIMES["convnet720"], epochs=epochs, batch=25)
     choice = {**shared, "seeds": seeds, "regime": regime, "reference": folder / "reference.csv"}
     proxies = [f"random:{ipc}", *sets, f"early-stop:{_steps(dataset, ipc, regime)}"]
     found = _searched("grid", dataset, {**choice, "proxies": proxies}, common)
-    scale = {"reference": f"{images or 'all'} images, {reference_epochs} epochs", "epochs": epochs, "seeds": seeds}
+    scale = {
+        "reference": f"{images or 'all'} images, {reference_epochs} epochs",
+        "epochs": epochs,
+        "seeds": seeds,
+    }
     _publish("grid", found, common, scale | {"at most": f"{most_mflops:g} M multiply-adds"})
 
 
 @main.command()
 @options
-@click.option("--reference", required=True, type=click.Path(), help="Table of NAS-Bench-201's accuracies.")
+@click.option(
+    "--reference", required=True, type=click.Path(), help="Table of NAS-Bench-201's accuracies."
+)
 @click.option("--sizes", default="10,50,100", show_default=True, help="Real images per class.")
 @click.option("--sample", default=40, show_default=True)
 @click.option("--seeds", default=1, show_default=True)
@@ -178,15 +237,32 @@ def size(
     dataset = _dataset(common)
     regime = change(REGIMES["nasbench201"], epochs=epochs, cells=cells, width=width)
     counts = [int(count) for count in sizes.split(",")]
-    choice = {"space_name": "nasbench201", "sample": sample, "seeds": seeds, "regime": regime, "reference": reference}
-    found = _searched("size", dataset, {**choice, "proxies": [*(f"random:{count}" for count in counts), *sets]}, common)
+    choice = {
+        "space_name": "nasbench201",
+        "sample": sample,
+        "seeds": seeds,
+        "regime": regime,
+        "reference": reference,
+    }
+    found = _searched(
+        "size",
+        dataset,
+        {**choice, "proxies": [*(f"random:{count}" for count in counts), *sets]},
+        common,
+    )
     ranking = found.ranking
     if ranking is None or not ranking.agreements:
         _publish("size", found, common, {})
         return
     passes = _by_pass(found.folder, ranking)
     told = [*_crossings(ranking, counts), "", *_pass_lines(passes)]
-    _publish("size", found, common, {"cells": cells, "width": width, "epochs": epochs, "seeds": seeds}, told)
+    _publish(
+        "size",
+        found,
+        common,
+        {"cells": cells, "width": width, "epochs": epochs, "seeds": seeds},
+        told,
+    )
     _curve(results.FOLDER / f"{common['name'] or 'nas_size'}_curve.png", ranking, counts, passes)
 
 
@@ -203,22 +279,33 @@ def _store(common: dict[str, Any]) -> Path:
     return common["out"] / "trials.sqlite"
 
 
-def _searched(study: str, dataset: Dataset, choice: dict[str, Any], common: dict[str, Any]) -> Found:
+def _searched(
+    study: str, dataset: Dataset, choice: dict[str, Any], common: dict[str, Any]
+) -> Found:
     """The study's search, begun or gone on with."""
     folder = common["out"] / (common["name"] or study)
 
     def begin(source: Source, engine: Engine) -> Found:
-        options = {"held_out": common["held_out"], "minutes": common["minutes"], "source": source, "engine": engine}
+        options = {
+            "held_out": common["held_out"],
+            "minutes": common["minutes"],
+            "source": source,
+            "engine": engine,
+        }
         return search(dataset, out=folder, store=_store(common), **choice, **options)
 
     return _run(folder, common, begin, dataset)
 
 
-def _run(folder: Path, common: dict[str, Any], begin: Callable[[Source, Engine], Found], dataset: Dataset) -> Found:
+def _run(
+    folder: Path, common: dict[str, Any], begin: Callable[[Source, Engine], Found], dataset: Dataset
+) -> Found:
     engine = Engine(workers=common["workers"], device=common["device"])
     if (folder / "search.json").exists():
         return resume(folder, dataset, engine=engine, minutes=common["minutes"])
-    source = Source(name=common["dataset"], data_dir=common["data_dir"], resolution=common["resolution"])
+    source = Source(
+        name=common["dataset"], data_dir=common["data_dir"], resolution=common["resolution"]
+    )
     return begin(source, engine)
 
 
@@ -226,20 +313,33 @@ def _cheap(dataset: Dataset, count: int, most: float) -> list[int]:
     """The first `count` ConvNets of the stratified order that cost at most `most` multiply-adds an image."""
     for drawn in range(count, convnet_space.SIZE + 1):
         indices = convnet_space.sample(drawn, stratified=True)
-        costs = [convnet_space.architecture(index).flops(dataset.shape, len(dataset.classes)) for index in indices]
+        costs = [
+            convnet_space.architecture(index).flops(dataset.shape, len(dataset.classes))
+            for index in indices
+        ]
         cheap = [index for index, cost in zip(indices, costs, strict=True) if cost <= most]
         if len(cheap) == count:
             return cheap
-    raise click.BadParameter(f"only {len(cheap)} architectures cost that little", param_hint="--sample")
+    raise click.BadParameter(
+        f"only {len(cheap)} architectures cost that little", param_hint="--sample"
+    )
 
 
-def _publish(study: str, found: Found, common: dict[str, Any], scale: dict[str, Any], more: Sequence[str] = ()) -> None:
+def _publish(
+    study: str,
+    found: Found,
+    common: dict[str, Any],
+    scale: dict[str, Any],
+    more: Sequence[str] = (),
+) -> None:
     """Write the study's table, numbers and plots, and `more` lines; nothing where there is nothing to correlate yet."""
     ranking, name = found.ranking, common["name"] or f"nas_{study}"
     if ranking is None or not ranking.agreements:
         click.echo(f"{found.done} of {found.total} trainings: nothing to correlate yet")
         return
-    told = ", ".join(f"{key} {value}" for key, value in (scale | {"held-out images": common["held_out"]}).items())
+    told = ", ".join(
+        f"{key} {value}" for key, value in (scale | {"held-out images": common["held_out"]}).items()
+    )
     dataset = common["dataset"] + (f" at {common['resolution']} px" if common["resolution"] else "")
     rows = agreement_rows(ranking.agreements)
     lines = [
@@ -260,7 +360,12 @@ def _publish(study: str, found: Found, common: dict[str, Any], scale: dict[str, 
         "",
         *_markdown(DIFFERENCE_HEADERS, difference_rows(ranking.contrasts)),
     ]
-    document = {"conditions": results.conditions(), "scale": scale, "done": found.done, "total": found.total}
+    document = {
+        "conditions": results.conditions(),
+        "scale": scale,
+        "done": found.done,
+        "total": found.total,
+    }
     results.write(name, {**document, "notes": found.notes, **ranking.to_json()}, lines)
     for proxy in ranking.trainings:
         scatter(results.FOLDER / f"{name}_{proxy.replace(':', '-')}.png", ranking, proxy)
@@ -269,7 +374,11 @@ def _publish(study: str, found: Found, common: dict[str, Any], scale: dict[str, 
 
 
 def _markdown(headers: Any, rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(headers)} |", "|---" * len(headers) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return [
+        f"| {' | '.join(headers)} |",
+        "|---" * len(headers) + "|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
 
 
 def _forest(path: Path, ranking: Ranking) -> None:
@@ -279,21 +388,44 @@ def _forest(path: Path, ranking: Ranking) -> None:
     free = [*BASELINES, FREE_AVERAGE]
     groups = {"free": free}
     for proxy in ranking.trainings:
-        groups[proxy] = [f"{proxy} {score}" for score in SCORES] + [f"{proxy} {score} + {FREE_AVERAGE}" for score in SCORES]
-    figure = Figure(figsize=(7.2, 0.8 + 0.22 * sum(map(len, groups.values()))), layout="constrained", dpi=150)
+        groups[proxy] = [f"{proxy} {score}" for score in SCORES] + [
+            f"{proxy} {score} + {FREE_AVERAGE}" for score in SCORES
+        ]
+    figure = Figure(
+        figsize=(7.2, 0.8 + 0.22 * sum(map(len, groups.values()))), layout="constrained", dpi=150
+    )
     axes = figure.subplots()
     labels: list[str] = []
     ticks: list[float] = []
     for number, (group, columns) in enumerate(groups.items()):
         found = [ranking.agreements[column]["spearman"] for column in columns]
-        rows = [len(labels) + 0.6 * number + row for row in range(len(columns))]  # a gap between groups
+        rows = [
+            len(labels) + 0.6 * number + row for row in range(len(columns))
+        ]  # a gap between groups
         ticks += rows
         arms = [[e.value - e.low for e in found], [e.high - e.value for e in found]]
         colour = "#555555" if group == "free" else f"C{number - 1}"
-        axes.errorbar([e.value for e in found], rows, xerr=arms, fmt="o", color=colour, markersize=4, capsize=2, linewidth=1.2)
-        labels += [column.replace(FREE_AVERAGE, "free") if column != FREE_AVERAGE else f"{column} (free)" for column in columns]
+        axes.errorbar(
+            [e.value for e in found],
+            rows,
+            xerr=arms,
+            fmt="o",
+            color=colour,
+            markersize=4,
+            capsize=2,
+            linewidth=1.2,
+        )
+        labels += [
+            column.replace(FREE_AVERAGE, "free") if column != FREE_AVERAGE else f"{column} (free)"
+            for column in columns
+        ]
     for column, style in ((YARDSTICK, "--"), (FREE_AVERAGE, ":")):
-        axes.axvline(ranking.agreements[column]["spearman"].value, color="#555555", linestyle=style, linewidth=1)
+        axes.axvline(
+            ranking.agreements[column]["spearman"].value,
+            color="#555555",
+            linestyle=style,
+            linewidth=1,
+        )
     axes.set_yticks(ticks, [label.replace("_", " ") for label in labels], fontsize=8)
     axes.invert_yaxis()
     axes.margins(y=0.02)
@@ -307,10 +439,18 @@ def _crossings(ranking: Ranking, sizes: list[int]) -> list[str]:
     """For each score, the fewest real images with which it agrees as well as the parameter count."""
     bar, lines = ranking.agreements[YARDSTICK]["spearman"].value, []
     for score in SCORES:
-        rhos = {size: ranking.agreements[f"random:{size} {score}"]["spearman"].value for size in sizes}
+        rhos = {
+            size: ranking.agreements[f"random:{size} {score}"]["spearman"].value for size in sizes
+        }
         above = next((size for size, rho in rhos.items() if rho >= bar), None)
-        where = f"from {above} real images per class on" if above else f"nowhere up to {sizes[-1]} real images per class"
-        lines.append(f"- `{score}` reaches the parameter count's {bar:.2f} {where} (estimates; see the intervals)")
+        where = (
+            f"from {above} real images per class on"
+            if above
+            else f"nowhere up to {sizes[-1]} real images per class"
+        )
+        lines.append(
+            f"- `{score}` reaches the parameter count's {bar:.2f} {where} (estimates; see the intervals)"
+        )
     return lines
 
 
@@ -321,22 +461,36 @@ def _by_pass(folder: Path, ranking: Ranking) -> dict[str, list[Estimate]]:
     with Trials(str(plan.store)) as store:
         curves = {trial.key: trial.curve.get("loss", []) for trial in store.find(space=plan.space)}
     for proxy in ranking.trainings:
-        runs = [[curves[plan.keys.of(Task(seed, i, proxy))] for seed in range(plan.seeds)] for i in ranking.indices]
+        runs = [
+            [curves[plan.keys.of(Task(seed, i, proxy))] for seed in range(plan.seeds)]
+            for i in ranking.indices
+        ]
         longest = max(len(curve) for one in runs for curve in one)
-        table = [[curve + [math.inf] * (longest - len(curve)) for curve in one] for one in runs]  # diverged ones end early
-        losses = np.cumsum(np.nan_to_num(np.mean(table, axis=1), nan=math.inf, posinf=math.inf), axis=1)
+        table = [
+            [curve + [math.inf] * (longest - len(curve)) for curve in one] for one in runs
+        ]  # diverged ones end early
+        losses = np.cumsum(
+            np.nan_to_num(np.mean(table, axis=1), nan=math.inf, posinf=math.inf), axis=1
+        )
         found[proxy] = [agreement(-column, ranking.truth)["spearman"] for column in losses.T]
     return found
 
 
 def _pass_lines(passes: dict[str, list[Estimate]]) -> list[str]:
     chosen = [n for n in (1, 2, 5, 10, 15, 20) if n <= max(map(len, passes.values()))]
-    rows = [[name, *(interval(found[n - 1]) if n <= len(found) else "" for n in chosen)] for name, found in passes.items()]
-    told = "Spearman's rho of the training losses summed over the first passes of the same trainings."
+    rows = [
+        [name, *(interval(found[n - 1]) if n <= len(found) else "" for n in chosen)]
+        for name, found in passes.items()
+    ]
+    told = (
+        "Spearman's rho of the training losses summed over the first passes of the same trainings."
+    )
     return [told, "", *_markdown(("proxy", *(f"{n} passes" for n in chosen)), rows)]
 
 
-def _curve(path: Path, ranking: Ranking, sizes: list[int], passes: dict[str, list[Estimate]]) -> None:
+def _curve(
+    path: Path, ranking: Ranking, sizes: list[int], passes: dict[str, list[Estimate]]
+) -> None:
     """Spearman's rho against the images per class, condensed sets as stars; and of the summed loss against the passes."""
     from matplotlib.figure import Figure
 
@@ -347,25 +501,55 @@ def _curve(path: Path, ranking: Ranking, sizes: list[int], passes: dict[str, lis
         found = [ranking.agreements[f"random:{size} {score}"]["spearman"] for size in sizes]
         arms = [[e.value - e.low for e in found], [e.high - e.value for e in found]]
         places = [size * (0.96 + 0.04 * number) for size in sizes]  # side by side
-        style: dict[str, Any] = {"color": f"C{number}", "marker": "o", "capsize": 3, "label": score.replace("_", " ")}
+        style: dict[str, Any] = {
+            "color": f"C{number}",
+            "marker": "o",
+            "capsize": 3,
+            "label": score.replace("_", " "),
+        }
         left.errorbar(places, [e.value for e in found], yerr=arms, **style)
         for proxy in condensed:
             value = ranking.agreements[f"{proxy} {score}"]["spearman"].value
-            left.plot([0.88 * sizes[0]], [value], color=f"C{number}", marker="*", markersize=11, linestyle="none")
-    left.set(xscale="log", xlabel="real images per class (stars: condensed sets)", ylabel="Spearman's rho, 95 % intervals")
+            left.plot(
+                [0.88 * sizes[0]],
+                [value],
+                color=f"C{number}",
+                marker="*",
+                markersize=11,
+                linestyle="none",
+            )
+    left.set(
+        xscale="log",
+        xlabel="real images per class (stars: condensed sets)",
+        ylabel="Spearman's rho, 95 % intervals",
+    )
     left.set_xticks(sizes, [str(size) for size in sizes])
     left.minorticks_off()
     for number, (proxy, curve) in enumerate(passes.items()):
         epochs, colour = range(1, len(curve) + 1), f"C{number + len(SCORES)}"
         right.plot(epochs, [e.value for e in curve], color=colour, label=proxy)
-        right.fill_between(epochs, [e.low for e in curve], [e.high for e in curve], color=colour, alpha=0.08, linewidth=0)
+        right.fill_between(
+            epochs,
+            [e.low for e in curve],
+            [e.high for e in curve],
+            color=colour,
+            alpha=0.08,
+            linewidth=0,
+        )
     right.set_xlabel("passes over which the training loss is summed")
     right.set_xticks([1, *range(5, max(map(len, passes.values())) + 1, 5)])
     for axes in (left, right):
-        axes.axhline(ranking.agreements[YARDSTICK]["spearman"].value, color="#333333", linestyle="--", label=YARDSTICK)
+        axes.axhline(
+            ranking.agreements[YARDSTICK]["spearman"].value,
+            color="#333333",
+            linestyle="--",
+            label=YARDSTICK,
+        )
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8)  # above: curves go anywhere
+        axes.legend(
+            frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8
+        )  # above: curves go anywhere
     save_figure(figure, path)
 
 

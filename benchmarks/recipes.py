@@ -13,13 +13,23 @@ from typing import Any
 import click
 
 from benchmarks import results
-from condense import Protocol, Recipe, Score, UserError, condense, evaluate, load_dataset, resolve, resume
-from condense.data import Dataset
+from condense import (
+    Protocol,
+    Recipe,
+    Score,
+    UserError,
+    condense,
+    evaluate,
+    load_dataset,
+    recipe_for,
+    resume,
+)
+from condense.data.images import Dataset
+from condense.data.preprocess import make_preprocess
 from condense.files import digest, read_json
-from condense.preprocess import make_preprocess
-from condense.report import bars
-from condense.select import select
-from condense.store import CondensedSet
+from condense.methods.selection import select
+from condense.report.figures import bars
+from condense.sets.condensed import CondensedSet
 
 CANDIDATES: dict[str, tuple[str, dict[str, Any]]] = {
     "paper, scale 100": ("paper", {"loss_scale": 100.0, "preprocess": "standard"}),
@@ -38,13 +48,17 @@ def recipe_of(line: str, dataset: Dataset, ipc: int, changes: dict[str, Any]) ->
     settings: dict[str, Any] = dict(pair.partition("=")[::2] for pair in text.split(",") if pair)
     if line in CANDIDATES:
         name, settings = CANDIDATES[line]
-    return resolve(name, dataset.name, dataset.shape, ipc).override({**changes, **settings})
+    return recipe_for(name, dataset.name, dataset.shape, ipc).override({**changes, **settings})
 
 
-def make(line: str, dataset: Dataset, ipc: int, changes: dict[str, Any], seed: int, runs: Path | None) -> CondensedSet:
+def make(
+    line: str, dataset: Dataset, ipc: int, changes: dict[str, Any], seed: int, runs: Path | None
+) -> CondensedSet:
     """The set of a line of the table; with `runs`, a folder of run folders, it is gone on with where it was begun."""
     if line in RANDOM:
-        return select("random", dataset, ipc, preprocess=make_preprocess(RANDOM[line], dataset), seed=seed)
+        return select(
+            "random", dataset, ipc, preprocess=make_preprocess(RANDOM[line], dataset), seed=seed
+        )
     recipe = recipe_of(line, dataset, ipc, changes)
     told = json.dumps([dataset.fingerprint, ipc, recipe.to_json()])
     run = runs / f"{digest({}, told)[:16]}-seed{seed}" if runs else None
@@ -56,48 +70,89 @@ def make(line: str, dataset: Dataset, ipc: int, changes: dict[str, Any], seed: i
 @click.command()
 @click.option("--dataset", default="cifar10", show_default=True)
 @click.option("--data-dir", type=click.Path())
-@click.option("--hold-out", default=0, help="Test on so many held-out training images: for choosing.")
-@click.option("--line", "chosen", multiple=True, help="A line of the table, or RECIPE:KEY=VALUE,...; default: all of the table.")
+@click.option(
+    "--hold-out", default=0, help="Test on so many held-out training images: for choosing."
+)
+@click.option(
+    "--line",
+    "chosen",
+    multiple=True,
+    help="A line of the table, or RECIPE:KEY=VALUE,...; default: all of the table.",
+)
 @click.option("--ipc", default=10, show_default=True)
-@click.option("--network", help="To match under and to train, where a line names no other; default: each recipe's, and convnet.")
+@click.option(
+    "--network",
+    help="To match under and to train, where a line names no other; default: each recipe's, and convnet.",
+)
 @click.option("--steps", default=200, show_default=True)
 @click.option("--real-batch", default=64, show_default=True)
 @click.option("--epochs", default=300, show_default=True)
 @click.option("--seeds", default=1, show_default=True, help="Sets condensed by each recipe.")
 @click.option("--repeats", default=5, show_default=True, help="Networks trained on each set.")
 @click.option("--name", default="recipes", show_default=True, help="Name of the result files.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the run folders, so that a killed condensation goes on.")
-def main(data_dir: str | None, chosen: tuple[str, ...], seeds: int, name: str, out: Path | None, **settings: Any) -> None:
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for the run folders, so that a killed condensation goes on.",
+)
+def main(
+    data_dir: str | None,
+    chosen: tuple[str, ...],
+    seeds: int,
+    name: str,
+    out: Path | None,
+    **settings: Any,
+) -> None:
     """Compare the recipes at a small, equal cost."""
-    real, ipc, network = load_dataset(settings["dataset"], data_dir), settings["ipc"], settings["network"]
+    real, ipc, network = (
+        load_dataset(settings["dataset"], data_dir),
+        settings["ipc"],
+        settings["network"],
+    )
     real = real.hold_out(settings["hold_out"], seed=0) if settings["hold_out"] else real
     path = results.FOLDER / f"{name}.json"
     found = read_json(path) if path.exists() else {}
     if found and found.get("settings") != settings:
-        raise UserError(f"{path} was measured otherwise ({found.get('settings')}): choose another --name")
+        raise UserError(
+            f"{path} was measured otherwise ({found.get('settings')}): choose another --name"
+        )
     lines = found.get("lines", {})
-    changes = {key: settings[key] for key in ("steps", "real_batch")} | ({"network": network} if network else {})
+    changes = {key: settings[key] for key in ("steps", "real_batch")} | (
+        {"network": network} if network else {}
+    )
     trained, protocol = network or "convnet", Protocol(epochs=settings["epochs"])
     for seed, line in product(range(seeds), chosen or [*RANDOM, *CANDIDATES]):
         known = lines[line]["accuracies"] if line in lines else []
         if len(known) > seed * settings["repeats"]:
             continue
         made = make(line, real, ipc, changes, seed, out)
-        of_set = evaluate(made, real, trained, repeats=settings["repeats"], protocol=protocol, seed=seed)[trained]
+        of_set = evaluate(
+            made, real, trained, repeats=settings["repeats"], protocol=protocol, seed=seed
+        )[trained]
         score = Score((*known, *of_set.accuracies), seed + 1)
         lines[line] = score.to_json()
-        print(f"{line:<28} {score.mean:.2%}  {score.ci95[0]:.2%} to {score.ci95[1]:.2%}", flush=True)
+        print(
+            f"{line:<28} {score.mean:.2%}  {score.ci95[0]:.2%} to {score.ci95[1]:.2%}", flush=True
+        )
         document = {"conditions": results.conditions(), "settings": settings, "lines": lines}
         results.write(name, document, _table(lines, bool(settings["hold_out"])))
     title = "held-out accuracy" if settings["hold_out"] else "test accuracy"
-    bars(Path(results.FOLDER / f"{name}.png"), {line: _Line(found) for line, found in lines.items()}, title)
+    bars(
+        Path(results.FOLDER / f"{name}.png"),
+        {line: _Line(found) for line, found in lines.items()},
+        title,
+    )
 
 
 class _Line:
     """A line as `report.bars` wants it."""
 
     def __init__(self, found: dict) -> None:
-        self.accuracies, self.mean, self.ci95 = tuple(found["accuracies"]), found["mean"], tuple(found["ci95"])
+        self.accuracies, self.mean, self.ci95 = (
+            tuple(found["accuracies"]),
+            found["mean"],
+            tuple(found["ci95"]),
+        )
 
 
 def _table(lines: dict[str, dict], held_out: bool) -> list[str]:
@@ -107,7 +162,11 @@ def _table(lines: dict[str, dict], held_out: bool) -> list[str]:
         for line, found in lines.items()
     ]
     tested = "held-out training images" if held_out else "test"
-    return [f"| set | seeds | accuracy ({tested}), % | 95 % interval | trainings |", "|---|---|---|---|---|", *rows]
+    return [
+        f"| set | seeds | accuracy ({tested}), % | 95 % interval | trainings |",
+        "|---|---|---|---|---|",
+        *rows,
+    ]
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from condense.data import Dataset
+from condense.data.images import Dataset
+from condense.data.preprocess import Preprocess
 from condense.methods import DataDAM
-from condense.preprocess import Preprocess
-from condense.recipes import Recipe
+from condense.methods.base import Recipe
 
 
 def convnet(channels: int, size: int, num_classes: int, norm: str, depth: int) -> nn.Sequential:
@@ -58,8 +58,12 @@ def augment(images: Tensor, seed: int) -> Tensor:
         theta = torch.tensor([[sx, 0.0, 0.0], [0.0, sy, 0.0]])
     else:
         angle = math.radians((u[0].item() * 2 - 1) * 15)
-        theta = torch.tensor([[math.cos(angle), -math.sin(angle), 0.0], [math.sin(angle), math.cos(angle), 0.0]])
-    grid = F.affine_grid(theta.to(images.device).expand(len(images), 2, 3), list(images.shape), align_corners=False)
+        theta = torch.tensor(
+            [[math.cos(angle), -math.sin(angle), 0.0], [math.sin(angle), math.cos(angle), 0.0]]
+        )
+    grid = F.affine_grid(
+        theta.to(images.device).expand(len(images), 2, 3), list(images.shape), align_corners=False
+    )
     return F.grid_sample(images, grid, align_corners=False)
 
 
@@ -67,7 +71,13 @@ class Reference:
     """The loop's state: synthetic images and their optimiser. The hyperparameters are those of a DataDAM `Recipe`."""
 
     def __init__(
-        self, dataset: Dataset, recipe: Recipe, preprocess: Preprocess, start: Tensor, norm: str, device: torch.device
+        self,
+        dataset: Dataset,
+        recipe: Recipe,
+        preprocess: Preprocess,
+        start: Tensor,
+        norm: str,
+        device: torch.device,
     ) -> None:
         assert isinstance(recipe.method, DataDAM)
         self.recipe, self.method, self.norm, self.device = recipe, recipe.method, norm, device
@@ -79,7 +89,13 @@ class Reference:
 
     def step(self, step: int) -> float:
         """One step; returns the loss."""
-        network = convnet(self.shape[0], self.shape[1], self.num_classes, self.norm, round(math.log2(self.shape[1])) - 2)
+        network = convnet(
+            self.shape[0],
+            self.shape[1],
+            self.num_classes,
+            self.norm,
+            round(math.log2(self.shape[1])) - 2,
+        )
         network = network.to(self.device).train()
         seen: list[Tensor] = []
         for layer in network:
@@ -89,7 +105,9 @@ class Reference:
         for c in range(self.num_classes):
             chosen = self.members[c][torch.randperm(len(self.members[c]))[: self.recipe.real_batch]]
             real.append(augment(self.real[chosen.to(self.device)], step * self.num_classes + c))
-            synthetic.append(augment(self.images[c * per : (c + 1) * per], step * self.num_classes + c))
+            synthetic.append(
+                augment(self.images[c * per : (c + 1) * per], step * self.num_classes + c)
+            )
         described = []
         for batch in (torch.cat(real), torch.cat(synthetic)):
             seen.clear()
@@ -101,12 +119,18 @@ class Reference:
         self.optimizer.step()
         return loss.item()
 
-    def _loss(self, real: tuple[list[Tensor], Tensor], synthetic: tuple[list[Tensor], Tensor]) -> Tensor:
+    def _loss(
+        self, real: tuple[list[Tensor], Tensor], synthetic: tuple[list[Tensor], Tensor]
+    ) -> Tensor:
         method, loss = self.method, torch.zeros(())
-        of_real, of_synthetic = len(real[1]) // self.num_classes, len(synthetic[1]) // self.num_classes
+        of_real, of_synthetic = (
+            len(real[1]) // self.num_classes,
+            len(synthetic[1]) // self.num_classes,
+        )
         for real_map, synthetic_map in zip(real[0][:-1], synthetic[0][:-1], strict=True):
             attended = [
-                F.normalize(layer.abs().pow(method.power).sum(1).flatten(1)) for layer in (real_map.detach(), synthetic_map)
+                F.normalize(layer.abs().pow(method.power).sum(1).flatten(1))
+                for layer in (real_map.detach(), synthetic_map)
             ]
             for c in range(self.num_classes):
                 means = (

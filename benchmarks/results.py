@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from condense.files import write_bytes, write_json
-from condense.provenance import version
+from condense.sets.provenance import version
 
 FOLDER = Path(__file__).parent / "results"
 
@@ -38,7 +38,9 @@ def command() -> str:
     for place, argument in enumerate(arguments[:-1]):
         if argument in ("--data-dir", "--out", "--reference", "--set", "--json", "--work"):
             arguments[place + 1] = "DIR"
-    name = ["-m", f"benchmarks.{module.stem}"] if module.parent.name == "benchmarks" else [module.name]
+    name = (
+        ["-m", f"benchmarks.{module.stem}"] if module.parent.name == "benchmarks" else [module.name]
+    )
     return shlex.join(["python", *name, *arguments])
 
 

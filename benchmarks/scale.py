@@ -27,12 +27,12 @@ import torch
 
 from benchmarks import results
 from benchmarks.step import CLOCKS, noise_dataset, seconds
-from condense.data import Dataset
+from condense.data.images import Dataset
+from condense.data.preprocess import Standardize
 from condense.device import peak_memory, pick_device, reset_peak_memory
-from condense.engine import Engine
 from condense.files import write_bytes
-from condense.preprocess import Standardize
-from condense.recipes import resolve
+from condense.methods.recipes import recipe_for
+from condense.runs.engine import Engine
 
 TOLERANCE = 0.10
 """How far the cost may be from a line, and the working memory from its median, to be called linear and flat."""
@@ -79,7 +79,12 @@ class Plan:
         """The points of every curve but the ranks'."""
         varied = {"classes": self.classes, "ipc": self.ipcs, "size": self.sizes}
         few = {"ipc", "size"}  # neither needs many classes
-        base = {name: dataclasses.replace(self.base, classes=self.classes[0]) if name in few else self.base for name in varied}
+        base = {
+            name: dataclasses.replace(self.base, classes=self.classes[0])
+            if name in few
+            else self.base
+            for name in varied
+        }
         return {name: [_with(base[name], name, value) for value in varied[name]] for name in varied}
 
 
@@ -123,17 +128,23 @@ def measure(setting: Setting, device: torch.device, turns: int, clock: str) -> d
     device = pick_device(device.type)  # readies this process
     dataset = setting.dataset()
     # Class after class the same start: drawing a gigabyte of noise would take longer than the steps.
-    start = torch.randn(setting.ipc, 3, setting.size, setting.size, generator=torch.Generator().manual_seed(1))
+    start = torch.randn(
+        setting.ipc, 3, setting.size, setting.size, generator=torch.Generator().manual_seed(1)
+    )
     start = start.repeat(setting.classes, 1, 1, 1)
     one = dataclasses.replace(setting, classes=1, ipc=1, real_batch=1)
-    _engine(one, one.dataset(), start[:1], device, compiled=False).step(0)  # libraries load at their first use
+    _engine(one, one.dataset(), start[:1], device, compiled=False).step(
+        0
+    )  # libraries load at their first use
     reset_peak_memory(device)
     before = peak_memory(device)
     # Compiling on a CPU takes longer than all the steps at a reduced scale.
     engine = _engine(setting, dataset, start, device, compiled=device.type == "cuda")
     for step in range(2):
         engine.step(step)
-    times = [seconds(lambda step=step: engine.step(step), device, clock) for step in range(2, 2 + turns)]  # type: ignore[misc]
+    times = [
+        seconds(lambda step=step: engine.step(step), device, clock) for step in range(2, 2 + turns)
+    ]  # type: ignore[misc]
     held = engine.images.nbytes + engine.momentum.nbytes
     if device.type == "cuda":
         held += dataset.train.pixels.nbytes  # on a CPU the engine reads the dataset's own
@@ -148,9 +159,11 @@ def measure(setting: Setting, device: torch.device, turns: int, clock: str) -> d
     }
 
 
-def _engine(setting: Setting, dataset: Dataset, start: torch.Tensor, device: torch.device, *, compiled: bool) -> Engine:
+def _engine(
+    setting: Setting, dataset: Dataset, start: torch.Tensor, device: torch.device, *, compiled: bool
+) -> Engine:
     """DataDAM at a setting."""
-    recipe = resolve("paper", dataset.name, dataset.shape, setting.ipc)
+    recipe = recipe_for("paper", dataset.name, dataset.shape, setting.ipc)
     recipe = recipe.override({"network": setting.network, "real_batch": setting.real_batch})
     preprocess = Standardize.fit(dataset.train.pixels[:_POOL])
     return Engine(dataset, recipe, preprocess, start, seed=0, device=device, compiled=compiled)
@@ -170,7 +183,13 @@ def measure_ranks(setting: Setting, ranks: int, device: torch.device, turns: int
     with tempfile.TemporaryDirectory() as folder:
         images = setting.dataset().train
         pixels, labels = images.pixels.movedim(1, -1).numpy(), images.labels.numpy()
-        np.savez(f"{folder}/noise.npz", train_images=pixels, train_labels=labels, test_images=pixels[:1], test_labels=labels[:1])
+        np.savez(
+            f"{folder}/noise.npz",
+            train_images=pixels,
+            train_labels=labels,
+            test_images=pixels[:1],
+            test_labels=labels[:1],
+        )
         taken = {}
         for steps in (short, long):
             flags = [
@@ -178,7 +197,15 @@ def measure_ranks(setting: Setting, ranks: int, device: torch.device, turns: int
                 "--network", setting.network, "--steps", steps, "--device", device.type, "--chunk", 1,
                 "--out", f"{folder}/{steps}",
             ]  # fmt: skip
-            torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks, "cli.py"]
+            torchrun = [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc-per-node",
+                ranks,
+                "cli.py",
+            ]
             # One thread for each rank, also for a single one, which torchrun would give all cores.
             done = subprocess.run(
                 [str(word) for word in (*torchrun, "condense", *flags)],
@@ -189,8 +216,13 @@ def measure_ranks(setting: Setting, ranks: int, device: torch.device, turns: int
             )
             if done.returncode:
                 raise click.ClickException(f"{ranks} ranks failed:\n{done.stderr[-2000:]}")
-            taken[steps] = json.loads(Path(f"{folder}/{steps}/run.json").read_text())["progress"]["seconds"]
-    return dataclasses.asdict(setting) | {"ranks": ranks, "step_s": (taken[long] - taken[short]) / turns}
+            taken[steps] = json.loads(Path(f"{folder}/{steps}/run.json").read_text())["progress"][
+                "seconds"
+            ]
+    return dataclasses.asdict(setting) | {
+        "ranks": ranks,
+        "step_s": (taken[long] - taken[short]) / turns,
+    }
 
 
 def combined(rounds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -211,7 +243,10 @@ def verdict(points: list[dict[str, Any]]) -> dict[str, Any]:
     """
     import numpy as np
 
-    classes, times, working = (np.array([point[name] for point in points]) for name in ("classes", "step_s", "working_bytes"))
+    classes, times, working = (
+        np.array([point[name] for point in points])
+        for name in ("classes", "step_s", "working_bytes")
+    )
     per_class, fixed = np.polyfit(classes, times, 1, w=1 / times)
     off = float(np.abs((fixed + per_class * classes) / times - 1).max())
     spread = float(np.abs(working / np.median(working) - 1).max())
@@ -245,9 +280,17 @@ def table(curves: dict[str, list[dict[str, Any]]], found: dict[str, Any] | None)
             "|---|---|---|---|---|---|---|",
         ]
         for point in points:
-            setting = Setting(**{field.name: point[field.name] for field in dataclasses.fields(Setting)})
+            setting = Setting(
+                **{field.name: point[field.name] for field in dataclasses.fields(Setting)}
+            )
             memory = [f"{point[field] / 1e6:.0f}" if field in point else "" for field in MEMORY]
-            cells = [point[name], setting, f"{point['step_s']:.4f}", f"{1000 * point['step_s'] / setting.classes:.3f}", *memory]
+            cells = [
+                point[name],
+                setting,
+                f"{point['step_s']:.4f}",
+                f"{1000 * point['step_s'] / setting.classes:.3f}",
+                *memory,
+            ]
             lines.append(f"| {' | '.join(map(str, cells))} |")
         lines.append("")
     return lines
@@ -263,9 +306,14 @@ def draw(path: Path, curves: dict[str, list[dict[str, Any]]]) -> None:
         x = [point[name] for point in points]
         time.plot(x, [point["step_s"] for point in points], "o-", color="#5b7fb8")
         time.set(xscale="log", yscale="log", ylabel="seconds a step", title=f"against {name}")
-        for field, label, color in (("peak_bytes", "peak", "#5b7fb8"), ("working_bytes", "working", "#c9803a")):
+        for field, label, color in (
+            ("peak_bytes", "peak", "#5b7fb8"),
+            ("working_bytes", "working", "#c9803a"),
+        ):
             if all(field in point for point in points):
-                memory.plot(x, [point[field] / 1e6 for point in points], "o-", label=label, color=color)
+                memory.plot(
+                    x, [point[field] / 1e6 for point in points], "o-", label=label, color=color
+                )
         if memory.lines:
             memory.set(xscale="log", xlabel=name, ylabel="MB", ylim=(0, None))
             memory.legend()
@@ -281,10 +329,31 @@ def draw(path: Path, curves: dict[str, list[dict[str, Any]]]) -> None:
 
 
 @click.command()
-@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]), help="cpu: at a reduced scale.")
-@click.option("--plan", type=click.Choice(list(PLANS)), help="Scale of the curves.  [default: the device's]")
-@click.option("--curve", "wanted", multiple=True, type=click.Choice(CURVES), default=CURVES, help="Draw these alone.")
-@click.option("--clock", default="wall", show_default=True, type=click.Choice(list(CLOCKS)), help="cpu: on a busy machine.")
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    type=click.Choice(["cpu", "cuda"]),
+    help="cpu: at a reduced scale.",
+)
+@click.option(
+    "--plan", type=click.Choice(list(PLANS)), help="Scale of the curves.  [default: the device's]"
+)
+@click.option(
+    "--curve",
+    "wanted",
+    multiple=True,
+    type=click.Choice(CURVES),
+    default=CURVES,
+    help="Draw these alone.",
+)
+@click.option(
+    "--clock",
+    default="wall",
+    show_default=True,
+    type=click.Choice(list(CLOCKS)),
+    help="cpu: on a busy machine.",
+)
 @click.option("--name", default="scale", show_default=True, help="Name of the result files.")
 def main(device: str, plan: str | None, wanted: tuple[str, ...], clock: str, name: str) -> None:
     """Draw time and memory of a step against classes, IPC, resolution and ranks."""
@@ -292,7 +361,11 @@ def main(device: str, plan: str | None, wanted: tuple[str, ...], clock: str, nam
     conditions, measured = results.conditions(), dict[tuple[str, int], list[dict[str, Any]]]()
     gpus = torch.cuda.device_count() if device == "cuda" else max(chosen.ranks, default=0)
     tasks: list[tuple[str, Setting, int | None]]
-    tasks = [(curve, setting, None) for curve, settings in chosen.curves().items() for setting in settings]
+    tasks = [
+        (curve, setting, None)
+        for curve, settings in chosen.curves().items()
+        for setting in settings
+    ]
     tasks += [("ranks", chosen.base, ranks) for ranks in chosen.ranks if ranks <= gpus]
     for curve, setting, ranks in [task for task in tasks if task[0] in wanted] * chosen.rounds:
         if ranks is None:
@@ -301,10 +374,19 @@ def main(device: str, plan: str | None, wanted: tuple[str, ...], clock: str, nam
             point = measure_ranks(setting, ranks, place, chosen.turns)
         measured.setdefault((curve, point[curve]), []).append(point)
         click.echo(f"{curve} {point[curve]}: {point['step_s']:.4f} s a step")
-        curves = {name: [combined(rounds) for (of, _), rounds in measured.items() if of == name] for name, _ in measured}
-        found = verdict(curves["classes"]) if len(curves.get("classes", ())) == len(chosen.classes) else None
+        curves = {
+            name: [combined(rounds) for (of, _), rounds in measured.items() if of == name]
+            for name, _ in measured
+        }
+        found = (
+            verdict(curves["classes"])
+            if len(curves.get("classes", ())) == len(chosen.classes)
+            else None
+        )
         document = {"conditions": conditions, "verdict": found, "curves": curves}
-        results.write(name, document, table(curves, found))  # after every point: a run cut short has shown something
+        results.write(
+            name, document, table(curves, found)
+        )  # after every point: a run cut short has shown something
         draw(results.FOLDER / f"{name}.png", curves)
 
 

@@ -22,14 +22,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import results
 from benchmarks.reference import Reference
-from condense.accelerate import LAYOUT
-from condense.data import Dataset, Images
+from condense.data.images import Dataset, Images
+from condense.data.preprocess import make_preprocess
 from condense.device import fast_bfloat16, peak_memory, pick_device, reset_peak_memory
-from condense.engine import Engine
 from condense.files import write_json
-from condense.networks import build
-from condense.preprocess import make_preprocess
-from condense.recipes import resolve
+from condense.methods.recipes import recipe_for
+from condense.networks.accelerate import LAYOUT
+from condense.networks.build import build
+from condense.runs.engine import Engine
 
 CLASSES = 10
 NETWORKS = {"instance": "convnet", "batch": "convnet-batch"}
@@ -42,8 +42,12 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 def noise_dataset(size: int, per_class: int, classes: int = CLASSES) -> Dataset:
     """Random pixels: a step costs the same whatever the images show."""
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (classes * per_class, 3, size, size), dtype=torch.uint8, generator=generator)
-    images = Images(pixels, torch.arange(classes).repeat_interleave(per_class), tuple(map(str, range(classes))))
+    pixels = torch.randint(
+        0, 256, (classes * per_class, 3, size, size), dtype=torch.uint8, generator=generator
+    )
+    images = Images(
+        pixels, torch.arange(classes).repeat_interleave(per_class), tuple(map(str, range(classes)))
+    )
     return Dataset("noise", images, images)
 
 
@@ -63,10 +67,20 @@ def matrix_rates(dtype: torch.dtype, device: torch.device, clock: str) -> tuple[
     """Operations per second at the best: of a product of large square matrices, and of the ConvNet's largest convolution."""
     side, batch = (4096, 1024) if device.type == "cuda" else (2048, 64)
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    images = torch.randn(batch, 128, 16, 16, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
-    kernel = torch.randn(128, 128, 3, 3, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
+    images = (
+        torch.randn(batch, 128, 16, 16, device=device)
+        .to(dtype)
+        .contiguous(memory_format=torch.channels_last)
+    )
+    kernel = (
+        torch.randn(128, 128, 3, 3, device=device)
+        .to(dtype)
+        .contiguous(memory_format=torch.channels_last)
+    )
     product = min(seconds(lambda: a @ b, device, clock) for _ in range(10))
-    convolution = min(seconds(lambda: F.conv2d(images, kernel, padding=1), device, clock) for _ in range(20))
+    convolution = min(
+        seconds(lambda: F.conv2d(images, kernel, padding=1), device, clock) for _ in range(20)
+    )
     return 2 * side**3 / product, 2 * 9 * 128 * 128 * 256 * batch / convolution
 
 
@@ -74,13 +88,20 @@ def copy_rate(device: torch.device, clock: str) -> float:
     """The best of ten copies of 256 MB, in bytes read and written per second."""
     source = torch.zeros(64 * 2**20, device=device)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / min(seconds(lambda: target.copy_(source), device, clock) for _ in range(10))
+    return (
+        2
+        * source.nbytes
+        / min(seconds(lambda: target.copy_(source), device, clock) for _ in range(10))
+    )
 
 
 def floor(network: str, size: int, ipc: int, real_batch: int, rates: dict[str, float]) -> float:
     """Seconds that no implementation of a step at these precisions can go below, by the module's definition."""
     with torch.device("meta"):
-        model, image = build(network, (3, size, size), CLASSES).to("meta"), torch.zeros(1, 3, size, size)
+        model, image = (
+            build(network, (3, size, size), CLASSES).to("meta"),
+            torch.zeros(1, 3, size, size),
+        )
     with FlopCounterMode(display=False) as counter:
         maps, _ = model.observe(image)
     operations, values = counter.get_total_flops(), sum(one.numel() for one in maps)
@@ -90,7 +111,9 @@ def floor(network: str, size: int, ipc: int, real_batch: int, rates: dict[str, f
     return max(arithmetic, traffic)
 
 
-def rates_of(device: torch.device, clock: str = "wall") -> tuple[dict[str, float], dict[str, float]]:
+def rates_of(
+    device: torch.device, clock: str = "wall"
+) -> tuple[dict[str, float], dict[str, float]]:
     """What `floor` needs of a device: with the rate of matrix products, and with the faster of that and of convolutions."""
     half = fast_bfloat16(device)
     memory = {"copy": copy_rate(device, clock), "real_bytes": 2 if half else 4}
@@ -102,10 +125,14 @@ def rates_of(device: torch.device, clock: str = "wall") -> tuple[dict[str, float
     return of_products, memory | {kind: max(pair) for kind, pair in both.items()}
 
 
-def loops(norm: str, size: int, ipc: int, real_batch: int, device: torch.device) -> dict[str, Reference | Engine]:
+def loops(
+    norm: str, size: int, ipc: int, real_batch: int, device: torch.device
+) -> dict[str, Reference | Engine]:
     """The published loop and the engine on the same random images."""
     dataset = noise_dataset(size, per_class=max(real_batch, ipc))
-    recipe = resolve("paper", dataset.name, dataset.shape, ipc).override({"network": NETWORKS[norm], "real_batch": real_batch})
+    recipe = recipe_for("paper", dataset.name, dataset.shape, ipc).override(
+        {"network": NETWORKS[norm], "real_batch": real_batch}
+    )
     preprocess = make_preprocess("standard", dataset)
     start = torch.randn(CLASSES * ipc, 3, size, size, generator=torch.Generator().manual_seed(1))
     return {
@@ -114,24 +141,33 @@ def loops(norm: str, size: int, ipc: int, real_batch: int, device: torch.device)
     }
 
 
-def measure(norm: str, size: int, ipc: int, real_batch: int, turns: int, device: torch.device, clock: str) -> dict[str, Any]:
+def measure(
+    norm: str, size: int, ipc: int, real_batch: int, turns: int, device: torch.device, clock: str
+) -> dict[str, Any]:
     """One setting: medians, the ratio with its interval (Student's t on the logarithms of the turns' ratios), the floor."""
     compared = loops(norm, size, ipc, real_batch, device)
     compared["engine"].step(0)  # compiles
     peaks: dict[str, int] = {}
-    for name in ("engine", "reference"):  # also to warm up. In this order: on a CPU part of what is freed stays and is counted
+    for name in (
+        "engine",
+        "reference",
+    ):  # also to warm up. In this order: on a CPU part of what is freed stays and is counted
         reset_peak_memory(device)
         compared[name].step(1)
         peaks[name] = peak_memory(device)
     times: dict[str, list[float]] = {name: [] for name in compared}
     for turn in range(turns):
         for name, loop in compared.items():
-            times[name].append(seconds(lambda loop=loop, turn=turn: loop.step(turn + 2), device, clock))  # type: ignore[misc]
+            times[name].append(
+                seconds(lambda loop=loop, turn=turn: loop.step(turn + 2), device, clock)
+            )  # type: ignore[misc]
     medians = {name: float(torch.tensor(taken).quantile(0.5)) for name, taken in times.items()}
     logs = torch.log(torch.tensor(times["reference"]) / torch.tensor(times["engine"])).numpy()
     low, high = stats.t.interval(0.95, len(logs) - 1, logs.mean(), max(stats.sem(logs), 1e-12))
     rates, strict = rates_of(device, clock)
-    lowest, strictest = (floor(NETWORKS[norm], size, ipc, real_batch, each) for each in (rates, strict))
+    lowest, strictest = (
+        floor(NETWORKS[norm], size, ipc, real_batch, each) for each in (rates, strict)
+    )
     return {
         "norm": norm,
         "size": size,
@@ -156,12 +192,34 @@ def measure(norm: str, size: int, ipc: int, real_batch: int, turns: int, device:
 
 @click.command()
 @click.option("--ipc", "ipcs", type=int, multiple=True, default=[1, 10, 50], show_default=True)
-@click.option("--real-batch", "real_batches", type=int, multiple=True, default=[64, 256], show_default=True)
-@click.option("--norm", "norms", multiple=True, type=click.Choice(list(NETWORKS)), default=list(NETWORKS))
-@click.option("--size", "sizes", type=int, multiple=True, default=[32], show_default=True, help="Side of the images in pixels.")
-@click.option("--layout", type=click.Choice(list(LAYOUTS)), help="Order of the engine's maps in memory.  [default: the device's]")
+@click.option(
+    "--real-batch", "real_batches", type=int, multiple=True, default=[64, 256], show_default=True
+)
+@click.option(
+    "--norm", "norms", multiple=True, type=click.Choice(list(NETWORKS)), default=list(NETWORKS)
+)
+@click.option(
+    "--size",
+    "sizes",
+    type=int,
+    multiple=True,
+    default=[32],
+    show_default=True,
+    help="Side of the images in pixels.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(list(LAYOUTS)),
+    help="Order of the engine's maps in memory.  [default: the device's]",
+)
 @click.option("--turns", default=5, show_default=True, help="Counted steps of each loop.")
-@click.option("--clock", default="wall", show_default=True, type=click.Choice(list(CLOCKS)), help="cpu: on a busy machine.")
+@click.option(
+    "--clock",
+    default="wall",
+    show_default=True,
+    type=click.Choice(list(CLOCKS)),
+    help="cpu: on a busy machine.",
+)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--json", "path", type=click.Path(path_type=Path), help="File for the records.")
 @click.option("--name", help="Also write results/NAME.json and .md.")
@@ -191,7 +249,9 @@ def main(
         found = measure(norm, size, ipc, real_batch, turns, place, clock)
         records.append(found)
         low, high = found["ratio_ci95"]
-        peak, reference_peak = (f"{found[name] / 1e6:.0f}" for name in ("peak_bytes", "reference_peak_bytes"))
+        peak, reference_peak = (
+            f"{found[name] / 1e6:.0f}" for name in ("peak_bytes", "reference_peak_bytes")
+        )
         lines.append(
             f"| {norm} | {size} | {ipc} | {real_batch} | {found['reference_s']:.3f} | {found['engine_s']:.4f} "
             f"| {found['ratio']:.1f} ({low:.1f} to {high:.1f}) | {found['floor_s']:.4f} | {found['times_the_floor']:.2f} "

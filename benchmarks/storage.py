@@ -7,8 +7,8 @@ import click
 
 from benchmarks import results
 from condense import CondensedSet, Protocol, evaluate
-from condense.run import source_of
-from condense.store import STORAGES
+from condense.runs.job import source_of
+from condense.sets.condensed import STORAGES
 
 
 @click.command()
@@ -23,7 +23,9 @@ def main(run: Path, data_dir: str | None, epochs: int, repeats: int, name: str) 
     found = {}
     for storage in STORAGES:
         with tempfile.TemporaryDirectory() as folder:
-            stored = CondensedSet.load(condensed.save(Path(folder) / "set.safetensors", storage=storage))
+            stored = CondensedSet.load(
+                condensed.save(Path(folder) / "set.safetensors", storage=storage)
+            )
         score = evaluate(stored, real, repeats=repeats, protocol=Protocol(epochs=epochs))["convnet"]
         found[storage] = {"bytes": condensed.nbytes(storage), **score.to_json()}
         click.echo(f"{storage}: {score.mean:.2%}")
@@ -38,7 +40,11 @@ def main(run: Path, data_dir: str | None, epochs: int, repeats: int, name: str) 
             for storage, one in found.items()
         ),
     ]
-    results.write(name, {"conditions": results.conditions(), "provenance": condensed.provenance, "storages": found}, lines)
+    results.write(
+        name,
+        {"conditions": results.conditions(), "provenance": condensed.provenance, "storages": found},
+        lines,
+    )
 
 
 if __name__ == "__main__":

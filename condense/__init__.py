@@ -6,13 +6,19 @@
 >>> evaluate(condensed, digits, repeats=5)["convnet"].mean
 """
 
-from condense.data import Dataset, Images, load_dataset
+from condense.data.catalogue import load_dataset
+from condense.data.images import Dataset, Images
 from condense.errors import UserError
-from condense.evaluate import Score, evaluate
-from condense.recipes import RECIPES, Recipe, resolve
-from condense.run import condense, resume
-from condense.store import CondensedSet
-from condense.train import Protocol
+from condense.methods.base import Recipe
+from condense.methods.recipes import RECIPES, recipe_for
+from condense.runs.run import condense, resume
+from condense.sets.condensed import CondensedSet
+from condense.training.evaluate import evaluate
+from condense.training.score import Score
+from condense.training.train import Protocol
+
+resolve = recipe_for
+"""The name that `recipe_for` had before."""
 
 __all__ = [
     "RECIPES",
@@ -26,6 +32,7 @@ __all__ = [
     "condense",
     "evaluate",
     "load_dataset",
+    "recipe_for",
     "resolve",
     "resume",
 ]

@@ -39,7 +39,9 @@ def write_bytes(path: Path, content: bytes) -> None:
             Path(beside).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; free some space or choose another folder"
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -72,7 +74,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
     tensors = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     text = json.dumps(header, sort_keys=True)
     # One metadata entry: safetensors keeps no order among several, and equal sets must be equal files.
-    write_bytes(path, save(tensors, {"condensekit": json.dumps({"digest": digest(tensors, text), "header": text})}))
+    write_bytes(
+        path,
+        save(
+            tensors, {"condensekit": json.dumps({"digest": digest(tensors, text), "header": text})}
+        ),
+    )
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -109,11 +116,15 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise UserError(f"{folder} is in use by another run: wait for it or choose another folder") from None
+        raise UserError(
+            f"{folder} is in use by another run: wait for it or choose another folder"
+        ) from None
     try:
         yield
     finally:
         lock.release()
-        if [path.name for path in folder.iterdir()] == [".lock"]:  # nothing came of it: leave no trace
+        if [path.name for path in folder.iterdir()] == [
+            ".lock"
+        ]:  # nothing came of it: leave no trace
             (folder / ".lock").unlink()
             folder.rmdir()

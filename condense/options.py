@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from condense.data.catalogue import Source
 from condense.errors import UserError, unknown
-from condense.folder import Source
 
 Decorator = Callable[..., Any]
 
@@ -35,7 +35,10 @@ def _config(context: click.Context, option: click.Parameter, path: str | None) -
         raise UserError(f"--config {path}: {error}") from None
     known = {name: name for param in context.command.params if (name := param.name)}
     known |= {
-        flag.lstrip("-").replace("-", "_"): param.name for param in context.command.params for flag in param.opts if param.name
+        flag.lstrip("-").replace("-", "_"): param.name
+        for param in context.command.params
+        for flag in param.opts
+        if param.name
     }
     defaults = {}
     for key, value in given.items():
@@ -47,26 +50,51 @@ def _config(context: click.Context, option: click.Parameter, path: str | None) -
 
 place_options = options(
     click.option("--data-dir", type=click.Path(), help="Folder the named datasets are found in."),
-    click.option("--resolution", type=int, help="Side in pixels to which images are resized and centre-cropped."),
+    click.option(
+        "--resolution",
+        type=int,
+        help="Side in pixels to which images are resized and centre-cropped.",
+    ),
     click.option("--download", is_flag=True, help="Fetch a missing dataset into --data-dir."),
 )
 data_options = options(
-    click.option("--dataset", help="Name (see `data --list`), folder:PATH, or a MedMNIST-style .npz file."),
-    click.option("--hold-out", default=0, help="Use this many training images as the test set: for making choices."),
+    click.option(
+        "--dataset", help="Name (see `data --list`), folder:PATH, or a MedMNIST-style .npz file."
+    ),
+    click.option(
+        "--hold-out",
+        default=0,
+        help="Use this many training images as the test set: for making choices.",
+    ),
     place_options,
 )
 config_option = click.option(
-    "--config", is_eager=True, expose_value=False, callback=_config, type=click.Path(), help="TOML file with any of these flags."
+    "--config",
+    is_eager=True,
+    expose_value=False,
+    callback=_config,
+    type=click.Path(),
+    help="TOML file with any of these flags.",
 )
-seed_option = click.option("--seed", default=0, show_default=True, help="Every random number follows from it.")
-device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout, for machines.")
+seed_option = click.option(
+    "--seed", default=0, show_default=True, help="Every random number follows from it."
+)
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu or cuda."
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, for machines."
+)
 
 
-def find_source(dataset: str | None, data_dir: str | None, resolution: int | None, hold_out: int = 0) -> Source:
+def find_source(
+    dataset: str | None, data_dir: str | None, resolution: int | None, hold_out: int = 0
+) -> Source:
     """The dataset that the options name."""
     if dataset is None:
-        raise UserError("--dataset is missing: name one (see `data --list`), or folder:PATH, or a .npz file")
+        raise UserError(
+            "--dataset is missing: name one (see `data --list`), or folder:PATH, or a .npz file"
+        )
     return Source(name=dataset, data_dir=data_dir, resolution=resolution, hold_out=hold_out)
 
 

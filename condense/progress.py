@@ -31,10 +31,22 @@ def progress(title: str, total: int, start: int = 0, *, quiet: bool = False) -> 
 @contextmanager
 def _bar(title: str, total: int, start: int) -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as Bar
 
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        "{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Bar(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total, completed=start, note="")
         yield lambda done, note="": bar.update(task, completed=done, note=note)
@@ -50,6 +62,10 @@ def _lines(title: str, total: int, start: int) -> Progress:
             return
         printed = now
         left = (now - began) / max(done - start, 1) * (total - done)
-        print(f"{title}: {done}/{total}, {now - began:.0f} s, {left:.0f} s left  {note}", file=sys.stderr, flush=True)
+        print(
+            f"{title}: {done}/{total}, {now - began:.0f} s, {left:.0f} s left  {note}",
+            file=sys.stderr,
+            flush=True,
+        )
 
     return report

@@ -13,7 +13,9 @@ import hashlib
 import torch
 from torch import Tensor
 
-_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # as a signed 64-bit integer: torch multiplies modulo 2**64
+_GOLDEN = 0x9E3779B97F4A7C15 - (
+    1 << 64
+)  # as a signed 64-bit integer: torch multiplies modulo 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 

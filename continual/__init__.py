@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from continual.buffer import CondensedBuffer, CondensedBufferWithLogits
     from continual.memories import Online
     from continual.orders import class_order, of_classes, split
+    from continual.plan import Plan
     from continual.plugins import CondensedGDumb, CondensedICaRL, CondensedReplayPlugin
-    from continual.protocol import Plan, resume, run
     from continual.stream import class_stream
+    from continual.study import resume, run
 
 _HOMES = {
     "CondensedBuffer": "buffer",
@@ -61,4 +62,6 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "avalanche":
             raise
-        raise UserError(f"`{name}` needs Avalanche, which is not installed: pip install avalanche-lib") from None
+        raise UserError(
+            f"`{name}` needs Avalanche, which is not installed: pip install avalanche-lib"
+        ) from None

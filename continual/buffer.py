@@ -9,17 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute, TransformGroups, make_avalanche_dataset
+from avalanche.benchmarks.utils import (
+    AvalancheDataset,
+    DataAttribute,
+    TransformGroups,
+    make_avalanche_dataset,
+)
 from avalanche.training.storage_policy import BalancedExemplarsBuffer, ExemplarsBuffer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from condense.data import Images
+from condense.data.images import Images
+from condense.data.preprocess import Preprocess
 from condense.errors import UserError, unknown
-from condense.formation import decode
-from condense.preprocess import Preprocess
-from condense.select import herd
-from condense.store import CondensedSet
+from condense.methods.selection import herd
+from condense.sets.condensed import CondensedSet
+from condense.sets.mosaics import decode
 from continual.memories import Online
 from continual.stream import Augment
 
@@ -46,7 +51,13 @@ class ClassMemory(ExemplarsBuffer):
         """rows: uint8 or float32 [I, ch, H, W]. task: its label, where the stream's samples carry one. formation: of the rows,
         each of which is as many samples as its mosaic has parts. logits: of the samples, [I * f * f, C], DER's."""
         super().__init__(len(rows))
-        self.rows, self.label, self.task, self.formation, self.logits = rows, label, task, formation, logits
+        self.rows, self.label, self.task, self.formation, self.logits = (
+            rows,
+            label,
+            task,
+            formation,
+            logits,
+        )
         self._preprocess, self._transforms = preprocess, transforms
         self._expose()
 
@@ -55,7 +66,9 @@ class ClassMemory(ExemplarsBuffer):
         self.max_size = new_size
         if new_size < len(self.rows):
             self.rows = self.rows[:new_size].clone()
-            self.logits = None if self.logits is None else self.logits[: new_size * self.formation**2].clone()
+            self.logits = (
+                None if self.logits is None else self.logits[: new_size * self.formation**2].clone()
+            )
             self._expose()
 
     def keep_logits(self, logits: Tensor) -> None:
@@ -69,10 +82,14 @@ class ClassMemory(ExemplarsBuffer):
         count = len(samples)
         attributes = [DataAttribute([self.label] * count, "targets")]
         if self.task is not None:
-            attributes.append(DataAttribute([self.task] * count, "targets_task_labels", use_in_getitem=True))
+            attributes.append(
+                DataAttribute([self.task] * count, "targets_task_labels", use_in_getitem=True)
+            )
         if self.logits is not None:
             attributes.append(DataAttribute(list(self.logits), "logits", use_in_getitem=True))
-        self.buffer = make_avalanche_dataset(samples, data_attributes=attributes, transform_groups=self._transforms)
+        self.buffer = make_avalanche_dataset(
+            samples, data_attributes=attributes, transform_groups=self._transforms
+        )
 
 
 class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
@@ -149,7 +166,12 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
     def state_dict(self) -> dict[str, Any]:
         """What the memory holds, as tensors and numbers."""
         groups = {
-            label: {"rows": group.rows, "task": group.task, "formation": group.formation, "logits": group.logits}
+            label: {
+                "rows": group.rows,
+                "task": group.task,
+                "formation": group.formation,
+                "logits": group.logits,
+            }
             for label, group in self.buffer_groups.items()
         }
         return {"max_size": self.max_size, "storage": self.storage, "groups": groups}
@@ -157,9 +179,13 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Hold what another buffer of the same source and storage held."""
         if state["storage"] != self.storage:
-            raise UserError(f"the state was stored as {state['storage']}, this memory stores {self.storage}: use the same")
+            raise UserError(
+                f"the state was stored as {state['storage']}, this memory stores {self.storage}: use the same"
+            )
         self.max_size = state["max_size"]
-        self.buffer_groups = {label: self._memory(label=label, **group) for label, group in state["groups"].items()}
+        self.buffer_groups = {
+            label: self._memory(label=label, **group) for label, group in state["groups"].items()
+        }
 
     def _memory(self, rows: Tensor, label: int, task: int | None, **rest: Any) -> ClassMemory:
         return ClassMemory(rows, label, task, self.source.preprocess, self._transforms, **rest)
@@ -173,27 +199,37 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
         if max_size is not None:
             return max_size
         if isinstance(self.source, Online):
-            raise UserError("an online memory needs a budget: give `max_size` (images in all) or `max_bytes`")
+            raise UserError(
+                "an online memory needs a budget: give `max_size` (images in all) or `max_bytes`"
+            )
         return len(self.source)
 
     def _check_size(self, images: int, classes: int) -> None:
         if images < classes:
-            raise UserError(f"a memory of {images} images is less than one for each of {classes} classes: raise its budget")
+            raise UserError(
+                f"a memory of {images} images is less than one for each of {classes} classes: raise its budget"
+            )
 
     def _images(self, exp: Any, new: dict[int, int]) -> tuple[dict[int, Tensor], int]:
         """The images of the new classes, float32 [I, ch, H, W], by label, and their formation; `new`: {label: class}."""
         if isinstance(self.source, CondensedSet):
             return {label: self._stored(c, exp) for label, c in new.items()}, self.source.formation
         condensed = self.source.condense(_training_images(exp.dataset, new, self.source))
-        return {label: condensed.per_class(index) for index, label in enumerate(new)}, condensed.formation
+        return {
+            label: condensed.per_class(index) for index, label in enumerate(new)
+        }, condensed.formation
 
     def _stored(self, c: int, exp: Any) -> Tensor:
         """The set's images of class `c`."""
         assert isinstance(self.source, CondensedSet)
         names = getattr(getattr(exp, "benchmark", None), "class_names", None)
         if names is not None and tuple(names) != self.source.classes:
-            raise UserError("the set's classes are not those of the stream, or in another order: condense the stream's dataset")
-        images = self.source.per_class(c) if c < len(self.source.classes) else self.source.images[:0]
+            raise UserError(
+                "the set's classes are not those of the stream, or in another order: condense the stream's dataset"
+            )
+        images = (
+            self.source.per_class(c) if c < len(self.source.classes) else self.source.images[:0]
+        )
         if len(images) == 0:
             raise UserError(
                 f"the set has no images of class {c}, which experience {exp.current_experience} brings: use its own set"
@@ -216,7 +252,12 @@ class _Samples(Dataset):
     """What the rows of one class hold, as (float32 image, label) pairs: uint8 pixels preprocessed, mosaics decoded."""
 
     def __init__(self, rows: Tensor, label: int, preprocess: Preprocess, formation: int) -> None:
-        self._rows, self._label, self._preprocess, self._formation = rows, label, preprocess, formation
+        self._rows, self._label, self._preprocess, self._formation = (
+            rows,
+            label,
+            preprocess,
+            formation,
+        )
 
     def __len__(self) -> int:
         return len(self._rows) * self._formation**2
@@ -233,7 +274,10 @@ def _logits(agent: Any, rows: AvalancheDataset) -> Tensor:
     """The logits of `rows` under the agent's model in evaluation mode, float32 [I, C], on the CPU."""
     training = agent.model.training
     agent.model.eval()
-    logits = [agent.model(batch[0].to(agent.device)).cpu() for batch in DataLoader(rows.eval(), batch_size=agent.eval_mb_size)]
+    logits = [
+        agent.model(batch[0].to(agent.device)).cpu()
+        for batch in DataLoader(rows.eval(), batch_size=agent.eval_mb_size)
+    ]
     agent.model.train(training)
     return torch.cat(logits)
 
@@ -244,9 +288,13 @@ def _original_classes(exp: Any) -> dict[int, int]:
     mapping = getattr(getattr(exp, "benchmark", None), "class_mapping", None)
     if mapping is None:
         return {label: label for label in labels}
-    originals = {label: [c for c, mapped in enumerate(mapping) if mapped == label] for label in labels}
+    originals = {
+        label: [c for c, mapped in enumerate(mapping) if mapped == label] for label in labels
+    }
     if any(len(classes) > 1 for classes in originals.values()):
-        raise UserError("the stream gives several classes the same label: use one without `class_ids_from_zero_in_each_exp`")
+        raise UserError(
+            "the stream gives several classes the same label: use one without `class_ids_from_zero_in_each_exp`"
+        )
     return {label: classes[0] for label, classes in originals.items()}
 
 
@@ -261,8 +309,14 @@ def _check_stream(exp: Any, shape: tuple[int, int, int]) -> None:
     """Raise `UserError` unless the stream's samples can be stacked with ours."""
     image = exp.dataset.eval()[0][0]
     if not isinstance(image, Tensor) or image.dtype != torch.float32 or tuple(image.shape) != shape:
-        found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-        raise UserError(f"the stream's images are {found}, the memory's float32 {shape}: they must be the same to be replayed")
+        found = (
+            f"{image.dtype} {tuple(image.shape)}"
+            if isinstance(image, Tensor)
+            else type(image).__name__
+        )
+        raise UserError(
+            f"the stream's images are {found}, the memory's float32 {shape}: they must be the same to be replayed"
+        )
 
 
 def _training_images(dataset: Any, new: dict[int, int], source: Online) -> Images:
@@ -273,6 +327,8 @@ def _training_images(dataset: Any, new: dict[int, int], source: Online) -> Image
     images = torch.cat([batch[0] for batch in DataLoader(rows, batch_size=256)])
     restored = source.preprocess.unapply(images)
     if restored.min() < -_RANGE or restored.max() > 1 + _RANGE:
-        raise UserError("the stream's images are not under the preprocessing of the online source: give it the stream's")
+        raise UserError(
+            "the stream's images are not under the preprocessing of the online source: give it the stream's"
+        )
     labels = torch.tensor([index_of[int(dataset.targets[i])] for i in kept])
     return Images(source.preprocess.quantise(images), labels, tuple(str(c) for c in new.values()))

@@ -16,21 +16,23 @@ from typing import Any
 
 import torch
 
-from condense.accelerate import joins_images
-from condense.data import Dataset, Images
+from condense.data.catalogue import Source
+from condense.data.images import Dataset, Images
+from condense.data.preprocess import Preprocess
 from condense.device import pick_device
 from condense.errors import UserError, unknown
-from condense.evaluate import check_belongs
-from condense.files import digest
-from condense.folder import Job, Source, locked, record
+from condense.files import digest, locked
 from condense.methods import METHODS, Matching
-from condense.networks import build
-from condense.preprocess import Preprocess
-from condense.provenance import provenance
-from condense.recipes import RECIPES, Recipe, recipe_for, resolve
-from condense.run import rehearse, resume
-from condense.select import SELECTIONS, select, start
-from condense.store import FILE_NAME, CondensedSet
+from condense.methods.base import Recipe
+from condense.methods.recipes import RECIPES, published_as, recipe_for
+from condense.methods.selection import SELECTIONS, select, start
+from condense.networks.accelerate import joins_images
+from condense.networks.build import build
+from condense.runs.job import Job, record
+from condense.runs.run import rehearse, resume
+from condense.sets.condensed import FILE_NAME, CondensedSet
+from condense.sets.provenance import provenance
+from condense.training.evaluate import check_belongs
 from continual.orders import of_classes
 
 FEATURE_EPOCHS = 20
@@ -72,7 +74,9 @@ class Cache:
 
     def within(self, seconds: float, how: Recipe, dataset: Dataset) -> CondensedSet:
         """`made`, in about so many seconds: their number of steps is decided by the speed of the first few, and recorded."""
-        folder = self.folder / f"{self._key(dataclasses.replace(how, steps=0), dataset)}-{seconds:g}s"
+        folder = (
+            self.folder / f"{self._key(dataclasses.replace(how, steps=0), dataset)}-{seconds:g}s"
+        )
         if not (folder / "run.json").exists():
             told = rehearse(dataset, ipc=self.ipc, recipe=how, seed=self.seed, device=self.device)
             how = how.override({"steps": max(1, int(seconds / max(told["seconds_a_step"], 1e-4)))})
@@ -81,8 +85,15 @@ class Cache:
     def _key(self, how: Recipe | str, dataset: Dataset) -> str:
         """A readable name and a digest of all that decides the images."""
         told = how.to_json() if isinstance(how, Recipe) else [how, FEATURE_EPOCHS]
-        content = [dataset.fingerprint, dataset.classes, told, self.ipc, self.seed, self.preprocess.fingerprint]
-        name = how.method_name if isinstance(how, Recipe) else how
+        content = [
+            dataset.fingerprint,
+            dataset.classes,
+            told,
+            self.ipc,
+            self.seed,
+            self.preprocess.fingerprint,
+        ]
+        name = how.method.name if isinstance(how, Recipe) else how
         return f"{name}-{digest({}, json.dumps(content))[:16]}"
 
     def _condensed(self, recipe: Recipe, dataset: Dataset, folder: Path) -> CondensedSet:
@@ -95,7 +106,13 @@ class Cache:
         device = pick_device(self.device).type
         how: dict[str, Any] = {"preprocess": self.preprocess, "seed": self.seed, "device": device}
         begun = start(recipe.init, dataset, self.ipc, formation=recipe.formation, **how)
-        facts = {"ipc": self.ipc, "seed": self.seed, "recipe": recipe.to_json(), "device": device, "steps": 0}
+        facts = {
+            "ipc": self.ipc,
+            "seed": self.seed,
+            "recipe": recipe.to_json(),
+            "device": device,
+            "steps": 0,
+        }
         job = Job(
             source=Source(name=dataset.name),
             fingerprint=dataset.fingerprint,
@@ -107,7 +124,9 @@ class Cache:
             checkpoint_every=200,
         )
         with locked(folder):
-            dataclasses.replace(begun, provenance=provenance(dataset, **facts)).save(folder / "start.safetensors")
+            dataclasses.replace(begun, provenance=provenance(dataset, **facts)).save(
+                folder / "start.safetensors"
+            )
             record(folder, job, finished=False)
 
 
@@ -140,16 +159,22 @@ class Online:
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.seconds is not None:
-            raise UserError("an online condensation has a budget of `steps` or of `seconds`: give one of them")
+            raise UserError(
+                "an online condensation has a budget of `steps` or of `seconds`: give one of them"
+            )
         if self.seconds is not None and self.seconds <= 0:
             raise UserError(f"a budget of {self.seconds} seconds: it must be above 0")
 
     def condense(self, images: Images) -> CondensedSet:
         """`ipc` images of each class of `images`, the training images of one experience."""
-        dataset = Dataset(self.dataset_name, images, images.subset(torch.arange(0)))  # nothing to test on, on purpose
+        dataset = Dataset(
+            self.dataset_name, images, images.subset(torch.arange(0))
+        )  # nothing to test on, on purpose
         recipe = self.recipe
         if isinstance(recipe, str):
-            recipe = resolve(recipe, self.dataset_name, self.shape, self.ipc).override({"preprocess": self.preprocess.name})
+            recipe = recipe_for(recipe, self.dataset_name, self.shape, self.ipc).override(
+                {"preprocess": self.preprocess.name}
+            )
         if self.steps is not None:
             recipe = recipe.override({"steps": self.steps})
         cache = Cache(
@@ -160,10 +185,16 @@ class Online:
             device=self.device,
             quiet=self.quiet,
         )
-        return cache.made(recipe, dataset) if self.seconds is None else cache.within(self.seconds, recipe, dataset)
+        return (
+            cache.made(recipe, dataset)
+            if self.seconds is None
+            else cache.within(self.seconds, recipe, dataset)
+        )
 
 
-def parse(method: str, dataset: Dataset, ipc: int, steps: int | None) -> Recipe | CondensedSet | str:
+def parse(
+    method: str, dataset: Dataset, ipc: int, steps: int | None
+) -> Recipe | CondensedSet | str:
     """What `method` means: a selection's name, a recipe, or the set in a file.
 
     `NAME` or `NAME:key=value,...`, NAME a selection, a recipe or a method, as published; the settings are the recipe's.
@@ -176,13 +207,20 @@ def parse(method: str, dataset: Dataset, ipc: int, steps: int | None) -> Recipe 
     name, _, text = method.partition(":")
     if name not in METHODS and name not in RECIPES:
         raise unknown("method", name, sorted({*SELECTIONS, *METHODS, *RECIPES, "FILE.safetensors"}))
-    recipe = resolve(recipe_for(name) if name in METHODS else name, dataset.name, dataset.shape, ipc)
+    recipe = recipe_for(
+        published_as(name) if name in METHODS else name, dataset.name, dataset.shape, ipc
+    )
     settings = dict(pair.partition("=")[::2] for pair in text.split(",") if pair)
-    return recipe.override({"preprocess": "standard", **({"steps": steps} if steps is not None else {}), **settings})
+    return recipe.override(
+        {"preprocess": "standard", **({"steps": steps} if steps is not None else {}), **settings}
+    )
 
 
 def memories(
-    how: Recipe | CondensedSet | str, dataset: Dataset, groups: Sequence[Sequence[int]], cache: Cache
+    how: Recipe | CondensedSet | str,
+    dataset: Dataset,
+    groups: Sequence[Sequence[int]],
+    cache: Cache,
 ) -> list[CondensedSet]:
     """The memory of each group of classes, with the labels and class names of `dataset`."""
     if isinstance(how, CondensedSet):
@@ -200,13 +238,17 @@ def separable(how: Recipe | str, dataset: Dataset) -> bool:
     if not isinstance(how.method, Matching):
         return False
     joint = joins_images(build(how.network, dataset.shape, len(dataset.classes)))
-    return not joint and how.init in ("random", "noise") and not how.pool  # which is trained on all classes
+    return (
+        not joint and how.init in ("random", "noise") and not how.pool
+    )  # which is trained on all classes
 
 
 def of_set(condensed: CondensedSet, classes: Sequence[int]) -> CondensedSet:
     """The part of a set that belongs to `classes`; labels and class names stay."""
     kept = torch.isin(condensed.class_of(), torch.tensor(classes))
-    return dataclasses.replace(condensed, images=condensed.images[kept], labels=condensed.labels[kept])
+    return dataclasses.replace(
+        condensed, images=condensed.images[kept], labels=condensed.labels[kept]
+    )
 
 
 def union(sets: Sequence[CondensedSet]) -> CondensedSet:
@@ -219,10 +261,15 @@ def quantised(condensed: CondensedSet) -> CondensedSet:
     return dataclasses.replace(condensed, images=condensed.preprocess.apply(condensed.pixels()))
 
 
-def _grouped(how: Recipe | str, dataset: Dataset, classes: Sequence[int], cache: Cache) -> CondensedSet:
+def _grouped(
+    how: Recipe | str, dataset: Dataset, classes: Sequence[int], cache: Cache
+) -> CondensedSet:
     """The memory of some classes, made from their images alone, with the labels of the whole dataset."""
     part = cache.made(how, of_classes(dataset, classes))
-    facts = part.provenance | {"dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint}, "only": list(classes)}
+    facts = part.provenance | {
+        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
+        "only": list(classes),
+    }
     if part.soft:
         labels = torch.zeros(len(part), len(dataset.classes))
         labels[:, list(classes)] = part.labels
@@ -237,6 +284,10 @@ def _whole(path: Path, dataset: Dataset) -> CondensedSet:
         check_belongs(condensed, dataset)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    if absent := [dataset.classes[c] for c in (condensed.counts() == 0).nonzero().flatten().tolist()]:
-        raise UserError(f"{path} has no images of {', '.join(absent[:5])}: give a set of all {len(dataset.classes)} classes")
+    if absent := [
+        dataset.classes[c] for c in (condensed.counts() == 0).nonzero().flatten().tolist()
+    ]:
+        raise UserError(
+            f"{path} has no images of {', '.join(absent[:5])}: give a set of all {len(dataset.classes)} classes"
+        )
     return condensed

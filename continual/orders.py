@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from condense.data import Dataset, Images
+from condense.data.images import Dataset, Images
 from condense.errors import UserError
 
 
@@ -27,7 +27,9 @@ def split(order: Sequence[int], steps: int) -> tuple[tuple[int, ...], ...]:
 
 def of_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
     """The images of some classes, renumbered: class `classes[i]` is class i."""
-    return Dataset(dataset.name, _of_classes(dataset.train, classes), _of_classes(dataset.test, classes))
+    return Dataset(
+        dataset.name, _of_classes(dataset.train, classes), _of_classes(dataset.test, classes)
+    )
 
 
 def _of_classes(images: Images, classes: Sequence[int]) -> Images:

@@ -8,16 +8,22 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from avalanche.training.plugins import GDumbPlugin, LwFPlugin, MIRPlugin, ReplayPlugin, SupervisedPlugin
+from avalanche.training.plugins import (
+    GDumbPlugin,
+    LwFPlugin,
+    MIRPlugin,
+    ReplayPlugin,
+    SupervisedPlugin,
+)
 from avalanche.training.storage_policy import ExemplarsBuffer
 from avalanche.training.supervised import ER_ACE, ICaRL, Naive
 from avalanche.training.supervised.icarl import _ICaRLPlugin
 from torch import nn
 from torch.utils.data import DataLoader
 
-from condense.augment import make_augment
+from condense.data.augment import make_augment
 from condense.errors import UserError
-from condense.train import Protocol
+from condense.training.train import Protocol
 from continual.buffer import CondensedBuffer
 
 
@@ -71,7 +77,9 @@ class CondensedICaRL(ICaRL):
 
     def __init__(self, *, buffer: CondensedBuffer, **options: Any) -> None:
         """`options` are `ICaRL`'s but for the memory: `feature_extractor`, `classifier`, `optimizer`, ..."""
-        super().__init__(memory_size=buffer.max_size, buffer_transform=None, fixed_memory=True, **options)
+        super().__init__(
+            memory_size=buffer.max_size, buffer_transform=None, fixed_memory=True, **options
+        )
         place = next(i for i, plugin in enumerate(self.plugins) if isinstance(plugin, _ICaRLPlugin))
         self.plugins[place] = _CondensedExemplars(buffer)
 
@@ -86,7 +94,9 @@ class _CondensedExemplars(_ICaRLPlugin):
         self.storage_policy.update(strategy)
         groups = self.storage_policy.buffer_groups
         self.x_memory = [
-            torch.cat([x for x, *_ in DataLoader(group.buffer.eval(), batch_size=256)]).to(strategy.device)
+            torch.cat([x for x, *_ in DataLoader(group.buffer.eval(), batch_size=256)]).to(
+                strategy.device
+            )
             for group in groups.values()
         ]
         self.y_memory = [[label] * len(group.rows) for label, group in groups.items()]
@@ -101,14 +111,16 @@ class _ErAce(ER_ACE):
     def _before_training_exp(self, **kwargs: Any) -> None:
         wanted: Any = self.batch_size_mem  # type: ignore[has-type]
         if isinstance(self.storage_policy, CondensedBuffer):
-            self.storage_policy.update(self)  # as it is about to be; the second time changes nothing
+            self.storage_policy.update(
+                self
+            )  # as it is about to be; the second time changes nothing
             self.batch_size_mem = min(wanted, len(self.storage_policy.buffer))
         super()._before_training_exp(**kwargs)
         self.batch_size_mem = wanted
 
 
 class ByProtocol(SupervisedPlugin):
-    """Trains as `condense.train.train` does: each minibatch augmented, the rate a tenth after half of the passes.
+    """Trains as `condense.training.train.train` does: each minibatch augmented, the rate a tenth after half of the passes.
 
     Of ER-ACE the memory's minibatch is augmented too; MIR draws its own, which is not.
     """
@@ -128,8 +140,12 @@ class ByProtocol(SupervisedPlugin):
         """Augment what the model is about to see."""
         self._step += 1
         strategy.mbatch[0] = self._augment.training(strategy.mbatch[0], self._seed, self._step)
-        if getattr(strategy, "replay_loader", None) is not None and hasattr(strategy, "mb_buffer_x"):
-            strategy.mb_buffer_x = self._augment.training(strategy.mb_buffer_x, self._seed, -self._step)
+        if getattr(strategy, "replay_loader", None) is not None and hasattr(
+            strategy, "mb_buffer_x"
+        ):
+            strategy.mb_buffer_x = self._augment.training(
+                strategy.mb_buffer_x, self._seed, -self._step
+            )
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Drop the rate after pass E // 2 + 1."""
@@ -161,7 +177,9 @@ def _gdumb(common: dict[str, Any], memory: ExemplarsBuffer, batch: int) -> Naive
 
 
 def _er_ace(common: dict[str, Any], memory: ExemplarsBuffer, batch: int) -> ER_ACE:
-    strategy = _ErAce(**common, mem_size=memory.max_size, batch_size_mem=min(batch, memory.max_size))
+    strategy = _ErAce(
+        **common, mem_size=memory.max_size, batch_size_mem=min(batch, memory.max_size)
+    )
     strategy.storage_policy = memory
     return strategy
 
@@ -186,11 +204,21 @@ STRATEGIES: dict[str, Callable[[dict[str, Any], Any, int], Any]] = {
 
 
 def build_strategy(
-    name: str, model: nn.Module, memory: ExemplarsBuffer, protocol: Protocol, *, seed: int, device: torch.device, evaluator: Any
+    name: str,
+    model: nn.Module,
+    memory: ExemplarsBuffer,
+    protocol: Protocol,
+    *,
+    seed: int,
+    device: torch.device,
+    evaluator: Any,
 ) -> Any:
     """The strategy `name` of `STRATEGIES`, which trains `model` by `protocol` and replays `memory`, half of each batch."""
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=protocol.lr, momentum=protocol.momentum, weight_decay=protocol.weight_decay
+        model.parameters(),
+        lr=protocol.lr,
+        momentum=protocol.momentum,
+        weight_decay=protocol.weight_decay,
     )
     common = {
         "model": model,

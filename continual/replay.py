@@ -11,18 +11,19 @@ from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.storage_policy import ClassBalancedBuffer
 from torch import nn
 
-from condense.accelerate import InBlocks, accelerate, joins_images
-from condense.data import Dataset
-from condense.networks import Network, build, initialise
-from condense.preprocess import Preprocess
+from condense.data.images import Dataset
+from condense.data.preprocess import Preprocess
+from condense.networks.accelerate import InBlocks, accelerate, joins_images
+from condense.networks.base import Network
+from condense.networks.build import build, initialise
 from condense.randomness import derive
-from condense.store import CondensedSet
+from condense.sets.condensed import CondensedSet
 from continual.buffer import CondensedBuffer
 from continual.plugins import build_strategy
 from continual.stream import class_stream
 
 if TYPE_CHECKING:
-    from continual.protocol import Plan
+    from continual.plan import Plan
 
 _BLOCK = 32
 """Images taken at once on a CPU: small enough to fill up a batch of any size with little waste."""
@@ -58,12 +59,24 @@ def play(
     initialise(model, seed, 0)
     protocol = plan.protocol(dataset)
     # Each image brings one of the memory with it, and a backward pass costs two forward ones.
-    learner = _quick(model, 6 * protocol.epochs * dataset.train.pixels[:, 0].numel(), plan.batch, device)
-    buffer = RealImages(memory) if isinstance(memory, int) else CondensedBuffer(memory, storage=plan.storage)
+    learner = _quick(
+        model, 6 * protocol.epochs * dataset.train.pixels[:, 0].numel(), plan.batch, device
+    )
+    buffer = (
+        RealImages(memory)
+        if isinstance(memory, int)
+        else CondensedBuffer(memory, storage=plan.storage)
+    )
     logger = TensorboardLogger(str(board))
     evaluator = EvaluationPlugin(accuracy_metrics(experience=True, stream=True), loggers=[logger])
     strategy = build_strategy(
-        plan.strategy, learner, buffer, protocol, seed=derive(seed, "replay"), device=device, evaluator=evaluator
+        plan.strategy,
+        learner,
+        buffer,
+        protocol,
+        seed=derive(seed, "replay"),
+        device=device,
+        evaluator=evaluator,
     )
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(derive(seed, "avalanche"))

@@ -8,11 +8,12 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from condense import report
 from condense.files import write_bytes
+from condense.report import html as report
+from condense.training.score import Statistic
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,46 +35,10 @@ class Row:
     @property
     def seen(self) -> float:
         """The accuracy on all classes seen so far."""
-        right = sum(accuracy * count for accuracy, count in zip(self.accuracies, self.images, strict=True))
+        right = sum(
+            accuracy * count for accuracy, count in zip(self.accuracies, self.images, strict=True)
+        )
         return right / sum(self.images)
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """A number measured in several orders, each with as many repeats."""
-
-    values: tuple[tuple[float, ...], ...]
-    """By order, then by repeat."""
-
-    @property
-    def mean(self) -> float:
-        """Over all."""
-        return fmean(value for repeats in self.values for value in repeats)
-
-    @property
-    def std(self) -> float:
-        """Over all, with N - 1; 0 for a single value."""
-        values = [value for repeats in self.values for value in repeats]
-        return stdev(values) if len(values) > 1 else 0.0
-
-    @property
-    def ci95(self) -> tuple[float, float] | None:
-        """A 95 % interval for the mean by Student's t; None where there is but one value."""
-        from scipy.stats import t
-
-        values = [fmean(repeats) for repeats in self.values] if len(self.values) > 1 else list(self.values[0])
-        if len(values) < 2:
-            return None
-        half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
-        return fmean(values) - half, fmean(values) + half
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return {"mean": self.mean, "std": self.std, "ci95": self.ci95, "values": [list(repeats) for repeats in self.values]}
-
-    def __str__(self) -> str:
-        half = "" if self.ci95 is None else f"\u00a0±\u00a0{100 * (self.ci95[1] - self.mean):.1f}"  # never broken
-        return f"{100 * self.mean:.1f}{half}"
 
 
 @dataclass
@@ -111,7 +76,11 @@ class Results:
         """Every statistic by method."""
         told: dict[str, Any] = {}
         for method in self.methods:
-            named = {"final": self.final(method), "average": self.average(method), "forgetting": self.forgetting(method)}
+            named = {
+                "final": self.final(method),
+                "average": self.average(method),
+                "forgetting": self.forgetting(method),
+            }
             steps = [self.at(method, step) for step in range(self.steps)]
             told[method] = {
                 "steps": [one.to_json() if one else None for one in steps],
@@ -131,18 +100,24 @@ class Results:
 
 def _forgotten(rows: Sequence[Row]) -> float:
     *before, last = rows
-    losses = [max(row.accuracies[j] for row in before[j:]) - last.accuracies[j] for j in range(len(before))]
+    losses = [
+        max(row.accuracies[j] for row in before[j:]) - last.accuracies[j]
+        for j in range(len(before))
+    ]
     return fmean(losses)
 
 
 def cells(results: Results) -> tuple[list[str], list[list[str]]]:
     """Headers and text rows of a table of steps x methods, in percent, half the 95 % interval after each mean."""
     named: dict[str, list[Statistic | None]] = {
-        f"step {step + 1}": [results.at(method, step) for method in results.methods] for step in range(results.steps)
+        f"step {step + 1}": [results.at(method, step) for method in results.methods]
+        for step in range(results.steps)
     }
     named["average"] = [results.average(method) for method in results.methods]
     named["forgetting"] = [results.forgetting(method) for method in results.methods]
-    return ["", *results.methods], [[name, *(str(one or "") for one in told)] for name, told in named.items()]
+    return ["", *results.methods], [
+        [name, *(str(one or "") for one in told)] for name, told in named.items()
+    ]
 
 
 def live(results: Results) -> "Table":
@@ -168,9 +143,13 @@ def plot(results: Results, path: Path, title: str, classes_a_step: int) -> Path:
         told = [one for step in range(results.steps) if (one := results.at(method, step))]
         means = [100 * one.mean for one in told]
         arms = [100 * ((one.ci95[1] - one.mean) if one.ci95 else 0.0) for one in told]
-        shift = 0.02 * classes_a_step * (number - len(results.methods) / 2)  # so that intervals do not hide each other
+        shift = (
+            0.02 * classes_a_step * (number - len(results.methods) / 2)
+        )  # so that intervals do not hide each other
         seen = [classes_a_step * (step + 1) + shift for step in range(len(told))]
-        axes.errorbar(seen, means, yerr=arms, marker="o", markersize=4, capsize=3, linewidth=1.4, label=method)
+        axes.errorbar(
+            seen, means, yerr=arms, marker="o", markersize=4, capsize=3, linewidth=1.4, label=method
+        )
     axes.set(xlabel="classes seen", ylabel="test accuracy on them, %", title=title)
     axes.set_xticks([classes_a_step * (step + 1) for step in range(results.steps)])
     axes.spines[["top", "right"]].set_visible(False)
@@ -182,7 +161,13 @@ def plot(results: Results, path: Path, title: str, classes_a_step: int) -> Path:
     return path
 
 
-def page(results: Results, path: Path, picture: Path, plan: Mapping[str, Any], sizes: Mapping[str, Mapping[str, int]]) -> Path:
+def page(
+    results: Results,
+    path: Path,
+    picture: Path,
+    plan: Mapping[str, Any],
+    sizes: Mapping[str, Mapping[str, int]],
+) -> Path:
     """Write the HTML report; returns the file."""
     headers, rows = cells(results)
     explained = (
@@ -190,11 +175,27 @@ def page(results: Results, path: Path, picture: Path, plan: Mapping[str, Any], s
         "(over trainings, where there is one order). Average: over the steps. Forgetting: best minus last accuracy on the "
         "classes of a step, averaged over all steps but the last."
     )
-    held = [[method, *(size[name] for name in ("images", "uint8", "float32"))] for method, size in sizes.items()]
+    held = [
+        [method, *(size[name] for name in ("images", "uint8", "float32"))]
+        for method, size in sizes.items()
+    ]
     return report.html_report(
         path,
         "Continual learning with condensed memories",
-        report.section("Accuracy", report.paragraph(explained), report.table(headers, rows), report.image(picture)),
-        report.section("Memory at the end", report.table(["method", "images", "bytes as uint8", "bytes as float32"], held)),
-        report.section("How", report.facts({**plan, "plan": {**plan["plan"], "methods": ", ".join(plan["plan"]["methods"])}})),
+        report.section(
+            "Accuracy",
+            report.paragraph(explained),
+            report.table(headers, rows),
+            report.image(picture),
+        ),
+        report.section(
+            "Memory at the end",
+            report.table(["method", "images", "bytes as uint8", "bytes as float32"], held),
+        ),
+        report.section(
+            "How",
+            report.facts(
+                {**plan, "plan": {**plan["plan"], "methods": ", ".join(plan["plan"]["methods"])}}
+            ),
+        ),
     )

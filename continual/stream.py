@@ -11,9 +11,9 @@ from avalanche.benchmarks import NCScenario, nc_benchmark
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from condense.data import Dataset
+from condense.data.images import Dataset
+from condense.data.preprocess import Preprocess
 from condense.errors import UserError
-from condense.preprocess import Preprocess
 from continual.orders import split
 
 Augment = Callable[[Tensor], Tensor]
@@ -33,7 +33,12 @@ class Prepare:
 
 
 def class_stream(
-    dataset: Dataset, steps: int, order: Sequence[int], *, preprocess: Preprocess, augment: Augment | None = None
+    dataset: Dataset,
+    steps: int,
+    order: Sequence[int],
+    *,
+    preprocess: Preprocess,
+    augment: Augment | None = None,
 ) -> NCScenario:
     """A benchmark of `steps` experiences with as many new classes each, in the given order (see `class_order`).
 
@@ -42,7 +47,9 @@ def class_stream(
     one of all classes.
     """
     if sorted(order) != list(range(len(dataset.classes))):
-        raise UserError(f"`order` must name each of the {len(dataset.classes)} classes of {dataset.name} once")
+        raise UserError(
+            f"`order` must name each of the {len(dataset.classes)} classes of {dataset.name} once"
+        )
     split(order, steps)
     benchmark = nc_benchmark(
         TensorDataset(dataset.train.pixels, dataset.train.labels),
@@ -54,5 +61,7 @@ def class_stream(
         train_transform=Prepare(preprocess, augment),
         eval_transform=Prepare(preprocess),
     )
-    benchmark.class_names = dataset.classes  # so that a memory of classes in another order is noticed
+    benchmark.class_names = (
+        dataset.classes
+    )  # so that a memory of classes in another order is noticed
     return benchmark

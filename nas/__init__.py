@@ -1,20 +1,5 @@
-"""Architecture search with a condensed proxy set: spaces, references, rankings and the store of trainings.
+"""Architecture search with a condensed proxy set: spaces, references, rankings and the trainings behind them."""
 
-A space is a module with `NAME`, `SIZE`, `architecture(key)` (an index, a name, or an index as text) and
-`sample(count, seed)`. What `architecture` returns has `index`, `name`, `parameters(shape, num_classes)`,
-`flops(shape, num_classes)` and `build(shape, num_classes)`.
-"""
+from nas.spaces import SPACES, space
 
-from importlib import import_module
-from typing import Any
-
-from condense.errors import unknown
-
-SPACES = {"convnet720": "nas.convnet_space", "nasbench201": "nas.nasbench201"}
-
-
-def space(name: str) -> Any:
-    """The module of the space called `name`; an unknown name is a `UserError`."""
-    if name not in SPACES:
-        raise unknown("search space", name, SPACES)
-    return import_module(SPACES[name])
+__all__ = ["SPACES", "space"]

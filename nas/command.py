@@ -20,16 +20,18 @@ from condense.options import (
 )
 
 if TYPE_CHECKING:
-    from nas.cluster import Engine
-    from nas.proxy import Regime
+    from condense.study.workers import Engine
     from nas.search import Found
+    from nas.training import Regime
 
 _BEST = 10
 """Architectures printed; the files have all."""
 _RESUMABLE = {"resume", "workers", "threads", "device", "cluster", "minutes", "as_json"}
 """What may change from one session of a search to the next."""
 
-_space_option = click.option("--space", "space_name", help="nasbench201 (15,625 cells) or convnet720 (the 720 ConvNets).")
+_space_option = click.option(
+    "--space", "space_name", help="nasbench201 (15,625 cells) or convnet720 (the 720 ConvNets)."
+)
 _training_options = options(
     click.option("--dataset", default="cifar10", show_default=True, help="Name (see `data --list`), folder:PATH, or .npz file."),
     place_options,
@@ -45,10 +47,23 @@ _training_options = options(
 )  # fmt: skip
 _engine_options = options(
     device_option,
-    click.option("--workers", type=int, help="Processes; 0 for none but this.  [default: one a core, eight on a GPU]"),
-    click.option("--threads", type=int, help="Threads of each on a CPU.  [default: the cores shared out]"),
-    click.option("--cluster", help="Train on Ray instead: ray://HOST:PORT, auto (this machine's cluster) or local."),
-    click.option("--minutes", type=float, help="Stop after that long; what is finished is kept, --resume goes on."),
+    click.option(
+        "--workers",
+        type=int,
+        help="Processes; 0 for none but this.  [default: one a core, eight on a GPU]",
+    ),
+    click.option(
+        "--threads", type=int, help="Threads of each on a CPU.  [default: the cores shared out]"
+    ),
+    click.option(
+        "--cluster",
+        help="Train on Ray instead: ray://HOST:PORT, auto (this machine's cluster) or local.",
+    ),
+    click.option(
+        "--minutes",
+        type=float,
+        help="Stop after that long; what is finished is kept, --resume goes on.",
+    ),
 )
 
 
@@ -64,16 +79,28 @@ _engine_options = options(
     "Without a number: as large as the first condensed set, else 50 images per class.  [default: random]",
 )
 @_training_options
-@click.option("--seeds", default=3, show_default=True, help="Trainings of each architecture on each proxy; scores are means.")
-@click.option("--by", help="Column that ranks, such as 'random summed_loss'.  [default: the first proxy's; docs/nas.md]")
+@click.option(
+    "--seeds",
+    default=3,
+    show_default=True,
+    help="Trainings of each architecture on each proxy; scores are means.",
+)
+@click.option(
+    "--by",
+    help="Column that ranks, such as 'random summed_loss'.  [default: the first proxy's; docs/nas.md]",
+)
 @click.option(
     "--reference",
     type=click.Path(),
     help="Table of true accuracies to check the ranking by.  [default: SPACE.csv.gz in --data-dir, if it is there]",
 )
 @_engine_options
-@click.option("--out", type=click.Path(), help="Folder of the search, made here.  [default: runs/nas-SPACE]")
-@click.option("--resume", type=click.Path(), help="Go on with the search, or the reference, in this folder.")
+@click.option(
+    "--out", type=click.Path(), help="Folder of the search, made here.  [default: runs/nas-SPACE]"
+)
+@click.option(
+    "--resume", type=click.Path(), help="Go on with the search, or the reference, in this folder."
+)
 @json_option
 @click.pass_context
 def nas(context: click.Context, **flags: Any) -> None:
@@ -90,27 +117,40 @@ def nas(context: click.Context, **flags: Any) -> None:
     no use. A search can be stopped or killed at any time; every finished training is kept. The folder then holds
     ranking.csv and ranking.json, report.html, and a scatter plot of each proxy against the truth.
     """
-    given = {name for name in flags if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    given = {
+        name for name in flags if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
     if context.invoked_subcommand:
         if given:
             told = ", ".join(sorted(_flag(context, name) for name in given))
             raise UserError(f"{told} stands before `{context.invoked_subcommand}`: write it after")
     elif flags["resume"]:
         if fixed := sorted(_flag(context, name) for name in given - _RESUMABLE):
-            raise UserError(f"{', '.join(fixed)} cannot change in a search that is under way: leave it out or start another")
+            raise UserError(
+                f"{', '.join(fixed)} cannot change in a search that is under way: leave it out or start another"
+            )
         _resume(**{name: value for name, value in flags.items() if name in _RESUMABLE})
     else:
         _search(**{name: value for name, value in flags.items() if name != "resume"})
 
 
 def _search(
-    *, space_name: str | None, proxies: tuple[str, ...], by: str | None, reference: str | None, as_json: bool, **flags: Any
+    *,
+    space_name: str | None,
+    proxies: tuple[str, ...],
+    by: str | None,
+    reference: str | None,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     from nas import plan
     from nas.search import search
 
     found = search(
-        proxies=proxies, by=by, reference=reference, **_job(plan.REGIMES, "nas", space_name=space_name, as_json=as_json, **flags)
+        proxies=proxies,
+        by=by,
+        reference=reference,
+        **_job(plan.REGIMES, "nas", space_name=space_name, as_json=as_json, **flags),
     )
     _tell(found, as_json)
 
@@ -125,10 +165,23 @@ def _resume(*, resume: str, minutes: float | None, as_json: bool, **flags: Any) 
 @config_option
 @_space_option
 @_training_options
-@click.option("--seeds", default=1, show_default=True, help="Trainings of each architecture; the table has their means.")
-@click.option("--images", type=int, help="Real training images, stratified.  [default: all that are not held out]")
+@click.option(
+    "--seeds",
+    default=1,
+    show_default=True,
+    help="Trainings of each architecture; the table has their means.",
+)
+@click.option(
+    "--images",
+    type=int,
+    help="Real training images, stratified.  [default: all that are not held out]",
+)
 @_engine_options
-@click.option("--out", type=click.Path(), help="Folder of the trainings, made here.  [default: runs/reference-SPACE]")
+@click.option(
+    "--out",
+    type=click.Path(),
+    help="Folder of the trainings, made here.  [default: runs/reference-SPACE]",
+)
 @json_option
 def reference(space_name: str | None, images: int | None, as_json: bool, **flags: Any) -> None:
     """Train architectures on real images and test them: the truth that searches are judged by.
@@ -173,8 +226,18 @@ def arch(key: str, space_name: str | None, as_json: bool) -> None:
 
 @nas.command()
 @click.argument("official", type=click.Path())
-@click.option("--trust-pickle", is_flag=True, help="Load the file, a pickle: it can run any code. Only if you trust its source.")
-@click.option("--out", default="nasbench201.csv.gz", show_default=True, type=click.Path(), help="Table to write.")
+@click.option(
+    "--trust-pickle",
+    is_flag=True,
+    help="Load the file, a pickle: it can run any code. Only if you trust its source.",
+)
+@click.option(
+    "--out",
+    default="nasbench201.csv.gz",
+    show_default=True,
+    type=click.Path(),
+    help="Table to write.",
+)
 def convert(official: str, trust_pickle: bool, out: str) -> None:
     """Turn NAS-Bench-201's official .pth file, once, into the compact table that searches read.
 
@@ -193,7 +256,7 @@ def _flag(context: click.Context, name: str) -> str:
 
 def _known(space_name: str | None) -> str:
     """The name of a space, once it is known to be one."""
-    from nas import SPACES, space
+    from nas.spaces import SPACES, space
 
     if space_name is None:
         raise UserError(f"--space is missing: {' or '.join(sorted(SPACES))}")
@@ -221,13 +284,15 @@ def _job(
     **plain: Any,
 ) -> dict[str, Any]:
     """What a search and a reference run are told alike; `plain` as it is."""
-    from nas import nasbench201
     from nas.plan import change
+    from nas.spaces import nasbench201
 
     name = _known(space_name)
     changes: dict[str, Any] = pairs(settings)
     if name != nasbench201.NAME and (own := sorted({"cells", "width"} & set(changes))):
-        raise UserError(f"--set {own[0]}: only the networks of {nasbench201.NAME} have that setting")
+        raise UserError(
+            f"--set {own[0]}: only the networks of {nasbench201.NAME} have that setting"
+        )
     regime = change(regimes[name], **(changes if epochs is None else changes | {"epochs": epochs}))
     engine = _engine(device=device, workers=workers, threads=threads, cluster=cluster)
     source = find_source(dataset, data_dir, resolution)
@@ -244,7 +309,7 @@ def _job(
 
 
 def _engine(**flags: Any) -> "Engine":
-    from nas.cluster import Engine
+    from condense.study.workers import Engine
 
     return Engine(**flags)
 
@@ -257,18 +322,35 @@ def _tell(found: "Found", as_json: bool) -> None:
     files = [str(found.folder / name) for name in names if (found.folder / name).exists()]
     ranking = found.ranking
     if as_json:
-        told = {"folder": str(found.folder), "done": found.done, "total": found.total, "notes": found.notes, "files": files}
+        told = {
+            "folder": str(found.folder),
+            "done": found.done,
+            "total": found.total,
+            "notes": found.notes,
+            "files": files,
+        }
         click.echo(json.dumps(told | (ranking.to_json() if ranking is not None else {}), indent=2))
         return
     click.echo(f"{found.done} of {found.total} trainings done")
     if ranking is not None and ranking.agreements:
-        click.echo(f"\nagreement with the true test accuracy of {len(ranking)} architectures, 95 % intervals")
+        click.echo(
+            f"\nagreement with the true test accuracy of {len(ranking)} architectures, 95 % intervals"
+        )
         single = {name: found for name, found in ranking.agreements.items() if " + " not in name}
         _table(AGREEMENT_HEADERS, agreement_rows(single))
     if ranking is not None and len(ranking):
         click.echo(f"\nthe best by {ranking.by} (losses are negated)")
-        columns = ["rank", "index", ranking.by, *(["truth"] if ranking.truth is not None else []), "arch"]
-        _table(columns, [[_number(row[column]) for column in columns] for row in ranking.rows()[:_BEST]])
+        columns = [
+            "rank",
+            "index",
+            ranking.by,
+            *(["truth"] if ranking.truth is not None else []),
+            "arch",
+        ]
+        _table(
+            columns,
+            [[_number(row[column]) for column in columns] for row in ranking.rows()[:_BEST]],
+        )
     click.echo()
     for note in found.notes:
         click.echo(f"note: {note}")
@@ -279,9 +361,13 @@ def _tell(found: "Found", as_json: bool) -> None:
 def _table(headers: "tuple[str, ...] | list[str]", rows: list[list[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
     for row in (headers, *rows):
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        click.echo(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 def _number(value: Any) -> str:
     """A cell of a ranking; a score that is missing is that of diverged trainings."""
-    return "diverged" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+    return (
+        "diverged" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+    )

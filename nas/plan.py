@@ -6,24 +6,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from condense.data.catalogue import Source
 from condense.errors import UserError, unknown
 from condense.files import read_json, write_json
-from condense.folder import Source
-from condense.provenance import version
-from condense.recipes import replaced
-from condense.train import Protocol
-from nas import convnet_space, nasbench201, space
-from nas.proxy import FREE, Keys, Regime, Task
+from condense.sets.provenance import version
+from condense.settings import replaced
+from condense.training.train import Protocol
+from nas.proxies import FREE
 from nas.reference import Reference, load
+from nas.spaces import convnet720 as convnet_space
+from nas.spaces import nasbench201, space
+from nas.training import Keys, Regime, Task
 
 REGIMES = {
     convnet_space.NAME: Regime(protocol=Protocol(epochs=200)),
-    nasbench201.NAME: Regime(protocol=Protocol(epochs=20, batch=25, lr=0.05, augment="none", schedule="cosine", nesterov=True)),
+    nasbench201.NAME: Regime(
+        protocol=Protocol(
+            epochs=20, batch=25, lr=0.05, augment="none", schedule="cosine", nesterov=True
+        )
+    ),
 }
 """How the candidates of a space are trained on a proxy, unless told otherwise (`docs/nas.md` has the study behind it)."""
 REFERENCE_REGIMES = {
     convnet_space.NAME: Regime(protocol=Protocol(epochs=20)),
-    nasbench201.NAME: Regime(protocol=Protocol(epochs=12, lr=0.1, augment="flip_crop", schedule="cosine", nesterov=True)),
+    nasbench201.NAME: Regime(
+        protocol=Protocol(epochs=12, lr=0.1, augment="flip_crop", schedule="cosine", nesterov=True)
+    ),
 }
 """How they are trained on real images for a reference."""
 SAMPLES = {convnet_space.NAME: 144, nasbench201.NAME: 100}
@@ -55,7 +63,7 @@ class Plan:
     reference: str | None = None
     store: str | None = None
     recipes: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """What the trainings are called (`nas.proxy.Keys`)."""
+    """What the trainings are called (`nas.training.Keys`)."""
 
     @property
     def keys(self) -> Keys:
@@ -71,7 +79,12 @@ class Plan:
         """Every training, those of the first seed first: a search broken off has then seen most candidates."""
         names = self.keys.proxies
         free = [] if not self.ranks else [Task(0, index, FREE) for index in self.indices]
-        return free + [Task(seed, index, name) for seed in range(self.seeds) for index in self.indices for name in names]
+        return free + [
+            Task(seed, index, name)
+            for seed in range(self.seeds)
+            for index in self.indices
+            for name in names
+        ]
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Plan":
@@ -83,7 +96,10 @@ class Plan:
             "proxies": tuple(fields["proxies"]),
             "indices": tuple(fields["indices"]),
             "seen": tuple(fields["seen"]),
-            "recipes": {name: (fingerprint, recipe) for name, (fingerprint, recipe) in fields["recipes"].items()},
+            "recipes": {
+                name: (fingerprint, recipe)
+                for name, (fingerprint, recipe) in fields["recipes"].items()
+            },
         }
         return cls(**{**fields, **typed})
 
@@ -95,12 +111,16 @@ def change(regime: Regime, **changes: Any) -> Regime:
     for name in changes:
         if name not in own | inner:
             raise unknown("setting of a regime:", name, sorted(own | inner))
-    protocol = replaced(regime.protocol, {name: value for name, value in changes.items() if name in inner})
+    protocol = replaced(
+        regime.protocol, {name: value for name, value in changes.items() if name in inner}
+    )
     outer = replaced(regime, {name: value for name, value in changes.items() if name in own})
     return dataclasses.replace(outer, protocol=protocol)
 
 
-def find_reference(space_name: str, dataset: str, path: str | Path | None, data_dir: str | None) -> Reference | None:
+def find_reference(
+    space_name: str, dataset: str, path: str | Path | None, data_dir: str | None
+) -> Reference | None:
     """The reference at `path`, which must have the dataset; else one named after the space in the data folder, if it has it."""
     if path is not None:
         return load(path, space_name)
@@ -113,13 +133,18 @@ def find_reference(space_name: str, dataset: str, path: str | Path | None, data_
 
 def record(folder: Path, plan: Plan, **how_far: int) -> None:
     """Write `search.json`: the plan, and how far it is."""
-    write_json(folder / FILE, {"condensekit": version(), "plan": dataclasses.asdict(plan), "progress": how_far})
+    write_json(
+        folder / FILE,
+        {"condensekit": version(), "plan": dataclasses.asdict(plan), "progress": how_far},
+    )
 
 
 def load_plan(folder: Path) -> Plan:
     """The plan that `search.json` in `folder` records."""
     if not (folder / FILE).exists():
-        raise UserError(f"{folder} holds no search (no {FILE}): start one with `nas --out {folder}`")
+        raise UserError(
+            f"{folder} holds no search (no {FILE}): start one with `nas --out {folder}`"
+        )
     try:
         return Plan.from_json(read_json(folder / FILE)["plan"])
     except (KeyError, TypeError, ValueError) as error:
@@ -132,5 +157,9 @@ def candidates(space_name: str, sample: int | Sequence[int] | None, seed: int) -
     if isinstance(sample, Sequence):
         return tuple(sorted({module.architecture(index).index for index in sample}))
     count = SAMPLES[space_name] if sample is None else sample or None
-    drawn = module.sample(count, seed, stratified=True) if module is convnet_space else module.sample(count, seed)
+    drawn = (
+        module.sample(count, seed, stratified=True)
+        if module is convnet_space
+        else module.sample(count, seed)
+    )
     return tuple(drawn)

@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condense.files import write_bytes, write_json
-from nas import space
-from nas.baselines import BASELINES, rank_average
-from nas.proxy import FREE, SCORES, Keys, Task
-from nas.rank import Agreement, agreement, difference
-from nas.trials import Trials
+from condense.study.trials import Trials
+from nas.agreement import Agreement, agreement, difference
+from nas.free import BASELINES, rank_average
+from nas.proxies import FREE
+from nas.spaces import space
+from nas.training import SCORES, Keys, Task
 
 Floats = NDArray[np.float64]
 
@@ -80,16 +81,31 @@ class Ranking:
         if self.truth is None or not self.agreements:
             return {}
         proxies = list(self.trainings)
-        pairs = [(f"{a} {score}", f"{b} {score}") for b, a in combinations(proxies, 2) for score in SCORES]
-        pairs += [(f"{proxy} {score} + {FREE_AVERAGE}", FREE_AVERAGE) for proxy in proxies for score in SCORES]
-        return {f"{a} minus {b}": difference(self.columns[a], self.columns[b], self.truth) for a, b in pairs}
+        pairs = [
+            (f"{a} {score}", f"{b} {score}")
+            for b, a in combinations(proxies, 2)
+            for score in SCORES
+        ]
+        pairs += [
+            (f"{proxy} {score} + {FREE_AVERAGE}", FREE_AVERAGE)
+            for proxy in proxies
+            for score in SCORES
+        ]
+        return {
+            f"{a} minus {b}": difference(self.columns[a], self.columns[b], self.truth)
+            for a, b in pairs
+        }
 
     def rows(self) -> list[dict[str, Any]]:
         """Plain rows, the best first; None for what is not finite."""
         module, rows = space(self.space), []
         for rank, at in enumerate(map(int, self.order), start=1):
             index = self.indices[at]
-            row: dict[str, Any] = {"rank": rank, "index": index, "arch": module.architecture(index).name}
+            row: dict[str, Any] = {
+                "rank": rank,
+                "index": index,
+                "arch": module.architecture(index).name,
+            }
             row |= {name: _plain(scores[at]) for name, scores in self.columns.items()}
             row |= {f"{name} diverged": int(count[at]) for name, count in self.diverged.items()}
             if self.truth is not None:
@@ -104,7 +120,9 @@ class Ranking:
             "ranked_by": self.by,
             "architectures": self.rows(),
             "agreement": {name: found.to_json() for name, found in self.agreements.items()},
-            f"difference_from_{YARDSTICK}": {name: found.to_json() for name, found in self.gains.items()},
+            f"difference_from_{YARDSTICK}": {
+                name: found.to_json() for name, found in self.gains.items()
+            },
             "differences": {name: found.to_json() for name, found in self.contrasts.items()},
         }
 
@@ -119,7 +137,9 @@ class Ranking:
         write_bytes(folder / "ranking.csv", text.getvalue().encode())
 
 
-def collect(store: Trials, keys: Keys, indices: Sequence[int], seeds: int, by: str, truth: Floats | None) -> Ranking:
+def collect(
+    store: Trials, keys: Keys, indices: Sequence[int], seeds: int, by: str, truth: Floats | None
+) -> Ranking:
     """The ranking that the trainings in `store` make: means over the seeds that did not diverge.
 
     truth: of all `indices`, or None.
@@ -131,8 +151,13 @@ def collect(store: Trials, keys: Keys, indices: Sequence[int], seeds: int, by: s
 
     trained = {proxy: [scores(proxy, seed) for seed in range(seeds)] for proxy in keys.proxies}
     free = scores(FREE, 0)
-    started = {proxy: np.array([[s is not None for s in found] for found in runs]) for proxy, runs in trained.items()}
-    keep = np.flatnonzero(np.all([s.any(axis=0) for s in started.values()], axis=0) & [s is not None for s in free])
+    started = {
+        proxy: np.array([[s is not None for s in found] for found in runs])
+        for proxy, runs in trained.items()
+    }
+    keep = np.flatnonzero(
+        np.all([s.any(axis=0) for s in started.values()], axis=0) & [s is not None for s in free]
+    )
 
     columns: dict[str, Floats] = {}
     diverged: dict[str, Floats] = {}
@@ -162,20 +187,33 @@ def _averages(columns: dict[str, Floats], proxies: Iterable[str]) -> dict[str, F
     """Rank averages of each proxy's scores with the parameter count and with the best-known baselines; and of those alone."""
     free = FREE_AVERAGE.split(" + ")
     combined = [free] + [
-        [f"{proxy} {score}", *others] for proxy in proxies for score in SCORES for others in (["parameters"], free)
+        [f"{proxy} {score}", *others]
+        for proxy in proxies
+        for score in SCORES
+        for others in (["parameters"], free)
     ]
-    return {" + ".join(parts): rank_average(*(columns[part] for part in parts)) for parts in combined}
+    return {
+        " + ".join(parts): rank_average(*(columns[part] for part in parts)) for parts in combined
+    }
 
 
 def _table(runs: Sequence[Sequence[dict[str, float] | None]], score: str) -> Floats:
     """A score by seed and architecture, [S, n]; NaN where there is no training, or a diverged one."""
-    return np.array([[nan if scores is None else scores[score] for scores in found] for found in runs], dtype=np.float64)
+    return np.array(
+        [[nan if scores is None else scores[score] for scores in found] for found in runs],
+        dtype=np.float64,
+    )
 
 
 def _mean(table: Floats) -> Floats:
     """The mean [n] of what is not NaN in [S, n]; NaN where nothing is."""
     counts = np.isfinite(table).sum(axis=0)
-    return np.divide(np.where(np.isfinite(table), table, 0).sum(axis=0), counts, out=np.full(counts.shape, nan), where=counts > 0)
+    return np.divide(
+        np.where(np.isfinite(table), table, 0).sum(axis=0),
+        counts,
+        out=np.full(counts.shape, nan),
+        where=counts > 0,
+    )
 
 
 def _plain(value: float) -> float | None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from condense.errors import UserError, unknown
 from condense.files import write_bytes
-from nas import SPACES, space
+from nas.spaces import SPACES, space
 
 _SEEDS = (777, 888, 999)
 # Our names for what the benchmark calls dataset and evaluation set. Its `cifar10` is trained on all 50,000 images and has
@@ -49,7 +49,9 @@ class Reference:
         if column not in self.columns:
             raise unknown(f"column of {self.source}:", column, self.columns)
         values = self.columns[column][list(indices)]
-        if missing := [index for index, value in zip(indices, values, strict=True) if np.isnan(value)]:
+        if missing := [
+            index for index, value in zip(indices, values, strict=True) if np.isnan(value)
+        ]:
             first = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
             raise UserError(
                 f"{self.source} has no `{column}` for {len(missing)} of {len(values)} architectures (indices {first}): "
@@ -89,10 +91,14 @@ def load(path: str | Path, space_name: str) -> Reference:
     """Read a table for a space. A damaged file, wrong columns and the table of another space are `UserError`s."""
     header, rows = _read(Path(path))
     if missing := {"index", "arch"} - set(header):
-        raise UserError(f"{path} has no column {' and '.join(sorted(missing))}: a reference has `index`, `arch` and accuracies")
+        raise UserError(
+            f"{path} has no column {' and '.join(sorted(missing))}: a reference has `index`, `arch` and accuracies"
+        )
     names = [name for name in header if name not in ("index", "arch")]
     if not any(name.endswith(("_test", "_valid")) for name in names):
-        raise UserError(f"{path} has no accuracies: name them `<dataset>_test` and `<dataset>_valid`; it has {', '.join(header)}")
+        raise UserError(
+            f"{path} has no accuracies: name them `<dataset>_test` and `<dataset>_valid`; it has {', '.join(header)}"
+        )
     module = space(space_name)
     table = np.full((module.SIZE, len(names)), np.nan)
     at = header.index("index"), header.index("arch"), [header.index(name) for name in names]
@@ -105,8 +111,12 @@ def load(path: str | Path, space_name: str) -> Reference:
         try:
             table[index] = [float(row[column]) if row[column] else np.nan for column in at[2]]
         except ValueError as error:
-            raise UserError(f"{path}, line {line}: {error}; every column but `arch` holds numbers") from None
-    return Reference(space_name, str(path), {name: table[:, column].copy() for column, name in enumerate(names)})
+            raise UserError(
+                f"{path}, line {line}: {error}; every column but `arch` holds numbers"
+            ) from None
+    return Reference(
+        space_name, str(path), {name: table[:, column].copy() for column, name in enumerate(names)}
+    )
 
 
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -116,30 +126,42 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: name a reference table") from None
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise UserError(f"{path} is no readable CSV file ({error}): a benchmark's .pth has to be converted first") from None
+        raise UserError(
+            f"{path} is no readable CSV file ({error}): a benchmark's .pth has to be converted first"
+        ) from None
     rows = [row for row in csv.reader(io.StringIO(text)) if row]
     if len(rows) < 2:
         raise UserError(f"{path} holds no rows: name a reference table")
     for line, row in enumerate(rows, start=1):
         if len(row) != len(rows[0]):
-            raise UserError(f"{path}, line {line}: {len(row)} values for {len(rows[0])} columns; the file is damaged")
+            raise UserError(
+                f"{path}, line {line}: {len(row)} values for {len(rows[0])} columns; the file is damaged"
+            )
     return rows[0], rows[1:]
 
 
-def _index(path: str | Path, line: int, row: list[str], index_at: int, name_at: int, space_name: str) -> int:
+def _index(
+    path: str | Path, line: int, row: list[str], index_at: int, name_at: int, space_name: str
+) -> int:
     """The row's index, once its name is known to be that of the architecture with this index."""
     text, name = row[index_at], row[name_at]
     if _is(space_name, text, name):
         return int(text)
     for other in SPACES:
         if other != space_name and _is(other, text, name):
-            raise UserError(f"{path} is a reference for {other}, not for {space_name}: name another, or search that space")
-    raise UserError(f"{path}, line {line}: `{name}` is not architecture {text} of {space_name}: the table is for another space")
+            raise UserError(
+                f"{path} is a reference for {other}, not for {space_name}: name another, or search that space"
+            )
+    raise UserError(
+        f"{path}, line {line}: `{name}` is not architecture {text} of {space_name}: the table is for another space"
+    )
 
 
 def _is(space_name: str, index: str, name: str) -> bool:
     module = space(space_name)
-    return index.isdecimal() and int(index) < module.SIZE and module.architecture(index).name == name
+    return (
+        index.isdecimal() and int(index) < module.SIZE and module.architecture(index).name == name
+    )
 
 
 def from_official(path: str | Path, *, trust_pickle: bool = False) -> Reference:
@@ -149,7 +171,9 @@ def from_official(path: str | Path, *, trust_pickle: bool = False) -> Reference:
     times the file's size in memory; `convert` it once.
     """
     if not trust_pickle:
-        raise UserError(f"{path} is a pickle and can run any code when read: pass --trust-pickle if you trust its source")
+        raise UserError(
+            f"{path} is a pickle and can run any code when read: pass --trust-pickle if you trust its source"
+        )
     import torch
     from nas_201_api import NASBench201API
 
@@ -160,9 +184,14 @@ def from_official(path: str | Path, *, trust_pickle: bool = False) -> Reference:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: name the benchmark's .pth file") from None
     except Exception as error:  # whatever unpickling foreign content raises
-        raise UserError(f"{path} is no NAS-Bench-201 file: {type(error).__name__}: {error}".splitlines()[0]) from error
+        raise UserError(
+            f"{path} is no NAS-Bench-201 file: {type(error).__name__}: {error}".splitlines()[0]
+        ) from error
     module = space("nasbench201")
-    rows = {module.architecture(api.arch(index)).index: _official_row(api, index) for index in api.evaluated_indexes}
+    rows = {
+        module.architecture(api.arch(index)).index: _official_row(api, index)
+        for index in api.evaluated_indexes
+    }
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     columns = {name: np.full(module.SIZE, np.nan) for name in names}
     for index, row in rows.items():
@@ -176,8 +205,15 @@ def _official_row(api: Any, index: int) -> dict[str, float]:
     # Asked of its records directly: the package's own query functions default to 12 epochs and to a random seed.
     long, short = (api.query_meta_info_by_index(int(index), hp=hp) for hp in ("200", "12"))
     row = {name: _accuracy(long, *where) for name, where in OFFICIAL.items()}
-    row |= {f"cifar10_valid_seed{seed}": _accuracy(long, *OFFICIAL["cifar10_valid"], seed) for seed in _SEEDS}
-    row |= {f"{name}_12ep": _accuracy(short, *where) for name, where in OFFICIAL.items() if name.endswith("_test")}
+    row |= {
+        f"cifar10_valid_seed{seed}": _accuracy(long, *OFFICIAL["cifar10_valid"], seed)
+        for seed in _SEEDS
+    }
+    row |= {
+        f"{name}_12ep": _accuracy(short, *where)
+        for name, where in OFFICIAL.items()
+        if name.endswith("_test")
+    }
     row["n_seeds"] = len(long.dataset_seed.get("cifar10-valid", ()))
     if "cifar10-valid" in long.dataset_seed:
         costs = long.get_compute_costs("cifar10-valid")
@@ -190,7 +226,9 @@ def _accuracy(results: Any, dataset: str, split: str, seed: int | None = None) -
     seeds = results.dataset_seed.get(dataset, ())
     if not seeds or (seed is not None and seed not in seeds):
         return None
-    return results.get_metrics(dataset, split, is_random=False if seed is None else seed)["accuracy"]
+    return results.get_metrics(dataset, split, is_random=False if seed is None else seed)[
+        "accuracy"
+    ]
 
 
 def convert(pth: str | Path, table: str | Path, *, trust_pickle: bool = False) -> Reference:

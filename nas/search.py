@@ -18,22 +18,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from condense.data import Dataset
+from condense.data.catalogue import Source
+from condense.data.images import Dataset
+from condense.data.preprocess import make_preprocess
 from condense.errors import UserError, unknown
-from condense.folder import Source, locked
-from condense.preprocess import make_preprocess
+from condense.files import locked
 from condense.progress import progress
-from condense.run import Interrupted
-from nas import nasbench201, ranking, space
-from nas.cluster import Engine, trainings
-from nas.live import watched
-from nas.plan import FILE, HELD_OUT, REFERENCE_REGIMES, REGIMES, SCORE, Plan, candidates, find_reference, load_plan, record
-from nas.proxy import Bench, Regime, Task
+from condense.study.interrupt import Interrupted
+from condense.study.trials import Trials
+from condense.study.workers import Engine, trainings
+from nas import ranking
+from nas.plan import (
+    FILE,
+    HELD_OUT,
+    REFERENCE_REGIMES,
+    REGIMES,
+    SCORE,
+    Plan,
+    candidates,
+    find_reference,
+    load_plan,
+    record,
+)
+from nas.proxies import make_proxies, seen_held_out
 from nas.ranking import Ranking, collect
 from nas.reference import OFFICIAL, Reference, load
-from nas.report import write_report
-from nas.sets import make_proxies, seen_held_out
-from nas.trials import Trials
+from nas.report import watched, write_report
+from nas.spaces import nasbench201, space
+from nas.training import Bench, Regime, Task
 
 
 @dataclass(frozen=True)
@@ -171,8 +183,12 @@ def resume(
                 f"but {dataset.name} found now has content {dataset.fingerprint}"
             )
         bench = _bench(plan, dataset)
-        if changed := [name for name, recipe in plan.recipes.items() if bench.keys.recipes.get(name) != recipe]:
-            raise UserError(f"{folder} was begun with another proxy `{changed[0]}` than is there now: put it back or start anew")
+        if changed := [
+            name for name, recipe in plan.recipes.items() if bench.keys.recipes.get(name) != recipe
+        ]:
+            raise UserError(
+                f"{folder} was begun with another proxy `{changed[0]}` than is there now: put it back or start anew"
+            )
         return _go_on(folder, plan, bench, engine or Engine(), minutes, quiet)
 
 
@@ -184,10 +200,20 @@ def show(out: str | Path) -> Found:
         return _found(folder, plan, store)
 
 
-def describe(space_name: str, key: int | str, shape: tuple[int, int, int] = (3, 32, 32), num_classes: int = 10) -> dict[str, Any]:
+def describe(
+    space_name: str,
+    key: int | str,
+    shape: tuple[int, int, int] = (3, 32, 32),
+    num_classes: int = 10,
+) -> dict[str, Any]:
     """An architecture by its index or name: index, name, parameters, FLOPs, and in NAS-Bench-201 its isomorphism class."""
     found = space(space_name).architecture(key)
-    told = {"space": space_name, "index": found.index, "name": found.name, "parameters": found.parameters(shape, num_classes)}
+    told = {
+        "space": space_name,
+        "index": found.index,
+        "name": found.name,
+        "parameters": found.parameters(shape, num_classes),
+    }
     told["flops"] = found.flops(shape, num_classes)
     return told | ({"isomorph": found.isomorph} if space_name == nasbench201.NAME else {})
 
@@ -212,15 +238,26 @@ def _bench(plan: Plan, dataset: Dataset) -> Bench:
     )
 
 
-def _start(folder: Path, plan: Plan, bench: Bench, engine: Engine | None, minutes: float | None, quiet: bool) -> Found:
+def _start(
+    folder: Path,
+    plan: Plan,
+    bench: Bench,
+    engine: Engine | None,
+    minutes: float | None,
+    quiet: bool,
+) -> Found:
     (engine := engine or Engine()).check()
     with locked(folder):
         if (folder / FILE).exists():
-            raise UserError(f"{folder} already holds a search: go on with `nas --resume {folder}` or choose another --out")
+            raise UserError(
+                f"{folder} already holds a search: go on with `nas --resume {folder}` or choose another --out"
+            )
         return _go_on(folder, plan, bench, engine, minutes, quiet)
 
 
-def _go_on(folder: Path, plan: Plan, bench: Bench, engine: Engine, minutes: float | None, quiet: bool) -> Found:
+def _go_on(
+    folder: Path, plan: Plan, bench: Bench, engine: Engine, minutes: float | None, quiet: bool
+) -> Found:
     """Train what is not in the store yet, and write what was found."""
     end = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
     truth = _truth(plan)
@@ -244,7 +281,9 @@ def _go_on(folder: Path, plan: Plan, bench: Bench, engine: Engine, minutes: floa
                     if time.monotonic() > end:
                         break
         except KeyboardInterrupt:
-            raise Interrupted(f"stopped after {done} of {len(tasks)}; go on with `nas --resume {folder}`") from None
+            raise Interrupted(
+                f"stopped after {done} of {len(tasks)}; go on with `nas --resume {folder}`"
+            ) from None
         finally:
             finished.close()
         return _write(folder, plan, store)
@@ -305,7 +344,11 @@ def _ranking(plan: Plan, store: Trials, truth: NDArray[np.float64] | None) -> Ra
 
 
 def _truth(plan: Plan) -> NDArray[np.float64] | None:
-    return load(plan.reference, plan.space).truth(plan.source.name, plan.indices) if plan.reference else None
+    return (
+        load(plan.reference, plan.space).truth(plan.source.name, plan.indices)
+        if plan.reference
+        else None
+    )
 
 
 def _reference(plan: Plan, store: Trials) -> Reference:
@@ -316,13 +359,20 @@ def _reference(plan: Plan, store: Trials) -> Reference:
     (proxy,) = keys.proxies
     stored = {trial.key: trial.scores for trial in store.find(space=plan.space)}
     for index in plan.indices:
-        runs = [run for seed in range(plan.seeds) if (run := stored.get(keys.of(Task(seed, index, proxy))))]
+        runs = [
+            run
+            for seed in range(plan.seeds)
+            if (run := stored.get(keys.of(Task(seed, index, proxy))))
+        ]
         if not runs:
             continue
         for split, score in (("valid", "accuracy"), ("test", "test")):
             values = [1 / plan.num_classes if run["diverged"] else run[score] for run in runs]
             columns[f"{name}_{split}"][index] = 100 * float(np.mean(values))
-        columns["n_seeds"][index], columns["diverged"][index] = len(runs), sum(run["diverged"] for run in runs)
+        columns["n_seeds"][index], columns["diverged"][index] = (
+            len(runs),
+            sum(run["diverged"] for run in runs),
+        )
     return Reference(plan.space, "this run", columns)
 
 

@@ -20,6 +20,10 @@ def cifar10_dir(tmp_path_factory, request) -> Path:
     folder = (base.parent if parallel else base) / "cifar10"
     with FileLock(f"{folder}.lock"):
         if not (folder / "complete").exists():
-            subprocess.run([sys.executable, SHARED / "unpack.py", folder, "cifar10"], check=True, capture_output=True)
+            subprocess.run(
+                [sys.executable, SHARED / "unpack.py", folder, "cifar10"],
+                check=True,
+                capture_output=True,
+            )
             (folder / "complete").touch()
     return folder

@@ -33,7 +33,9 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "made"
     subprocess.run(
-        [sys.executable, ROOT / "cli.py", "condense", *SMALL, "--ipc", "2", "--out", folder], check=True, capture_output=True
+        [sys.executable, ROOT / "cli.py", "condense", *SMALL, "--ipc", "2", "--out", folder],
+        check=True,
+        capture_output=True,
     )
     return folder
 
@@ -48,7 +50,9 @@ def test_condense_leaves_what_it_says(made: Path) -> None:
 
 def test_evaluate_prints_json_for_machines(capsys: pytest.CaptureFixture[str], made: Path) -> None:
     networks = ["--network", "convnet-d2-w8", "--network", "mlp"]
-    code, out, _ = run(capsys, "evaluate", made, *networks, "--repeats", "2", "--epochs", "2", "--json")
+    code, out, _ = run(
+        capsys, "evaluate", made, *networks, "--repeats", "2", "--epochs", "2", "--json"
+    )
     document = json.loads(out)
     assert code == 0
     assert set(document["networks"]) == {"convnet-d2-w8", "mlp"}
@@ -60,53 +64,135 @@ def test_evaluate_prints_json_for_machines(capsys: pytest.CaptureFixture[str], m
 
 
 def test_evaluate_prints_a_table_for_people(capsys: pytest.CaptureFixture[str], made: Path) -> None:
-    code, out, _ = run(capsys, "evaluate", made, made, "--network", "mlp", "--repeats", "2", "--epochs", "1")
+    code, out, _ = run(
+        capsys, "evaluate", made, made, "--network", "mlp", "--repeats", "2", "--epochs", "1"
+    )
     assert code == 0
     assert re.search(r"mlp +\d+\.\d\d %  std \d+\.\d\d  95 % interval \d+\.\d\d to \d+\.\d\d", out)
 
 
-def test_choices_are_made_on_held_out_training_images(capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path) -> None:
-    assert run(capsys, "condense", *SMALL, "--ipc", "2", "--hold-out", "200", "--out", tmp_path / "held")[0] == 0
-    code, out, _ = run(capsys, "evaluate", tmp_path / "held", "--network", "mlp", "--repeats", "1", "--epochs", "1", "--json")
+def test_choices_are_made_on_held_out_training_images(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path
+) -> None:
+    assert (
+        run(
+            capsys,
+            "condense",
+            *SMALL,
+            "--ipc",
+            "2",
+            "--hold-out",
+            "200",
+            "--out",
+            tmp_path / "held",
+        )[0]
+        == 0
+    )
+    code, out, _ = run(
+        capsys,
+        "evaluate",
+        tmp_path / "held",
+        "--network",
+        "mlp",
+        "--repeats",
+        "1",
+        "--epochs",
+        "1",
+        "--json",
+    )
     assert json.loads(out)["tested_on"] == "200 held-out training images of digits"
-    code, _, errors = run(capsys, "evaluate", made, "--dataset", "digits", "--hold-out", "200", "--network", "mlp")
+    code, _, errors = run(
+        capsys, "evaluate", made, "--dataset", "digits", "--hold-out", "200", "--network", "mlp"
+    )
     assert code == 2
     assert "made from digits with content" in errors
 
 
-def test_the_recipe_best_is_condensed_shown_and_evaluated(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_recipe_best_is_condensed_shown_and_evaluated(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     out = tmp_path / "best"
-    options = ["--set", "pool=1", "--set", "pool_steps=3", "--set", "calibration=1", "--set", "soft_labels=true"]
-    assert run(capsys, "condense", *SMALL, "--recipe", "best", *options, "--ipc", "2", "--out", out)[0] == 0
+    options = [
+        "--set",
+        "pool=1",
+        "--set",
+        "pool_steps=3",
+        "--set",
+        "calibration=1",
+        "--set",
+        "soft_labels=true",
+    ]
+    assert (
+        run(capsys, "condense", *SMALL, "--recipe", "best", *options, "--ipc", "2", "--out", out)[0]
+        == 0
+    )
     told = json.loads(run(capsys, "show", out, "--json")[1])
     assert (told["images"], told["formation"], told["labels"], told["ipc"]) == (20, 2, "soft", 2)
-    assert run(capsys, "evaluate", out, "--network", "mlp", "--repeats", "1", "--epochs", "1")[0] == 0
+    assert (
+        run(capsys, "evaluate", out, "--network", "mlp", "--repeats", "1", "--epochs", "1")[0] == 0
+    )
     assert run(capsys, "export", out, "--format", "npz", "--out", tmp_path / "set.npz")[0] == 0
-    code, _, errors = run(capsys, "condense", *SMALL, "--ipc", "2", "--set", "calibration=1", "--out", tmp_path / "wrong")
+    code, _, errors = run(
+        capsys,
+        "condense",
+        *SMALL,
+        "--ipc",
+        "2",
+        "--set",
+        "calibration=1",
+        "--out",
+        tmp_path / "wrong",
+    )
     assert (code, errors.count("\n")) == (2, 1)
     assert not (tmp_path / "wrong").exists()
 
 
 @pytest.mark.parametrize("method", ["random", "kcenter"])
-def test_select_makes_a_set_that_evaluates(capsys: pytest.CaptureFixture[str], tmp_path: Path, method: str) -> None:
+def test_select_makes_a_set_that_evaluates(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, method: str
+) -> None:
     flags = ["--dataset", "digits", "--ipc", "3", "--method", method, "--out", tmp_path / "set"]
     assert run(capsys, "select", *flags)[0] == 0
-    assert run(capsys, "evaluate", tmp_path / "set", "--network", "mlp", "--repeats", "1", "--epochs", "1")[0] == 0
+    assert (
+        run(
+            capsys,
+            "evaluate",
+            tmp_path / "set",
+            "--network",
+            "mlp",
+            "--repeats",
+            "1",
+            "--epochs",
+            "1",
+        )[0]
+        == 0
+    )
     code, _, errors = run(capsys, "select", *flags)
     assert (code, "already holds a run" in errors) == (2, True)
 
 
-def test_show_tells_and_draws(capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path) -> None:
+def test_show_tells_and_draws(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path
+) -> None:
     code, out, _ = run(capsys, "show", made, "--json", "--grid", tmp_path / "grid.png")
     assert code == 0
     assert json.loads(out)["ipc"] == 2
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_export_and_import_give_the_pixels_back(capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path) -> None:
+def test_export_and_import_give_the_pixels_back(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path
+) -> None:
     for kind, name in (("npz", "set.npz"), ("pt", "set.pt"), ("folder", "pictures")):
         assert run(capsys, "export", made, "--format", kind, "--out", tmp_path / name)[0] == 0
-        flags = ["--dataset", "digits", "--preprocess", "standard", "--out", tmp_path / f"from {kind}"]
+        flags = [
+            "--dataset",
+            "digits",
+            "--preprocess",
+            "standard",
+            "--out",
+            tmp_path / f"from {kind}",
+        ]
         assert run(capsys, "import", tmp_path / name, *flags)[0] == 0
         imported = CondensedSet.load(tmp_path / f"from {kind}")
         assert torch.equal(imported.pixels(), CondensedSet.load(made).pixels())
@@ -117,13 +203,29 @@ def test_data_lists_and_verifies(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert code == 0
     assert {"digits", "cifar10", "imagewoof"} <= set(json.loads(out))
     assert run(capsys, "data", "--dataset", "digits", "--verify")[0] == 0
-    code, _, errors = run(capsys, "data", "--dataset", "cifar10", "--data-dir", tmp_path, "--verify")
+    code, _, errors = run(
+        capsys, "data", "--dataset", "cifar10", "--data-dir", tmp_path, "--verify"
+    )
     assert code == 2
     assert "cifar-10-batches-py" in errors
 
 
-def test_dry_run_prints_the_recipe_and_writes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code, out, _ = run(capsys, "condense", *SMALL, "--ipc", "2", "--power", "2", "--out", tmp_path / "run", "--dry-run", "--json")
+def test_dry_run_prints_the_recipe_and_writes_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, out, _ = run(
+        capsys,
+        "condense",
+        *SMALL,
+        "--ipc",
+        "2",
+        "--power",
+        "2",
+        "--out",
+        tmp_path / "run",
+        "--dry-run",
+        "--json",
+    )
     document = json.loads(out)
     assert code == 0
     assert document["recipe"]["method"]["power"] == 2.0
@@ -131,9 +233,13 @@ def test_dry_run_prints_the_recipe_and_writes_nothing(capsys: pytest.CaptureFixt
     assert not (tmp_path / "run").exists()
 
 
-def test_a_config_file_is_the_flags(capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path) -> None:
+def test_a_config_file_is_the_flags(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path
+) -> None:
     config = tmp_path / "run.toml"
-    config.write_text('dataset = "digits"\nnetwork = "convnet-d2-w8"\nreal-batch = 8\nsteps = 4\nipc = 2\n')
+    config.write_text(
+        'dataset = "digits"\nnetwork = "convnet-d2-w8"\nreal-batch = 8\nsteps = 4\nipc = 2\n'
+    )
     assert run(capsys, "condense", "--config", config, "--out", tmp_path / "run")[0] == 0
     assert CondensedSet.load(tmp_path / "run").fingerprint == CondensedSet.load(made).fingerprint
     config.write_text("stepz = 4\n")
@@ -147,18 +253,48 @@ def test_a_config_file_is_the_flags(capsys: pytest.CaptureFixture[str], tmp_path
         (["condense", "--dataset", "digts", "--out", "x"], "did you mean `digits`"),
         (["condense", "--out", "x"], "--dataset is missing"),
         (["condense", "--dataset", "digits"], "--out is missing"),
-        (["condense", "--dataset", "digits", "--recipe", "papre", "--out", "x"], "did you mean `paper`"),
-        (["condense", "--dataset", "digits", "--method", "datadom", "--out", "x"], "did you mean `datadam`"),
-        (["condense", "--dataset", "digits", "--network", "convnot", "--out", "x"], "did you mean `convnet`"),
-        (["condense", "--dataset", "digits", "--augment", "dsaa", "--out", "x"], "did you mean `dsa`"),
-        (["condense", "--dataset", "digits", "--preprocess", "zac", "--out", "x"], "did you mean `zca`"),
-        (["condense", "--dataset", "digits", "--init", "kcentre", "--out", "x"], "did you mean `kcenter`"),
-        (["condense", "--dataset", "digits", "--ipc", "500", "--out", "x"], "ipc 500 is more than class"),
+        (
+            ["condense", "--dataset", "digits", "--recipe", "papre", "--out", "x"],
+            "did you mean `paper`",
+        ),
+        (
+            ["condense", "--dataset", "digits", "--method", "datadom", "--out", "x"],
+            "did you mean `datadam`",
+        ),
+        (
+            ["condense", "--dataset", "digits", "--network", "convnot", "--out", "x"],
+            "did you mean `convnet`",
+        ),
+        (
+            ["condense", "--dataset", "digits", "--augment", "dsaa", "--out", "x"],
+            "did you mean `dsa`",
+        ),
+        (
+            ["condense", "--dataset", "digits", "--preprocess", "zac", "--out", "x"],
+            "did you mean `zca`",
+        ),
+        (
+            ["condense", "--dataset", "digits", "--init", "kcentre", "--out", "x"],
+            "did you mean `kcenter`",
+        ),
+        (
+            ["condense", "--dataset", "digits", "--ipc", "500", "--out", "x"],
+            "ipc 500 is more than class",
+        ),
         (["condense", "--dataset", "digits", "--set", "lr", "--out", "x"], "must be KEY=VALUE"),
         (["condense", "--dataset", "digits", "--set", "lrr=1", "--out", "x"], "did you mean `lr`"),
-        (["condense", "--dataset", "digits", "--method", "dm", "--power", "2", "--out", "x"], "unknown setting of dm `power`"),
-        (["condense", "--dataset", "digits", "--device", "tpu", "--out", "x"], "must be auto, cpu or cuda"),
-        (["condense", "--dataset", "digits", "--storage", "float8", "--out", "x"], "unknown storage"),
+        (
+            ["condense", "--dataset", "digits", "--method", "dm", "--power", "2", "--out", "x"],
+            "unknown setting of dm `power`",
+        ),
+        (
+            ["condense", "--dataset", "digits", "--device", "tpu", "--out", "x"],
+            "must be auto, cpu or cuda",
+        ),
+        (
+            ["condense", "--dataset", "digits", "--storage", "float8", "--out", "x"],
+            "unknown storage",
+        ),
         (["condense", "--dataset", "digits", "--steps", "many"], "'many' is not a valid integer"),
         (["condense", "--dataset", "cifar10", "--data-dir", "nowhere", "--out", "x"], "nowhere"),
         (["condense", "--resume", "nowhere"], "holds no run"),
@@ -167,7 +303,11 @@ def test_a_config_file_is_the_flags(capsys: pytest.CaptureFixture[str], tmp_path
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
 ) -> None:
     (tmp_path / "pyproject.toml").write_text("")
     monkeypatch.chdir(tmp_path)
@@ -178,17 +318,27 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["pyproject.toml"]
 
 
-def test_a_set_of_other_classes_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path) -> None:
+def test_a_set_of_other_classes_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path
+) -> None:
     import numpy as np
 
     images, labels = np.zeros((9, 8, 8), np.uint8), np.arange(9) % 3
-    np.savez(tmp_path / "own.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    np.savez(
+        tmp_path / "own.npz",
+        train_images=images,
+        train_labels=labels,
+        test_images=images,
+        test_labels=labels,
+    )
     code, _, errors = run(capsys, "evaluate", made, "--dataset", tmp_path / "own.npz")
     assert code == 2
     assert "classes" in errors
 
 
-def test_a_truncated_set_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path) -> None:
+def test_a_truncated_set_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path
+) -> None:
     (tmp_path / "set.safetensors").write_bytes((made / "set.safetensors").read_bytes()[:-100])
     code, _, errors = run(capsys, "show", tmp_path)
     assert code == 2
@@ -198,11 +348,15 @@ def test_a_truncated_set_is_refused(capsys: pytest.CaptureFixture[str], tmp_path
 def test_importing_is_quick_and_leaves_heavy_libraries_alone() -> None:
     heavy = "avalanche kornia sklearn matplotlib tensorboard torchvision.datasets ray"
     code = f"import sys, condense, cli; print([m for m in '{heavy}'.split() if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["condense", "evaluate", "select", "show", "export", "import", "data"])
+@pytest.mark.parametrize(
+    "command", ["condense", "evaluate", "select", "show", "export", "import", "data"]
+)
 def test_help_teaches_every_option(capsys: pytest.CaptureFixture[str], command: str) -> None:
     code, out, _ = run(capsys, command, "--help")
     assert code == 0

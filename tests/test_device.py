@@ -22,10 +22,16 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than GNU's")
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than GNU's"
+)
 def test_on_a_cpu_a_map_is_not_fetched_anew_each_time() -> None:
     faults = {
-        way: int(subprocess.run([sys.executable, "-c", FAULTS, way], capture_output=True, text=True, check=True).stdout)
+        way: int(
+            subprocess.run(
+                [sys.executable, "-c", FAULTS, way], capture_output=True, text=True, check=True
+            ).stdout
+        )
         for way in ("kept", "returned")
     }
     assert faults["kept"] < 0.1 * faults["returned"]

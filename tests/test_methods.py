@@ -13,7 +13,7 @@ from torch import Tensor
 from condense.errors import UserError
 from condense.methods import DM, DataDAM
 from condense.methods.discrepancy import DISCREPANCIES, FREQUENCIES, _normals
-from condense.zoo import Network
+from condense.networks.base import Network
 
 SHAPES = [(5, 6, 6), (4, 3, 3), (7, 2, 2)]  # (channels, H, W) of three layers
 
@@ -31,22 +31,32 @@ class Showing(Network):
 
 def maps_of(images: int, seed: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(images, *shape, dtype=torch.float64, generator=generator) for shape in SHAPES]
+    return [
+        torch.randn(images, *shape, dtype=torch.float64, generator=generator) for shape in SHAPES
+    ]
 
 
 def by_class(described: list[Tensor], num_classes: int) -> list[Tensor]:
     return [tensor.unflatten(0, (num_classes, -1)) for tensor in described]
 
 
-def loss(method: DataDAM | DM, real: list[Tensor], synthetic: list[Tensor], num_classes: int) -> dict[str, Tensor]:
-    described = [by_class(method.describe(Showing(maps), maps[0]), num_classes) for maps in (real, synthetic)]
+def loss(
+    method: DataDAM | DM, real: list[Tensor], synthetic: list[Tensor], num_classes: int
+) -> dict[str, Tensor]:
+    described = [
+        by_class(method.describe(Showing(maps), maps[0]), num_classes) for maps in (real, synthetic)
+    ]
     return method.parts(*described)
 
 
 def naive_attention(image_map: Tensor, power: float, norm: str) -> list[float]:
     """One image's attention map by the definition: loops over positions and channels, in Python floats."""
     channels, height, width = image_map.shape
-    values = [sum(abs(image_map[c, i, j].item()) ** power for c in range(channels)) for i in range(height) for j in range(width)]
+    values = [
+        sum(abs(image_map[c, i, j].item()) ** power for c in range(channels))
+        for i in range(height)
+        for j in range(width)
+    ]
     size = {"l2": math.sqrt(sum(v * v for v in values)), "l1": sum(values), "none": 1.0}[norm]
     return [v / size for v in values]
 
@@ -78,7 +88,9 @@ def test_datadam_is_the_papers_loss(power: float, norm: str, error: str) -> None
         attention = sum(
             naive_error(
                 naive_mean([naive_attention(real[layer][n], power, norm) for n in of_real]),
-                naive_mean([naive_attention(synthetic[layer][n], power, norm) for n in of_synthetic]),
+                naive_mean(
+                    [naive_attention(synthetic[layer][n], power, norm) for n in of_synthetic]
+                ),
                 error,
             )
             for layer in range(len(SHAPES) - 1)
@@ -102,7 +114,13 @@ def test_attention_to_channels_sums_over_positions(attention: str) -> None:
     for kind, maps in (("spatial", (real, synthetic)), ("channel", turned)):
         if attention in (kind, "both"):
             expected += sum(
-                naive_error(*(naive_mean([naive_attention(image, 4.0, "l2") for image in of[layer]]) for of in maps), "mse")
+                naive_error(
+                    *(
+                        naive_mean([naive_attention(image, 4.0, "l2") for image in of[layer]])
+                        for of in maps
+                    ),
+                    "mse",
+                )
                 for layer in range(len(SHAPES) - 1)
             )
     torch.testing.assert_close(loss(method, real, synthetic, 1)["attention"], expected)
@@ -112,16 +130,23 @@ def naive_squares(a: list[float], b: list[float]) -> float:
     return sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("method", [DM(discrepancy="rbf"), DataDAM(discrepancy="rbf", task_balance=1.0)])
+@pytest.mark.parametrize(
+    "method", [DM(discrepancy="rbf"), DataDAM(discrepancy="rbf", task_balance=1.0)]
+)
 def test_rbf_is_the_maximum_mean_discrepancy_under_a_gaussian_kernel(method: DataDAM | DM) -> None:
     real, synthetic = maps_of(6, 0), maps_of(4, 1)
     found = loss(method, real, synthetic, 2)["mmd"]
     for c in range(2):
-        a, b = ([one.flatten().tolist() for one in maps[-1].unflatten(0, (2, -1))[c]] for maps in (real, synthetic))
+        a, b = (
+            [one.flatten().tolist() for one in maps[-1].unflatten(0, (2, -1))[c]]
+            for maps in (real, synthetic)
+        )
         width = sum(naive_squares(x, y) for x in a for y in a) / len(a) ** 2
 
         def kernel(p: list[list[float]], q: list[list[float]], width: float = width) -> float:
-            return sum(math.exp(-naive_squares(x, y) / width) for x in p for y in q) / (len(p) * len(q))
+            return sum(math.exp(-naive_squares(x, y) / width) for x in p for y in q) / (
+                len(p) * len(q)
+            )
 
         expected = width / 2 * (kernel(a, a) + kernel(b, b) - 2 * kernel(a, b))
         assert found[c].item() == pytest.approx(expected, rel=1e-9)
@@ -132,11 +157,17 @@ def test_cf_is_the_distance_of_characteristic_functions() -> None:
     found = loss(DM(discrepancy="cf"), real, synthetic, 2)["mmd"]
     frequencies = _normals(28, torch.device("cpu")).double().T.tolist()
     for c in range(2):
-        a, b = ([one.flatten().tolist() for one in maps[-1].unflatten(0, (2, -1))[c]] for maps in (real, synthetic))
+        a, b = (
+            [one.flatten().tolist() for one in maps[-1].unflatten(0, (2, -1))[c]]
+            for maps in (real, synthetic)
+        )
         width = sum(naive_squares(x, y) for x in a for y in a) / len(a) ** 2
 
         def function(points: list[list[float]], t: list[float], width: float = width) -> complex:
-            angles = [math.sqrt(2 / width) * sum(x * y for x, y in zip(point, t, strict=True)) for point in points]
+            angles = [
+                math.sqrt(2 / width) * sum(x * y for x, y in zip(point, t, strict=True))
+                for point in points
+            ]
             return sum(cmath.exp(1j * angle) for angle in angles) / len(angles)
 
         moduli = [abs(function(a, t) - function(b, t)) for t in frequencies]

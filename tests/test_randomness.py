@@ -33,7 +33,9 @@ def test_splitmix64_reference_has_the_published_first_output() -> None:
 def test_uniforms_are_bitwise_those_of_plain_integers(seed: int, step: int) -> None:
     lanes = [0, 1, 2, 99, 10**12]
     drawn = uniforms(seed, "test", step, torch.tensor(lanes), 4)
-    expected = [[reference(seed, "test", step, lane, column) for column in range(4)] for lane in lanes]
+    expected = [
+        [reference(seed, "test", step, lane, column) for column in range(4)] for lane in lanes
+    ]
     assert drawn.dtype == torch.float32
     assert drawn.tolist() == expected
 
@@ -48,7 +50,9 @@ def test_step_as_a_tensor_and_lanes_in_any_order() -> None:
 
 
 def test_uniforms_are_uniform() -> None:
-    drawn = torch.stack([uniforms(0, "test", step, torch.arange(100), 4) for step in range(250)]).flatten()
+    drawn = torch.stack(
+        [uniforms(0, "test", step, torch.arange(100), 4) for step in range(250)]
+    ).flatten()
     assert 0 <= drawn.min() < 1e-3
     assert 1 - 1e-3 < drawn.max() < 1
     assert stats.kstest(drawn.numpy(), "uniform").pvalue > 1e-3
@@ -67,9 +71,14 @@ def test_seeds_purposes_steps_lanes_and_columns_are_unrelated() -> None:
     def along(what: str, offset: int) -> torch.Tensor:
         """20,000 numbers, with one of their coordinates moved by `offset`."""
         if what == "step":
-            return torch.stack([uniforms(0, "a", step + offset, torch.arange(20), 1) for step in range(1000)]).flatten()
+            return torch.stack(
+                [uniforms(0, "a", step + offset, torch.arange(20), 1) for step in range(1000)]
+            ).flatten()
         lanes = torch.arange(20_000) + (offset if what == "lane" else 0)
-        seed, purpose = (offset if what == "seed" else 0), ("b" if what == "purpose" and offset else "a")
+        seed, purpose = (
+            (offset if what == "seed" else 0),
+            ("b" if what == "purpose" and offset else "a"),
+        )
         return uniforms(seed, purpose, 0, lanes, 2)[:, offset if what == "column" else 0]
 
     for what in ("seed", "purpose", "step", "lane", "column"):
@@ -82,14 +91,20 @@ def test_seeds_purposes_steps_lanes_and_columns_are_unrelated() -> None:
 def test_derive_is_stable_and_tells_its_arguments_apart() -> None:
     # A frozen value: saved runs resume only if it never changes.
     assert derive(0, "test", 1, 2) == derive(0, "test", 1, 2) == 6503135684805367219
-    seeds = {derive(*arguments) for arguments in [(0, "a"), (1, "a"), (0, "b"), (0, "a", 0), (0, "a", 1), (0, "a", 1, 0)]}
+    seeds = {
+        derive(*arguments)
+        for arguments in [(0, "a"), (1, "a"), (0, "b"), (0, "a", 0), (0, "a", 1), (0, "a", 1, 0)]
+    }
     assert len(seeds) == 6
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_generator_repeats_itself_and_leaves_the_global_state_alone() -> None:
     before = torch.get_rng_state()
-    draws = [torch.rand(100, generator=generator(*arguments)) for arguments in [(0, "a", 1), (0, "a", 1), (0, "a", 2)]]
+    draws = [
+        torch.rand(100, generator=generator(*arguments))
+        for arguments in [(0, "a", 1), (0, "a", 1), (0, "a", 2)]
+    ]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
     assert torch.equal(before, torch.get_rng_state())

@@ -9,13 +9,12 @@ from typing import Any
 
 import click
 
-from benchmarks.campaign import ending_after, seconds_of
 from benchmarks.tables import accuracy, run
 from benchmarks.tables.cells import Work
 from benchmarks.tables.lines import SCALES
 from condense import UserError
-from condense.folder import locked
-from condense.run import Interrupted
+from condense.files import locked
+from condense.study.interrupt import Interrupted, ending_after, seconds_of
 
 ABOUT = {
     "main": "Accuracy by method, dataset and images per class: the paper's first table, and the generative models' (11).",
@@ -32,12 +31,21 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
     """What every table takes."""
     for option in reversed(
         [
-            click.option("--scale", default="cpu", show_default=True, type=click.Choice(list(SCALES))),
+            click.option(
+                "--scale", default="cpu", show_default=True, type=click.Choice(list(SCALES))
+            ),
             click.option("--data-dir", type=click.Path(), help="Folder with the datasets."),
-            click.option("--work", default="runs/tables", show_default=True, type=click.Path(path_type=Path)),
-            click.option("--budget", help="Time to work, such as 90s, 9m or 2h; started again it goes on.  [default: no end]"),
+            click.option(
+                "--work", default="runs/tables", show_default=True, type=click.Path(path_type=Path)
+            ),
+            click.option(
+                "--budget",
+                help="Time to work, such as 90s, 9m or 2h; started again it goes on.  [default: no end]",
+            ),
             click.option("--device", default="auto", show_default=True),
-            click.option("--name", help="Name of the result files.  [default: tables_<table>_<scale>]"),
+            click.option(
+                "--name", help="Name of the result files.  [default: tables_<table>_<scale>]"
+            ),
         ]
     ):
         command = option(command)
@@ -74,8 +82,12 @@ def _add(table: str) -> None:
             run.TABLES[table](scale, work, name or run.title(table, scale), **chosen)
 
     if fillable:
-        command = click.option("--only", "rows", multiple=True, help="Rows to work on, such as 'dm*'; all are shown.")(command)
-        command = click.option("--column", "columns", multiple=True, help="Columns to work on, such as '*IPC 10'.")(command)
+        command = click.option(
+            "--only", "rows", multiple=True, help="Rows to work on, such as 'dm*'; all are shown."
+        )(command)
+        command = click.option(
+            "--column", "columns", multiple=True, help="Columns to work on, such as '*IPC 10'."
+        )(command)
     main.command(table, help=ABOUT[table])(options(command))
 
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from benchmarks.tables import published
 from benchmarks.tables.cells import Entry, Trained
 from benchmarks.tables.lines import POOLS, SETTINGS, Line, Scale, main_lines, sets_of, trained_of
-from condense.folder import Source
+from condense.data.catalogue import Source
 from condense.methods import METHODS
-from condense.recipes import recipe_for
+from condense.methods.recipes import published_as
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,14 +28,20 @@ SCALE_100 = Line(recipe="paper", changes={"loss_scale": 100.0})
 _MAIN = {
     "smoke": [("digits", 1)],
     "cpu": [("cifar10", 1), ("cifar10", 10)],
-    "full": [(dataset, ipc) for dataset in ("cifar10", "cifar100", "tinyimagenet") for ipc in (1, 10, 50)],
+    "full": [
+        (dataset, ipc) for dataset in ("cifar10", "cifar100", "tinyimagenet") for ipc in (1, 10, 50)
+    ],
 }
 _HIGH_RESOLUTION: dict[str, list[tuple[Source, int]]] = {
     "smoke": [(Source(name="digits", resolution=16), 1)],
     "cpu": [(Source(name="imagenette", resolution=64), ipc) for ipc in (1, 10)],
     "full": [
         *((Source(name="imagenet-1k"), ipc) for ipc in (1, 2, 10, 50)),
-        *((Source(name=name), ipc) for name in ("imagenette", "imagewoof", "imagesquawk") for ipc in (1, 10)),
+        *(
+            (Source(name=name), ipc)
+            for name in ("imagenette", "imagewoof", "imagesquawk")
+            for ipc in (1, 10)
+        ),
     ],
 }
 _OTHERS = tuple(method for method in METHODS if method != "datadam")
@@ -55,7 +61,9 @@ class _Cross(NamedTuple):
 _CROSS = {
     "smoke": _Cross(Source(name="digits"), 1, (), epochs=2, batch=256),
     # A ResNet-18 or ViT takes minutes for each set. Small batches: a network without normalisation learns nothing in few steps.
-    "cpu": _Cross(Source(name="cifar10", resolution=16), 10, ("dm",), epochs=40, batch=10, vgg="vgg11-bn"),
+    "cpu": _Cross(
+        Source(name="cifar10", resolution=16), 10, ("dm",), epochs=40, batch=10, vgg="vgg11-bn"
+    ),
     "full": _Cross(Source(name="cifar10"), 50, _OTHERS, epochs=1000, batch=256),
 }
 _AT_TEN = {"smoke": ("digits", 1), "cpu": ("cifar10", 10), "full": ("cifar10", 10)}
@@ -68,7 +76,12 @@ def main(scale: Scale) -> Table:
         source = Source(name=dataset)
         for name, line in main_lines(dataset).items():
             entries.append(
-                Entry(name, f"{dataset} IPC {ipc}", sets_of(line, name, scale, source, ipc), trained_of(scale, source))
+                Entry(
+                    name,
+                    f"{dataset} IPC {ipc}",
+                    sets_of(line, name, scale, source, ipc),
+                    trained_of(scale, source),
+                )
             )
     return Table(
         title="Accuracy by method",
@@ -88,11 +101,24 @@ def order(scale: Scale) -> Table:
     dataset, ipc = _AT_TEN[scale.name]
     scale, source = dataclasses.replace(scale, seeds=2 * scale.seeds), Source(name=dataset)
     lines = main_lines(dataset)
-    rows = ("random", "dm", "datadam, scale 100", "best", "dm, ZCA", "best, mosaics alone", "best, unlearned")
+    rows = (
+        "random",
+        "dm",
+        "datadam, scale 100",
+        "best",
+        "dm, ZCA",
+        "best, mosaics alone",
+        "best, unlearned",
+    )
     return Table(
         title="The order of the methods",
         entries=tuple(
-            Entry(row, f"{dataset} IPC {ipc}", sets_of(lines[row], row, scale, source, ipc), trained_of(scale, source))
+            Entry(
+                row,
+                f"{dataset} IPC {ipc}",
+                sets_of(lines[row], row, scale, source, ipc),
+                trained_of(scale, source),
+            )
             for row in rows
             if row in lines
         ),
@@ -114,7 +140,12 @@ def high_resolution(scale: Scale) -> Table:
     return Table(
         title="Accuracy on larger images",
         entries=tuple(
-            Entry(name, f"{source.name} IPC {ipc}", sets_of(line, name, scale, source, ipc), trained_of(scale, source))
+            Entry(
+                name,
+                f"{source.name} IPC {ipc}",
+                sets_of(line, name, scale, source, ipc),
+                trained_of(scale, source),
+            )
             for source, ipc in _HIGH_RESOLUTION[scale.name]
             for name, line in lines.items()
         ),
@@ -125,19 +156,34 @@ def high_resolution(scale: Scale) -> Table:
 def cross(scale: Scale) -> Table:
     """Sets made with one architecture, networks of another trained on them."""
     source, ipc, methods, epochs, batch, vgg = _CROSS[scale.name]
-    scale = dataclasses.replace(scale, seeds={"smoke": 1, "cpu": 3}.get(scale.name, scale.seeds), epochs=epochs)
+    scale = dataclasses.replace(
+        scale, seeds={"smoke": 1, "cpu": 3}.get(scale.name, scale.seeds), epochs=epochs
+    )
     base = trained_of(scale, source)
     base = dataclasses.replace(base, protocol=dataclasses.replace(base.protocol, batch=batch))
-    networks = {"convnet": scale.network, "alexnet": "alexnet", "vgg11": vgg, "resnet18": "resnet18-bn", "vit": "vit-tiny"}
+    networks = {
+        "convnet": scale.network,
+        "alexnet": "alexnet",
+        "vgg11": vgg,
+        "resnet18": "resnet18-bn",
+        "vit": "vit-tiny",
+    }
     if scale.name == "smoke":  # drawing the weights of the others takes longer than all else
         networks = {name: networks[name] for name in ("convnet", "alexnet")}
     lines: dict[str, Line | str] = {"random": "standard"}
-    lines |= {f"{method} from convnet": Line(recipe=recipe_for(method), changes={}) for method in methods}
+    lines |= {
+        f"{method} from convnet": Line(recipe=published_as(method), changes={})
+        for method in methods
+    }
     for made_with in (name for name in ("convnet", "alexnet", "vgg11") if name in networks):
-        lines[f"datadam from {made_with}"] = Line(recipe="paper", changes=SCALE_100.changes | {"network": networks[made_with]})
+        lines[f"datadam from {made_with}"] = Line(
+            recipe="paper", changes=SCALE_100.changes | {"network": networks[made_with]}
+        )
     if source.name == "cifar10":  # where DataDAM whitens, and the others do not
         lines["random, ZCA"] = "zca"
-        lines["datadam from convnet, no ZCA"] = Line(recipe="paper", changes=SCALE_100.changes | {"preprocess": "standard"})
+        lines["datadam from convnet, no ZCA"] = Line(
+            recipe="paper", changes=SCALE_100.changes | {"preprocess": "standard"}
+        )
     sets = {row: sets_of(line, row, scale, source, ipc) for row, line in lines.items()}
     data = f"{source.name} at {source.resolution} px" if source.resolution else source.name
     return Table(
@@ -157,8 +203,16 @@ def cross(scale: Scale) -> Table:
 
 
 _POWERS = {"smoke": (1, 4), "cpu": (1, 2, 4, 8, 16), "full": (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)}
-_LAMBDAS = {"smoke": (0.01,), "cpu": (0.001, 0.01, 0.1), "full": (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0)}
-_STARTS = {"smoke": ("random", "kcenter", "noise"), "cpu": ("random", "noise"), "full": ("random", "kcenter", "noise")}
+_LAMBDAS = {
+    "smoke": (0.01,),
+    "cpu": (0.001, 0.01, 0.1),
+    "full": (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0),
+}
+_STARTS = {
+    "smoke": ("random", "kcenter", "noise"),
+    "cpu": ("random", "noise"),
+    "full": ("random", "kcenter", "noise"),
+}
 """K-center looks through a network trained on all real images, which takes a CPU 20 minutes a set."""
 
 
@@ -167,7 +221,9 @@ def ablation(scale: Scale) -> Table:
     dataset, ipc = _AT_TEN[scale.name]
     # Two dozen sets a seed: at the `cpu` scale with a smaller network, which judges them too.
     network = SETTINGS[scale.name].get("ablation", {}).get("network", scale.network)
-    scale = dataclasses.replace(scale, seeds=1 if scale.name == "smoke" else scale.seeds, network=network)
+    scale = dataclasses.replace(
+        scale, seeds=1 if scale.name == "smoke" else scale.seeds, network=network
+    )
     source, column = Source(name=dataset), f"IPC {ipc}"
     changed: dict[str, dict[str, Any]] = {
         "loss: attention and mmd": {},
@@ -180,14 +236,27 @@ def ablation(scale: Scale) -> Table:
         **{f"error: {error}": {"error": error} for error in ("mse", "mae", "cosine")},
         **{f"normalisation: {norm}": {"normalise": norm} for norm in ("l2", "l1", "none")},
         **{f"start: {start}": {"init": start} for start in _STARTS[scale.name]},
-        **{f"networks trained {low} to {low + 20} %": _stage(low, scale) for low in (0, 20, 40, 60, 80)},
+        **{
+            f"networks trained {low} to {low + 20} %": _stage(low, scale)
+            for low in (0, 20, 40, 60, 80)
+        },
     }
     base = trained_of(scale, source)
-    entries = [Entry(row, column, _ablated(changes, scale, source, ipc), base) for row, changes in changed.items()]
+    entries = [
+        Entry(row, column, _ablated(changes, scale, source, ipc), base)
+        for row, changes in changed.items()
+    ]
     for augment in (base.protocol.augment, "autoaugment", "randaugment", "none"):
         protocol = dataclasses.replace(base.protocol, augment=augment)
         trained = Trained(network=base.network, protocol=protocol, repeats=base.repeats)
-        entries.append(Entry(f"augmentation in evaluation: {augment}", column, _ablated({}, scale, source, ipc), trained))
+        entries.append(
+            Entry(
+                f"augmentation in evaluation: {augment}",
+                column,
+                _ablated({}, scale, source, ipc),
+                trained,
+            )
+        )
     return Table(
         title=f"DataDAM with one thing changed, {dataset}, {ipc} images per class",
         entries=tuple(entries),
@@ -208,7 +277,15 @@ def _stage(percent: int, scale: Scale) -> dict[str, Any]:
 
 
 def _ablated(changes: dict[str, Any], scale: Scale, source: Source, ipc: int) -> Any:
-    return sets_of(Line(recipe="paper", changes=SCALE_100.changes | changes), "ablation", scale, source, ipc)
+    return sets_of(
+        Line(recipe="paper", changes=SCALE_100.changes | changes), "ablation", scale, source, ipc
+    )
 
 
-TABLES = {"main": main, "order": order, "high-resolution": high_resolution, "cross": cross, "ablation": ablation}
+TABLES = {
+    "main": main,
+    "order": order,
+    "high-resolution": high_resolution,
+    "cross": cross,
+    "ablation": ablation,
+}

@@ -22,18 +22,27 @@ from typing import Any
 
 from torch import Tensor
 
-from condense import CondensedSet, Protocol, Recipe, Score, UserError, condense, load_dataset, resume
-from condense.data import Dataset
+from condense import (
+    CondensedSet,
+    Protocol,
+    Recipe,
+    Score,
+    UserError,
+    condense,
+    load_dataset,
+    resume,
+)
+from condense.data.catalogue import Source
+from condense.data.images import Dataset
+from condense.data.preprocess import Preprocess, make_preprocess
 from condense.device import pick_device
-from condense.evaluate import check_belongs, train_many
-from condense.experts import Training, train_experts
 from condense.files import read_json, write_json
-from condense.folder import Source
 from condense.methods import MTT
-from condense.preprocess import Preprocess, make_preprocess
+from condense.methods.selection import select
 from condense.progress import progress
 from condense.randomness import derive
-from condense.select import select
+from condense.training.evaluate import check_belongs, train_many
+from condense.training.experts import Training, train_experts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +50,7 @@ class Selection:
     """A set of real images."""
 
     method: str
-    """One of `condense.select.SELECTIONS`."""
+    """One of `condense.methods.selection.SELECTIONS`."""
     preprocess: str
     network: str
     """Whose embeddings, after `feature_epochs` passes over the real images, the choice is made by; `random` looks at none."""
@@ -95,7 +104,11 @@ class Found:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
-        return {"score": self.score and self.score.to_json(), "missing_sets": self.missing, "failed": self.failed}
+        return {
+            "score": self.score and self.score.to_json(),
+            "missing_sets": self.missing,
+            "failed": self.failed,
+        }
 
 
 class Work:
@@ -138,9 +151,18 @@ class Work:
         if not isinstance(method, MTT) or method.experts:
             return recipe
         passes = method.max_start - 1 + method.expert_passes
-        training = Training(network=recipe.network, preprocess=recipe.preprocess, augment=recipe.augment, passes=passes)
-        folder = self.folder / "experts" / _digest([dataset.fingerprint, dataclasses.asdict(training)])
-        train_experts(dataset, training, max(1, recipe.steps // 50), folder, device=self.device.type)
+        training = Training(
+            network=recipe.network,
+            preprocess=recipe.preprocess,
+            augment=recipe.augment,
+            passes=passes,
+        )
+        folder = (
+            self.folder / "experts" / _digest([dataset.fingerprint, dataclasses.asdict(training)])
+        )
+        train_experts(
+            dataset, training, max(1, recipe.steps // 50), folder, device=self.device.type
+        )
         return recipe.override({"experts": str(folder)})
 
     def accuracies(self, made: Made, trained: Trained) -> list[float]:
@@ -170,22 +192,42 @@ class Work:
             for value in networks:
                 accuracies.append(value)
                 seconds = round(time.monotonic() - began, 2)
-                about = {"made": _plain(made), "trained": dataclasses.asdict(trained), "seconds_since_started": seconds}
+                about = {
+                    "made": _plain(made),
+                    "trained": dataclasses.asdict(trained),
+                    "seconds_since_started": seconds,
+                }
                 write_json(self._scores(made, trained), {**about, "accuracies": accuracies})
                 told(len(accuracies), f"{value:.1%}")
 
     def adopt(self, entries: Iterable[Entry], records: Iterable[dict[str, Any]]) -> None:
         """Take the scores of finished campaign jobs for those sets of `entries` that they made and judged in the same way."""
-        known = {_origin(record["dataset"], record["ipc"], record["seed"], record["recipe"]): record for record in records}
+        known = {
+            _origin(record["dataset"], record["ipc"], record["seed"], record["recipe"]): record
+            for record in records
+        }
         for entry in entries:
             judged = {"network": entry.trained.network, "epochs": entry.trained.protocol.epochs}
             for made in entry.sets:
-                record = known.get(_origin(made.source.name, made.ipc, made.seed, made.how.to_json()))
-                if not record or {"network": record["recipe"]["network"], "epochs": record["epochs"]} != judged:
+                record = known.get(
+                    _origin(made.source.name, made.ipc, made.seed, made.how.to_json())
+                )
+                if (
+                    not record
+                    or {"network": record["recipe"]["network"], "epochs": record["epochs"]}
+                    != judged
+                ):
                     continue
                 if len(self.accuracies(made, entry.trained)) < entry.trained.repeats:
-                    about = {"made": _plain(made), "trained": dataclasses.asdict(entry.trained), "campaign": record["name"]}
-                    write_json(self._scores(made, entry.trained), {**about, "accuracies": record["score"]["accuracies"]})
+                    about = {
+                        "made": _plain(made),
+                        "trained": dataclasses.asdict(entry.trained),
+                        "campaign": record["name"],
+                    }
+                    write_json(
+                        self._scores(made, entry.trained),
+                        {**about, "accuracies": record["score"]["accuracies"]},
+                    )
 
     def found(self, entry: Entry, failed: str = "") -> Found:
         """What is known of an entry, without making anything."""
@@ -196,7 +238,11 @@ class Work:
         except UserError as error:  # no such data here
             return Found(None, len(entry.sets), str(error))
         whole = [accuracies for accuracies in per_set if len(accuracies) == entry.trained.repeats]
-        score = Score(tuple(value for accuracies in whole for value in accuracies), len(whole)) if whole else None
+        score = (
+            Score(tuple(value for accuracies in whole for value in accuracies), len(whole))
+            if whole
+            else None
+        )
         return Found(score, len(per_set) - len(whole))
 
     def _load(self, source: Source) -> Dataset:

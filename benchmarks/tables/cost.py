@@ -18,12 +18,12 @@ from benchmarks.tables.cells import Work
 from benchmarks.tables.lines import Line, Scale, recipe_of
 from benchmarks.tables.published import COST
 from condense import UserError
+from condense.data.catalogue import Source
 from condense.device import pick_device, reset_peak_memory
-from condense.folder import Source
 from condense.methods import METHODS
-from condense.recipes import recipe_for
-from condense.run import rehearse
-from nas.report import save_figure
+from condense.methods.recipes import published_as
+from condense.report.figures import save_figure
+from condense.runs.run import rehearse
 
 IPCS = {"smoke": (1,), "cpu": (1, 10, 50), "full": (1, 10, 50)}
 TURNS = {"smoke": 2, "cpu": 10, "full": 100}
@@ -32,7 +32,10 @@ TURNS = {"smoke": 2, "cpu": 10, "full": 100}
 
 def lines() -> dict[str, Line]:
     """Every method as its authors published it; DataDAM with the loss scale that moves its pixels."""
-    return {method: SCALE_100 if method == "datadam" else Line(recipe=recipe_for(method), changes={}) for method in METHODS}
+    return {
+        method: SCALE_100 if method == "datadam" else Line(recipe=published_as(method), changes={})
+        for method in METHODS
+    }
 
 
 def measure_all(scale: Scale, work: Work) -> list[dict[str, Any]]:
@@ -43,8 +46,12 @@ def measure_all(scale: Scale, work: Work) -> list[dict[str, Any]]:
             if scale.name == "smoke":  # starting processes would take longer than all the steps
                 found = measure(method, scale, ipc, work.folder, work.device.type)
             else:
-                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                    found = pool.submit(measure, method, scale, ipc, work.folder, work.device.type).result()
+                with ProcessPoolExecutor(
+                    1, mp_context=multiprocessing.get_context("spawn")
+                ) as pool:
+                    found = pool.submit(
+                        measure, method, scale, ipc, work.folder, work.device.type
+                    ).result()
             records.append({"method": method, "ipc": ipc, **found})
             print(_row(records[-1]), flush=True)
     return records
@@ -57,7 +64,9 @@ def measure(method: str, scale: Scale, ipc: int, folder: Path, device: str) -> d
     line = Line(recipe=line.recipe, changes=line.changes | {"preprocess": "standard"})
     try:
         recipe = recipe_of(line, method, scale, Source(name="cifar10"), ipc)
-        dataset = noise_dataset(8 if scale.name == "smoke" else 32, per_class=max(recipe.real_batch, ipc))
+        dataset = noise_dataset(
+            8 if scale.name == "smoke" else 32, per_class=max(recipe.real_batch, ipc)
+        )
         whole = Work(folder, device=device).with_experts(recipe, dataset)
         reset_peak_memory(pick_device(device))
         found = rehearse(dataset, ipc=ipc, recipe=whole, device=device, steps=1 + TURNS[scale.name])
@@ -94,7 +103,9 @@ def _row(record: dict[str, Any]) -> str:
     ipcs = IPCS["full"]
     paper = ""
     if record["method"] in COST and record["ipc"] in ipcs:
-        paper = ", ".join(text.split()[ipcs.index(record["ipc"])] for text in COST[record["method"]])
+        paper = ", ".join(
+            text.split()[ipcs.index(record["ipc"])] for text in COST[record["method"]]
+        )
     if "failed" in record:
         return f"| {record['method']} | {record['ipc']} | {record['failed']} | | | {paper} |"
     low, high = record["ci95_s"]
@@ -109,10 +120,15 @@ def draw(path: Path, records: list[dict[str, Any]]) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained", dpi=150)
     time, memory = figure.subplots(1, 2)
     for number, method in enumerate(lines()):
-        points = [record for record in records if record["method"] == method and "failed" not in record]
+        points = [
+            record for record in records if record["method"] == method and "failed" not in record
+        ]
         x = [point["ipc"] for point in points]
         style = {"marker": "osD^v<>"[number % 7], "color": f"C{number % 10}", "label": method}
-        arms = [[p["mean_s"] - p["ci95_s"][0] for p in points], [p["ci95_s"][1] - p["mean_s"] for p in points]]
+        arms = [
+            [p["mean_s"] - p["ci95_s"][0] for p in points],
+            [p["ci95_s"][1] - p["mean_s"] for p in points],
+        ]
         time.errorbar(x, [point["mean_s"] for point in points], yerr=arms, capsize=3, **style)
         memory.plot(x, [point["peak_MB"] for point in points], **style)
     time.set(yscale="log", ylabel="seconds a step, 95 % intervals")

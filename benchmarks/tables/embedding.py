@@ -20,17 +20,18 @@ from benchmarks.tables.accuracy import SCALE_100
 from benchmarks.tables.cells import Work
 from benchmarks.tables.lines import Line, Scale, sets_of
 from condense import CondensedSet, Protocol, UserError
-from condense.augment import dsa_for
-from condense.data import Dataset, Images
+from condense.data.augment import dsa_for
+from condense.data.catalogue import Source
+from condense.data.images import Dataset, Images
+from condense.data.preprocess import Preprocess, make_preprocess
 from condense.files import load_tensors, save_tensors
-from condense.folder import Source
 from condense.methods import METHODS
-from condense.networks import Network, build
-from condense.preprocess import Preprocess, make_preprocess
+from condense.methods.recipes import published_as
+from condense.networks.base import Network
+from condense.networks.build import build
 from condense.randomness import generator
-from condense.recipes import recipe_for
-from condense.train import accuracy, train
-from nas.report import save_figure
+from condense.report.figures import save_figure
+from condense.training.train import accuracy, train
 
 _NEIGHBOURS = 10
 _BATCH = 100
@@ -61,7 +62,7 @@ def lines() -> dict[str, Line | str]:
     changed = {"preprocess": "standard"}
     found: dict[str, Line | str] = {"random": "standard"}
     for method in METHODS:
-        line = SCALE_100 if method == "datadam" else Line(recipe=recipe_for(method), changes={})
+        line = SCALE_100 if method == "datadam" else Line(recipe=published_as(method), changes={})
         found[method] = Line(recipe=line.recipe, changes=line.changes | changed)
     return found
 
@@ -73,7 +74,9 @@ def measure(scale: Scale, work: Work) -> dict[str, Any]:
     dataset = work.dataset(source)
     sets, failed = dict[str, CondensedSet](), dict[str, str]()
     for name, line in lines().items():
-        label = "datadam, scale 100, no ZCA" if name == "datadam" else name  # the main table's line of that name
+        label = (
+            "datadam, scale 100, no ZCA" if name == "datadam" else name
+        )  # the main table's line of that name
         try:
             sets[name] = work.condensed(sets_of(line, label, scale, source, plan.ipc)[0])
         except UserError as error:
@@ -81,25 +84,39 @@ def measure(scale: Scale, work: Work) -> dict[str, Any]:
     preprocess = make_preprocess("standard", dataset)
     network, reached = _network(dataset, preprocess, plan, work)
     shown = _stratified(dataset.train, plan.shown * len(dataset.classes), "shown")
-    real, labels = _embed(network, preprocess.apply(shown.pixels), work.device), shown.labels.numpy()
-    features = {name: _embed(network, condensed.images, work.device) for name, condensed in sets.items()}
+    real, labels = (
+        _embed(network, preprocess.apply(shown.pixels), work.device),
+        shown.labels.numpy(),
+    )
+    features = {
+        name: _embed(network, condensed.images, work.device) for name, condensed in sets.items()
+    }
     points = np.concatenate([real, *features.values()])
     places = TSNE(perplexity=min(30, len(points) // 4), random_state=0).fit_transform(points)
     cuts = np.cumsum([len(real), *map(len, features.values())])
     mapped = dict(zip(["real", *features], np.split(places, cuts[:-1]), strict=True))
     classes = {name: condensed.class_of().numpy() for name, condensed in sets.items()}
     return {
-        "plan": {"dataset": plan.dataset, "ipc": plan.ipc, "trained_on": plan.trained_on, "epochs": plan.epochs},
+        "plan": {
+            "dataset": plan.dataset,
+            "ipc": plan.ipc,
+            "trained_on": plan.trained_on,
+            "epochs": plan.epochs,
+        },
         "resnet18_accuracy": reached,
         "failed": failed,
         "classes": list(dataset.classes),
         "labels": {"real": labels.tolist()} | {name: of.tolist() for name, of in classes.items()},
         "map": {name: np.round(at, 2).tolist() for name, at in mapped.items()},
-        "measures": {name: compare(real, labels, features[name], classes[name]) for name in features},
+        "measures": {
+            name: compare(real, labels, features[name], classes[name]) for name in features
+        },
     }
 
 
-def compare(real: np.ndarray, labels: np.ndarray, synthetic: np.ndarray, classes: np.ndarray) -> dict[str, list[float]]:
+def compare(
+    real: np.ndarray, labels: np.ndarray, synthetic: np.ndarray, classes: np.ndarray
+) -> dict[str, list[float]]:
     """Of features [N, D] and [M, D] and their classes: `own` and `offset`, each with one value for each class.
 
     `own`: share of a class's synthetic images whose nearest real neighbours vote for it. `offset`: distance of the means, over
@@ -150,9 +167,23 @@ def draw(folder: Path, title: str, found: dict[str, Any]) -> None:
         for c, label in enumerate(found["classes"]):
             colour = f"C{c % 10}"
             dots, stars = real[labels == c], places[classes == c]
-            axes.scatter(dots[:, 0], dots[:, 1], s=6, color=colour, alpha=0.35, linewidths=0, label=label)
-            axes.scatter(stars[:, 0], stars[:, 1], s=70, color=colour, marker="*", edgecolors="black", linewidths=0.6)
-        axes.set(title=f"{name}: {found['plan']['ipc']} images per class (stars) among real ones", xticks=[], yticks=[])
+            axes.scatter(
+                dots[:, 0], dots[:, 1], s=6, color=colour, alpha=0.35, linewidths=0, label=label
+            )
+            axes.scatter(
+                stars[:, 0],
+                stars[:, 1],
+                s=70,
+                color=colour,
+                marker="*",
+                edgecolors="black",
+                linewidths=0.6,
+            )
+        axes.set(
+            title=f"{name}: {found['plan']['ipc']} images per class (stars) among real ones",
+            xticks=[],
+            yticks=[],
+        )
         figure.legend(loc="outside right center", frameon=False, markerscale=2)
         save_figure(figure, folder / f"{title}_{name}.png")
 
@@ -163,31 +194,56 @@ def _told(values: list[float], digits: int) -> str:
     return f"{mean:.{digits}f} | {mean - half:.{digits}f} to {mean + half:.{digits}f}"
 
 
-def _network(dataset: Dataset, preprocess: Preprocess, plan: Plan, work: Work) -> tuple[Network, float]:
+def _network(
+    dataset: Dataset, preprocess: Preprocess, plan: Plan, work: Work
+) -> tuple[Network, float]:
     """A ResNet-18 trained on real images, kept in the work folder, and its accuracy on test images."""
     network = build("resnet18-bn", dataset.shape, len(dataset.classes)).to(work.device)
-    path = work.folder / "networks" / f"{dataset.fingerprint}-{plan.trained_on}-{plan.epochs}.safetensors"
+    path = (
+        work.folder
+        / "networks"
+        / f"{dataset.fingerprint}-{plan.trained_on}-{plan.epochs}.safetensors"
+    )
     if not path.exists():
         chosen = _stratified(dataset.train, plan.trained_on, "embedding")
         protocol = Protocol(
-            epochs=plan.epochs, batch=128, lr=0.05, schedule="cosine", nesterov=True, augment=dsa_for(dataset.name)
+            epochs=plan.epochs,
+            batch=128,
+            lr=0.05,
+            schedule="cosine",
+            nesterov=True,
+            augment=dsa_for(dataset.name),
         )
-        train(network, chosen.pixels, chosen.labels, protocol, 0, prepare=preprocess.to(work.device).apply)
+        train(
+            network,
+            chosen.pixels,
+            chosen.labels,
+            protocol,
+            0,
+            prepare=preprocess.to(work.device).apply,
+        )
         save_tensors(path, network.state_dict(), {})
     network.load_state_dict(load_tensors(path)[0])
     network.to(work.device).eval()
     tested = _stratified(dataset.test, plan.trained_on, "embedding test")
-    return network, accuracy(network, tested.pixels, tested.labels, prepare=preprocess.to(work.device).apply)
+    return network, accuracy(
+        network, tested.pixels, tested.labels, prepare=preprocess.to(work.device).apply
+    )
 
 
 def _stratified(images: Images, count: int, purpose: str) -> Images:
     """About `count` of the images, equally many of each class."""
     each = max(1, count // len(images.classes))
     members = [images.of_class(c) for c in range(len(images.classes))]
-    shuffled = [of_c[torch.randperm(len(of_c), generator=generator(0, purpose, c))][:each] for c, of_c in enumerate(members)]
+    shuffled = [
+        of_c[torch.randperm(len(of_c), generator=generator(0, purpose, c))][:each]
+        for c, of_c in enumerate(members)
+    ]
     return images.subset(torch.cat(shuffled).sort().values)
 
 
 @torch.inference_mode()
 def _embed(network: Network, images: Tensor, device: torch.device) -> np.ndarray:
-    return torch.cat([network.embed(part.to(device)).cpu() for part in images.split(_BATCH)]).numpy()
+    return torch.cat(
+        [network.embed(part.to(device)).cpu() for part in images.split(_BATCH)]
+    ).numpy()

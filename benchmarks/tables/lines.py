@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.tables.cells import Made, Selection, Trained
-from condense import Protocol, Recipe, resolve
-from condense.folder import Source
-from condense.folders import IMAGENET_SUBSETS
+from condense import Protocol, Recipe, recipe_for
+from condense.data.catalogue import Source
+from condense.data.folders import IMAGENET_SUBSETS
 from condense.methods import METHODS
-from condense.recipes import recipe_for
-from condense.select import SELECTIONS
-from condense.train import resolve as resolve_protocol
+from condense.methods.recipes import published_as
+from condense.methods.selection import SELECTIONS
+from condense.training.train import protocol_for
 
 DEFAULT = "default"
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
@@ -31,17 +31,33 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "cgan": {"steps": 1000, "real_batch": 10, "width": 8},
         "vae": {"steps": 1500, "real_batch": 10, "width": 8, "lr": 2e-3},
         "kip": {"steps": 2000, "real_batch": 50},
-        "ld": {"steps": 400, "real_batch": 25, "network": "convnet-w32", "lr": 0.01, "inner_batch": None},
+        "ld": {
+            "steps": 400,
+            "real_batch": 25,
+            "network": "convnet-w32",
+            "lr": 0.01,
+            "inner_batch": None,
+        },
         "ablation": {"steps": 100, "network": "convnet-w32"},
         # These four were sized by their cost, about a minute a set, and tried on 5,000 held-out training images. One matching a
         # network: the published loops would take minutes a step. Of few steps each has to move the pixels as far as their many.
-        **{method: {"steps": 60, "real_batch": 16, "init": "random", "outer_loops": 1} for method in ("dc", "dsa")},
+        **{
+            method: {"steps": 60, "real_batch": 16, "init": "random", "outer_loops": 1}
+            for method in ("dc", "dsa")
+        },
         **{f"{method} IPC 1": {"lr": 5.0} for method in ("dc", "dsa")},
         **{f"{method} IPC 10": {"lr": 30.0} for method in ("dc", "dsa")},
         "dd": {"steps": 60, "real_batch": 16, "init": "random", "lr": 0.02, "passes": 1},
         # Two experts of two passes: the expert is caught up with within its second.
         "mtt": {"steps": 100, "network": "convnet-w32", "preprocess": "standard", "lr": 300.0}
-        | {"student_steps": 10, "max_start": 2, "expert_passes": 1, "first_rate": 0.05, "rate_lr": 3e-5, "batch": 20},
+        | {
+            "student_steps": 10,
+            "max_start": 2,
+            "expert_passes": 1,
+            "first_rate": 0.05,
+            "rate_lr": 3e-5,
+            "batch": 20,
+        },
     },
     "full": {},
 }
@@ -80,9 +96,15 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(name="smoke", seeds=2, repeats=1, epochs=2, network="convnet-d2-w8", feature_epochs=2),
-    "cpu": Scale(name="cpu", seeds=4, repeats=1, epochs=200, network="convnet-w64", feature_epochs=2),
-    "full": Scale(name="full", seeds=5, repeats=20, epochs=1000, network="convnet", feature_epochs=50),
+    "smoke": Scale(
+        name="smoke", seeds=2, repeats=1, epochs=2, network="convnet-d2-w8", feature_epochs=2
+    ),
+    "cpu": Scale(
+        name="cpu", seeds=4, repeats=1, epochs=200, network="convnet-w64", feature_epochs=2
+    ),
+    "full": Scale(
+        name="full", seeds=5, repeats=20, epochs=1000, network="convnet", feature_epochs=50
+    ),
 }
 
 
@@ -93,42 +115,53 @@ def main_lines(dataset: str) -> dict[str, Line | str]:
     mosaics: what it starts from, of more real images than the others have, is a line to compare it with, as are mosaics alone.
     """
     lines: dict[str, Line | str] = dict.fromkeys(SELECTIONS, "standard")
-    lines |= {method: Line(recipe=recipe_for(method), changes={}) for method in METHODS}
+    lines |= {method: Line(recipe=published_as(method), changes={}) for method in METHODS}
     lines["datadam, scale 100"] = Line(recipe="paper", changes={"loss_scale": 100.0})
     lines |= {name: Line(recipe=name, changes={}) for name in ("official-code", "best")}
     lines["best, mosaics alone"] = Line(recipe="best", changes={"pool": 0, "calibration": 0.0})
     lines["best, soft labels"] = Line(recipe="best", changes={"soft_labels": True})
-    lines["best, unlearned"] = Line(recipe="best", changes={"steps": 0, "pool": 0, "calibration": 0.0})
+    lines["best, unlearned"] = Line(
+        recipe="best", changes={"steps": 0, "pool": 0, "calibration": 0.0}
+    )
     if dataset in ("cifar10", "cifar100"):
         lines["random, ZCA"] = "zca"
         lines["dm, ZCA"] = Line(recipe="dm", changes={"preprocess": "zca"})
-        lines["datadam, scale 100, no ZCA"] = Line(recipe="paper", changes={"loss_scale": 100.0, "preprocess": "standard"})
+        lines["datadam, scale 100, no ZCA"] = Line(
+            recipe="paper", changes={"loss_scale": 100.0, "preprocess": "standard"}
+        )
     return lines
 
 
 def recipe_of(line: Line, name: str, scale: Scale, source: Source, ipc: int) -> Recipe:
     """The recipe of a line, cut down to the scale."""
     size = source.resolution or SIZES.get(source.name, 32)
-    published = resolve(line.recipe, source.name, (3, size, size), ipc)
+    published = recipe_for(line.recipe, source.name, (3, size, size), ipc)
     settings = SETTINGS[scale.name]
     changes: dict[str, Any] = {}
-    for key in (DEFAULT, published.method_name, f"{published.method_name} IPC {ipc}", name):
+    for key in (DEFAULT, published.method.name, f"{published.method.name} IPC {ipc}", name):
         changes |= settings.get(key, {})
     return published.override(changes | line.changes)
 
 
-def sets_of(line: Line | str, name: str, scale: Scale, source: Source, ipc: int) -> tuple[Made, ...]:
+def sets_of(
+    line: Line | str, name: str, scale: Scale, source: Source, ipc: int
+) -> tuple[Made, ...]:
     """The sets of a line, one a seed."""
     how: Recipe | Selection
     if isinstance(line, Line):
         how = recipe_of(line, name, scale, source, ipc)
     else:
         method = name.split(",")[0]
-        how = Selection(method=method, preprocess=line, network=scale.network, feature_epochs=scale.feature_epochs)
+        how = Selection(
+            method=method,
+            preprocess=line,
+            network=scale.network,
+            feature_epochs=scale.feature_epochs,
+        )
     return tuple(Made(source=source, ipc=ipc, seed=seed, how=how) for seed in range(scale.seeds))
 
 
 def trained_of(scale: Scale, source: Source) -> Trained:
     """How every set is judged: the training of DC, DSA and DM with the scale's number of passes."""
-    protocol = Protocol(epochs=scale.epochs, augment=resolve_protocol("dm", source.name).augment)
+    protocol = Protocol(epochs=scale.epochs, augment=protocol_for("dm", source.name).augment)
     return Trained(network=scale.network, protocol=protocol, repeats=scale.repeats)

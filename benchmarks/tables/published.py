@@ -7,7 +7,11 @@ that is at hand, so they have no figure here.
 Figures = dict[tuple[str, str], str]
 """(row, column) -> figure."""
 
-_COLUMNS = [f"{dataset} IPC {ipc}" for dataset in ("cifar10", "cifar100", "tinyimagenet") for ipc in (1, 10, 50)]
+_COLUMNS = [
+    f"{dataset} IPC {ipc}"
+    for dataset in ("cifar10", "cifar100", "tinyimagenet")
+    for ipc in (1, 10, 50)
+]
 _MAIN = {  # table 1, the columns in order; table 11 for the generative models and pixel MMD; - where it has none
     "random": "14.4±2.0 26.0±1.2 43.4±1.0 4.2±0.3 14.6±0.5 30.0±0.4 1.4±0.1 5.0±0.2 15.0±0.4",
     "herding": "21.5±1.2 31.6±0.7 40.4±0.6 8.3±0.3 17.3±0.3 33.7±0.5 2.8±0.2 6.3±0.2 16.7±0.3",
@@ -32,7 +36,11 @@ _SAME = {"datadam, scale 100": "datadam"}
 """A line that is what the figures of another were meant to be."""
 
 _HIGH_COLUMNS = [f"imagenet-1k IPC {ipc}" for ipc in (1, 2, 10, 50)]
-_HIGH_COLUMNS += [f"{subset} IPC {ipc}" for subset in ("imagenette", "imagewoof", "imagesquawk") for ipc in (1, 10)]
+_HIGH_COLUMNS += [
+    f"{subset} IPC {ipc}"
+    for subset in ("imagenette", "imagewoof", "imagesquawk")
+    for ipc in (1, 10)
+]
 _HIGH = {  # table 2
     "random": "0.5±0.1 0.9±0.1 3.1±0.2 7.6±1.2 23.5±4.8 47.7±2.4 14.2±0.9 27.0±1.9 21.8±0.5 40.2±0.4",
     "dm": "1.3±0.1 1.6±0.1 5.7±0.1 11.4±0.9 32.8±0.5 58.1±0.3 21.1±1.2 31.4±0.5 31.2±0.7 50.4±1.2",
@@ -70,7 +78,9 @@ def _table(columns: list[str], rows: dict[str, str]) -> Figures:
 
 
 MAIN = _table(_COLUMNS, _MAIN | {line: _MAIN[other] for line, other in _SAME.items()})
-HIGH_RESOLUTION = _table(_HIGH_COLUMNS, _HIGH | {line: _HIGH[other] for line, other in _SAME.items()})
+HIGH_RESOLUTION = _table(
+    _HIGH_COLUMNS, _HIGH | {line: _HIGH[other] for line, other in _SAME.items()}
+)
 CROSS = _table(_CROSS_COLUMNS, _CROSS)
 COST = {  # table 4, two A100s: seconds a step at IPC 1, 10 and 50, and MB of GPU memory
     "dc": ("0.16 3.31 15.74", "3515 3621 4527"),

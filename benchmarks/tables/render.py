@@ -4,7 +4,7 @@ from pathlib import Path
 
 from benchmarks.tables.accuracy import Table
 from benchmarks.tables.cells import Entry, Found
-from nas.report import save_figure
+from condense.report.figures import save_figure
 
 
 def markdown(table: Table, found: dict[Entry, Found]) -> list[str]:
@@ -43,7 +43,9 @@ def _row(entry: Entry, found: Found, table: Table) -> str:
         return f"| {entry.row} | not yet | | | {paper} |"
     low, high = (f"{100 * end:.1f}" for end in found.score.ci95)
     interval = f"{low} to {high}" if len(found.score.accuracies) > 1 else "none: one network"
-    of = f"{found.score.sets} x {entry.trained.repeats}" + (f" ({found.missing} sets to come)" if found.missing else "")
+    of = f"{found.score.sets} x {entry.trained.repeats}" + (
+        f" ({found.missing} sets to come)" if found.missing else ""
+    )
     return f"| {entry.row} | {100 * found.score.mean:.1f} | {interval} | {of} | {paper} |"
 
 
@@ -52,7 +54,9 @@ def draw(path: Path, table: Table, found: dict[Entry, Found]) -> None:
     from matplotlib.figure import Figure
 
     names, rows = columns(table), list(dict.fromkeys(entry.row for entry in table.entries))
-    figure = Figure(figsize=(3.2 + 2.6 * len(names), 1.2 + 0.26 * len(rows)), layout="constrained", dpi=150)
+    figure = Figure(
+        figsize=(3.2 + 2.6 * len(names), 1.2 + 0.26 * len(rows)), layout="constrained", dpi=150
+    )
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for name, axes in zip(names, panels, strict=True):
         for entry, one in found.items():
@@ -61,18 +65,38 @@ def draw(path: Path, table: Table, found: dict[Entry, Found]) -> None:
             place = rows.index(entry.row)
             if one.score:
                 mean, (low, high) = one.score.mean, one.score.ci95
-                arms = [[100 * (mean - low)], [100 * (high - mean)]] if len(one.score.accuracies) > 1 else None
+                arms = (
+                    [[100 * (mean - low)], [100 * (high - mean)]]
+                    if len(one.score.accuracies) > 1
+                    else None
+                )
                 axes.errorbar(
-                    [100 * mean], [place], xerr=arms, fmt="o", color="#5b7fb8", ecolor="#333333", capsize=3, markersize=5
+                    [100 * mean],
+                    [place],
+                    xerr=arms,
+                    fmt="o",
+                    color="#5b7fb8",
+                    ecolor="#333333",
+                    capsize=3,
+                    markersize=5,
                 )
             if paper := table.published.get((entry.row, name)):
-                axes.plot([float(paper.split()[0])], [place], "D", markerfacecolor="none", color="#c9803a", markersize=5)
+                axes.plot(
+                    [float(paper.split()[0])],
+                    [place],
+                    "D",
+                    markerfacecolor="none",
+                    color="#c9803a",
+                    markersize=5,
+                )
         axes.set(title=name, xlabel="test accuracy, %")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(rows)), rows)
     panels[0].set_ylim(len(rows) - 0.4, -0.6)  # the first row on top, rows without figures too
     measured = panels[0].plot([], [], "o", color="#5b7fb8", label="here, 95 % interval")[0]
-    printed = panels[0].plot([], [], "D", markerfacecolor="none", color="#c9803a", label="the paper, at its full length")[0]
+    printed = panels[0].plot(
+        [], [], "D", markerfacecolor="none", color="#c9803a", label="the paper, at its full length"
+    )[0]
     figure.legend(handles=[measured, printed], loc="outside lower center", ncols=2, frameon=False)
     save_figure(figure, path)

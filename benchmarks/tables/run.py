@@ -14,13 +14,25 @@ from benchmarks.tables.lines import SCALES
 from condense import UserError
 
 
-def fill(table_name: str, scale: str, work: Work, name: str, *, rows: Sequence[str] = (), columns: Sequence[str] = ()) -> int:
+def fill(
+    table_name: str,
+    scale: str,
+    work: Work,
+    name: str,
+    *,
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+) -> int:
     """Measure a table of accuracies and write it, also when stopped on the way; how many sets are still missing.
 
     `rows` and `columns` are patterns of what to work on, none for all; the whole table is shown, as far as it is known.
     """
     table = accuracy.TABLES[table_name](SCALES[scale])
-    entries = [entry for entry in table.entries if _matches(entry.row, rows) and _matches(entry.column, columns)]
+    entries = [
+        entry
+        for entry in table.entries
+        if _matches(entry.row, rows) and _matches(entry.column, columns)
+    ]
     if not entries:
         raise UserError("--only and --column: no entry of the table has such a row and column")
     failed = lacking(entries, work)
@@ -28,7 +40,10 @@ def fill(table_name: str, scale: str, work: Work, name: str, *, rows: Sequence[s
         work_through(entries, work, failed)
     finally:
         found = {entry: work.found(entry, failed.get(entry, "")) for entry in table.entries}
-        told = [{"row": entry.row, "column": entry.column, **one.to_json()} for entry, one in found.items()]
+        told = [
+            {"row": entry.row, "column": entry.column, **one.to_json()}
+            for entry, one in found.items()
+        ]
         _write(name, scale, {"entries": told}, render.markdown(table, found))
         render.draw(results.FOLDER / f"{name}.png", table, found)
     return sum(one.missing for one in found.values() if not one.failed)

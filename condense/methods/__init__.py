@@ -15,21 +15,10 @@ from condense.methods.mmd import MMD
 from condense.methods.mtt import MTT
 from condense.methods.vae import VAE
 
-METHODS: dict[str, type] = {
-    "datadam": DataDAM,
-    "dm": DM,
-    "mmd": MMD,
-    "cafe": CAFE,
-    "dc": DC,
-    "dsa": DSA,
-    "mtt": MTT,
-    "dd": DD,
-    "kip": KIP,
-    "ld": LD,
-    "gmmn": GMMN,
-    "cgan": CGAN,
-    "vae": VAE,
+METHODS: dict[str, type[Method]] = {
+    kind.name: kind for kind in (DataDAM, DM, MMD, CAFE, DC, DSA, MTT, DD, KIP, LD, GMMN, CGAN, VAE)
 }
+"""Every method, by name."""
 
 __all__ = [
     "CAFE",

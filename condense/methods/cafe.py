@@ -13,27 +13,29 @@ query images has moved by more than `inner_bound`; once that accuracy, seen afte
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from condense import networks
-from condense.accelerate import block_size, joins_images
-from condense.augment import make_augment
-from condense.learner import Learner, Problem
-from condense.methods.base import require, widen
+from condense.data.augment import make_augment
+from condense.data.batches import RealImages
+from condense.methods.base import Learner, Looping, Problem, widen
+from condense.networks import build as networks
+from condense.networks.accelerate import block_size, joins_images
 from condense.randomness import derive, generator
-from condense.real import RealImages
+from condense.settings import require
 
 _TRAIN_BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CAFE:
+class CAFE(Looping):
     """The paper's losses and loops. A step is one update of the images with the inner loop that follows it."""
+
+    name: ClassVar[str] = "cafe"
 
     loss_scale: float = 1.0
     """Factor on the whole loss. With a fixed learning rate it sets the step size of the pixels."""
@@ -93,13 +95,21 @@ class _Learner(Learner):
         self._truth = self.classes.repeat_interleave(self._per_class)
         self._momentum = torch.zeros_like(self.images)
         self._augment = make_augment(recipe.augment)
-        self._real = RealImages(dataset, problem.start.preprocess, recipe.real_batch, problem.seed, device)
-        self._network = networks.build(recipe.network, dataset.shape, num_classes).to(device).train()
+        self._real = RealImages(
+            dataset, problem.start.preprocess, recipe.real_batch, problem.seed, device
+        )
+        self._network = (
+            networks.build(recipe.network, dataset.shape, num_classes).to(device).train()
+        )
         self._blocks = [self.classes]
         if not joins_images(self._network):
-            self._blocks = list(self.classes.split(max(1, block_size(self.images, device) // self._per_class)))
+            self._blocks = list(
+                self.classes.split(max(1, block_size(self.images, device) // self._per_class))
+            )
         self._used = torch.zeros((), dtype=torch.int64)  # networks before this one
-        self._queue = torch.full((method.queue,), torch.nan)  # accuracies after the last updates; nan: none yet
+        self._queue = torch.full(
+            (method.queue,), torch.nan
+        )  # accuracies after the last updates; nan: none yet
         networks.initialise(self._network, self._seed, 0)
 
     def step(self, step: int) -> dict[str, Tensor]:
@@ -117,7 +127,13 @@ class _Learner(Learner):
     def tensors(self) -> dict[str, Tensor]:
         """Images, momentum, the network with its number, and the accuracies."""
         weights = {f"network.{name}": value for name, value in self._network.state_dict().items()}
-        return {"images": self.images, "momentum": self._momentum, "used": self._used, "queue": self._queue, **weights}
+        return {
+            "images": self.images,
+            "momentum": self._momentum,
+            "used": self._used,
+            "queue": self._queue,
+            **weights,
+        }
 
     def _update(self, step: int) -> dict[str, Tensor]:
         """Move the images by SGD with momentum; the rate is halved at six, eight and nine tenths of the run."""
@@ -125,9 +141,13 @@ class _Learner(Learner):
         with torch.no_grad():
             real_means, real = self._real_features(step)
         leaf = self.images.detach().requires_grad_()
-        drawn = self._augment.matching(leaf, self.classes, self._seed, step).unflatten(0, (len(self.classes), -1))
+        drawn = self._augment.matching(leaf, self.classes, self._seed, step).unflatten(
+            0, (len(self.classes), -1)
+        )
         # Only the means of a class go on, so each block of classes is seen again in the backward pass and memory stays small.
-        blocks = [checkpoint(self._means, drawn[block], use_reentrant=False) for block in self._blocks]
+        blocks = [
+            checkpoint(self._means, drawn[block], use_reentrant=False) for block in self._blocks
+        ]
         means = [torch.cat(layer) for layer in zip(*blocks, strict=True)]
         scale, beta = self._method.loss_scale, self._method.discrimination
         parts = {
@@ -135,7 +155,9 @@ class _Learner(Learner):
             "discrimination": scale * beta * discrimination(real, means[-1]),
         }
         (gradient,) = torch.autograd.grad(torch.stack(list(parts.values())).sum(), leaf)
-        lr = self._recipe.lr * 0.5 ** sum(step >= part * self._recipe.steps for part in (0.6, 0.8, 0.9))
+        lr = self._recipe.lr * 0.5 ** sum(
+            step >= part * self._recipe.steps for part in (0.6, 0.8, 0.9)
+        )
         self._momentum.mul_(self._recipe.momentum).add_(gradient)
         self.images.sub_(self._momentum, alpha=lr)
         return {name: part.detach() for name, part in parts.items()}
@@ -143,10 +165,15 @@ class _Learner(Learner):
     def _real_features(self, step: int) -> tuple[list[Tensor], Tensor]:
         """Mean features [C, D_l] of every layer, and all embeddings [C, B, D], a class at a time."""
         drawn = self._real.batch(self.classes, step)
-        drawn = self._augment.matching(drawn, self.classes, self._seed, step).unflatten(0, (len(self.classes), -1))
+        drawn = self._augment.matching(drawn, self.classes, self._seed, step).unflatten(
+            0, (len(self.classes), -1)
+        )
         blocks = [self.classes] if joins_images(self._network) else self.classes.split(1)
         seen = [self._features(drawn[block]) for block in blocks]
-        means = [torch.cat([layer.mean(dim=1) for layer in of_layer]) for of_layer in zip(*seen, strict=True)]
+        means = [
+            torch.cat([layer.mean(dim=1) for layer in of_layer])
+            for of_layer in zip(*seen, strict=True)
+        ]
         return means, torch.cat([features[-1] for features in seen])
 
     def _means(self, images: Tensor) -> list[Tensor]:
@@ -155,7 +182,9 @@ class _Learner(Learner):
     def _features(self, images: Tensor) -> list[Tensor]:
         """The features of images [c, n, ch, H, W]: each layer's map and last the embedding, [c, n, D_l]."""
         maps, embedding = self._network.observe(images.flatten(0, 1))
-        return [widen(layer).flatten(1).unflatten(0, images.shape[:2]) for layer in (*maps, embedding)]
+        return [
+            widen(layer).flatten(1).unflatten(0, images.shape[:2]) for layer in (*maps, embedding)
+        ]
 
     def _train(self, step: int) -> None:
         """The inner loop: passes over the images until the accuracy has moved."""
@@ -163,7 +192,9 @@ class _Learner(Learner):
         weights: list[Tensor] = list(self._network.parameters())
         seen: list[float] = []
         for number in range(1, self._method.most_passes + 1):
-            order = torch.randperm(len(self.images), generator=generator(self._seed, "cafe order", step, number))
+            order = torch.randperm(
+                len(self.images), generator=generator(self._seed, "cafe order", step, number)
+            )
             seed = derive(self._seed, "cafe augment", step, number)
             for turn, chosen in enumerate(order.to(self.images.device).split(_TRAIN_BATCH)):
                 batch = self._augment.training(self.images[chosen], seed, turn)
@@ -172,7 +203,10 @@ class _Learner(Learner):
                 with torch.no_grad():
                     torch._foreach_add_(weights, gradients, alpha=-self._method.network_lr)
             seen.append(self._accuracy(step, number))
-            if len(seen) >= self._method.queue and _range(seen[-self._method.queue :]) > self._method.inner_bound:
+            if (
+                len(seen) >= self._method.queue
+                and _range(seen[-self._method.queue :]) > self._method.inner_bound
+            ):
                 return
 
     @torch.no_grad()

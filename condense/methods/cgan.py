@@ -7,19 +7,21 @@ Mirza and Osindero, "Conditional Generative Adversarial Nets", 2014, equation 2,
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn import functional
 
-from condense.learner import Learner, Problem
-from condense.methods.base import require, share
+from condense.methods.base import Learner, Looping, Problem, share
 from condense.methods.generative import Encoder, Generative
+from condense.settings import require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CGAN:
+class CGAN(Looping):
     """The paper's losses. The recipe's `lr` and `momentum` are the rate and beta_1 of both networks' Adam."""
+
+    name: ClassVar[str] = "cgan"
 
     latent: int = 100
     """Length of a latent."""
@@ -67,7 +69,9 @@ class _Learner(Generative):
         """One step of the discriminator, then one of the generator on the same latents."""
         made = self.generator(self.latents("latents", step, self.batch), self.truth)
         real = self.real.batch(self.classes, step)
-        doubted = discriminator_loss(self._discriminator(real, self.truth), self._discriminator(made.detach(), self.truth))
+        doubted = discriminator_loss(
+            self._discriminator(real, self.truth), self._discriminator(made.detach(), self.truth)
+        )
         self.move(doubted, self._discriminator_adam)
         loss = generator_loss(self._discriminator(made, self.truth))
         self.move(loss, self.adam)

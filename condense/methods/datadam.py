@@ -13,23 +13,31 @@ and measures the last term otherwise (see `condense.methods.discrepancy`).
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 from torch.nn import functional
 
 from condense.errors import UserError
-from condense.methods.base import Described, mean_error, require, widen
+from condense.methods.base import Described, Matching, mean_error, widen
 from condense.methods.discrepancy import DISCREPANCIES
-from condense.zoo import Network
+from condense.networks.base import Network
+from condense.settings import require
 
-_SUMMED: dict[str, list[tuple[int, ...]]] = {"spatial": [(1,)], "channel": [(2, 3)], "both": [(1,), (2, 3)]}
+_SUMMED: dict[str, list[tuple[int, ...]]] = {
+    "spatial": [(1,)],
+    "channel": [(2, 3)],
+    "both": [(1,), (2, 3)],
+}
 """Dimensions of a map [N, ch, H, W] that each attention map sums over."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DataDAM:
+class DataDAM(Matching):
     """The paper's loss, with what its ablations vary. See `Method` for the two functions."""
+
+    name: ClassVar[str] = "datadam"
+    matches_embedding: ClassVar[bool] = True
 
     power: float = 4.0
     """p of the attention map, above 0."""
@@ -50,9 +58,18 @@ class DataDAM:
 
     def __post_init__(self) -> None:
         require("power", self.power, self.power > 0, "above 0")
-        require("attention", self.attention, self.attention in ("spatial", "channel", "both"), "spatial, channel or both")
-        require("discrepancy", self.discrepancy, self.discrepancy in DISCREPANCIES, "mean, rbf or cf")
-        require("normalise", self.normalise, self.normalise in ("l2", "l1", "none"), "l2, l1 or none")
+        require(
+            "attention",
+            self.attention,
+            self.attention in ("spatial", "channel", "both"),
+            "spatial, channel or both",
+        )
+        require(
+            "discrepancy", self.discrepancy, self.discrepancy in DISCREPANCIES, "mean, rbf or cf"
+        )
+        require(
+            "normalise", self.normalise, self.normalise in ("l2", "l1", "none"), "l2, l1 or none"
+        )
         require("error", self.error, self.error in ("mse", "mae", "cosine"), "mse, mae or cosine")
         require("task_balance", self.task_balance, self.task_balance >= 0, "0 or more")
         require("loss_scale", self.loss_scale, self.loss_scale > 0, "above 0")
@@ -71,8 +88,13 @@ class DataDAM:
         maps, embedding = network.observe(images)
         layers = range(len(maps) - 1) if self.layers is None else self.layers
         if self.layers and not all(0 <= layer < len(maps) for layer in self.layers):
-            raise UserError(f"`layers` is {self.layers}: this network has layers 0 to {len(maps) - 1}")
-        return [*(attention for layer in layers for attention in self._attention(maps[layer])), widen(embedding)]
+            raise UserError(
+                f"`layers` is {self.layers}: this network has layers 0 to {len(maps) - 1}"
+            )
+        return [
+            *(attention for layer in layers for attention in self._attention(maps[layer])),
+            widen(embedding),
+        ]
 
     def parts(self, real: Described, synthetic: Described) -> dict[str, Tensor]:
         """The two terms of each class, [C], weighted so that their sum is the loss."""
@@ -80,13 +102,20 @@ class DataDAM:
         *synthetic_maps, synthetic_embedding = synthetic
         mmd = DISCREPANCIES[self.discrepancy](real_embedding, synthetic_embedding)
         attention = sum(
-            (mean_error(r, s, self.error) for r, s in zip(real_maps, synthetic_maps, strict=True)), start=mmd.new_zeros(mmd.shape)
+            (mean_error(r, s, self.error) for r, s in zip(real_maps, synthetic_maps, strict=True)),
+            start=mmd.new_zeros(mmd.shape),
         )
-        return {"attention": self.loss_scale * attention, "mmd": self.loss_scale * self.task_balance * mmd}
+        return {
+            "attention": self.loss_scale * attention,
+            "mmd": self.loss_scale * self.task_balance * mmd,
+        }
 
     def _attention(self, map_NCHW: Tensor) -> list[Tensor]:
         powers = widen(map_NCHW).abs().pow(self.power)
         summed = [powers.sum(dim=over).flatten(1) for over in _SUMMED[self.attention]]
         if self.normalise == "none":
             return summed
-        return [functional.normalize(each, p=2.0 if self.normalise == "l2" else 1.0, dim=1) for each in summed]
+        return [
+            functional.normalize(each, p=2.0 if self.normalise == "l2" else 1.0, dim=1)
+            for each in summed
+        ]

@@ -12,18 +12,18 @@ the authors' code: the cosine of single numbers is a sign.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from condense import networks
-from condense.augment import make_augment
-from condense.descent import CrossEntropy
-from condense.learner import Learner, Problem
-from condense.methods.base import require
+from condense.data.augment import make_augment
+from condense.data.batches import RealImages
+from condense.methods.base import Learner, Looping, Problem
+from condense.networks import build as networks
 from condense.randomness import generator
-from condense.real import RealImages
+from condense.settings import require
+from condense.training.descent import CrossEntropy
 
 _LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """Outer and inner loops by images a class, as published; numbers between take the next."""
@@ -34,8 +34,10 @@ _TINY = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DC:
+class DC(Looping):
     """The loops of algorithm 1. A step of the recipe is one of its K outermost iterations: one network."""
+
+    name: ClassVar[str] = "dc"
 
     outer_loops: int = 1
     """Times that the images are matched in a step (the paper's T)."""
@@ -76,7 +78,9 @@ class GradientMatching(Learner):
         network = networks.build(recipe.network, dataset.shape, num_classes).to(device).train()
         self.loss = CrossEntropy(network, recipe.network)
         self.augment = make_augment(recipe.augment)
-        self.real = RealImages(dataset, problem.start.preprocess, recipe.real_batch, problem.seed, device)
+        self.real = RealImages(
+            dataset, problem.start.preprocess, recipe.real_batch, problem.seed, device
+        )
         self.classes = torch.arange(num_classes, device=device)
         self.images = problem.start.images.to(device, torch.float32, copy=True)
         self.momentum = torch.zeros_like(self.images)
@@ -88,7 +92,11 @@ class GradientMatching(Learner):
         velocity, distance = torch.zeros_like(weights), weights.new_zeros(())
         for loop in range(self.method.outer_loops):
             number = step * self.method.outer_loops + loop  # of the matching, over the whole run
-            for rows, label in zip(torch.arange(len(self.images)).split(self.per_class), self.classes.split(1), strict=True):
+            for rows, label in zip(
+                torch.arange(len(self.images)).split(self.per_class),
+                self.classes.split(1),
+                strict=True,
+            ):
                 part, gradient = self.gradient(weights, rows, label, number)
                 distance += part
                 self.momentum[rows] = self.recipe.momentum * self.momentum[rows] + gradient
@@ -97,12 +105,17 @@ class GradientMatching(Learner):
                 weights, velocity = self._train(weights, velocity, number)
         return {"distance": distance / self.method.outer_loops}
 
-    def gradient(self, weights: Tensor, rows: Tensor, label: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    def gradient(
+        self, weights: Tensor, rows: Tensor, label: Tensor, number: int
+    ) -> tuple[Tensor, Tensor]:
         """D of one class (`label`, int64 [1]) in matching `number`, and its gradient with respect to the images at `rows`."""
         real = self.augment.matching(self.real.batch(label, number), label, self.seed, number)
         wanted = self.loss.gradient(weights, real, label.expand(len(real)))[1]
         leaf = self.images[rows].requires_grad_()
-        drawn, labels = self.augment.matching(leaf, label, self.seed, number), label.expand(len(rows))
+        drawn, labels = (
+            self.augment.matching(leaf, label, self.seed, number),
+            label.expand(len(rows)),
+        )
         given = self.loss.gradient(weights, drawn, labels)[1].requires_grad_()
         distance = gradient_distance(self.loss.layers(wanted), self.loss.layers(given))
         # D depends on the images by way of `given`: its gradient there is the direction whose product is pulled back.
@@ -120,10 +133,17 @@ class GradientMatching(Learner):
         batches = -(-len(labels) // _BATCH)
         for loop in range(self.method.inner_loops):
             place = number * self.method.inner_loops + loop  # of the pass, over the whole run
-            order = torch.randperm(len(labels), generator=generator(self.seed, "network order", place)).to(labels.device)
+            order = torch.randperm(
+                len(labels), generator=generator(self.seed, "network order", place)
+            ).to(labels.device)
             for index, chosen in enumerate(order.split(_BATCH)):
-                images = self.augment.training(self.images[chosen], self.seed, place * batches + index)
-                velocity = self.method.net_momentum * velocity + self.loss.gradient(weights, images, labels[chosen])[1]
+                images = self.augment.training(
+                    self.images[chosen], self.seed, place * batches + index
+                )
+                velocity = (
+                    self.method.net_momentum * velocity
+                    + self.loss.gradient(weights, images, labels[chosen])[1]
+                )
                 weights = weights - self.method.net_lr * velocity
         return weights, velocity
 
@@ -134,6 +154,8 @@ def gradient_distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
     for of_a, of_b in zip(a.values(), b.values(), strict=True):
         if of_a.ndim > 1:
             rows_a, rows_b = of_a.flatten(1), of_b.flatten(1)
-            lengths = torch.linalg.vector_norm(rows_a, dim=1) * torch.linalg.vector_norm(rows_b, dim=1)
+            lengths = torch.linalg.vector_norm(rows_a, dim=1) * torch.linalg.vector_norm(
+                rows_b, dim=1
+            )
             total = total + (1 - (rows_a * rows_b).sum(dim=1) / (lengths + _TINY)).sum()
     return total

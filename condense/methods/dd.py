@@ -12,26 +12,28 @@ with a learning rate that is halved now and then. A batch holds equally many ima
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from condense import networks
-from condense.augment import make_augment
-from condense.descent import CrossEntropy, through_descent
-from condense.learner import Learner, Problem
-from condense.methods.base import require
-from condense.real import RealImages
+from condense.data.augment import make_augment
+from condense.data.batches import RealImages
+from condense.methods.base import Learner, Looping, Problem
+from condense.networks import build as networks
+from condense.settings import require
+from condense.training.descent import CrossEntropy, through_descent
 
 _BETA2, _TINY = 0.999, 1e-8
 """Adam's, beside the recipe's momentum, which is its beta_1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DD:
+class DD(Looping):
     """Algorithm 1 with its hyperparameters. The recipe's `lr` and `momentum` are Adam's learning rate and beta_1."""
+
+    name: ClassVar[str] = "dd"
 
     passes: int = 3
     """Times that a network goes through the images."""
@@ -71,7 +73,9 @@ class Distillation(Learner):
         network = networks.build(recipe.network, dataset.shape, num_classes).to(device).train()
         self.loss = CrossEntropy(network, recipe.network)
         self.augment = make_augment(recipe.augment)
-        self.real = RealImages(dataset, problem.start.preprocess, recipe.real_batch, problem.seed, device)
+        self.real = RealImages(
+            dataset, problem.start.preprocess, recipe.real_batch, problem.seed, device
+        )
         self.classes = torch.arange(num_classes, device=device)
         self.images = problem.start.images.to(device, torch.float32, copy=True)
         self.per_class = len(self.images) // num_classes
@@ -86,7 +90,9 @@ class Distillation(Learner):
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One network. Returns its loss on the real batch."""
-        real = self.augment.matching(self.real.batch(self.classes, step), self.classes, self.seed, step)
+        real = self.augment.matching(
+            self.real.batch(self.classes, step), self.classes, self.seed, step
+        )
         labels = self.classes.repeat_interleave(self.recipe.real_batch)
 
         def batch(number: int, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,15 +32,25 @@ def rbf(real: Tensor, synthetic: Tensor) -> Tensor:
         squares = a.square().sum(dim=2)[:, :, None] + b.square().sum(dim=2)[:, None] - 2 * a @ b.mT
         return torch.exp(-squares.clamp(min=0) / scale[:, None, None]).mean(dim=(1, 2))
 
-    return scale / 2 * (kernel(real, real) + kernel(synthetic, synthetic) - 2 * kernel(real, synthetic))
+    return (
+        scale
+        / 2
+        * (kernel(real, real) + kernel(synthetic, synthetic) - 2 * kernel(real, synthetic))
+    )
 
 
 def characteristic(real: Tensor, synthetic: Tensor) -> Tensor:
     """`real` [C, B, D] and `synthetic` [C, I, D]: [C]."""
     real, synthetic, scale = _centred(real, synthetic)
-    frequencies, unit = _normals(real.shape[2], real.device).to(real.dtype), (2 / scale).sqrt()[:, None, None]
+    frequencies, unit = (
+        _normals(real.shape[2], real.device).to(real.dtype),
+        (2 / scale).sqrt()[:, None, None],
+    )
     phases = [unit * embeddings @ frequencies for embeddings in (real, synthetic)]  # [C, B or I, T]
-    cosines, sines = (function(phases[0]).mean(dim=1) - function(phases[1]).mean(dim=1) for function in (torch.cos, torch.sin))
+    cosines, sines = (
+        function(phases[0]).mean(dim=1) - function(phases[1]).mean(dim=1)
+        for function in (torch.cos, torch.sin)
+    )
     # The root has no gradient at 0, where a class's images are its real ones.
     return scale.sqrt() * ((cosines.square() + sines.square()) / 2 + 1e-12).sqrt().mean(dim=1)
 
@@ -65,5 +75,7 @@ def _centred(real: Tensor, synthetic: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _normals(dimensions: int, device: torch.device) -> Tensor:
     """Standard normal numbers, float32 [dimensions, FREQUENCIES]."""
     lanes = torch.arange(dimensions, device=device)
-    uniform = uniforms(0, "frequencies", 0, lanes, FREQUENCIES)  # multiples of 2**-24 in [0, 1), moved by half of that
+    uniform = uniforms(
+        0, "frequencies", 0, lanes, FREQUENCIES
+    )  # multiples of 2**-24 in [0, 1), moved by half of that
     return torch.erfinv(2 * uniform + (2.0**-24 - 1)) * 2**0.5

@@ -4,18 +4,22 @@ Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, eq
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from condense.methods.base import Described, require, widen
+from condense.methods.base import Described, Matching, widen
 from condense.methods.discrepancy import DISCREPANCIES
-from condense.zoo import Network
+from condense.networks.base import Network
+from condense.settings import require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DM:
+class DM(Matching):
     """loss_k = scale * || mean_real e - mean_syn e ||^2, e the embedding. See `Matching` for the two functions."""
+
+    name: ClassVar[str] = "dm"
+    matches_embedding: ClassVar[bool] = True
 
     loss_scale: float = 1.0
     """Factor on the loss. With a fixed learning rate it sets the step size of the pixels."""
@@ -24,7 +28,9 @@ class DM:
 
     def __post_init__(self) -> None:
         require("loss_scale", self.loss_scale, self.loss_scale > 0, "above 0")
-        require("discrepancy", self.discrepancy, self.discrepancy in DISCREPANCIES, "mean, rbf or cf")
+        require(
+            "discrepancy", self.discrepancy, self.discrepancy in DISCREPANCIES, "mean, rbf or cf"
+        )
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ and A(T, w) in place of S and T, w drawn anew for each class and matching. The n
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from condense.methods.dc import DC
 
@@ -13,6 +13,8 @@ from condense.methods.dc import DC
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DSA(DC):
     """DC's loops; the augmentation is the recipe's."""
+
+    name: ClassVar[str] = "dsa"
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from condense import networks
-from condense.learner import Learner, Problem
+from condense.data.batches import RealImages
 from condense.methods.adam import adam, state_of
+from condense.methods.base import Learner, Problem
+from condense.networks import build as networks
+from condense.networks.base import Shape
 from condense.randomness import derive, uniforms
-from condense.real import RealImages
-from condense.zoo import Shape
 
 
 class Decoder(nn.Module):
@@ -28,9 +28,13 @@ class Decoder(nn.Module):
         super().__init__()
         times = halvings(shape)
         self._small = (width << times, shape[1] >> times, shape[2] >> times)
-        self.first = nn.Linear(latent + num_classes, self._small[0] * self._small[1] * self._small[2])
+        self.first = nn.Linear(
+            latent + num_classes, self._small[0] * self._small[1] * self._small[2]
+        )
         widths = [width << step for step in reversed(range(times + 1))]
-        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths)
+        )
         self.norms = nn.ModuleList(nn.GroupNorm(1, width) for width in widths)
         self.last = nn.Conv2d(width, shape[0], 3, padding=1)
 
@@ -53,7 +57,8 @@ class Encoder(nn.Module):
         times = halvings(shape)
         widths = [shape[0] + num_classes, *(width << step for step in range(times + 1))]
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2 if number else 1, padding=1) for number, (a, b) in enumerate(pairwise(widths))
+            nn.Conv2d(a, b, 3, stride=2 if number else 1, padding=1)
+            for number, (a, b) in enumerate(pairwise(widths))
         )
         self.last = nn.Linear(widths[-1] * (shape[1] >> times) * (shape[2] >> times), outputs)
 
@@ -68,7 +73,9 @@ def halvings(shape: Shape) -> int:
     """How often an image can be halved, both sides even, until a side is 4 or less."""
     _, height, width = shape
     times = 0
-    while min(height, width) >> times > 4 and not (height >> times) % 2 and not (width >> times) % 2:
+    while (
+        min(height, width) >> times > 4 and not (height >> times) % 2 and not (width >> times) % 2
+    ):
         times += 1
     return times
 
@@ -84,7 +91,9 @@ class Generative(Learner):
         num_classes = len(problem.dataset.classes)
         self.classes = torch.arange(num_classes, device=problem.device)
         self.batch = problem.recipe.real_batch
-        self.real = RealImages(problem.dataset, problem.start.preprocess, self.batch, problem.seed, problem.device)
+        self.real = RealImages(
+            problem.dataset, problem.start.preprocess, self.batch, problem.seed, problem.device
+        )
         self.truth = self.one_hot(self.batch)
         self._trained: dict[str, tuple[nn.Module, torch.optim.Adam]] = {}
         self.generator = Decoder(latent, num_classes, problem.dataset.shape, width)
@@ -95,7 +104,9 @@ class Generative(Learner):
         """Samples of the generator as it stands, always of the same latents."""
         per_class = len(self.problem.start) // len(self.classes)
         with torch.no_grad():
-            return self.generator(self.latents("set latents", 0, per_class), self.one_hot(per_class))
+            return self.generator(
+                self.latents("set latents", 0, per_class), self.one_hot(per_class)
+            )
 
     def train(self, name: str, module: nn.Module) -> torch.optim.Adam:
         """Give `module` fresh weights, keep it in the checkpoints under `name`, and return its optimiser."""
@@ -107,8 +118,14 @@ class Generative(Learner):
 
     def move(self, loss: Tensor, *optimisers: torch.optim.Adam) -> None:
         """One step of each optimiser along the gradient of `loss` with respect to their own parameters alone."""
-        parameters = [parameter for optimiser in optimisers for parameter in optimiser.param_groups[0]["params"]]
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        parameters = [
+            parameter
+            for optimiser in optimisers
+            for parameter in optimiser.param_groups[0]["params"]
+        ]
+        for parameter, gradient in zip(
+            parameters, torch.autograd.grad(loss, parameters), strict=True
+        ):
             parameter.grad = gradient
         for optimiser in optimisers:
             optimiser.step()

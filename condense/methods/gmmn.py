@@ -6,23 +6,25 @@ a set needs labels. Latents are uniform in [-1, 1].
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from condense.learner import Learner, Problem
-from condense.methods.base import require, share
+from condense.methods.base import Learner, Looping, Problem, share
 from condense.methods.generative import Generative
+from condense.settings import require
 
 _BLOCK = 256
 """Images generated at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GMMN:
+class GMMN(Looping):
     """The paper's loss. The recipe's `lr` and `momentum` are Adam's rate and beta_1."""
+
+    name: ClassVar[str] = "gmmn"
 
     latent: int = 64
     """Length of a latent."""
@@ -34,7 +36,12 @@ class GMMN:
     def __post_init__(self) -> None:
         require("latent", self.latent, self.latent >= 1, "1 or more")
         require("width", self.width, self.width >= 1, "1 or more")
-        require("bandwidths", self.bandwidths, bool(self.bandwidths) and min(self.bandwidths) > 0, "numbers above 0")
+        require(
+            "bandwidths",
+            self.bandwidths,
+            bool(self.bandwidths) and min(self.bandwidths) > 0,
+            "numbers above 0",
+        )
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
@@ -55,12 +62,18 @@ class GMMN:
 
 def squared_mmd(real: Tensor, made: Tensor, bandwidths: tuple[float, ...]) -> Tensor:
     """The squared maximum mean discrepancy of [C, B, D] and [C, M, D], by class: [C]. Pairs of an image with itself count."""
-    to_real, across, to_made = (_squared_distances(a, b) for a, b in ((real, real), (real, made), (made, made)))
-    unit = to_real.sum(dim=(1, 2)) / (real.shape[1] * max(1, real.shape[1] - 1))  # of pairs of two images
+    to_real, across, to_made = (
+        _squared_distances(a, b) for a, b in ((real, real), (real, made), (made, made))
+    )
+    unit = to_real.sum(dim=(1, 2)) / (
+        real.shape[1] * max(1, real.shape[1] - 1)
+    )  # of pairs of two images
 
     def mean_kernel(distances: Tensor) -> Tensor:
         relative = distances / unit[:, None, None]
-        return torch.stack([torch.exp(-relative / (2 * width)).mean(dim=(1, 2)) for width in bandwidths]).sum(dim=0)
+        return torch.stack(
+            [torch.exp(-relative / (2 * width)).mean(dim=(1, 2)) for width in bandwidths]
+        ).sum(dim=0)
 
     return mean_kernel(to_real) - 2 * mean_kernel(across) + mean_kernel(to_made)
 
@@ -68,7 +81,9 @@ def squared_mmd(real: Tensor, made: Tensor, bandwidths: tuple[float, ...]) -> Te
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Of all pairs of [C, N, D] and [C, M, D]: [C, N, M]."""
     products = a @ b.transpose(1, 2)
-    return (a.square().sum(dim=2)[:, :, None] + b.square().sum(dim=2)[:, None] - 2 * products).clamp(min=0)
+    return (
+        a.square().sum(dim=2)[:, :, None] + b.square().sum(dim=2)[:, None] - 2 * products
+    ).clamp(min=0)
 
 
 class _Learner(Generative):
@@ -83,10 +98,16 @@ class _Learner(Generative):
     def step(self, step: int) -> dict[str, Tensor]:
         """One step of the generator."""
         real = self.real.batch(self.classes, step)
-        parts = zip(self.latents("latents", step, self.batch).split(_BLOCK), self.truth.split(_BLOCK), strict=True)
+        parts = zip(
+            self.latents("latents", step, self.batch).split(_BLOCK),
+            self.truth.split(_BLOCK),
+            strict=True,
+        )
         # Each block is made again in the backward pass: of all at once, memory would hold every layer.
         made = torch.cat([checkpoint(self.generator, *part, use_reentrant=False) for part in parts])
-        by_class = [images.flatten(1).unflatten(0, (len(self.classes), -1)) for images in (real, made)]
+        by_class = [
+            images.flatten(1).unflatten(0, (len(self.classes), -1)) for images in (real, made)
+        ]
         loss = squared_mmd(by_class[0], by_class[1], self._bandwidths).clamp(min=1e-12).sqrt().sum()
         self.move(loss, self.adam)
         return {"mmd": loss.detach()}

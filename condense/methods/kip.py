@@ -12,18 +12,18 @@ k, t = relu(k, t), then k = weights * k + biases, t = k + weights * t.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from condense.augment import make_augment
-from condense.learner import Learner, Problem
+from condense.data.augment import make_augment
+from condense.data.batches import RealImages
 from condense.methods.adam import adam, state_of
-from condense.methods.base import require, share
-from condense.real import RealImages
+from condense.methods.base import Learner, Looping, Problem, share
+from condense.settings import require
 
 _WEIGHTS, _BIASES = 2.0, 1e-4
 """Variances of the weights (times the number of inputs) and of the biases."""
@@ -34,8 +34,10 @@ _BLOCK_VALUES = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KIP:
+class KIP(Looping):
     """The paper's loss. The recipe's `lr` and `momentum` are Adam's rate and beta_1; `network` is not looked at."""
+
+    name: ClassVar[str] = "kip"
 
     kernel: Literal["fc", "conv"] = "fc"
     """Fully connected, or convolutional."""
@@ -76,7 +78,9 @@ def ntk(x: Tensor, y: Tensor, depth: int, window: int) -> Tensor:
     """
     # Where the two images of a pair are one, k is a number for each image and position.
     k_x, k_y = x.square().mean(dim=1), y.square().mean(dim=1)  # [N, H, W], [M, H, W]
-    k = (x.flatten(2).permute(2, 0, 1) @ y.flatten(2).permute(2, 1, 0)).permute(1, 2, 0).unflatten(2, x.shape[2:]) / x.shape[1]
+    k = (x.flatten(2).permute(2, 0, 1) @ y.flatten(2).permute(2, 1, 0)).permute(1, 2, 0).unflatten(
+        2, x.shape[2:]
+    ) / x.shape[1]
     t = torch.zeros_like(k)  # [N, M, H, W]
     for _ in range(depth):
         k_x, k_y, k, t = (_WEIGHTS * _spread(values, window) for values in (k_x, k_y, k, t))
@@ -106,7 +110,9 @@ def _relu(k_x: Tensor, k_y: Tensor, k: Tensor, t: Tensor) -> tuple[Tensor, Tenso
 
 def loss_of(k_ts: Tensor, k_ss: Tensor, y_t: Tensor, y_s: Tensor, ridge: float) -> Tensor:
     """The regression's loss on targets y_t [T, C] from the support's labels y_s [S, C]: a scalar, the mean over targets."""
-    damped = k_ss + ridge * k_ss.diagonal().mean() * torch.eye(len(k_ss), dtype=k_ss.dtype, device=k_ss.device)
+    damped = k_ss + ridge * k_ss.diagonal().mean() * torch.eye(
+        len(k_ss), dtype=k_ss.dtype, device=k_ss.device
+    )
     weights = torch.linalg.solve(damped, y_s.to(k_ss.dtype))
     return 0.5 * (y_t - k_ts @ weights.to(k_ts.dtype)).square().sum() / len(y_t)
 
@@ -121,21 +127,41 @@ class _Learner(Learner):
         self._targets = torch.eye(num_classes, device=device) - 1 / num_classes
         self._support = self._targets.repeat_interleave(len(self.images) // num_classes, dim=0)
         self.labels = self._support if method.learn_labels else None
-        self._adam = adam([self.images, self._support] if method.learn_labels else [self.images], recipe.lr, recipe.momentum)
+        self._adam = adam(
+            [self.images, self._support] if method.learn_labels else [self.images],
+            recipe.lr,
+            recipe.momentum,
+        )
         self._augment = make_augment(recipe.augment)
-        self._real = RealImages(dataset, problem.start.preprocess, recipe.real_batch, problem.seed, device)
+        self._real = RealImages(
+            dataset, problem.start.preprocess, recipe.real_batch, problem.seed, device
+        )
         self._real_labels = self._targets.repeat_interleave(recipe.real_batch, dim=0)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One step of Adam on a batch of real images."""
-        images, labels = self.images.detach().requires_grad_(), self._support.detach().requires_grad_()
+        images, labels = (
+            self.images.detach().requires_grad_(),
+            self._support.detach().requires_grad_(),
+        )
         support = self._augment.matching(images, self.classes, self._seed, step)
-        targets = self._augment.matching(self._real.batch(self.classes, step), self.classes, self._seed, step)
+        targets = self._augment.matching(
+            self._real.batch(self.classes, step), self.classes, self._seed, step
+        )
         # The solve is ill-conditioned: in double precision. Against the targets the kernel is large, and single does.
         k_ss = self._kernel(support.double(), support.double())
-        block = max(1, _BLOCK_VALUES // (len(support) * (targets[0, 0].numel() if self._method.kernel == "conv" else 1)))
+        block = max(
+            1,
+            _BLOCK_VALUES
+            // (len(support) * (targets[0, 0].numel() if self._method.kernel == "conv" else 1)),
+        )
         # Each block is computed again in the backward pass, so memory does not grow with the number of targets.
-        k_ts = torch.cat([checkpoint(self._kernel, part, support, use_reentrant=False) for part in targets.split(block)])
+        k_ts = torch.cat(
+            [
+                checkpoint(self._kernel, part, support, use_reentrant=False)
+                for part in targets.split(block)
+            ]
+        )
         loss = loss_of(k_ts, k_ss, self._real_labels, labels, self._method.ridge)
         self.images.grad, self._support.grad = torch.autograd.grad(loss, [images, labels])
         self._adam.step()
@@ -148,4 +174,6 @@ class _Learner(Learner):
     def _kernel(self, x: Tensor, y: Tensor) -> Tensor:
         if self._method.kernel == "conv":
             return ntk(x, y, self._method.depth, 3)
-        return ntk(x.flatten(1)[:, :, None, None], y.flatten(1)[:, :, None, None], self._method.depth, 1)
+        return ntk(
+            x.flatten(1)[:, :, None, None], y.flatten(1)[:, :, None, None], self._method.depth, 1
+        )

@@ -13,29 +13,31 @@ Labels start uniform. They are probabilities, and what networks are trained on w
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
-from condense import networks
-from condense.accelerate import block_size, joins_images
-from condense.augment import make_augment
-from condense.learner import Learner, Problem
+from condense.data.augment import make_augment
+from condense.data.batches import RealImages
 from condense.methods.adam import adam, forget, state_of
-from condense.methods.base import require, share
+from condense.methods.base import Learner, Looping, Problem, share
+from condense.networks import build as networks
+from condense.networks.accelerate import block_size, joins_images
 from condense.randomness import generator
-from condense.real import RealImages
+from condense.settings import require
 
 _SMALLEST = 1e-8
 """Of a label's entries: above 0, so that their sum is never 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LD:
+class LD(Looping):
     """The paper's algorithm. The recipe's `lr` and `momentum` are Adam's rate and beta_1 for the labels."""
+
+    name: ClassVar[str] = "ld"
 
     inner_lr: float = 0.01
     """Learning rate of the step that the labels are judged by."""
@@ -48,14 +50,25 @@ class LD:
 
     def __post_init__(self) -> None:
         require("inner_lr", self.inner_lr, self.inner_lr > 0, "above 0")
-        require("inner_batch", self.inner_batch, self.inner_batch is None or self.inner_batch >= 1, "1 or more, or null")
+        require(
+            "inner_batch",
+            self.inner_batch,
+            self.inner_batch is None or self.inner_batch >= 1,
+            "1 or more, or null",
+        )
         require("network_lr", self.network_lr, self.network_lr > 0, "above 0")
         require("patience", self.patience, self.patience >= 1, "1 or more")
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
         """1,024 real images a step, 400 epochs of 45,000 images, no augmentation."""
-        return {"steps": 17_600, "real_batch": share(1024, dataset_name), "lr": 1e-3, "momentum": 0.9, "augment": "none"}
+        return {
+            "steps": 17_600,
+            "real_batch": share(1024, dataset_name),
+            "lr": 1e-3,
+            "momentum": 0.9,
+            "augment": "none",
+        }
 
     def learner(self, problem: Problem) -> Learner:
         """The learner of a run."""
@@ -74,9 +87,13 @@ class _Learner(Learner):
         self.labels = torch.full((len(self.images), num_classes), 1 / num_classes, device=device)
         self._adam = adam([self.labels], recipe.lr, recipe.momentum)
         self._augment = make_augment(recipe.augment)
-        self._real = RealImages(dataset, problem.start.preprocess, recipe.real_batch, problem.seed, device)
+        self._real = RealImages(
+            dataset, problem.start.preprocess, recipe.real_batch, problem.seed, device
+        )
         self._truth = self.classes.repeat_interleave(recipe.real_batch)
-        self._network = networks.build(recipe.network, dataset.shape, num_classes).to(device).train()
+        self._network = (
+            networks.build(recipe.network, dataset.shape, num_classes).to(device).train()
+        )
         self._network_adam = adam(self._network.parameters(), method.network_lr)
         networks.initialise(self._network, self._seed, 0)
         # Errors of the network under way, the last first; how many there are; steps since the lowest mean, and that mean.
@@ -86,10 +103,14 @@ class _Learner(Learner):
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One step of the labels, and one of the network or a fresh network."""
-        chosen = torch.randperm(len(self.images), generator=generator(self._seed, "ld base", step))[: self._method.inner_batch]
+        chosen = torch.randperm(len(self.images), generator=generator(self._seed, "ld base", step))[
+            : self._method.inner_batch
+        ]
         chosen = chosen.to(self.images.device)
         base = self._augment.training(self.images[chosen], self._seed, step)
-        real = self._augment.matching(self._real.batch(self.classes, step), self.classes, self._seed, step)
+        real = self._augment.matching(
+            self._real.batch(self.classes, step), self.classes, self._seed, step
+        )
         weights = dict(self._network.named_parameters())
         labels = self.labels.detach().requires_grad_()
         loss, inner = self._soft_loss(base, labels[chosen], weights)
@@ -111,16 +132,26 @@ class _Learner(Learner):
     def tensors(self) -> dict[str, Tensor]:
         """Labels, the network, the optimisers, and what decides when a fresh network is due."""
         weights = {f"network.{name}": value for name, value in self._network.state_dict().items()}
-        counts = {"errors": self._errors, "used": self._used, "age": self._age, "waited": self._waited, "lowest": self._lowest}
+        counts = {
+            "errors": self._errors,
+            "used": self._used,
+            "age": self._age,
+            "waited": self._waited,
+            "lowest": self._lowest,
+        }
         optimisers = state_of("adam", self._adam) | state_of("network adam", self._network_adam)
         return {"labels": self.labels, **weights, **counts, **optimisers}
 
-    def _soft_loss(self, images: Tensor, labels: Tensor, weights: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _soft_loss(
+        self, images: Tensor, labels: Tensor, weights: Mapping[str, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The cross-entropy of `images` with soft `labels`, and its gradient, itself differentiable."""
         loss = functional.cross_entropy(self._network(images), labels)
         return loss, torch.autograd.grad(loss, list(weights.values()), create_graph=True)
 
-    def _judge(self, weights: Mapping[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def _judge(
+        self, weights: Mapping[str, Tensor], images: Tensor
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """The cross-entropy of all real images under `weights`, their error, and the slope of the first at each weight.
 
         Block by block, so that memory does not grow with the number of images.

@@ -6,17 +6,20 @@ maximum mean discrepancy is the squared distance of the means, so one image per 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from condense.methods.base import Described, mean_error, require
-from condense.zoo import Network
+from condense.methods.base import Described, Matching, mean_error
+from condense.networks.base import Network
+from condense.settings import require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MMD:
+class MMD(Matching):
     """loss_k = scale * || mean_real x - mean_syn x ||^2, x the augmented pixels. See `Matching` for the two functions."""
+
+    name: ClassVar[str] = "mmd"
 
     loss_scale: float = 1.0
     """Factor on the loss. With a fixed learning rate it sets the step size of the pixels."""

@@ -11,19 +11,19 @@ The published code keeps the graph of all steps; here one step's at a time is ma
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from condense import networks
-from condense.augment import make_augment
-from condense.descent import CrossEntropy, through_descent
+from condense.data.augment import make_augment
 from condense.errors import UserError
-from condense.experts import Experts
-from condense.learner import Learner, Problem
-from condense.methods.base import require
+from condense.methods.base import Learner, Looping, Problem
+from condense.networks import build as networks
 from condense.randomness import generator
+from condense.settings import require
+from condense.training.descent import CrossEntropy, through_descent
+from condense.training.experts import Experts
 
 # Student steps, expert passes, last start, learning rate of the images, of the rate, first rate, batch, ZCA.
 _PUBLISHED = {
@@ -40,8 +40,10 @@ _PUBLISHED = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MTT:
+class MTT(Looping):
     """Algorithm 1 with its hyperparameters. The recipe's `lr` and `momentum` are those of the images; it draws no real batch."""
+
+    name: ClassVar[str] = "mtt"
 
     experts: str = ""
     """Folder of the experts, as `condensekit experts` makes it."""
@@ -64,7 +66,12 @@ class MTT:
         require("max_start", self.max_start, self.max_start >= 1, "1 or more")
         require("first_rate", self.first_rate, self.first_rate > 0, "above 0")
         require("rate_lr", self.rate_lr, self.rate_lr >= 0, "0 or more")
-        require("batch", self.batch, self.batch is None or self.batch >= 1, "1 or more, or none for all images")
+        require(
+            "batch",
+            self.batch,
+            self.batch is None or self.batch >= 1,
+            "1 or more, or none for all images",
+        )
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
@@ -74,7 +81,9 @@ class MTT:
         """
         size = 1 if ipc <= 1 else 10 if ipc <= 10 else 50
         known = dataset_name if (dataset_name, size) in _PUBLISHED else "cifar100"
-        steps, passes, start, lr, rate_lr, rate, batch, zca = _PUBLISHED[known, size if known == dataset_name else 10]
+        steps, passes, start, lr, rate_lr, rate, batch, zca = _PUBLISHED[
+            known, size if known == dataset_name else 10
+        ]
         return {
             "steps": 5000, "lr": lr, "momentum": 0.5, "preprocess": "zca" if zca else "standard",
             "student_steps": steps, "expert_passes": passes, "max_start": start, "first_rate": rate, "rate_lr": rate_lr,
@@ -92,7 +101,9 @@ class TrajectoryMatching(Learner):
     def __init__(self, method: MTT, problem: Problem) -> None:
         dataset, recipe, device = problem.dataset, problem.recipe, problem.device
         if not method.experts:
-            raise UserError("`experts` is missing: give --experts DIR, a folder that `condensekit experts` made")
+            raise UserError(
+                "`experts` is missing: give --experts DIR, a folder that `condensekit experts` made"
+            )
         self.experts = Experts(method.experts)
         self.experts.check_fit(dataset, recipe.network, recipe.preprocess)
         if method.max_start - 1 + method.expert_passes > self.experts.passes:
@@ -117,7 +128,10 @@ class TrajectoryMatching(Learner):
         method, draw = self.method, generator(self.seed, "expert", step)
         expert = int(torch.randint(self.experts.count, (), generator=draw))
         first = int(torch.randint(method.max_start, (), generator=draw))
-        start, target = (part.to(self.device) for part in self.experts.weights(expert, first, first + method.expert_passes))
+        start, target = (
+            part.to(self.device)
+            for part in self.experts.weights(expert, first, first + method.expert_passes)
+        )
         scale = (start - target).square().sum()
 
         def distance(weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,10 +141,14 @@ class TrajectoryMatching(Learner):
 
         def batch(number: int, images: Tensor) -> tuple[Tensor, Tensor]:
             chosen = batches[number]
-            return self.augment.training(images[chosen], self.seed, step * method.student_steps + number), self.targets[chosen]
+            return self.augment.training(
+                images[chosen], self.seed, step * method.student_steps + number
+            ), self.targets[chosen]
 
         rates = self.rate.expand(method.student_steps)
-        loss, of_images, of_rates = through_descent(self.loss, start, self.images, rates, batch, distance)
+        loss, of_images, of_rates = through_descent(
+            self.loss, start, self.images, rates, batch, distance
+        )
         self.momentum.mul_(self.recipe.momentum).add_(of_images)
         self.images -= self.recipe.lr * self.momentum
         self.rate_momentum.mul_(self.recipe.momentum).add_(of_rates.sum())
@@ -139,7 +157,12 @@ class TrajectoryMatching(Learner):
 
     def tensors(self) -> dict[str, Tensor]:
         """Images and rate, with their momenta."""
-        return {"images": self.images, "momentum": self.momentum, "rate": self.rate, "rate_momentum": self.rate_momentum}
+        return {
+            "images": self.images,
+            "momentum": self.momentum,
+            "rate": self.rate,
+            "rate_momentum": self.rate_momentum,
+        }
 
     def learned(self) -> dict[str, Any]:
         """The rate, by which a network is to be trained on the images."""
@@ -149,6 +172,9 @@ class TrajectoryMatching(Learner):
         """The images of each step of the student: all of them in a new order, batch by batch, again and again."""
         size, batches = self.method.batch or len(self.images), list[Tensor]()
         while len(batches) < self.method.student_steps:
-            order = torch.randperm(len(self.images), generator=generator(self.seed, "student order", step, len(batches)))
+            order = torch.randperm(
+                len(self.images),
+                generator=generator(self.seed, "student order", step, len(batches)),
+            )
             batches += order.to(self.device).split(size)
         return batches

@@ -7,18 +7,20 @@ encoder's mean m and log variance v, a latent z = m + exp(v / 2) * normal noise,
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from condense.learner import Learner, Problem
-from condense.methods.base import require, share
+from condense.methods.base import Learner, Looping, Problem, share
 from condense.methods.generative import Encoder, Generative
+from condense.settings import require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VAE:
+class VAE(Looping):
     """The negative evidence bound. The recipe's `lr` and `momentum` are the rate and beta_1 of both networks' Adam."""
+
+    name: ClassVar[str] = "vae"
 
     latent: int = 64
     """Length of a latent."""
@@ -49,13 +51,18 @@ class VAE:
 def bound(images: Tensor, decoded: Tensor, mean: Tensor, log_variance: Tensor) -> dict[str, Tensor]:
     """The two terms of the loss, means over images: scalars. Images [N, ch, H, W]; mean and log variance [N, L]."""
     divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(dim=1)
-    return {"reconstruction": 0.5 * (images - decoded).square().flatten(1).sum(dim=1).mean(), "divergence": divergence.mean()}
+    return {
+        "reconstruction": 0.5 * (images - decoded).square().flatten(1).sum(dim=1).mean(),
+        "divergence": divergence.mean(),
+    }
 
 
 class _Learner(Generative):
     def __init__(self, method: VAE, problem: Problem) -> None:
         super().__init__(problem, method.latent, method.width)
-        self._encoder = Encoder(len(self.classes), problem.dataset.shape, method.width, 2 * method.latent)
+        self._encoder = Encoder(
+            len(self.classes), problem.dataset.shape, method.width, 2 * method.latent
+        )
         self._encoder_adam = self.train("encoder", self._encoder)
 
     def step(self, step: int) -> dict[str, Tensor]:

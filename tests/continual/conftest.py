@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from condense import load_dataset
-from condense.data import Dataset
-from condense.preprocess import make_preprocess
-from condense.select import select
+from condense.data.images import Dataset
+from condense.data.preprocess import make_preprocess
+from condense.methods.selection import select
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # jaxopt, which Avalanche's dependencies import, says it has retired
+    warnings.simplefilter(
+        "ignore", DeprecationWarning
+    )  # jaxopt, which Avalanche's dependencies import, says it has retired
     import avalanche.training.supervised  # noqa: F401
 
 
@@ -23,7 +25,11 @@ def pytest_collection_modifyitems(items) -> None:
             # An evaluator or a strategy without loggers is what a test wants.
             item.add_marker(pytest.mark.filterwarnings("ignore:No loggers specified:UserWarning"))
             # Its shipped plugins call the deprecated name of their own hook.
-            item.add_marker(pytest.mark.filterwarnings("ignore:Call to deprecated function update:DeprecationWarning"))
+            item.add_marker(
+                pytest.mark.filterwarnings(
+                    "ignore:Call to deprecated function update:DeprecationWarning"
+                )
+            )
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +41,9 @@ def digits() -> Dataset:
 def small(digits) -> Dataset:
     """Every fifth digit: enough for what does not measure accuracy."""
     return Dataset(
-        "digits", digits.train.subset(torch.arange(0, len(digits.train), 5)), digits.test.subset(torch.arange(0, 300, 5))
+        "digits",
+        digits.train.subset(torch.arange(0, len(digits.train), 5)),
+        digits.test.subset(torch.arange(0, 300, 5)),
     )
 
 

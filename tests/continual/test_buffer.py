@@ -11,11 +11,11 @@ from avalanche.benchmarks import class_incremental_benchmark, nc_benchmark
 from avalanche.benchmarks.utils import DataAttribute, TransformGroups, make_avalanche_dataset
 from torch.utils.data import DataLoader, TensorDataset
 
-from condense import UserError, resolve
-from condense.preprocess import Whiten, make_preprocess
-from condense.run import Interrupted
-from condense.select import select, start
-from condense.store import CondensedSet
+from condense import UserError, recipe_for
+from condense.data.preprocess import Whiten, make_preprocess
+from condense.methods.selection import select, start
+from condense.sets.condensed import CondensedSet
+from condense.study.interrupt import Interrupted
 from continual import CondensedBuffer, Online, class_stream, memories
 from continual.orders import of_classes
 from continual.stream import Prepare
@@ -45,7 +45,10 @@ def test_no_future_class_is_ever_exposed(world, stream):
         seen = sorted(world.order[: 2 * (step + 1)])
         assert labels_of(buffer) == sorted(buffer.buffer_groups) == seen
         rows = torch.stack([row[0] for row in buffer.buffer])
-        future = torch.cat([world.memory.per_class(c) for c in range(10) if c not in seen] or [torch.full((1, 1, 8, 8), 9.0)])
+        future = torch.cat(
+            [world.memory.per_class(c) for c in range(10) if c not in seen]
+            or [torch.full((1, 1, 8, 8), 9.0)]
+        )
         assert not (rows[:, None] == future[None]).flatten(2).all(dim=2).any()
 
 
@@ -60,7 +63,11 @@ def test_replayed_real_images_arrive_pixel_for_pixel_as_the_streams(world, trans
     assert all(group.rows.dtype == torch.uint8 for group in buffer.buffer_groups.values())
     real = [(x, y) for x, y, _ in stream.train_stream[0].dataset]
     joined = stream.train_stream[0].dataset.concat(buffer.buffer)
-    for dataset in (buffer.buffer, buffer.buffer.eval(), joined.subset(range(len(real), len(joined)))):
+    for dataset in (
+        buffer.buffer,
+        buffer.buffer.eval(),
+        joined.subset(range(len(real), len(joined))),
+    ):
         for row, label, task in dataset:
             assert task == 0
             assert any(label == y and torch.equal(row, x) for x, y in real)
@@ -82,7 +89,9 @@ def test_transforms_of_the_stream_are_not_applied_to_the_memory(world):
     real = stream.train_stream[0].dataset
     joined = real.concat(buffer.buffer)
     assert all(joined[i][0].abs().max() == 0 for i in range(5))
-    memory = {row[0].numpy().tobytes() for row in world.preprocess.apply(world.memory.pixels())[:, None]}
+    memory = {
+        row[0].numpy().tobytes() for row in world.preprocess.apply(world.memory.pixels())[:, None]
+    }
     assert all(joined[i][0].numpy().tobytes() in memory for i in range(len(real), len(joined)))
 
 
@@ -95,7 +104,9 @@ def test_augmentation_of_the_memory_is_for_training_alone(world, stream):
 
 
 def test_float_storage_keeps_every_bit_of_synthetic_images(world, stream):
-    wild = dataclasses.replace(world.memory, images=world.memory.images * 3 + 0.001)  # beyond what pixels can hold
+    wild = dataclasses.replace(
+        world.memory, images=world.memory.images * 3 + 0.001
+    )  # beyond what pixels can hold
     buffer = CondensedBuffer(wild, storage="float32")
     feed(buffer, stream, 5)
     stored = {row[0].numpy().tobytes() for row in buffer.buffer}
@@ -170,7 +181,10 @@ def test_labels_that_the_stream_renumbers_are_followed(world):
     assert labels_of(buffer) == [0, 1]
     for label, original in enumerate(world.order[:2]):
         found = {row.numpy().tobytes() for row in buffer.buffer_groups[label].rows}
-        assert found == {row.numpy().tobytes() for row in world.preprocess.quantise(world.memory.per_class(original))}
+        assert found == {
+            row.numpy().tobytes()
+            for row in world.preprocess.quantise(world.memory.per_class(original))
+        }
 
 
 def test_samples_have_the_arity_of_the_streams(world, stream):
@@ -182,9 +196,13 @@ def test_samples_have_the_arity_of_the_streams(world, stream):
     plain = make_avalanche_dataset(
         TensorDataset(world.dataset.train.pixels, world.dataset.train.labels),
         data_attributes=[DataAttribute(labels, "targets")],
-        transform_groups=TransformGroups({"train": Prepare(world.preprocess), "eval": Prepare(world.preprocess)}),
+        transform_groups=TransformGroups(
+            {"train": Prepare(world.preprocess), "eval": Prepare(world.preprocess)}
+        ),
     )
-    pairs = class_incremental_benchmark({"train": plain}, num_experiences=5, class_order=list(world.order))
+    pairs = class_incremental_benchmark(
+        {"train": plain}, num_experiences=5, class_order=list(world.order)
+    )
     buffer = CondensedBuffer(world.memory)
     buffer.post_adapt(AGENT, pairs.train_stream[0])
     assert len(buffer.buffer[0]) == len(pairs.train_stream[0].dataset[0]) == 2
@@ -203,7 +221,9 @@ def test_pickle_state_and_worker_processes_give_the_same_rows(world, stream):
     for other in (pickle.loads(pickle.dumps(buffer)), restored):
         assert other.max_size == 20
         assert all(torch.equal(a, b[0]) for a, b in zip(rows, other.buffer, strict=True))
-    (batch, labels, _), *rest = DataLoader(buffer.buffer, batch_size=20, num_workers=1, multiprocessing_context="spawn")
+    (batch, labels, _), *rest = DataLoader(
+        buffer.buffer, batch_size=20, num_workers=1, multiprocessing_context="spawn"
+    )
     assert not rest
     assert torch.equal(batch, torch.stack(rows))
     assert labels.tolist() == list(buffer.buffer.targets)
@@ -227,7 +247,11 @@ def test_bad_input_is_named(world, stream, tmp_path):
     with pytest.raises(UserError, match=f"no images of class {world.order[0]}"):
         feed(CondensedBuffer(memories.of_set(world.memory, world.order[1:])), stream, 1)
     with pytest.raises(UserError, match="another order"):
-        feed(CondensedBuffer(dataclasses.replace(world.memory, classes=world.memory.classes[::-1])), stream, 1)
+        feed(
+            CondensedBuffer(dataclasses.replace(world.memory, classes=world.memory.classes[::-1])),
+            stream,
+            1,
+        )
     large = dataclasses.replace(world.memory, images=world.memory.images.repeat(1, 1, 2, 2))
     with pytest.raises(UserError, match=r"float32 \(1, 8, 8\), the memory's float32 \(1, 16, 16\)"):
         feed(CondensedBuffer(large), stream, 1)
@@ -249,14 +273,22 @@ def test_bad_input_is_named(world, stream, tmp_path):
 
 @pytest.fixture
 def online(world, tmp_path) -> Online:
-    recipe = resolve("paper", "digits", (1, 8, 8), 2).override({"loss_scale": 100, "real_batch": 8, "network": "convnet-d2-w16"})
-    return Online(shape=(1, 8, 8), preprocess=world.preprocess, folder=tmp_path, ipc=2, recipe=recipe, steps=4)
+    recipe = recipe_for("paper", "digits", (1, 8, 8), 2).override(
+        {"loss_scale": 100, "real_batch": 8, "network": "convnet-d2-w16"}
+    )
+    return Online(
+        shape=(1, 8, 8), preprocess=world.preprocess, folder=tmp_path, ipc=2, recipe=recipe, steps=4
+    )
 
 
-def test_online_condenses_an_experience_of_its_training_images_alone(world, stream, online, monkeypatch):
+def test_online_condenses_an_experience_of_its_training_images_alone(
+    world, stream, online, monkeypatch
+):
     seen = []
     condense = Online.condense
-    monkeypatch.setattr(Online, "condense", lambda self, images: seen.append(images) or condense(self, images))
+    monkeypatch.setattr(
+        Online, "condense", lambda self, images: seen.append(images) or condense(self, images)
+    )
     buffer = CondensedBuffer(online, max_size=20)
     feed(buffer, stream, 2)
     assert labels_of(buffer) == sorted(world.order[:4])
@@ -265,7 +297,9 @@ def test_online_condenses_an_experience_of_its_training_images_alone(world, stre
         group = sorted(world.order[2 * step : 2 * step + 2])
         expected = of_classes(world.dataset, group).train
         for c in (0, 1):  # every pixel went through the stream and back
-            assert torch.equal(images.pixels[images.of_class(c)], expected.pixels[expected.of_class(c)])
+            assert torch.equal(
+                images.pixels[images.of_class(c)], expected.pixels[expected.of_class(c)]
+            )
         assert len(images) == len(expected)
         assert images.classes == tuple(map(str, group))
     condensed = seen and condense(online, seen[0])
@@ -274,7 +308,9 @@ def test_online_condenses_an_experience_of_its_training_images_alone(world, stre
     assert {row.numpy().tobytes() for row in first} == {row.numpy().tobytes() for row in pixels}
 
 
-def test_an_interrupted_online_condensation_goes_on_to_the_same_images(world, online, monkeypatch, tmp_path):
+def test_an_interrupted_online_condensation_goes_on_to_the_same_images(
+    world, online, monkeypatch, tmp_path
+):
     images = of_classes(world.dataset, world.order[:2]).train
     whole = dataclasses.replace(online, folder=tmp_path / "whole").condense(images)
     import condense.run as run
@@ -313,14 +349,24 @@ def test_bad_online_input_is_named(world, stream, online):
         dataclasses.replace(online, steps=None, seconds=0.0)
     with pytest.raises(UserError, match="1 images is less than one for each of 2"):
         feed(CondensedBuffer(online, max_size=1), stream, 1)
-    other = dataclasses.replace(online, preprocess=dataclasses.replace(world.preprocess, std=world.preprocess.std * 3))
+    other = dataclasses.replace(
+        online, preprocess=dataclasses.replace(world.preprocess, std=world.preprocess.std * 3)
+    )
     with pytest.raises(UserError, match="not under the preprocessing"):
         feed(CondensedBuffer(other, max_size=20), stream, 1)
     single = world.dataset.train.of_class(world.order[0])[:1]
     rest = (world.dataset.train.labels != world.order[0]).nonzero().flatten()
-    lonely = dataclasses.replace(world.dataset, train=world.dataset.train.subset(torch.cat([single, rest])))
-    with pytest.raises(UserError, match="ipc 2 is more than class `3` of stream has: 1 training images"):
-        feed(CondensedBuffer(online, max_size=20), class_stream(lonely, 5, world.order, preprocess=world.preprocess), 1)
+    lonely = dataclasses.replace(
+        world.dataset, train=world.dataset.train.subset(torch.cat([single, rest]))
+    )
+    with pytest.raises(
+        UserError, match="ipc 2 is more than class `3` of stream has: 1 training images"
+    ):
+        feed(
+            CondensedBuffer(online, max_size=20),
+            class_stream(lonely, 5, world.order, preprocess=world.preprocess),
+            1,
+        )
 
 
 def test_the_set_may_be_a_file(world, stream, tmp_path):

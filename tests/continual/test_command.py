@@ -8,11 +8,36 @@ import pytest
 
 import cli
 
-SMALL = ["--dataset", "digits", "--steps", "5", "--ipc", "2", "--orders", "2", "--repeats", "1", "--epochs", "2"]
-QUICK = [*SMALL, "--network", "mlp", "--method", "random", "--method", "datadam:real_batch=8", "--condense-steps", "2"]
+SMALL = [
+    "--dataset",
+    "digits",
+    "--steps",
+    "5",
+    "--ipc",
+    "2",
+    "--orders",
+    "2",
+    "--repeats",
+    "1",
+    "--epochs",
+    "2",
+]
+QUICK = [
+    *SMALL,
+    "--network",
+    "mlp",
+    "--method",
+    "random",
+    "--method",
+    "datadam:real_batch=8",
+    "--condense-steps",
+    "2",
+]
 
 
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> tuple[int, str, str]:
+def run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str | Path
+) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["cli.py", *map(str, arguments)])
     code = 0
     try:
@@ -25,11 +50,15 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *ar
 def test_it_measures_prints_and_resumes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    code, out, _ = run(capsys, monkeypatch, "continual", *QUICK, "--out", tmp_path / "run", "--json")
+    code, out, _ = run(
+        capsys, monkeypatch, "continual", *QUICK, "--out", tmp_path / "run", "--json"
+    )
     assert code == 0
     measured = json.loads(out)
     assert set(measured) == {"random", "datadam:real_batch=8"}
-    assert {"accuracy.png", "report.html", "summary.json"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"accuracy.png", "report.html", "summary.json"} <= {
+        path.name for path in (tmp_path / "run").iterdir()
+    }
     code, out, _ = run(capsys, monkeypatch, "continual", "--resume", tmp_path / "run", "--json")
     assert json.loads(out) == measured
     code, out, _ = run(capsys, monkeypatch, "continual", "--resume", tmp_path / "run")
@@ -48,7 +77,11 @@ def test_it_measures_prints_and_resumes(
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], message: str
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code, _, errors = run(capsys, monkeypatch, "continual", *arguments)

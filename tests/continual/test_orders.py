@@ -25,7 +25,9 @@ def test_orders_leave_the_global_state_alone():
 def test_steps_divide_the_classes():
     assert split((3, 1, 2, 0), 2) == ((3, 1), (2, 0))
     for steps in (0, 3, 20):
-        with pytest.raises(UserError, match=f"{steps} steps do not divide 10 classes: give one of 1, 2, 5, 10"):
+        with pytest.raises(
+            UserError, match=f"{steps} steps do not divide 10 classes: give one of 1, 2, 5, 10"
+        ):
             split(range(10), steps)
 
 
@@ -33,17 +35,28 @@ def test_classes_are_renumbered_in_the_given_order(small):
     part = of_classes(small, [7, 2])
     assert part.classes == ("7", "2")
     for c, original in enumerate((7, 2)):
-        assert torch.equal(part.train.pixels[part.train.of_class(c)], small.train.pixels[small.train.of_class(original)])
-        assert torch.equal(part.test.pixels[part.test.of_class(c)], small.test.pixels[small.test.of_class(original)])
+        assert torch.equal(
+            part.train.pixels[part.train.of_class(c)],
+            small.train.pixels[small.train.of_class(original)],
+        )
+        assert torch.equal(
+            part.test.pixels[part.test.of_class(c)],
+            small.test.pixels[small.test.of_class(original)],
+        )
     assert len(part.train) == int(small.train.counts()[[7, 2]].sum())
 
 
 def test_a_stream_brings_each_image_once_in_the_order_of_classes(world):
     stream = class_stream(world.dataset, 5, world.order, preprocess=world.preprocess)
-    for images, experiences in ((world.dataset.train, stream.train_stream), (world.dataset.test, stream.test_stream)):
+    for images, experiences in (
+        (world.dataset.train, stream.train_stream),
+        (world.dataset.test, stream.test_stream),
+    ):
         expected, count = world.preprocess.apply(images.pixels), 0
         for step, experience in enumerate(experiences):
-            assert set(experience.dataset.targets.uniques) == set(world.order[2 * step : 2 * step + 2])
+            assert set(experience.dataset.targets.uniques) == set(
+                world.order[2 * step : 2 * step + 2]
+            )
             for c in experience.dataset.targets.uniques:
                 rows = torch.stack([x for x, y, _ in experience.dataset if y == c])
                 assert torch.equal(rows, expected[images.of_class(c)])

@@ -6,13 +6,19 @@ import pytest
 import torch
 from avalanche.checkpointing import maybe_load_checkpoint, save_checkpoint
 from avalanche.models import SCRModel
-from avalanche.training.plugins import BiCPlugin, LwFPlugin, MIRPlugin, ReplayPlugin, SupervisedPlugin
+from avalanche.training.plugins import (
+    BiCPlugin,
+    LwFPlugin,
+    MIRPlugin,
+    ReplayPlugin,
+    SupervisedPlugin,
+)
 from avalanche.training.supervised import DER, ER_ACE, SCR, Naive
 from torch import nn
 
 from condense.errors import UserError
-from condense.networks import build
-from condense.train import Protocol
+from condense.networks.build import build
+from condense.training.train import Protocol
 from continual import (
     CondensedBuffer,
     CondensedBufferWithLogits,
@@ -49,7 +55,13 @@ class Watch(SupervisedPlugin):
 def common(plugins, **options):
     model = build("convnet-d2-w16", (1, 8, 8), 10)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    chosen = {"train_mb_size": 16, "train_epochs": 1, "eval_mb_size": 64, "evaluator": None, "plugins": plugins}
+    chosen = {
+        "train_mb_size": 16,
+        "train_epochs": 1,
+        "eval_mb_size": 64,
+        "evaluator": None,
+        "plugins": plugins,
+    }
     return {"model": model, "optimizer": optimizer, **chosen, **options}
 
 
@@ -63,7 +75,9 @@ def seen(world, experiences) -> list[set[int]]:
     return [set(world.order[: 2 * (k + 1)]) for k in range(experiences)]
 
 
-@pytest.mark.parametrize("extra", [[], [LwFPlugin(alpha=1.0, temperature=2.0)]], ids=["naive", "lwf"])
+@pytest.mark.parametrize(
+    "extra", [[], [LwFPlugin(alpha=1.0, temperature=2.0)]], ids=["naive", "lwf"]
+)
 def test_replay_by_avalanches_own_plugin(world, stream, extra):
     buffer, watch = CondensedBuffer(world.memory), Watch()
     replay = ReplayPlugin(mem_size=40, storage_policy=buffer)
@@ -84,7 +98,10 @@ def test_drop_last_does_not_switch_replay_off(world, stream):
     """The first memory, 8 rows, is smaller than the 16 that a batch would take: Avalanche's own plugin replays nothing."""
     for plugin, replayed in (
         (CondensedReplayPlugin(world.memory), seen(world, 2)[1]),
-        (ReplayPlugin(mem_size=40, storage_policy=CondensedBuffer(world.memory)), set(world.order[2:4])),
+        (
+            ReplayPlugin(mem_size=40, storage_policy=CondensedBuffer(world.memory)),
+            set(world.order[2:4]),
+        ),
     ):
         watch = Watch()
         trained(Naive(**common([plugin, watch])), stream, 2, drop_last=True)
@@ -96,7 +113,9 @@ def test_gdumb_trains_on_the_memory_alone_and_from_the_first_weights(world, stre
 
     class Start(SupervisedPlugin):
         def before_training_exp(self, strategy, **kwargs) -> None:
-            starts.append(torch.cat([p.detach().flatten().clone() for p in strategy.model.parameters()]))
+            starts.append(
+                torch.cat([p.detach().flatten().clone() for p in strategy.model.parameters()])
+            )
 
     watch = Watch()
     trained(Naive(**common([CondensedGDumb(world.memory), watch, Start()])), stream)
@@ -129,7 +148,14 @@ def test_mir(world, stream):
 def test_scr_classifies_by_the_means_of_the_memory(world, stream):
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 16))
     model = SCRModel(encoder, nn.Linear(16, 8))
-    strategy = SCR(**{**common(None), "model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.01)}, mem_size=40)
+    strategy = SCR(
+        **{
+            **common(None),
+            "model": model,
+            "optimizer": torch.optim.SGD(model.parameters(), lr=0.01),
+        },
+        mem_size=40,
+    )
     strategy.replay_plugin.storage_policy = CondensedBuffer(world.memory)
     trained(strategy, stream, 2)
     means = model.eval_classifier.class_means_dict
@@ -144,7 +170,9 @@ def test_scr_classifies_by_the_means_of_the_memory(world, stream):
 def test_bic_as_far_as_its_own_defect_allows(world, stream):
     """Avalanche 0.6 passes `verbose` to a scheduler that has lost it in PyTorch: the second experience ends so."""
     buffer = CondensedBuffer(world.memory)
-    plugin = BiCPlugin(mem_size=40, storage_policy=buffer, val_percentage=0.2, stage_2_epochs=2, num_workers=0)
+    plugin = BiCPlugin(
+        mem_size=40, storage_policy=buffer, val_percentage=0.2, stage_2_epochs=2, num_workers=0
+    )
     strategy = Naive(**common([plugin]))
     if "verbose" in inspect.signature(torch.optim.lr_scheduler.MultiStepLR).parameters:
         trained(strategy, stream, 2)
@@ -219,7 +247,9 @@ def test_avalanches_checkpoints_bring_the_memory_back(world, stream, tmp_path):
         return Naive(**common([CondensedReplayPlugin(world.memory, 20)]))
 
     before = trained(fresh(), stream, 2)
-    save_checkpoint(before, tmp_path / "checkpoint", exclude=["optimizer"])  # PyTorch's optimizers do not pickle as it does it
+    save_checkpoint(
+        before, tmp_path / "checkpoint", exclude=["optimizer"]
+    )  # PyTorch's optimizers do not pickle as it does it
     after, experiences = maybe_load_checkpoint(fresh(), tmp_path / "checkpoint")
     assert experiences == 2
     ours, theirs = (strategy.plugins[0].storage_policy for strategy in (before, after))

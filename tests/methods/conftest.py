@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from condense import load_dataset
-from condense.learner import Problem
-from condense.preprocess import make_preprocess
-from condense.recipes import Recipe
-from condense.select import select
+from condense.data.preprocess import make_preprocess
+from condense.methods.base import Problem, Recipe
+from condense.methods.selection import select
 
 
 @pytest.fixture
@@ -21,7 +20,11 @@ def problem() -> Callable[..., Problem]:
         digits = load_dataset("digits")
         settings = {"network": "convnet-d2-w8", "real_batch": 8, "steps": 10, **changes}
         recipe = Recipe(name="test", method=method).override(settings)
-        start = select("random", digits, ipc, preprocess=make_preprocess("standard", digits), seed=0)
-        return Problem(dataset=digits, recipe=recipe, start=start, seed=3, device=torch.device("cpu"))
+        start = select(
+            "random", digits, ipc, preprocess=make_preprocess("standard", digits), seed=0
+        )
+        return Problem(
+            dataset=digits, recipe=recipe, start=start, seed=3, device=torch.device("cpu")
+        )
 
     return make

@@ -7,18 +7,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from condense.learner import Problem
+from condense.data.batches import RealImages
 from condense.methods import CAFE
+from condense.methods.base import Problem
 from condense.methods.cafe import alignment, discrimination
-from condense.networks import build, initialise
-from condense.real import RealImages
+from condense.networks.build import build, initialise
 
 
 def test_alignment_is_the_squared_distance_of_every_layers_means() -> None:
     generator = torch.Generator().manual_seed(0)
-    real, synthetic = ([torch.randn(3, size, dtype=torch.float64, generator=generator) for size in (4, 7)] for _ in range(2))
+    real, synthetic = (
+        [torch.randn(3, size, dtype=torch.float64, generator=generator) for size in (4, 7)]
+        for _ in range(2)
+    )
     wanted = sum(
-        (r[k, d] - s[k, d]).item() ** 2 for r, s in zip(real, synthetic, strict=True) for k in range(3) for d in range(r.shape[1])
+        (r[k, d] - s[k, d]).item() ** 2
+        for r, s in zip(real, synthetic, strict=True)
+        for k in range(3)
+        for d in range(r.shape[1])
     )
     assert alignment(real, synthetic).item() == pytest.approx(wanted, rel=1e-9)
 
@@ -30,36 +36,54 @@ def test_discrimination_is_the_surprise_at_the_real_images_classes() -> None:
     wanted = 0.0
     for k in range(3):
         for image in real[k].tolist():
-            products = [sum(a * b for a, b in zip(image, centre, strict=True)) for centre in centres.tolist()]
+            products = [
+                sum(a * b for a, b in zip(image, centre, strict=True))
+                for centre in centres.tolist()
+            ]
             wanted += math.log(sum(math.exp(p) for p in products)) - products[k]
     assert discrimination(real, centres).item() == pytest.approx(wanted, rel=1e-9)
 
 
-def test_the_first_update_follows_the_gradient_of_the_paper_s_loss(problem: Callable[..., Problem]) -> None:
+def test_the_first_update_follows_the_gradient_of_the_paper_s_loss(
+    problem: Callable[..., Problem],
+) -> None:
     given = problem(CAFE(queue=2, query=4, most_passes=1, loss_scale=3.0), lr=0.1, augment="none")
     learner = given.recipe.method.learner(given)
     network = build("convnet-d2-w8", given.dataset.shape, 10)
     initialise(network, 3, 0)
     network.double()
-    real = RealImages(given.dataset, given.start.preprocess, 8, 3, given.device).batch(torch.arange(10), 0).double()
+    real = (
+        RealImages(given.dataset, given.start.preprocess, 8, 3, given.device)
+        .batch(torch.arange(10), 0)
+        .double()
+    )
     images = given.start.images.double().requires_grad_()
 
     def means(of: Tensor, per_class: int) -> list[list[Tensor]]:
         maps, embedding = network.observe(of)
         layers = [layer.flatten(1) for layer in (*maps, embedding)]
-        return [[layer[k * per_class : (k + 1) * per_class].mean(0) for k in range(10)] for layer in layers]
+        return [
+            [layer[k * per_class : (k + 1) * per_class].mean(0) for k in range(10)]
+            for layer in layers
+        ]
 
     synthetic = means(images, 2)
     total = sum(
-        ((r - s) ** 2).sum() for of, at in zip(means(real, 8), synthetic, strict=True) for r, s in zip(of, at, strict=True)
+        ((r - s) ** 2).sum()
+        for of, at in zip(means(real, 8), synthetic, strict=True)
+        for r, s in zip(of, at, strict=True)
     )
     for number, embedding in enumerate(network.embed(real)):
         products = torch.stack([embedding @ centre for centre in synthetic[-1]])
         total = total + 0.01 * (products.logsumexp(0) - products[number // 8])
     (gradient,) = torch.autograd.grad(3.0 * total, images)
     parts = learner.step(0)
-    assert sum(float(part) for part in parts.values()) == pytest.approx(3.0 * total.item(), rel=1e-4)
-    torch.testing.assert_close(learner.images, (images - 0.1 * gradient).float(), rtol=1e-3, atol=1e-4)
+    assert sum(float(part) for part in parts.values()) == pytest.approx(
+        3.0 * total.item(), rel=1e-4
+    )
+    torch.testing.assert_close(
+        learner.images, (images - 0.1 * gradient).float(), rtol=1e-3, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,7 +95,11 @@ def test_the_first_update_follows_the_gradient_of_the_paper_s_loss(problem: Call
     ],
 )
 def test_a_network_goes_when_the_images_no_longer_change_it(
-    problem: Callable[..., Problem], monkeypatch: pytest.MonkeyPatch, accuracies: list[float], outer_bound: float, replaced: bool
+    problem: Callable[..., Problem],
+    monkeypatch: pytest.MonkeyPatch,
+    accuracies: list[float],
+    outer_bound: float,
+    replaced: bool,
 ) -> None:
     given = problem(CAFE(queue=2, query=4, most_passes=1, outer_bound=outer_bound))
     learner = given.recipe.method.learner(given)
@@ -80,7 +108,10 @@ def test_a_network_goes_when_the_images_no_longer_change_it(
         learner.step(step)
     fresh = build("convnet-d2-w8", given.dataset.shape, 10)
     initialise(fresh, 3, 1)
-    is_fresh = all(torch.equal(a, b) for a, b in zip(learner._network.parameters(), fresh.parameters(), strict=True))
+    is_fresh = all(
+        torch.equal(a, b)
+        for a, b in zip(learner._network.parameters(), fresh.parameters(), strict=True)
+    )
     assert is_fresh == replaced
 
 
@@ -93,7 +124,10 @@ def test_a_network_goes_when_the_images_no_longer_change_it(
     ],
 )
 def test_the_inner_loop_ends_when_the_network_has_moved(
-    problem: Callable[..., Problem], monkeypatch: pytest.MonkeyPatch, accuracies: list[float], passes: int
+    problem: Callable[..., Problem],
+    monkeypatch: pytest.MonkeyPatch,
+    accuracies: list[float],
+    passes: int,
 ) -> None:
     given = problem(CAFE(queue=2, query=4, most_passes=5, inner_bound=0.05))
     learner, asked = given.recipe.method.learner(given), []

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from condense.learner import Problem
 from condense.methods import CGAN, GMMN, VAE
+from condense.methods.base import Problem
 from condense.methods.cgan import discriminator_loss, generator_loss
 from condense.methods.generative import Decoder, Encoder, halvings
 from condense.methods.gmmn import squared_mmd
@@ -29,7 +29,9 @@ def test_the_discrepancy_is_the_two_sample_statistic() -> None:
 
         def mean_kernel(a: list, b: list, unit: float = unit) -> float:
             pairs = [(x, y) for x in a for y in b]
-            return sum(math.exp(-distance(x, y) / (2 * w * unit)) for x, y in pairs for w in (0.5, 2.0)) / len(pairs)
+            return sum(
+                math.exp(-distance(x, y) / (2 * w * unit)) for x, y in pairs for w in (0.5, 2.0)
+            ) / len(pairs)
 
         wanted = mean_kernel(r, r) - 2 * mean_kernel(r, m) + mean_kernel(m, m)
         assert found[c].item() == pytest.approx(wanted, rel=1e-9)
@@ -37,11 +39,16 @@ def test_the_discrepancy_is_the_two_sample_statistic() -> None:
 
 def test_equal_images_have_no_discrepancy() -> None:
     images = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(squared_mmd(images, images, (1.0,)), torch.zeros(2), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        squared_mmd(images, images, (1.0,)), torch.zeros(2), rtol=0, atol=1e-6
+    )
 
 
 def test_the_game_is_played_for_log_probabilities() -> None:
-    real, made = (torch.randn(5, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    real, made = (
+        torch.randn(5, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 1)
+    )
     of_real, of_made = Bernoulli(logits=real), Bernoulli(logits=made)
     one, zero = torch.ones_like(real), torch.zeros_like(real)
     wanted = -of_real.log_prob(one).mean() - of_made.log_prob(zero).mean()
@@ -51,17 +58,25 @@ def test_the_game_is_played_for_log_probabilities() -> None:
 
 def test_the_bound_is_the_likelihood_and_the_divergence_from_the_prior() -> None:
     generator = torch.Generator().manual_seed(0)
-    images, decoded = (torch.randn(3, 1, 4, 4, dtype=torch.float64, generator=generator) for _ in range(2))
-    mean, log_variance = (torch.randn(3, 5, dtype=torch.float64, generator=generator) for _ in range(2))
+    images, decoded = (
+        torch.randn(3, 1, 4, 4, dtype=torch.float64, generator=generator) for _ in range(2)
+    )
+    mean, log_variance = (
+        torch.randn(3, 5, dtype=torch.float64, generator=generator) for _ in range(2)
+    )
     terms = bound(images, decoded, mean, log_variance)
     likelihood = Normal(decoded, 1.0).log_prob(images).flatten(1).sum(1).mean()
-    torch.testing.assert_close(terms["reconstruction"], -likelihood - 16 * 0.5 * math.log(2 * math.pi))
+    torch.testing.assert_close(
+        terms["reconstruction"], -likelihood - 16 * 0.5 * math.log(2 * math.pi)
+    )
     prior = Normal(torch.zeros_like(mean), 1.0)
     wanted = kl_divergence(Normal(mean, (log_variance / 2).exp()), prior).sum(1).mean()
     torch.testing.assert_close(terms["divergence"], wanted)
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64), (3, 9, 12), (3, 4, 4)])
+@pytest.mark.parametrize(
+    "shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64), (3, 9, 12), (3, 4, 4)]
+)
 def test_images_of_any_size(shape: tuple[int, int, int]) -> None:
     classes = torch.eye(3)
     made = Decoder(5, 3, shape, 2)(torch.randn(3, 5), classes)
@@ -71,7 +86,9 @@ def test_images_of_any_size(shape: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.parametrize("method", [GMMN(width=4), CGAN(width=4), VAE(width=4)])
-def test_the_set_is_what_the_generator_makes_of_latents_that_do_not_change(method, problem: Callable[..., Problem]) -> None:
+def test_the_set_is_what_the_generator_makes_of_latents_that_do_not_change(
+    method, problem: Callable[..., Problem]
+) -> None:
     given = problem(method, lr=1e-3)
     learner = method.learner(given)
     first = learner.images
@@ -99,7 +116,12 @@ def test_what_a_class_teaches_shows_in_its_images(problem: Callable[..., Problem
     learner = VAE(width=8, latent=8).learner(given)
     for step in range(60):
         losses = learner.step(step)
-    real = learner.real.batch(learner.classes, 0, per_class=100).flatten(1).unflatten(0, (10, -1)).mean(1)
+    real = (
+        learner.real.batch(learner.classes, 0, per_class=100)
+        .flatten(1)
+        .unflatten(0, (10, -1))
+        .mean(1)
+    )
     made = learner.images.flatten(1).unflatten(0, (10, -1)).mean(1)
     assert (torch.cdist(made, real).argmin(dim=1) == torch.arange(10)).sum() >= 8
     assert all(part.isfinite() for part in losses.values())

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from condense.learner import Problem
 from condense.methods import KIP
+from condense.methods.base import Problem
 from condense.methods.kip import loss_of, ntk
 
 WEIGHTS, BIASES = 2.0, 1e-4
 
 
 def images(count: int, seed: int, side: int = 3) -> Tensor:
-    return torch.randn(count, 2, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        count, 2, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def naive(x: Tensor, y: Tensor, depth: int, window: int) -> float:
@@ -28,23 +30,36 @@ def naive(x: Tensor, y: Tensor, depth: int, window: int) -> float:
 
     def spread(values: dict) -> dict:
         return {
-            (i, j): sum(values.get((i + a, j + b), 0.0) for a in range(-reach, reach + 1) for b in range(-reach, reach + 1))
+            (i, j): sum(
+                values.get((i + a, j + b), 0.0)
+                for a in range(-reach, reach + 1)
+                for b in range(-reach, reach + 1)
+            )
             / window**2
             for i, j in places
         }
 
     def covariance(a: Tensor, b: Tensor) -> dict:
-        return {(i, j): sum(a[c, i, j].item() * b[c, i, j].item() for c in range(channels)) / channels for i, j in places}
+        return {
+            (i, j): sum(a[c, i, j].item() * b[c, i, j].item() for c in range(channels)) / channels
+            for i, j in places
+        }
 
     k_xy, k_xx, k_yy = covariance(x, y), covariance(x, x), covariance(y, y)
     t = dict.fromkeys(places, 0.0)
     for _ in range(depth):
-        k_xy, k_xx, k_yy = ({p: WEIGHTS * v + BIASES for p, v in spread(k).items()} for k in (k_xy, k_xx, k_yy))
+        k_xy, k_xx, k_yy = (
+            {p: WEIGHTS * v + BIASES for p, v in spread(k).items()} for k in (k_xy, k_xx, k_yy)
+        )
         t = {p: k_xy[p] + WEIGHTS * v for p, v in spread(t).items()}
         for p in places:
             angle = math.acos(k_xy[p] / math.sqrt(k_xx[p] * k_yy[p]))
             t[p] *= (math.pi - angle) / (2 * math.pi)
-            k_xy[p] = math.sqrt(k_xx[p] * k_yy[p]) / (2 * math.pi) * (math.sin(angle) + (math.pi - angle) * math.cos(angle))
+            k_xy[p] = (
+                math.sqrt(k_xx[p] * k_yy[p])
+                / (2 * math.pi)
+                * (math.sin(angle) + (math.pi - angle) * math.cos(angle))
+            )
             k_xx[p], k_yy[p] = k_xx[p] / 2, k_yy[p] / 2
     out = WEIGHTS * sum(k_xy.values()) / len(places) + BIASES
     return out + WEIGHTS * sum(t.values()) / len(places)
@@ -75,14 +90,23 @@ def test_wide_networks_have_that_kernel(window: int) -> None:
         x = x.flatten(1)[:, :, None, None]
     inputs, places = x.shape[1], x.shape[2] * x.shape[3]
     shapes = [(width, inputs, window, window), (width,), (width * places,), ()]
-    weights = [torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_() for shape in shapes]
+    weights = [
+        torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_()
+        for shape in shapes
+    ]
 
     def output(image: Tensor) -> Tensor:
         first = (WEIGHTS / (inputs * window**2)) ** 0.5 * weights[0]
-        hidden = functional.conv2d(image[None], first, BIASES**0.5 * weights[1], padding=window // 2).relu()
-        return (WEIGHTS / (width * places)) ** 0.5 * (hidden.flatten() @ weights[2]) + BIASES**0.5 * weights[3]
+        hidden = functional.conv2d(
+            image[None], first, BIASES**0.5 * weights[1], padding=window // 2
+        ).relu()
+        return (WEIGHTS / (width * places)) ** 0.5 * (
+            hidden.flatten() @ weights[2]
+        ) + BIASES**0.5 * weights[3]
 
-    gradients = [torch.cat([g.flatten() for g in torch.autograd.grad(output(image), weights)]) for image in x]
+    gradients = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(output(image), weights)]) for image in x
+    ]
     exact = ntk(x, x, 1, window)
     for n, m in ((0, 0), (0, 1), (1, 1)):
         assert (gradients[n] @ gradients[m]).item() == pytest.approx(exact[n, m].item(), rel=0.05)
@@ -95,7 +119,9 @@ def test_gradients_against_finite_differences_also_of_an_image_with_itself(windo
         x = x.detach().flatten(1)[:, :, None, None].requires_grad_()
 
     def kernels(support: Tensor) -> tuple[Tensor, Tensor]:
-        return ntk(support, support, 2, window), ntk(images(2, 3).reshape(support.shape), support, 2, window)
+        return ntk(support, support, 2, window), ntk(
+            images(2, 3).reshape(support.shape), support, 2, window
+        )
 
     assert torch.autograd.gradcheck(kernels, x, atol=1e-3, rtol=1e-3)
 
@@ -121,12 +147,19 @@ def regression(support: Tensor, batch: Tensor, labels: Tensor) -> Tensor:
 def test_a_step_follows_the_gradient_of_images_and_labels(problem: Callable[..., Problem]) -> None:
     given = problem(KIP(ridge=1e-3, learn_labels=True), lr=0.01, momentum=0.9, augment="none")
     learner = given.recipe.method.learner(given)
-    before, labels = learner.images.clone().requires_grad_(), learner.labels.clone().requires_grad_()
+    before, labels = (
+        learner.images.clone().requires_grad_(),
+        learner.labels.clone().requires_grad_(),
+    )
     loss = regression(before, learner._real.batch(learner.classes, 0), labels)
     found = learner.step(0)["regression"]
     torch.testing.assert_close(found, loss.float(), rtol=1e-4, atol=1e-6)
     gradients = torch.autograd.grad(loss, [before, labels])
-    for now, then, gradient in zip((learner.images, learner.labels), (before, labels), gradients, strict=True):
-        clear = gradient.abs() > 1e-2 * gradient.abs().max()  # of the others, rounding may change the sign
+    for now, then, gradient in zip(
+        (learner.images, learner.labels), (before, labels), gradients, strict=True
+    ):
+        clear = (
+            gradient.abs() > 1e-2 * gradient.abs().max()
+        )  # of the others, rounding may change the sign
         first = -0.01 * gradient / (gradient.abs() + 1e-8)  # of Adam
         torch.testing.assert_close((now - then)[clear], first[clear], rtol=1e-3, atol=1e-5)

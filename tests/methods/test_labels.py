@@ -8,10 +8,10 @@ from click.testing import CliRunner
 from torch import nn
 
 from cli import cli
-from condense import CondensedSet, Protocol, condense, evaluate, load_dataset, resolve
+from condense import CondensedSet, Protocol, condense, evaluate, load_dataset, recipe_for
 from condense.errors import UserError
 from condense.methods import METHODS
-from condense.train import train
+from condense.training.train import train
 
 SMALL = {"network": "convnet-d2-w8", "real_batch": 8, "steps": 3}
 
@@ -19,7 +19,10 @@ SMALL = {"network": "convnet-d2-w8", "real_batch": 8, "steps": 3}
 def made(method: str, **changes: object) -> CondensedSet:
     digits = load_dataset("digits")
     return condense(
-        digits, ipc=1, recipe=resolve(method, digits.name, digits.shape, 1).override({**SMALL, **changes}), quiet=True
+        digits,
+        ipc=1,
+        recipe=recipe_for(method, digits.name, digits.shape, 1).override({**SMALL, **changes}),
+        quiet=True,
     )
 
 
@@ -32,7 +35,12 @@ def test_regression_targets_need_the_squared_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--protocol kip"):
         evaluate(learned, digits, "convnet-d2-w8", 1, Protocol(epochs=1), device="cpu")
     score = evaluate(
-        learned, digits, "convnet-d2-w8", 1, Protocol(epochs=200, loss="squared-error", augment="none"), device="cpu"
+        learned,
+        digits,
+        "convnet-d2-w8",
+        1,
+        Protocol(epochs=200, loss="squared-error", augment="none"),
+        device="cpu",
     )
     assert score["convnet-d2-w8"].mean > 0.3
 
@@ -55,7 +63,9 @@ def test_the_squared_error_moves_weights_by_its_own_gradient(hard: bool) -> None
     residual = images.flatten(1) @ before.T - targets
     protocol = Protocol(epochs=1, lr=0.1, weight_decay=0.0, augment="none", loss="squared-error")
     train(network, images, classes if hard else targets, protocol, seed=0)
-    torch.testing.assert_close(network[1].weight.detach(), before - 0.1 * residual.T @ images.flatten(1) / 4)
+    torch.testing.assert_close(
+        network[1].weight.detach(), before - 0.1 * residual.T @ images.flatten(1) / 4
+    )
 
 
 def test_a_wrong_loss_is_named() -> None:
@@ -64,5 +74,10 @@ def test_a_wrong_loss_is_named() -> None:
 
 
 def test_help_names_every_method() -> None:
-    told = CliRunner().invoke(cli, ["condense", "--help"]).output.split("--method")[1].split("--steps")[0]
+    told = (
+        CliRunner()
+        .invoke(cli, ["condense", "--help"])
+        .output.split("--method")[1]
+        .split("--steps")[0]
+    )
     assert set(METHODS) <= set(told.replace(",", " ").replace(":", " ").split())

@@ -10,17 +10,45 @@ import pytest
 
 import cli
 from condense import load_dataset
-from condense.preprocess import make_preprocess
-from condense.select import select
-from nas import convnet_space, nasbench201
+from condense.data.preprocess import make_preprocess
+from condense.methods.selection import select
+from nas.spaces import convnet720 as convnet_space
+from nas.spaces import nasbench201
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--dataset", "digits", "--held-out", "50", "--seeds", "1", "--epochs", "1", "--workers", "0", "--device", "cpu"]
-CELLS = [*SMALL, "--space", "nasbench201", "--sample", "4", "--set", "cells=1", "--set", "width=4", "--proxy", "random:2"]
+SMALL = [
+    "--dataset",
+    "digits",
+    "--held-out",
+    "50",
+    "--seeds",
+    "1",
+    "--epochs",
+    "1",
+    "--workers",
+    "0",
+    "--device",
+    "cpu",
+]
+CELLS = [
+    *SMALL,
+    "--space",
+    "nasbench201",
+    "--sample",
+    "4",
+    "--set",
+    "cells=1",
+    "--set",
+    "width=4",
+    "--proxy",
+    "random:2",
+]
 GRID = [*SMALL, "--space", "convnet720", "--sample", "2", "--set", "augment=none"]
 
 
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> tuple[int, str, str]:
+def run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str | Path
+) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of one command."""
     monkeypatch.setattr(sys, "argv", ["cli.py", "nas", *map(str, arguments)])
     code = 0
@@ -33,7 +61,10 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *ar
 
 def _truth(path: Path) -> Path:
     """A reference of the four cells that are sampled."""
-    rows = [[index, nasbench201.architecture(index).name, 80.0 + place] for place, index in enumerate(nasbench201.sample(4))]
+    rows = [
+        [index, nasbench201.architecture(index).name, 80.0 + place]
+        for place, index in enumerate(nasbench201.sample(4))
+    ]
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([["index", "arch", "digits_test"], *rows])
     return path
@@ -50,23 +81,44 @@ def test_a_search_from_start_to_end(tmp_path: Path) -> None:
     )  # fmt: skip
     assert begun.stdout.startswith("1 of 8 trainings done")
     assert "note: 7 of 8 trainings are still to be made" in begun.stdout
-    ended = subprocess.run([*command, "--resume", "runs/a", *threads], cwd=tmp_path, check=True, capture_output=True, text=True)
+    ended = subprocess.run(
+        [*command, "--resume", "runs/a", *threads],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     assert ended.stdout.startswith("8 of 8 trainings done")
     assert "nasbench201: 8/8" in ended.stderr
     lines = ended.stdout.splitlines()
-    (heading,) = [at for at, line in enumerate(lines) if line.startswith("agreement with the true test accuracy of 4")]
+    (heading,) = [
+        at
+        for at, line in enumerate(lines)
+        if line.startswith("agreement with the true test accuracy of 4")
+    ]
     assert lines[heading + 1].split()[:2] == ["score", "Spearman"]
-    assert {"random:2", "parameters", "synflow", "naswot"} <= {line.split()[0] for line in lines[heading + 2 : heading + 11]}
-    (best,) = [at for at, line in enumerate(lines) if line.startswith("the best by random:2 summed_loss")]
+    assert {"random:2", "parameters", "synflow", "naswot"} <= {
+        line.split()[0] for line in lines[heading + 2 : heading + 11]
+    }
+    (best,) = [
+        at for at, line in enumerate(lines) if line.startswith("the best by random:2 summed_loss")
+    ]
     assert lines[best + 2].split()[0] == "1"
     assert lines[best + 2].split()[-1].startswith("|")  # the cell
-    assert {"ranking.csv", "ranking.json", "report.html", "scatter-random-2.png", "search.json", "trials.sqlite"} <= {
-        path.name for path in (tmp_path / "runs" / "a").iterdir()
-    }
+    assert {
+        "ranking.csv",
+        "ranking.json",
+        "report.html",
+        "scatter-random-2.png",
+        "search.json",
+        "trials.sqlite",
+    } <= {path.name for path in (tmp_path / "runs" / "a").iterdir()}
 
 
 def test_json_is_one_document_and_show_repeats_it(capsys, monkeypatch, tmp_path: Path) -> None:
-    code, out, errors = run(capsys, monkeypatch, *CELLS, "--by", "flops", "--out", tmp_path / "run", "--json")
+    code, out, errors = run(
+        capsys, monkeypatch, *CELLS, "--by", "flops", "--out", tmp_path / "run", "--json"
+    )
     assert (code, errors) == (0, "")
     found = json.loads(out)
     assert (found["done"], found["total"], found["ranked_by"]) == (8, 8, "flops")
@@ -75,7 +127,9 @@ def test_json_is_one_document_and_show_repeats_it(capsys, monkeypatch, tmp_path:
     assert (
         "nas reference --space nasbench201 --dataset digits" in found["notes"][0]
     )  # no reference for digits, and how to get one
-    assert json.loads(Path(found["files"][1]).read_text())["architectures"] == found["architectures"]
+    assert (
+        json.loads(Path(found["files"][1]).read_text())["architectures"] == found["architectures"]
+    )
     assert json.loads(run(capsys, monkeypatch, "show", tmp_path / "run", "--json")[1]) == found
     code, out, _ = run(capsys, monkeypatch, "show", tmp_path / "run")
     assert code == 0
@@ -83,12 +137,30 @@ def test_json_is_one_document_and_show_repeats_it(capsys, monkeypatch, tmp_path:
 
 
 def test_a_reference_is_trained_and_judges_a_search(capsys, monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(convnet_space, "sample", lambda count, seed, stratified: [0, 1])  # those that cost least
-    code, out, _ = run(capsys, monkeypatch, "reference", *GRID, "--images", "40", "--out", tmp_path / "truth")
+    monkeypatch.setattr(
+        convnet_space, "sample", lambda count, seed, stratified: [0, 1]
+    )  # those that cost least
+    code, out, _ = run(
+        capsys, monkeypatch, "reference", *GRID, "--images", "40", "--out", tmp_path / "truth"
+    )
     assert code == 0
-    assert out.splitlines() == ["2 of 2 trainings done", "", str(tmp_path / "truth" / "reference.csv")]
+    assert out.splitlines() == [
+        "2 of 2 trainings done",
+        "",
+        str(tmp_path / "truth" / "reference.csv"),
+    ]
     table = ["--reference", tmp_path / "truth" / "reference.csv"]
-    code, out, _ = run(capsys, monkeypatch, *GRID, "--proxy", "random:1", *table, "--out", tmp_path / "run", "--json")
+    code, out, _ = run(
+        capsys,
+        monkeypatch,
+        *GRID,
+        "--proxy",
+        "random:1",
+        *table,
+        "--out",
+        tmp_path / "run",
+        "--json",
+    )
     found = json.loads(out)
     truths = {row["arch"]: row["truth"] for row in found["architectures"]}
     told = {
@@ -106,11 +178,17 @@ def test_flags_come_from_a_file(capsys, monkeypatch, tmp_path: Path) -> None:
         'dataset = "digits"\nspace = "nasbench201"\nsample = 2\nheld-out = 50\nseeds = 1\nepochs = 1\nworkers = 0\n'
         'set = ["cells=1", "width=4"]\nproxy = ["random:1"]\nminutes = 0\n'
     )
-    code, out, _ = run(capsys, monkeypatch, "--config", tmp_path / "nas.toml", "--out", tmp_path / "run", "--json")
+    code, out, _ = run(
+        capsys, monkeypatch, "--config", tmp_path / "nas.toml", "--out", tmp_path / "run", "--json"
+    )
     assert code == 0
     assert json.loads(out)["total"] == 4
     plan = json.loads((tmp_path / "run" / "search.json").read_text())["plan"]
-    assert (plan["regime"]["cells"], plan["regime"]["width"], plan["regime"]["protocol"]["epochs"]) == (1, 4, 1)
+    assert (
+        plan["regime"]["cells"],
+        plan["regime"]["width"],
+        plan["regime"]["protocol"]["epochs"],
+    ) == (1, 4, 1)
 
 
 def test_an_architecture_by_index_or_name(capsys, monkeypatch) -> None:
@@ -120,14 +198,23 @@ def test_an_architecture_by_index_or_name(capsys, monkeypatch) -> None:
     assert told["name"] == nasbench201.architecture(6111).name
     assert told["parameters"] == nasbench201.architecture(6111).parameters()
     assert set(told) == {"space", "index", "name", "parameters", "flops", "isomorph"}
-    assert json.loads(run(capsys, monkeypatch, "arch", told["name"], "--space", "nasbench201", "--json")[1]) == told
-    code, out, _ = run(capsys, monkeypatch, "arch", "convnet-d3-w128-instance-relu-avg", "--space", "convnet720")
+    assert (
+        json.loads(
+            run(capsys, monkeypatch, "arch", told["name"], "--space", "nasbench201", "--json")[1]
+        )
+        == told
+    )
+    code, out, _ = run(
+        capsys, monkeypatch, "arch", "convnet-d3-w128-instance-relu-avg", "--space", "convnet720"
+    )
     assert code == 0
     assert dict(line.split() for line in out.splitlines())["parameters"] == "320010"
 
 
 def test_a_diverging_candidate_is_scored_and_flagged(capsys, monkeypatch, tmp_path: Path) -> None:
-    code, out, _ = run(capsys, monkeypatch, *CELLS, "--epochs", "3", "--set", "lr=1e30", "--out", tmp_path / "run")
+    code, out, _ = run(
+        capsys, monkeypatch, *CELLS, "--epochs", "3", "--set", "lr=1e30", "--out", tmp_path / "run"
+    )
     assert code == 0
     assert "4 trainings of 4 architectures diverged" in out
     assert out.count("  diverged  ") == 4
@@ -154,7 +241,15 @@ BAD = [
     (["--space", "nasbench"], "did you mean `nasbench201`"),
     (["arch", "6111"], "--space is missing"),
     (["arch", "15625", "--space", "nasbench201"], "indices are 0 to 15624"),
-    (["arch", "|nor_conv_3x4~0|+|none~0|none~1|+|none~0|none~1|none~2|", "--space", "nasbench201"], "is `|nor_conv_3x3~0|+"),
+    (
+        [
+            "arch",
+            "|nor_conv_3x4~0|+|none~0|none~1|+|none~0|none~1|none~2|",
+            "--space",
+            "nasbench201",
+        ],
+        "is `|nor_conv_3x3~0|+",
+    ),
     (["arch", "convnet-d9", "--space", "convnet720"], "unknown ConvNet"),
     (["--space", "nasbench201", "arch", "6111"], "--space stands before `arch`"),
     (["show", "nowhere"], "holds no search"),
@@ -178,12 +273,17 @@ BAD = [
     ([*CELLS, "--held-out", "99999"], "99999"),
     ([*GRID, "--set", "cells=1"], "only the networks of nasbench201"),
     ([*GRID, "--sample", "720"], "needs images of at least 16 px"),
-    (["reference", *GRID, "--resolution", "16", "--images", "4"], "10 classes need at least 10 images"),
+    (
+        ["reference", *GRID, "--resolution", "16", "--images", "4"],
+        "10 classes need at least 10 images",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[message for _, message in BAD])
-def test_bad_input_is_one_line_and_writes_nothing(capsys, monkeypatch, tmp_path: Path, arguments, message) -> None:
+def test_bad_input_is_one_line_and_writes_nothing(
+    capsys, monkeypatch, tmp_path: Path, arguments, message
+) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, errors = run(capsys, monkeypatch, *arguments)
     assert (code, out) == (2, "")
@@ -202,7 +302,10 @@ def test_what_belongs_elsewhere_is_refused(capsys, monkeypatch, tmp_path: Path) 
     for arguments, message in (
         ([*GRID, "--reference", truth], "is a reference for nasbench201, not for convnet720"),
         ([*CELLS, "--sample", "6", "--reference", truth], "has no `digits_test` for 2 of 6"),
-        ([*CELLS, "--resolution", "16", "--proxy", tmp_path / "digits"], "has images of shape (1, 8, 8), digits has (1, 16, 16)"),
+        (
+            [*CELLS, "--resolution", "16", "--proxy", tmp_path / "digits"],
+            "has images of shape (1, 8, 8), digits has (1, 16, 16)",
+        ),
         ([*CELLS, "--store", tmp_path / "other.sqlite"], "cannot be used as a store"),
     ):
         code, _, errors = run(capsys, monkeypatch, *arguments, "--out", out)
@@ -212,7 +315,7 @@ def test_what_belongs_elsewhere_is_refused(capsys, monkeypatch, tmp_path: Path) 
 
 
 def test_a_store_of_another_version_is_refused(capsys, monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("nas.trials.VERSION", 2)
+    monkeypatch.setattr("condense.study.trials.VERSION", 2)
     assert run(capsys, monkeypatch, *CELLS, "--minutes", "0", "--out", tmp_path / "new")[0] == 0
     monkeypatch.undo()
     code, _, errors = run(capsys, monkeypatch, "show", tmp_path / "new")
@@ -222,7 +325,9 @@ def test_a_store_of_another_version_is_refused(capsys, monkeypatch, tmp_path: Pa
 
 def test_without_ray_the_cluster_is_refused(capsys, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
-    code, _, errors = run(capsys, monkeypatch, *CELLS, "--cluster", "auto", "--out", tmp_path / "run")
+    code, _, errors = run(
+        capsys, monkeypatch, *CELLS, "--cluster", "auto", "--out", tmp_path / "run"
+    )
     assert (code, errors.count("\n")) == (2, 1)
     assert "pip install condensekit[cluster]" in errors
     assert not (tmp_path / "run").exists()

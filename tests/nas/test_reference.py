@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from condense.errors import UserError
-from nas.convnet_space import architecture as convnet
-from nas.nasbench201 import architecture as cell
 from nas.reference import convert, from_official, load
+from nas.spaces.convnet720 import architecture as convnet
+from nas.spaces.nasbench201 import architecture as cell
 
 TABLE = Path(__file__).parents[3] / "shared" / "data" / "nasbench201.csv.gz"
 
@@ -23,7 +23,10 @@ def _write(path: Path, lines: list[str]) -> Path:
 @pytest.fixture
 def small(tmp_path):
     """Three cells; the middle one has no test accuracy."""
-    rows = [f"{i},{cell(i).name},{valid},{test}" for i, valid, test in ((5, 90, 91.5), (0, 80, ""), (7, 70, 71))]
+    rows = [
+        f"{i},{cell(i).name},{valid},{test}"
+        for i, valid, test in ((5, 90, 91.5), (0, 80, ""), (7, 70, 71))
+    ]
     return _write(tmp_path / "small.csv", ["index,arch,cifar10_valid,cifar10_test", *rows])
 
 
@@ -41,9 +44,13 @@ def test_columns_are_named_and_never_mixed_up(small):
 
 def test_gaps_are_counted_and_the_first_named(small):
     reference = load(small, "nasbench201")
-    with pytest.raises(UserError, match=r"no `cifar10_test` for 1 of 3 architectures \(indices 0\)"):
+    with pytest.raises(
+        UserError, match=r"no `cifar10_test` for 1 of 3 architectures \(indices 0\)"
+    ):
         reference.truth("cifar10", [5, 0, 7])
-    with pytest.raises(UserError, match=r"for 10 of 10 architectures \(indices 20, 21, 22, 23, 24, \.\.\.\)"):
+    with pytest.raises(
+        UserError, match=r"for 10 of 10 architectures \(indices 20, 21, 22, 23, 24, \.\.\.\)"
+    ):
         reference.truth("cifar10", list(range(20, 30)))
 
 
@@ -75,9 +82,15 @@ def test_the_real_table():
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["index,arch,cifar10_test", f"0,{convnet(0).name},50"], "reference for convnet720, not for nasbench201"),
+        (
+            ["index,arch,cifar10_test", f"0,{convnet(0).name},50"],
+            "reference for convnet720, not for nasbench201",
+        ),
         (["index,arch,cifar10_test", f"1,{cell(0).name},50"], "line 2: .* is not architecture 1"),
-        (["index,arch,cifar10_test", f"0,{cell(0).name},50", f"0,{cell(0).name},50"], "line 3: index 0 occurs twice"),
+        (
+            ["index,arch,cifar10_test", f"0,{cell(0).name},50", f"0,{cell(0).name},50"],
+            "line 3: index 0 occurs twice",
+        ),
         (["index,arch,cifar10_test", f"0,{cell(0).name},good"], "line 2: .*'good'"),
         (["index,arch,cifar10_test", f"0,{cell(0).name}"], "line 2: 2 values for 3 columns"),
         (["number,arch,cifar10_test", f"0,{cell(0).name},50"], "no column index"),
@@ -95,7 +108,11 @@ def test_missing_and_damaged_files(tmp_path, small):
     with pytest.raises(UserError, match="does not exist"):
         load(tmp_path / "none.csv", "nasbench201")
     whole = gzip.compress(small.read_bytes())
-    for content in (whole[:-12], whole[:20] + b"\x00" * 10 + whole[30:], b"\x80\x04\xff\xfe pickle"):
+    for content in (
+        whole[:-12],
+        whole[:20] + b"\x00" * 10 + whole[30:],
+        b"\x80\x04\xff\xfe pickle",
+    ):
         (tmp_path / "damaged.gz").write_bytes(content)
         with pytest.raises(UserError, match="no readable CSV"):
             load(tmp_path / "damaged.gz", "nasbench201")
@@ -130,10 +147,16 @@ def _results(index: int, epochs: int, seeds: tuple[int, ...]) -> dict:
         for seed in seeds:
             config = {"arch_str": cell(index).name}
             last = {epochs - 1: 1.0}
-            result = ResultsCount(dataset, None, last, last, 0.1 + index, 20.0 + index, config, seed, epochs, None)
+            result = ResultsCount(
+                dataset, None, last, last, 0.1 + index, 20.0 + index, config, seed, epochs, None
+            )
             for split in splits:
                 accuracy = _accuracy(index, epochs, dataset, split, seed)
-                result.update_OLD_eval(split, {epochs - 2: 0.0, epochs - 1: accuracy}, {epochs - 2: 9.0, epochs - 1: 1.0})
+                result.update_OLD_eval(
+                    split,
+                    {epochs - 2: 0.0, epochs - 1: accuracy},
+                    {epochs - 2: 9.0, epochs - 1: 1.0},
+                )
             results.update(dataset, seed, result)
     return results.state_dict()
 
@@ -145,7 +168,10 @@ def official(tmp_path):
     content = {
         "meta_archs": [cell(i).name for i in range(8)],
         "evaluated_indexes": list(trained),
-        "arch2infos": {i: {"less": _results(i, 12, (777,)), "full": _results(i, 200, seeds)} for i, seeds in trained.items()},
+        "arch2infos": {
+            i: {"less": _results(i, 12, (777,)), "full": _results(i, 200, seeds)}
+            for i, seeds in trained.items()
+        },
     }
     path = tmp_path / "NAS-Bench-201-v1_1.pth"
     torch.save(content, path)
@@ -156,7 +182,9 @@ def test_official_file_becomes_a_table(official, tmp_path):
     convert(official, tmp_path / "table.csv.gz", trust_pickle=True)
     reference = load(tmp_path / "table.csv.gz", "nasbench201")
 
-    def mean(index: int, dataset: str, split: str, seeds: tuple[int, ...], epochs: int = 200) -> float:
+    def mean(
+        index: int, dataset: str, split: str, seeds: tuple[int, ...], epochs: int = 200
+    ) -> float:
         return float(np.mean([_accuracy(index, epochs, dataset, split, seed) for seed in seeds]))
 
     for index, seeds in ((0, (777,)), (6, (777, 888))):

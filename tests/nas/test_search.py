@@ -17,15 +17,16 @@ import torch
 from scipy.stats import rankdata, spearmanr
 
 from condense import UserError, load_dataset
-from condense.folder import Source
-from condense.preprocess import make_preprocess
-from condense.select import select
-from nas import nasbench201, reference
-from nas.baselines import BASELINES
-from nas.cluster import Engine
+from condense.data.catalogue import Source
+from condense.data.preprocess import make_preprocess
+from condense.methods.selection import select
+from condense.study.workers import Engine
+from nas import reference
+from nas.free import BASELINES
 from nas.plan import REGIMES, change, find_reference
 from nas.ranking import FREE_AVERAGE
 from nas.search import describe, resume, search, show, train_reference
+from nas.spaces import nasbench201
 
 CELLS = (1462, 4676, 6111, 9930, 13714)
 QUICK = change(REGIMES["nasbench201"], epochs=2, cells=1, width=4)
@@ -41,23 +42,35 @@ def digits():
 @pytest.fixture(autouse=True)
 def _cheap(monkeypatch):
     """The baselines, which have tests of their own, of the small networks."""
-    monkeypatch.setattr("nas.nasbench201.CELLS", 1)
+    monkeypatch.setattr("nas.spaces.nasbench201.CELLS", 1)
     build = nasbench201.Cell.build
     monkeypatch.setattr(
-        nasbench201.Cell, "build", lambda self, shape, classes, cells=1, width=4: build(self, shape, classes, cells, width)
+        nasbench201.Cell,
+        "build",
+        lambda self, shape, classes, cells=1, width=4: build(self, shape, classes, cells, width),
     )
 
 
 def _search(digits, out, **changes):
-    options = {"space_name": "nasbench201", "proxies": ["random:2", "early-stop:6"], "sample": CELLS, "seeds": 2, "engine": HERE}
-    return search(digits, out=out, **{**options, "regime": QUICK, "held_out": 50, "quiet": True, **changes})
+    options = {
+        "space_name": "nasbench201",
+        "proxies": ["random:2", "early-stop:6"],
+        "sample": CELLS,
+        "seeds": 2,
+        "engine": HERE,
+    }
+    return search(
+        digits, out=out, **{**options, "regime": QUICK, "held_out": 50, "quiet": True, **changes}
+    )
 
 
 def _table(path: Path, truth: dict[int, float], dataset: str = "digits") -> Path:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["index", "arch", f"{dataset}_test"])
-        writer.writerows([index, nasbench201.architecture(index).name, value] for index, value in truth.items())
+        writer.writerows(
+            [index, nasbench201.architecture(index).name, value] for index, value in truth.items()
+        )
     return path
 
 
@@ -67,12 +80,25 @@ TRUTH = {index: 80.0 + place for place, index in enumerate(CELLS)}
 def test_a_search_without_a_reference_ranks_and_says_what_is_missing(digits, tmp_path):
     found = _search(digits, tmp_path / "run")
     assert (found.done, found.total) == (25, 25)  # 5 cells: baselines, and 2 proxies by 2 seeds
-    assert any("no reference for digits" in note and "nas reference --space nasbench201" in note for note in found.notes)
+    assert any(
+        "no reference for digits" in note and "nas reference --space nasbench201" in note
+        for note in found.notes
+    )
     assert found.ranking.agreements == {}
-    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"ranking.csv", "ranking.json", "report.html", "search.json"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {
+        "ranking.csv",
+        "ranking.json",
+        "report.html",
+        "search.json",
+    }
     rows = list(csv.DictReader((tmp_path / "run" / "ranking.csv").read_text().splitlines()))
     assert sorted(int(row["index"]) for row in rows) == sorted(CELLS)
-    assert {*BASELINES, "random:2 accuracy", "early-stop:6 summed_loss", "random:2 held_loss + parameters"} <= rows[0].keys()
+    assert {
+        *BASELINES,
+        "random:2 accuracy",
+        "early-stop:6 summed_loss",
+        "random:2 held_loss + parameters",
+    } <= rows[0].keys()
     scores = [float(row["random:2 summed_loss"]) for row in rows]
     assert scores == sorted(scores, reverse=True)  # what ranks NAS-Bench-201 unless told otherwise
     assert "truth" not in rows[0]
@@ -83,7 +109,9 @@ def test_scores_are_means_over_the_seeds_and_agree_with_the_truth_as_scipy_says(
     table = _table(tmp_path / "truth.csv", TRUTH)
     found = _search(digits, tmp_path / "run", reference=table)
     with sqlite3.connect(tmp_path / "run" / "trials.sqlite") as database:
-        rows = database.execute("SELECT architecture, scores FROM trials WHERE recipe LIKE '%steps=6%'").fetchall()
+        rows = database.execute(
+            "SELECT architecture, scores FROM trials WHERE recipe LIKE '%steps=6%'"
+        ).fetchall()
     database.close()
     by_name: dict[str, list[float]] = {}
     for name, scores in rows:
@@ -93,10 +121,14 @@ def test_scores_are_means_over_the_seeds_and_agree_with_the_truth_as_scipy_says(
     ranking = found.ranking
     assert ranking.indices == CELLS
     np.testing.assert_allclose(ranking.columns["early-stop:6 held_loss"], np.negative(losses))
-    parameters = [nasbench201.architecture(index).parameters((1, 8, 8), 10, 5, 16) for index in CELLS]
+    parameters = [
+        nasbench201.architecture(index).parameters((1, 8, 8), 10, 5, 16) for index in CELLS
+    ]
     np.testing.assert_array_equal(ranking.columns["parameters"], parameters)
     average = rankdata(np.negative(losses)) + rankdata(parameters)
-    np.testing.assert_array_equal(ranking.columns["early-stop:6 held_loss + parameters"], average / 2)
+    np.testing.assert_array_equal(
+        ranking.columns["early-stop:6 held_loss + parameters"], average / 2
+    )
     truth = list(TRUTH.values())
     rho = ranking.agreements["early-stop:6 held_loss"]["spearman"].value
     assert rho == pytest.approx(spearmanr(np.negative(losses), truth).statistic)
@@ -105,8 +137,13 @@ def test_scores_are_means_over_the_seeds_and_agree_with_the_truth_as_scipy_says(
     other = spearmanr(ranking.columns["random:2 held_loss"], truth).statistic
     contrast = ranking.contrasts["early-stop:6 held_loss minus random:2 held_loss"]
     assert contrast["spearman"].value == pytest.approx(rho - other)
-    added = ranking.contrasts["random:2 accuracy + parameters + synflow + naswot minus parameters + synflow + naswot"]
-    values = [ranking.agreements[name]["spearman"].value for name in ("random:2 accuracy + " + FREE_AVERAGE, FREE_AVERAGE)]
+    added = ranking.contrasts[
+        "random:2 accuracy + parameters + synflow + naswot minus parameters + synflow + naswot"
+    ]
+    values = [
+        ranking.agreements[name]["spearman"].value
+        for name in ("random:2 accuracy + " + FREE_AVERAGE, FREE_AVERAGE)
+    ]
     assert added["spearman"].value == pytest.approx(values[0] - values[1])
     assert not found.notes
     assert (tmp_path / "run" / "scatter-random-2.png").read_bytes()[:4] == b"\x89PNG"
@@ -133,8 +170,14 @@ def test_a_killed_search_ends_with_the_same_ranking(digits, tmp_path, monkeypatc
     monkeypatch.undo()  # as the script's workers have it
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(path=sys.path, cells=CELLS))
-    subprocess.run([sys.executable, script, tmp_path / "whole"], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    victim = subprocess.Popen([sys.executable, script, tmp_path / "killed"], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [sys.executable, script, tmp_path / "whole"],
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    victim = subprocess.Popen(
+        [sys.executable, script, tmp_path / "killed"], env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     store = tmp_path / "killed" / "trials.sqlite"
     while _rows(store) < 8:
         time.sleep(0.02)
@@ -148,8 +191,12 @@ def test_a_killed_search_ends_with_the_same_ranking(digits, tmp_path, monkeypatc
     assert any("still to be made" in note for note in before.notes)
     resume(tmp_path / "killed", engine=Engine(workers=2, threads=1, device="cpu"), quiet=True)
     assert _rows(store) == 25
-    assert (tmp_path / "killed" / "ranking.json").read_bytes() == (tmp_path / "whole" / "ranking.json").read_bytes()
-    assert (tmp_path / "killed" / "ranking.csv").read_bytes() == (tmp_path / "whole" / "ranking.csv").read_bytes()
+    assert (tmp_path / "killed" / "ranking.json").read_bytes() == (
+        tmp_path / "whole" / "ranking.json"
+    ).read_bytes()
+    assert (tmp_path / "killed" / "ranking.csv").read_bytes() == (
+        tmp_path / "whole" / "ranking.csv"
+    ).read_bytes()
 
 
 def _rows(store: Path) -> int:
@@ -188,7 +235,9 @@ def test_two_searches_share_a_store(digits, tmp_path):
 
 
 def test_diverged_candidates_rank_last_and_are_named(digits, tmp_path):
-    found = _search(digits, tmp_path / "run", proxies=["random:2"], seeds=1, regime=change(QUICK, lr=1e30))
+    found = _search(
+        digits, tmp_path / "run", proxies=["random:2"], seeds=1, regime=change(QUICK, lr=1e30)
+    )
     assert any("5 trainings of 5 architectures diverged" in note for note in found.notes)
     rows = json.loads((tmp_path / "run" / "ranking.json").read_text())["architectures"]
     assert len(rows) == 5
@@ -196,7 +245,13 @@ def test_diverged_candidates_rank_last_and_are_named(digits, tmp_path):
 
 
 def test_a_reference_run_makes_the_table_that_a_search_takes(digits, tmp_path):
-    options = {"space_name": "nasbench201", "sample": CELLS, "regime": change(QUICK, epochs=1), "held_out": 50, "engine": HERE}
+    options = {
+        "space_name": "nasbench201",
+        "sample": CELLS,
+        "regime": change(QUICK, epochs=1),
+        "held_out": 50,
+        "engine": HERE,
+    }
     found = train_reference(digits, out=tmp_path / "truth", images=100, quiet=True, **options)
     assert found.ranking is None
     assert found.done == 5
@@ -211,14 +266,22 @@ def test_a_reference_run_makes_the_table_that_a_search_takes(digits, tmp_path):
 def test_a_reference_is_found_in_the_data_folder(tmp_path):
     assert find_reference("nasbench201", "digits", None, str(tmp_path)) is None
     _table(tmp_path / "nasbench201.csv", TRUTH)
-    assert find_reference("nasbench201", "digits", None, str(tmp_path)).source == str(tmp_path / "nasbench201.csv")
-    assert find_reference("nasbench201", "cifar10", None, str(tmp_path)) is None  # it has no column for that
+    assert find_reference("nasbench201", "digits", None, str(tmp_path)).source == str(
+        tmp_path / "nasbench201.csv"
+    )
+    assert (
+        find_reference("nasbench201", "cifar10", None, str(tmp_path)) is None
+    )  # it has no column for that
 
 
 def test_condensed_sets_that_saw_the_held_out_images_are_named(digits, tmp_path):
-    select("random", digits, 2, preprocess=make_preprocess("standard", digits), seed=0).save(tmp_path / "ipc2")
+    select("random", digits, 2, preprocess=make_preprocess("standard", digits), seed=0).save(
+        tmp_path / "ipc2"
+    )
     found = _search(digits, tmp_path / "run", proxies=[str(tmp_path / "ipc2")], seeds=1)
-    assert any("ipc2: condensed from images that include those held out" in note for note in found.notes)
+    assert any(
+        "ipc2: condensed from images that include those held out" in note for note in found.notes
+    )
     again = select("random", digits, 2, preprocess=make_preprocess("standard", digits), seed=1)
     again.save(tmp_path / "ipc2")
     with pytest.raises(UserError, match="another proxy `ipc2`"):
@@ -233,7 +296,10 @@ def test_bad_input_is_refused_before_the_first_training(digits, tmp_path):
         ({"by": "random accuracy"}, "did you mean `random:2 accuracy`"),
         ({"seeds": 0}, "--seeds 0"),
         ({"sample": [15625]}, "no architecture 15625"),
-        ({"space_name": "convnet720", "sample": ["convnet-d4-w32-layer-relu-max"]}, "needs images of at least 16 px"),
+        (
+            {"space_name": "convnet720", "sample": ["convnet-d4-w32-layer-relu-max"]},
+            "needs images of at least 16 px",
+        ),
         ({"space_name": "nasbench"}, "did you mean `nasbench201`"),
     ):
         with pytest.raises(UserError, match=message):
@@ -255,7 +321,9 @@ def test_folders_are_not_mixed_up(digits, tmp_path):
 
 
 def test_a_resumed_search_finds_its_dataset_again(digits, tmp_path):
-    _search(digits, tmp_path / "run", sample=CELLS[:2], seeds=1, minutes=0, source=Source(name="digits"))
+    _search(
+        digits, tmp_path / "run", sample=CELLS[:2], seeds=1, minutes=0, source=Source(name="digits")
+    )
     assert resume(tmp_path / "run", engine=HERE, quiet=True).done == 6
 
 

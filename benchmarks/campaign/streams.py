@@ -1,0 +1,56 @@
+"""The campaign's class-incremental streams: memories of 20 images a class on CIFAR-100, in 5 and in 10 steps.
+
+Both take their memories from the folder `memories.run`, so that no class is condensed twice; git ignores it.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from continual.plan import Plan
+from continual.study import resume, run
+
+if TYPE_CHECKING:
+    from benchmarks.campaign.workplace import Workplace
+
+Streams = dict[str, tuple[str, int, Plan]]
+"""Name of the job -> dataset, its classes, and what is measured."""
+
+_MEMORIES = ("random", "herding", "dm", "datadam:loss_scale=100", "best")
+FULL: Streams = {
+    f"continual-{steps}-steps": ("cifar100", 100, Plan(steps=steps, methods=_MEMORIES))
+    for steps in (5, 10)
+}
+_SMALL = Plan(
+    steps=2, methods=("random",), ipc=1, orders=1, repeats=1, epochs=2, network="convnet-d2-w8"
+)
+SMOKE: Streams = {"continual-digits": ("digits", 10, _SMALL)}
+
+
+def plan(streams: Streams) -> Iterator[tuple[float, str, Callable[["Workplace", str], None]]]:
+    """The jobs: the images each takes through a network, a backward pass counted as two; its name; its work."""
+    for name, (dataset, classes, measured) in streams.items():
+        networks = measured.orders * measured.repeats * len(measured.methods)
+        # From scratch at each step, on half of the images in the mean.
+        images = 3 * (measured.epochs or 1000) * measured.steps * classes * measured.ipc / 2
+        yield images * networks, name, partial(measure, dataset=dataset, plan=measured)
+
+
+def measure(place: "Workplace", name: str, *, dataset: str, plan: Plan) -> None:
+    """Measure memories in a stream; stopped, it goes on behind the last network."""
+    record, folder, cache = (
+        place.record(name),
+        place.out / f"{name}.run",
+        place.out / "memories.run",
+    )
+    with place.leg(record, "continual"):
+        begun = (folder / "plan.json").exists()
+        real = place.dataset(dataset)
+        found = resume(folder, real, cache=cache) if begun else run(real, plan, folder, cache=cache)
+    shutil.copyfile(folder / "accuracy.png", place.out / f"{name}.png")
+    final = ", ".join(f"{method} {found.final(method)}" for method in plan.methods)
+    place.keep(
+        record | {"finished": True, "measured": found.to_json()}, f"final accuracy, %: {final}"
+    )
+    shutil.rmtree(folder)

@@ -1,0 +1,62 @@
+"""Where the jobs of the campaign find the datasets and leave what they did."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks import results
+from condense import CondensedSet, load_dataset
+from condense.data.images import Dataset
+from condense.files import read_json, write_json
+
+KEPT_BYTES = 500_000
+"""Largest file of a set that is kept beside its record. Others lie in the folder `large`, which git ignores: a CIFAR-100 set
+at IPC 50 has 15 MB of pixels, and every set under ZCA a matrix of 38 MB."""
+
+
+class Workplace:
+    """Where jobs find the datasets and leave what they did."""
+
+    def __init__(self, out: Path, data_dir: str | None, flags: str) -> None:
+        self.out, self.data_dir, self._flags = out, data_dir, flags
+        self.dataset: Callable[[str], Dataset] = cache(lambda name: load_dataset(name, data_dir))
+
+    def record(self, name: str) -> dict[str, Any]:
+        """What is known of a job: `finished`, `note` (how far it is) and whatever the job adds."""
+        path = self.out / f"{name}.json"
+        return (
+            read_json(path) if path.exists() else {"name": name, "finished": False, "note": "to do"}
+        )
+
+    def keep(self, record: dict[str, Any], note: str) -> None:
+        """Write a job's record."""
+        record["note"] = note
+        write_json(self.out / f"{record['name']}.json", record)
+
+    @contextmanager
+    def leg(self, record: dict[str, Any], part: str) -> Iterator[dict[str, Any]]:
+        """An entry of the list `part` of a record for what is done inside: its conditions and, once it has ended, its seconds."""
+        command = f"python -m benchmarks.campaign {self._flags}--only {record['name']}"
+        entry: dict[str, Any] = {
+            "seconds": None,
+            "conditions": results.conditions() | {"command": command},
+        }
+        record.setdefault(part, []).append(entry)
+        began = time.monotonic()
+        try:
+            yield entry
+        finally:
+            entry["seconds"] = round(time.monotonic() - began, 2)
+            self.keep(record, record["note"])
+
+    def keep_set(self, condensed: CondensedSet, name: str) -> Path:
+        """Save a job's set as uint8, in the folder `large` if the file is; returns where, from the results' folder."""
+        large = self.out / "large" / f"{name}.safetensors"
+        large.parent.mkdir(exist_ok=True)
+        condensed.save(large, storage="uint8")
+        if large.stat().st_size > KEPT_BYTES:
+            return large.relative_to(self.out)
+        return large.rename(self.out / large.name).relative_to(self.out)

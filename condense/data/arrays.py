@@ -1,0 +1,225 @@
+"""Datasets that fit into memory: scikit-learn's digits, torchvision's files, a user's `.npz`."""
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from condense.data.decoded import square
+from condense.data.images import Dataset, Images, second_of_five
+from condense.errors import UserError
+
+# The MD5 of the unpacked files; torchvision lists only those of the archives.
+_IDX_MD5 = {
+    "mnist": {
+        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    },
+    "fashionmnist": {
+        "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+        "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+        "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+    },
+}
+TORCHVISION = {
+    "mnist": "MNIST",
+    "fashionmnist": "FashionMNIST",
+    "svhn": "SVHN",
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+}
+_NPZ = ("train_images", "train_labels", "test_images", "test_labels")
+_TEN = [str(digit) for digit in range(10)]
+
+Split = tuple[Tensor, Tensor]
+"""Pixels uint8 [N, ch, H, W] of any size and labels int64 [N] in 0..C-1."""
+
+
+def _dataset(
+    name: str, train: Split, test: Split, classes: Sequence[str], resolution: int | None
+) -> Dataset:
+    """Square images of one size and number of channels."""
+    sides = [resolution or min(pixels.shape[2:]) for pixels, _ in (train, test)]
+    if sides[0] != sides[1]:
+        raise UserError(
+            f"{name}: training images of side {sides[0]}, test images of side {sides[1]}; give a resolution"
+        )
+    channels = max(pixels.shape[1] for pixels, _ in (train, test))
+    splits = [
+        Images(
+            square(pixels, sides[0]).expand(-1, channels, -1, -1).contiguous(),
+            labels,
+            tuple(classes),
+        )
+        for pixels, labels in (train, test)
+    ]
+    return Dataset(name, *splits)
+
+
+def digits(resolution: int | None) -> Dataset:
+    """The 1,797 handwritten digits of scikit-learn, 8x8: 1,435 to train, 362 to test. Values 0..16 become 0..255."""
+    from sklearn.datasets import load_digits
+
+    bunch: Any = load_digits()
+    pixels = torch.from_numpy((bunch.images * (255 / 16)).round().astype(np.uint8))[:, None]
+    labels = torch.from_numpy(bunch.target).long()
+    test = second_of_five(labels)
+    return _dataset(
+        "digits", (pixels[~test], labels[~test]), (pixels[test], labels[test]), _TEN, resolution
+    )
+
+
+def _torchvision_class(name: str) -> Any:
+    from torchvision import datasets
+
+    return getattr(datasets, TORCHVISION[name])
+
+
+def official_files(name: str, root: Path) -> list[tuple[Path, str]]:
+    """Path and official MD5 of every file that torchvision reads for `name`."""
+    source = _torchvision_class(name)
+    if name in _IDX_MD5:
+        return [
+            (root / source.__name__ / "raw" / file, md5) for file, md5 in _IDX_MD5[name].items()
+        ]
+    if name == "svhn":
+        return [
+            (root / file, md5)
+            for _, file, md5 in (source.split_list["train"], source.split_list["test"])
+        ]
+    files = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
+    return [(root / source.base_folder / file, md5) for file, md5 in files]
+
+
+def _fault(name: str, root: Path) -> str | None:
+    """The first missing or damaged file of a torchvision dataset, in words."""
+    for path, md5 in official_files(name, root):
+        if not path.is_file():
+            return f"{path}: missing (expected md5 {md5}); give the folder with --data-dir, or --download"
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "md5").hexdigest()
+        if found != md5:
+            return f"{path}: damaged (expected md5 {md5}, found {found}); delete it and --download"
+    return None
+
+
+def torchvision(name: str, root: Path, resolution: int | None, download: bool) -> Dataset:
+    """A dataset that torchvision knows, from its files below `root`, checked against their official MD5."""
+    source = _torchvision_class(name)
+    keys = (
+        [{"split": "train"}, {"split": "test"}]
+        if name == "svhn"
+        else [{"train": True}, {"train": False}]
+    )
+    fault = _fault(name, root)
+    if fault and download:
+        try:
+            for key in keys:
+                source(root, **key, download=True)
+        except (OSError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(
+                f"cannot download `{name}` to {root} ({reason}); fetch it elsewhere and give --data-dir"
+            ) from error
+        fault = _fault(name, root)
+    if fault:
+        raise UserError(fault)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy 2.4 on the arrays pickled in CIFAR
+        train, test = (source(root, **key) for key in keys)
+    if name == "svhn":  # channels first already, and 0 is 0
+        pairs = [
+            (torch.from_numpy(np.ascontiguousarray(split.data)), torch.from_numpy(split.labels))
+            for split in (train, test)
+        ]
+    else:
+        pairs = [
+            (_channels_first(np.asarray(split.data)), torch.as_tensor(split.targets))
+            for split in (train, test)
+        ]
+    return _dataset(
+        name, pairs[0], pairs[1], _TEN if name in ("mnist", "svhn") else train.classes, resolution
+    )
+
+
+def _channels_first(images: np.ndarray) -> Tensor:
+    """[N, H, W] or [N, H, W, ch] -> [N, ch, H, W]"""
+    pixels = torch.from_numpy(images)
+    return (pixels[..., None] if pixels.ndim == 3 else pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def npz(name: str, resolution: int | None) -> Dataset:
+    """The arrays of a file in the MedMNIST convention.
+
+    `train_images` and `test_images` are uint8 [N, H, W] or [N, H, W, 3], `train_labels` and `test_labels` integers
+    [N] or [N, 1]. Labels become 0..C-1 in their order; `class_names` [C], if there, names them in that order, else
+    a class is called by its label. Other arrays, such as `val_images`, are not read.
+    """
+    path = Path(name).expanduser()
+    arrays = _read(path)
+    splits = [_checked(path, split, arrays) for split in ("train", "test")]
+    values, test_values = (np.unique(labels) for _, labels in splits)
+    if len(strange := np.setdiff1d(test_values, values)):
+        raise UserError(
+            f"{path}: label {strange[0]} is in `test_labels` but not in `train_labels`; remove its images"
+        )
+    names = arrays.get("class_names", values)
+    if names.shape != values.shape:
+        raise UserError(
+            f"{path}: `class_names` has shape {list(names.shape)}, but `train_labels` has images of {len(values)} classes; "
+            "give one name for each, in the order of the labels"
+        )
+    classes = [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()]
+    train, test = (
+        (_channels_first(images), torch.from_numpy(np.searchsorted(values, labels)).long())
+        for images, labels in splits
+    )
+    return _dataset(name, train, test, classes, resolution)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with (
+            open(path, "rb") as raw,
+            np.load(raw, allow_pickle=False) as file,
+        ):  # NumPy leaves a damaged file open
+            arrays = {name: file[name] for name in (*_NPZ, "class_names") if name in file}
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except Exception as error:  # a reader may raise anything on damaged bytes
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{path}: not a readable .npz of plain arrays ({reason}); save it again with numpy.savez"
+        ) from error
+    if missing := [name for name in _NPZ if name not in arrays]:
+        raise UserError(f"{path}: no array `{missing[0]}`; expected {', '.join(_NPZ)}")
+    return arrays
+
+
+def _checked(
+    path: Path, split: str, arrays: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The images of a split and its labels, [N]."""
+    images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+    found = f"{path}: `{split}_images` is {images.dtype} {list(images.shape)}"
+    if (
+        images.dtype != np.uint8
+        or images.ndim not in (3, 4)
+        or images.shape[3:] not in ((), (1,), (3,))
+    ):
+        raise UserError(f"{found}; expected uint8 [N, H, W] or [N, H, W, 3]")
+    if not images.size:
+        raise UserError(f"{found}; expected at least one image")
+    if labels.dtype.kind not in "iu" or labels.shape not in ((len(images),), (len(images), 1)):
+        raise UserError(
+            f"{path}: `{split}_labels` is {labels.dtype} {list(labels.shape)}; expected one integer an image, [{len(images)}]"
+        )
+    return images, labels.reshape(-1).astype(np.int64)

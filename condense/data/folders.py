@@ -1,0 +1,226 @@
+"""Datasets in image files: ImageNet and its subsets, Tiny ImageNet, a user's folder."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from condense.data.decoded import cached_pixels
+from condense.data.images import Dataset, Images, second_of_five
+from condense.errors import UserError
+
+# The subsets of ImageNet, wnid: name, in the order of the DataDAM paper, Table 9.
+IMAGENET_SUBSETS = {
+    "imagenette": {
+        "n01440764": "tench",
+        "n02102040": "English springer",
+        "n02979186": "cassette player",
+        "n03000684": "chain saw",
+        "n03028079": "church",
+        "n03394916": "French horn",
+        "n03417042": "garbage truck",
+        "n03425413": "gas pump",
+        "n03445777": "golf ball",
+        "n03888257": "parachute",
+    },
+    "imagewoof": {
+        "n02096294": "Australian terrier",
+        "n02093754": "Border terrier",
+        "n02111889": "Samoyed",
+        "n02088364": "beagle",
+        "n02086240": "Shih-Tzu",
+        "n02089973": "English foxhound",
+        "n02087394": "Rhodesian ridgeback",
+        "n02115641": "dingo",
+        "n02099601": "golden retriever",
+        "n02105641": "Old English sheepdog",
+    },
+    "imagesquawk": {
+        "n01806143": "peacock",
+        "n02007558": "flamingo",
+        "n01818515": "macaw",
+        "n02051845": "pelican",
+        "n02056570": "king penguin",
+        "n01614925": "bald eagle",
+        "n01843383": "toucan",
+        "n01518878": "ostrich",
+        "n01860187": "black swan",
+        "n01819313": "sulphur-crested cockatoo",
+    },
+}
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Image files and the class index of each."""
+
+    paths: list[str]
+    labels: list[int]
+
+    def where(self, chosen: list[bool]) -> "_Files":
+        kept = [i for i, is_kept in enumerate(chosen) if is_kept]
+        return _Files([self.paths[i] for i in kept], [self.labels[i] for i in kept])
+
+
+def folder(name: str, home: Path | None, resolution: int) -> Dataset:
+    """`folder:PATH`: PATH/train/<class> with PATH/test/<class> (or val), else PATH/<class>, split by `second_of_five`."""
+    source = Path(name.removeprefix("folder:")).expanduser().resolve()
+    top = source / "train" if _subfolders(source / "train") else source
+    classes = _subfolders(top)
+    if not classes:
+        raise UserError(
+            f"{source}: no class folders; expected PATH/train/<class> and PATH/test/<class>, or PATH/<class>"
+        )
+    train = _files(top, classes)
+    tests = [
+        source / split for split in ("test", "val") if top != source and _subfolders(source / split)
+    ]
+    if tests:
+        if extra := sorted(set(_subfolders(tests[0])) - set(classes)):
+            raise UserError(f"{tests[0] / extra[0]}: class `{extra[0]}` has no folder in {top}")
+        test = _files(tests[0], classes)
+    else:
+        held = second_of_five(torch.tensor(train.labels))
+        if not held.any():
+            raise UserError(
+                f"{top}: one image a class leaves none for testing; add images, or a folder {source / 'test'}"
+            )
+        train, test = train.where((~held).tolist()), train.where(held.tolist())
+    return _decoded(name, source, classes, (train, test), resolution, None, home)
+
+
+def imagenet(name: str, root: Path, resolution: int) -> Dataset:
+    """ImageNet-1K or a subset of it, from the train/<wnid> and val/<wnid> of `root`, `root`/imagenet or `root`/`name`."""
+    places = [root, root / name, root / "imagenet"]
+    source = next((place.resolve() for place in places if _subfolders(place / "train")), None)
+    if source is None:
+        raise UserError(
+            f"{root / 'train'}: missing; give with --data-dir the folder that has ImageNet's train/<wnid>, val/<wnid>"
+        )
+    if name in IMAGENET_SUBSETS:
+        wnids, classes = list(IMAGENET_SUBSETS[name]), list(IMAGENET_SUBSETS[name].values())
+    else:
+        from torchvision.models import ResNet18_Weights
+
+        wnids, classes = (
+            _subfolders(source / "train"),
+            ResNet18_Weights.IMAGENET1K_V1.meta["categories"],
+        )
+        if len(wnids) != len(classes):
+            raise UserError(
+                f"{source / 'train'}: expected 1000 class folders, found {len(wnids)}; for fewer use folder:{source}"
+            )
+    splits = _files(source / "train", wnids), _files(source / "val", wnids)
+    return _decoded(name, source, classes, splits, resolution, 3, root)
+
+
+def tiny_imagenet(root: Path, resolution: int) -> Dataset:
+    """Tiny ImageNet, from the folder tiny-imagenet-200 in `root` (or `root` itself); its validation images are the test."""
+    source = (
+        root / "tiny-imagenet-200" if (root / "tiny-imagenet-200").is_dir() else root
+    ).resolve()
+    listed = source / "wnids.txt"
+    wnids = sorted(_lines(listed)) if listed.is_file() else _subfolders(source / "train")
+    if not wnids:
+        raise UserError(
+            f"{source / 'train'}: missing; give with --data-dir the folder that holds the unpacked tiny-imagenet-200"
+        )
+    train, test = _files(source / "train", wnids), _Files([], [])
+    annotations = source / "val" / "val_annotations.txt"
+    index = {wnid: c for c, wnid in enumerate(wnids)}
+    for number, line in enumerate(_lines(annotations), 1):
+        file, wnid, *_ = [*line.split("\t"), ""]
+        if wnid not in index:
+            raise UserError(
+                f"{annotations}: line {number} has the unknown class `{wnid}`; unpack the archive again"
+            )
+        test.paths.append(str(source / "val" / "images" / file))
+        test.labels.append(index[wnid])
+    if not test.paths:
+        raise UserError(f"{annotations}: empty; unpack the archive again")
+    return _decoded(
+        "tinyimagenet",
+        source,
+        _tiny_names(source / "words.txt", wnids),
+        (train, test),
+        resolution,
+        3,
+        root,
+    )
+
+
+def _tiny_names(words: Path, wnids: list[str]) -> list[str]:
+    """The first word for each class, with the wnid where two classes share it; the wnid alone without `words`."""
+    table = (
+        dict(line.split("\t", 1) for line in _lines(words) if "\t" in line)
+        if words.is_file()
+        else {}
+    )
+    names = [table.get(wnid, wnid).partition(",")[0] for wnid in wnids]
+    shared = Counter(names)
+    return [
+        name if shared[name] == 1 else f"{name} ({wnid})"
+        for name, wnid in zip(names, wnids, strict=True)
+    ]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read; unpack the archive again") from error
+
+
+def _subfolders(folder: Path) -> list[str]:
+    """The sorted names of the folders in `folder`; none where it is missing."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+
+
+def _files(folder: Path, classes: Sequence[str]) -> _Files:
+    """The image files below `folder`/<class>, sorted, for each of the `classes`."""
+    files = _Files([], [])
+    for c, name in enumerate(classes):
+        found = [
+            os.path.join(parent, file)
+            for parent, _, names in os.walk(folder / name)
+            for file in names
+            if file.lower().endswith(_SUFFIXES) and not file.startswith(".")
+        ]
+        if not found:
+            raise UserError(
+                f"{folder / name}: no images of class `{name}`; expected {', '.join(_SUFFIXES)} files"
+            )
+        files.paths.extend(sorted(found))
+        files.labels.extend([c] * len(found))
+    return files
+
+
+def _decoded(
+    name: str,
+    source: Path,
+    classes: Sequence[str],
+    splits: tuple[_Files, _Files],
+    resolution: int,
+    channels: int | None,
+    home: Path | None,
+) -> Dataset:
+    label = name.partition(":")[0]
+    decoded = cached_pixels(
+        label, source, [files.paths for files in splits], resolution, channels, home
+    )
+    train, test = (
+        Images(split.pixels, torch.tensor(files.labels), tuple(classes), split.digest)
+        for split, files in zip(decoded, splits, strict=True)
+    )
+    return Dataset(name, train, test)

@@ -1,0 +1,202 @@
+"""Networks by readable name: the ConvNet family, the architectures of `condense.zoo`, and fresh weights for any of them.
+
+A ConvNet is `convnet` with any of these parts, in any order: depth `d3`, width `w128`, norm, activation, pool. What is
+left out takes its default: the depth that suits the image size, `w128-instance-relu-avg`.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from condense.errors import UserError, unknown
+from condense.networks.base import InstanceNorm, Network, Shape, Staged, extra_padding
+from condense.networks.zoo import ZOO
+from condense.randomness import uniforms
+
+__all__ = ["NETWORKS", "ConvNetSpec", "InstanceNorm", "Network", "build", "canonical", "initialise"]
+
+NETWORKS: dict[str, str] = {
+    "convnet": "3x3 convolutions of width 128, as many as suit the image size (3 at 32 px); the default",
+    "convnet-d3-w128-instance-relu-avg": "the same in full; also batch, layer, group, none; sigmoid, leakyrelu; max, none",
+    **{name: entry.about for name, entry in ZOO.items()},
+}
+_ALIASES = {"resnet18": "resnet18-bn"}
+
+_NORMS: dict[str, Callable[[Shape], nn.Module]] = {  # of the map's shape
+    "none": lambda shape: nn.Identity(),
+    "batch": lambda shape: nn.BatchNorm2d(shape[0]),
+    "layer": lambda shape: nn.LayerNorm(list(shape)),
+    "instance": lambda shape: InstanceNorm(shape[0]),
+    "group": lambda shape: nn.GroupNorm(4, shape[0]),
+}
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "relu": lambda: nn.ReLU(inplace=True),
+    "leakyrelu": lambda: nn.LeakyReLU(0.01, inplace=True),
+}
+_POOLS: dict[str, Callable[[], nn.Module]] = {
+    "none": nn.Identity,
+    "max": lambda: nn.MaxPool2d(2),
+    "avg": lambda: nn.AvgPool2d(2),
+}
+# What each part of a name sets. A bare `none` is the norm before the activation and the pooling after it.
+_PARTS = {
+    **{norm: ("norm", norm) for norm in _NORMS if norm != "none"},
+    **{activation: ("activation", activation) for activation in _ACTIVATIONS},
+    **{pool: ("pool", pool) for pool in _POOLS if pool != "none"},
+    "nonorm": ("norm", "none"),
+    "nopool": ("pool", "none"),
+}
+
+
+@dataclass(frozen=True)
+class ConvNetSpec:
+    """A ConvNet in words: `depth` blocks of 3x3 convolution, norm, activation and 2x2 pooling, then a linear layer."""
+
+    depth: int
+    width: int = 128
+    norm: str = "instance"
+    activation: str = "relu"
+    pool: str = "avg"
+
+    @property
+    def name(self) -> str:
+        """The name in full, each part in its place."""
+        return f"convnet-d{self.depth}-w{self.width}-{self.norm}-{self.activation}-{self.pool}"
+
+    @classmethod
+    def parse(cls, name: str, shape: Shape) -> "ConvNetSpec":
+        """Read a name that starts with `convnet`; images of `shape` give the depth where the name has none."""
+        fields: dict[str, int | str] = {}
+        for part in name.split("-")[1:]:
+            field, value = _part(name, part, "activation" in fields)
+            if field in fields:
+                raise UserError(f"network `{name}` names its {field} twice: leave one out")
+            fields[field] = value
+        return cls(**{"depth": _default_depth(shape), **fields})  # type: ignore[arg-type]
+
+    def make(self, shape: Shape, num_classes: int) -> Network:
+        """The network for images of `shape`."""
+        if self.norm == "group" and self.width % 4:
+            raise UserError(
+                f"network `{self.name}` has 4 groups of channels: its width must be a multiple of 4"
+            )
+        padding = 1 + extra_padding(shape)
+        channels, height, width = shape[0], shape[1] + 2 * padding - 2, shape[2] + 2 * padding - 2
+        if self.pool != "none" and min(height, width) < 2**self.depth:
+            least = 2**self.depth
+            raise UserError(
+                f"network `{self.name}` needs {least} px, images are {shape[1]} x {shape[2]}: take a lower depth or `nopool`"
+            )
+        stages: list[tuple[nn.Module, nn.Module]] = []
+        for _ in range(self.depth):
+            layers = [
+                nn.Conv2d(channels, self.width, 3, padding=padding),
+                _NORMS[self.norm]((self.width, height, width)),
+                _ACTIVATIONS[self.activation](),
+            ]
+            stages.append((nn.Sequential(*layers), _POOLS[self.pool]()))
+            channels, padding = self.width, 1
+            if self.pool != "none":
+                height, width = height // 2, width // 2
+        return Staged(stages, shape, num_classes)
+
+
+def _part(name: str, part: str, after_activation: bool) -> tuple[str, int | str]:
+    """The field that a part of a ConvNet's name sets, and its value."""
+    if number := re.fullmatch(r"([dw])([1-9][0-9]*)", part):
+        return {"d": "depth", "w": "width"}[number[1]], int(number[2])
+    if part == "none":
+        if not set(name.split("-")) & _ACTIVATIONS.keys():
+            raise UserError(
+                f"`none` in network `{name}` could be the norm or the pooling: write `nonorm` or `nopool`"
+            )
+        return ("pool" if after_activation else "norm"), "none"
+    if part not in _PARTS:
+        raise unknown(f"part of network `{name}`:", part, ["d3", "w128", "none", *_PARTS])
+    return _PARTS[part]
+
+
+def _default_depth(shape: Shape) -> int:
+    """Blocks that leave a last map of about 4 px: 2 up to 16 px, 3 at 28 and 32, 4 at 64, 5 at 128."""
+    return max(2, round(math.log2(min(shape[1:]))) - 2)
+
+
+def canonical(name: str, shape: Shape) -> str:
+    """The full name of the network that `name` means for images of `shape` (channels, height, width).
+
+    >>> canonical("convnet", (3, 32, 32))
+    'convnet-d3-w128-instance-relu-avg'
+    """
+    name = _ALIASES.get(name, name)
+    if name.split("-")[0] == "convnet":
+        return ConvNetSpec.parse(name, shape).name
+    if name not in ZOO:
+        raise unknown("network", name, NETWORKS)
+    return name
+
+
+def build(name: str, shape: Shape, num_classes: int) -> Network:
+    """The network of that name, in training mode on the default device, for images of `shape` (channels, height, width).
+
+    It has the weights of `initialise(network, 0, 0)`. Raises `UserError` for an unknown name and too small images.
+    """
+    name = canonical(name, shape)
+    device = torch.get_default_device()
+    # Built on the meta device, where nothing is computed: so no random numbers of the global generator are drawn.
+    with torch.device("meta"):
+        if name in ZOO:
+            if min(shape[1:]) < ZOO[name].smallest:
+                raise UserError(
+                    f"network `{name}` needs images of at least {ZOO[name].smallest} px, these are {shape[1]} x {shape[2]}"
+                )
+            network = ZOO[name].make(shape, num_classes)
+        else:
+            network = ConvNetSpec.parse(name, shape).make(shape, num_classes)
+    network.to_empty(device=device)
+    initialise(network, 0, 0)
+    return network
+
+
+_COLUMNS = 1024
+_BLOCK = 1024  # rows drawn together: with more, a large network's temporaries leave the allocator's cache (5 times slower)
+
+
+@torch.no_grad()
+def initialise(network: nn.Module, seed: int, step: int | Tensor) -> None:
+    """Give `network` fresh weights in place, a function of (seed, step) alone, from PyTorch's default distributions.
+
+    Convolutions and linear layers: weight and bias uniform within 1 / sqrt(fan_in). Normalisations: 1 and 0, running
+    statistics reset. Tokens and positions: normal, standard deviation 0.02. `step` may be an int64 tensor on the
+    network's device, where everything is computed; the order of a weight in memory does not matter.
+    """
+    drawn: list[
+        tuple[nn.Parameter, float | None]
+    ] = []  # with the bound of its uniform distribution; None for a normal one
+    for module in network.modules():
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm | nn.BatchNorm2d):
+            module.reset_parameters()
+        else:
+            bound = (
+                module.weight[0].numel() ** -0.5
+                if isinstance(module, nn.Conv2d | nn.Linear)
+                else None
+            )
+            drawn += [(parameter, bound) for parameter in module.parameters(recurse=False)]
+    sizes = [parameter.numel() for parameter, _ in drawn]
+    # One draw for all: number k is in row k // 1024 and column k % 1024, so it does not depend on the network's size, and
+    # the generator computes its per-row and per-column halves for a thousandth of the numbers.
+    rows = torch.arange(-(-sum(sizes) // _COLUMNS), device=drawn[0][0].device)
+    # A multiple of 2**-24 in [0, 1), moved by half of that and stretched: symmetric in (-1, 1).
+    uniform = [
+        uniforms(seed, "network", step, block, _COLUMNS).mul_(2).add_(2.0**-24 - 1)
+        for block in rows.split(_BLOCK)
+    ]
+    numbers = torch.cat(uniform).flatten()[: sum(sizes)]
+    for (parameter, bound), part in zip(drawn, numbers.split(sizes), strict=True):
+        values = part * bound if bound else torch.erfinv(part) * (0.02 * 2**0.5)
+        parameter.copy_(values.view_as(parameter))

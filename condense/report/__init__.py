@@ -1,0 +1,1 @@
+"""Pictures, figures, tables and pages."""

@@ -1,0 +1,60 @@
+"""A condensed set as one picture."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from condense.files import write_bytes
+from condense.sets.condensed import CondensedSet
+
+if TYPE_CHECKING:
+    from PIL import Image
+from condense.report.figures import png_bytes
+
+
+def picture(condensed: CondensedSet, per_class: int = 10, cell: int = 48) -> "Image.Image":
+    """The set as one picture: a row for each class that has images, its name first, then up to `per_class` of them.
+
+    An image is enlarged by the whole number that brings its height to at least `cell` pixels. Rows of many classes
+    are laid side by side, so that the picture stays about square.
+    """
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    pixels = condensed.pixels().movedim(1, -1).numpy()
+    height, width, channels = pixels.shape[1:]
+    if channels not in (1, 3):
+        pixels = pixels.mean(axis=-1, keepdims=True).astype(np.uint8)
+    zoom = math.ceil(cell / height)
+    height, width, gap = height * zoom, width * zoom, 4
+    class_of = condensed.class_of().numpy()
+    present = np.unique(class_of).tolist()
+    shown = min(per_class, condensed.ipc)
+
+    font = ImageFont.load_default(14)
+    margin = 2 * gap + math.ceil(max(font.getlength(condensed.classes[c]) for c in present))
+    row, block = height + gap, margin + shown * (width + gap) + 2 * gap
+    blocks = max(1, round(math.sqrt(len(present) * row / block)))
+    rows = math.ceil(len(present) / blocks)
+    canvas = Image.new("RGB", (math.ceil(len(present) / rows) * block, rows * row + gap), "white")
+    draw = ImageDraw.Draw(canvas)
+    for place, c in enumerate(present):
+        left, top = place // rows * block, place % rows * row + gap
+        draw.text(
+            (left + margin - gap, top + height // 2),
+            condensed.classes[c],
+            fill="black",
+            font=font,
+            anchor="rm",
+        )
+        for column, one in enumerate(pixels[class_of == c][:shown]):
+            tile = Image.fromarray(one.squeeze(-1) if one.shape[-1] == 1 else one)
+            large = tile.resize((width, height), Image.Resampling.NEAREST)
+            canvas.paste(large, (left + margin + column * (width + gap), top))
+    return canvas
+
+
+def grid(condensed: CondensedSet, path: str | Path, per_class: int = 10) -> Path:
+    """Write `picture(condensed, per_class)` as a PNG; returns the file."""
+    write_bytes(Path(path), png_bytes(picture(condensed, per_class)))
+    return Path(path)

@@ -1,0 +1,1 @@
+"""A condensation from start to end, in a folder."""

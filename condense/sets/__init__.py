@@ -1,0 +1,1 @@
+"""Condensed sets: what they hold, their file, and the files of other tools."""

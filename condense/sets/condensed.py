@@ -1,0 +1,251 @@
+"""A condensed set and its file: images, labels, class names, preprocessing and provenance, together.
+
+The file is one safetensors file. Images are stored as they are (`float32`, `float16`), or as `uint8` pixels that
+go through the set's preprocessing again when read. Equal sets give equal bytes, so a resumed run can be compared
+with an undisturbed one, and a flipped bit is noticed.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from condense.data.preprocess import Preprocess, from_state
+from condense.errors import UserError, unknown
+from condense.files import digest, load_tensors, save_tensors
+from condense.sets.mosaics import check, decode
+
+FORMAT = 2  # of the file; raise it when an older reader would misread a newer file
+FILE_NAME = "set.safetensors"  # inside a run folder
+STORAGES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
+
+
+@dataclass(frozen=True, eq=False)
+class CondensedSet:
+    """N images, synthetic or selected, that stand for a dataset. It lives in host memory.
+
+    Raises `UserError` when the parts do not fit together: shapes, label range, non-finite values.
+    """
+
+    images: Tensor
+    """float32 [N, ch, H, W], preprocessed, as they are stored."""
+    labels: Tensor
+    """int64 [N] in 0..C-1 (hard), or float32 [N, C] (soft: learned targets, not necessarily probabilities)."""
+    classes: tuple[str, ...]
+    """C names. A set may hold images of some classes only, as a memory of a few classes does."""
+    preprocess: Preprocess
+    """What made `images` from uint8 pixels; a network trained on the set is tested under this transform alone."""
+    provenance: dict[str, Any]
+    """How it was made, JSON-able: versions, seed, recipe, dataset, device, steps. No clock: it goes into the file."""
+    formation: int = 1
+    """Each image is a mosaic of f x f smaller ones, which `decoded` enlarges: what a network is trained on."""
+
+    def __post_init__(self) -> None:
+        images, labels = (
+            self.images.detach().cpu().contiguous(),
+            self.labels.detach().cpu().contiguous(),
+        )
+        _check(images, labels, len(self.classes))
+        check(self.formation, *images.shape[2:])
+        try:
+            provenance = json.loads(
+                json.dumps(self.provenance, allow_nan=False)
+            )  # what the file would give back
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"`provenance` of a condensed set must be plain JSON: {error}"
+            ) from None
+        preprocess = self.preprocess
+        if preprocess.mean.device != images.device:
+            preprocess = preprocess.to(images.device)
+        for field, value in (
+            ("images", images),
+            ("labels", labels),
+            ("classes", tuple(self.classes)),
+            ("preprocess", preprocess),
+            ("provenance", provenance),
+        ):
+            object.__setattr__(self, field, value)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(ch, H, W)."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def soft(self) -> bool:
+        """Whether `labels` is float32 [N, C]."""
+        return self.labels.ndim == 2
+
+    def class_of(self) -> Tensor:
+        """The class of each image, int64 [N]: its label, or the largest entry of a soft one."""
+        return self.labels.argmax(dim=1) if self.soft else self.labels
+
+    def counts(self) -> Tensor:
+        """Images of each class, int64 [C]."""
+        return torch.bincount(self.class_of(), minlength=len(self.classes))
+
+    @property
+    def ipc(self) -> int:
+        """Images per class, of the class that has most."""
+        return int(self.counts().max())
+
+    def per_class(self, c: int) -> Tensor:
+        """The images of class `c`, float32 [I, ch, H, W], in the set's order."""
+        return self.images[self.class_of() == c]
+
+    def pixels(self) -> Tensor:
+        """The images as uint8 [N, ch, H, W], for looking at or for other tools: inverted, clipped and rounded."""
+        return self.preprocess.quantise(self.images)
+
+    def decoded(self) -> Self:
+        """The set to train on: each mosaic as the images it stands for, with its label; itself where it holds none."""
+        if self.formation == 1:
+            return self
+        labels = self.labels.repeat_interleave(self.formation**2, dim=0)
+        return replace(self, images=decode(self.images, self.formation), labels=labels, formation=1)
+
+    def as_dataset(self) -> TensorDataset:
+        """A torch `Dataset` of (image, label) pairs, decoded."""
+        decoded = self.decoded()
+        return TensorDataset(decoded.images, decoded.labels)
+
+    def nbytes(self, storage: str = "float32") -> int:
+        """Bytes of images and labels under a storage; the preprocessing, which sets share, is not counted."""
+        return self.images.numel() * _dtype(storage).itemsize + self.labels.nbytes
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of the content: images, labels, classes, preprocessing, formation; whatever the provenance."""
+        formation = [self.formation] if self.formation > 1 else []
+        text = json.dumps([self.classes, self.preprocess.fingerprint, *formation])
+        return digest({"images": self.images, "labels": self.labels}, text)[:16]
+
+    def merge(self, other: Self) -> Self:
+        """The images of both sets, those of `self` first; hard labels become one-hot where the other's are soft.
+
+        Raises `UserError` unless classes, image shape, preprocessing and formation are the same.
+        """
+        for what, mine, theirs in (
+            ("classes", ", ".join(self.classes), ", ".join(other.classes)),
+            ("image shapes", self.shape, other.shape),
+            ("preprocessing", _describe(self.preprocess), _describe(other.preprocess)),
+            ("formations", self.formation, other.formation),
+        ):
+            if mine != theirs:
+                raise UserError(f"cannot merge sets of different {what}: {mine} and {theirs}")
+        parts = [
+            part for one in (self, other) for part in one.provenance.get("merged", [one.provenance])
+        ]
+        soft = self.soft or other.soft
+        return type(self)(
+            images=torch.cat([self.images, other.images]),
+            labels=torch.cat([one._soft_labels() if soft else one.labels for one in (self, other)]),
+            classes=self.classes,
+            preprocess=self.preprocess,
+            provenance={"merged": parts},
+            formation=self.formation,
+        )
+
+    def _soft_labels(self) -> Tensor:
+        return self.labels if self.soft else F.one_hot(self.labels, len(self.classes)).float()
+
+    def save(self, path: str | Path, storage: str = "float32") -> Path:
+        """Write the set to `path` (a file, or a folder that gets `set.safetensors`), atomically; returns the file.
+
+        `float32` keeps every bit. `float16` halves the file. `uint8` quarters it: pixels are clipped to what a
+        picture can hold and move by at most half a grey level.
+        """
+        images = self.pixels() if storage == "uint8" else self.images.to(_dtype(storage))
+        if storage == "float16" and not images.isfinite().all():
+            raise UserError(
+                "images are too large for float16 (above 65504): save with storage float32"
+            )
+        state = {f"preprocess.{name}": value for name, value in self.preprocess.state().items()}
+        header = {
+            "format": FORMAT if self.formation > 1 else 1,
+            "classes": self.classes,
+            "preprocess": self.preprocess.name,
+            "provenance": self.provenance,
+            "storage": storage,
+            **({"formation": self.formation} if self.formation > 1 else {}),
+        }
+        file = _file(Path(path))
+        save_tensors(file, {"images": images, "labels": self.labels, **state}, header)
+        return file
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a set from its file or its run folder. Raises `UserError` for a missing, damaged or foreign file."""
+        path, file = Path(path), _file(Path(path))
+        if path.is_file() and path != file:
+            raise UserError(f"{path} is no .safetensors file: import it first")
+        if not file.exists():
+            hint = "the run has not ended, resume it" if path.is_dir() else "check the path"
+            raise UserError(f"no condensed set at {file}: {hint}")
+        tensors, header = load_tensors(file)
+        if header.get("format") not in range(1, FORMAT + 1):
+            found = header.get("format", "none")
+            raise UserError(
+                f"{file} has set format {found}, this version reads up to {FORMAT}: use the version that wrote it"
+            )
+        try:
+            images, labels = tensors.pop("images"), tensors.pop("labels")
+            state = {name.removeprefix("preprocess."): value for name, value in tensors.items()}
+            preprocess = from_state(header["preprocess"], state)
+            images = preprocess.apply(images) if header["storage"] == "uint8" else images.float()
+            facts = tuple(header["classes"]), preprocess, header["provenance"]
+            return cls(images, labels, *facts, formation=header.get("formation", 1))
+        except KeyError as error:
+            raise UserError(f"{file} lacks {error}: it is no condensed set") from None
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from None
+
+
+def _check(images: Tensor, labels: Tensor, num_classes: int) -> None:
+    """Raise `UserError` unless images and labels are what `CondensedSet` promises."""
+    if images.ndim != 4 or images.dtype != torch.float32 or images.numel() == 0:
+        raise UserError(
+            f"`images` of a condensed set must be float32 [N, ch, H, W], not {_type_of(images)}"
+        )
+    hard = labels.dtype == torch.int64 and labels.shape == (len(images),)
+    soft = labels.dtype == torch.float32 and labels.shape == (len(images), num_classes)
+    if not (hard or soft):
+        wanted = f"int64 [{len(images)}] or float32 [{len(images)}, {num_classes}]"
+        raise UserError(f"`labels` of a condensed set must be {wanted}, not {_type_of(labels)}")
+    if hard and not ((labels >= 0) & (labels < num_classes)).all():
+        raise UserError(
+            f"`labels` run from {int(labels.min())} to {int(labels.max())}, but there are {num_classes} classes"
+        )
+    for name, values in (("images", images), ("labels", labels)):
+        if not values.isfinite().all():
+            raise UserError(f"`{name}` of a condensed set hold values that are not finite")
+
+
+def _type_of(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _describe(preprocess: Preprocess) -> str:
+    return f"{preprocess.name} ({preprocess.fingerprint})"
+
+
+def _dtype(storage: str) -> torch.dtype:
+    if storage not in STORAGES:
+        raise unknown("storage", storage, STORAGES)
+    return STORAGES[storage]
+
+
+def _file(path: Path) -> Path:
+    """The set file that `path` means: itself, or the one in the run folder it names."""
+    return path if path.suffix == ".safetensors" else path / FILE_NAME

@@ -1,0 +1,1 @@
+"""Long work made of tasks: kept as it finishes, shared among workers, stopped and resumed."""

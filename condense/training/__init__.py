@@ -1,0 +1,1 @@
+"""Networks trained on a set: the protocols, the scores, experts and pools."""

@@ -1,0 +1,183 @@
+"""Expert trajectories: the weights of networks trained on the whole real set, pass by pass; what `mtt` imitates.
+
+A folder holds experts.json (what they were trained on, and how) and one safetensors file for each expert: its weights
+before the first pass and after every pass, [passes + 1, P]. It can be gone on with, and extended, at any time.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from condense.data.augment import dsa_for
+from condense.data.images import Dataset
+from condense.data.preprocess import make_preprocess
+from condense.device import pick_device
+from condense.errors import UserError, unknown
+from condense.files import load_tensors, locked, read_json, save_tensors, write_json
+from condense.networks import build as networks
+from condense.networks.accelerate import accelerate
+from condense.progress import progress
+from condense.randomness import derive
+from condense.settings import require
+from condense.training.descent import weights_of
+from condense.training.train import Protocol, train
+
+_RECORD = "experts.json"
+_STORAGES = {"float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """How experts are trained: plain SGD with augmentation (Cazenavette et al. 2022, section 4, and their code)."""
+
+    network: str = "convnet"
+    """Network, by name."""
+    preprocess: str = "zca"
+    """Transform of the real images, that of the set to be condensed: `standard` or `zca`."""
+    passes: int = 50
+    """Passes over the real images."""
+    lr: float = 0.01
+    """Learning rate; without momentum and decay, so that the weights alone tell how to go on."""
+    batch: int = 256
+    """Images in a step."""
+    augment: str = "dsa"
+    """Augmentation of each batch."""
+    seed: int = 0
+    """With the number of an expert it determines weights, order and augmentation."""
+    storage: str = "float16"
+    """`float32`, or `float16`: half the space, weights rounded to one part in 2,000."""
+
+    def __post_init__(self) -> None:
+        require("passes", self.passes, self.passes >= 1, "1 or more")
+        require("lr", self.lr, self.lr > 0, "above 0")
+        require("batch", self.batch, self.batch >= 1, "1 or more")
+        if self.storage not in _STORAGES:
+            raise unknown("storage", self.storage, _STORAGES)
+
+
+def train_experts(
+    dataset: Dataset,
+    training: Training,
+    count: int,
+    out: str | Path,
+    *,
+    device: str = "auto",
+    quiet: bool = False,
+) -> "Experts":
+    """Train `count` experts on `dataset` and keep them in the folder `out`; those it holds already are left as they are.
+
+    Raises `UserError` for bad input, and for a folder of experts of another dataset or training.
+    """
+    require("count", count, count >= 1, "1 or more")
+    training = dataclasses.replace(
+        training,
+        network=networks.canonical(training.network, dataset.shape),
+        augment=dsa_for(dataset.name) if training.augment == "dsa" else training.augment,
+    )
+    folder, place = Path(out), pick_device(device)
+    network = networks.build(training.network, dataset.shape, len(dataset.classes)).to(place)
+    record = {
+        "dataset": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "training": dataclasses.asdict(training),
+    }
+    with locked(folder):
+        if (folder / _RECORD).exists():
+            _check_same(read_json(folder / _RECORD), record, folder)
+        preprocess = make_preprocess(training.preprocess, dataset).to(place)
+        write_json(folder / _RECORD, record)
+        images, labels = dataset.train.pixels.to(place), dataset.train.labels
+        pixels = 3.0 * count * training.passes * images[:, 0].numel()
+        fast = accelerate(network, pixels, place)
+        sgd = Protocol(
+            epochs=1,
+            batch=training.batch,
+            lr=training.lr,
+            momentum=0.0,
+            weight_decay=0.0,
+            augment=training.augment,
+        )
+        with progress("experts", count * training.passes, quiet=quiet) as told:
+            for number in range(count):
+                if _path(folder, number).exists():
+                    continue
+                networks.initialise(network, derive(training.seed, "expert"), number)
+                path = [weights_of(network).cpu()]
+                for done in range(1, training.passes + 1):
+                    seed = derive(training.seed, "expert training", number, done)
+                    train(fast, images, labels, sgd, seed, prepare=preprocess.apply)
+                    path.append(weights_of(network).cpu())
+                    told(number * training.passes + done, f"expert {number + 1}")
+                weights = torch.stack(path).to(_STORAGES[training.storage])
+                save_tensors(_path(folder, number), {"weights": weights}, {"expert": number})
+    return Experts(folder)
+
+
+class Experts:
+    """The experts in a folder. Raises `UserError` where there is none."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.record: dict[str, Any] = (
+            read_json(self.folder / _RECORD) if (self.folder / _RECORD).exists() else {}
+        )
+        self.passes = int(self.record.get("training", {}).get("passes", 0))
+        self.count = 0
+        while _path(self.folder, self.count).exists():
+            self.count += 1
+        if not (self.record and self.count):
+            raise UserError(
+                f"{self.folder} holds no experts: train some with `condensekit experts --out {self.folder}`"
+            )
+
+    def check_fit(self, dataset: Dataset, network: str, preprocess: str) -> None:
+        """Raise a `UserError` unless they were trained on `dataset`, by that network, under that preprocessing."""
+        training = self.record["training"]
+        for what, theirs, ours in (
+            (
+                "dataset",
+                f"{self.record['dataset']} {self.record['fingerprint']}",
+                f"{dataset.name} {dataset.fingerprint}",
+            ),
+            ("network", training["network"], networks.canonical(network, dataset.shape)),
+            ("preprocess", training["preprocess"], preprocess),
+        ):
+            if theirs != ours:
+                raise UserError(
+                    f"the experts in {self.folder} have {what} {theirs}, the run has {ours}: both must be the same"
+                )
+
+    def weights(self, number: int, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """The weights of expert `number` after `first` and after `last` passes, each float32 [P], on the host."""
+        path = load_tensors(_path(self.folder, number))[0]["weights"]
+        return path[first].float(), path[last].float()
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"expert-{number:04d}.safetensors"
+
+
+def _check_same(theirs: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:
+    """Raise a `UserError` unless two records are of the same dataset and training."""
+    try:
+        flat = [
+            {**{key: record[key] for key in ("dataset", "fingerprint")}, **record["training"]}
+            for record in (theirs, ours)
+        ]
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{folder / _RECORD} is not of this version of condensekit: choose another --out"
+        ) from None
+    changed = [
+        f"{key} {flat[0].get(key)} there, {value} here"
+        for key, value in flat[1].items()
+        if flat[0].get(key) != value
+    ]
+    if changed:
+        raise UserError(
+            f"{folder} holds experts of another training ({', '.join(changed)}): choose another --out"
+        )

@@ -1,0 +1,259 @@
+"""How far a ranking of architectures can be trusted: agreement of scores with the truth, with intervals.
+
+Scores are ranked high to low (negate a loss). Ties share the average of their ranks, as in scipy: a reference with
+many equal accuracies (the 341 unconnected cells of NAS-Bench-201 at 10 %) keeps them as ties. A score that is NaN
+or +inf belongs to a training that diverged: it is counted in `failed` and ranked last, below every other, never dropped.
+
+Intervals are bootstrap percentiles over architectures. A resample is a vector of counts (how often each architecture
+was drawn), and every measure is computed from the counts: nothing is sorted again, so thousands of resamples are cheap.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from condense.errors import UserError
+from condense.randomness import generator
+
+TOPS = {"": 1.0, "_top20": 0.2, "_top10": 0.1}  # the part of the architectures, best by truth
+MEASURES = (
+    *(f"{kind}{top}" for kind in ("spearman", "kendall") for top in TOPS),
+    "top1",
+    "regret",
+    "precision_top10",
+)
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its bootstrap 95 % interval; NaN where undefined (a correlation of constants)."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, float | None]:
+        """Plain numbers, None for NaN."""
+        return {name: number if isfinite(number) else None for name, number in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What scores say about the truth, or (from `difference`) how much more one score says than another.
+
+    `measures` holds: `spearman`, `kendall` (tau-b) over all, and with `_top20`, `_top10` over the best 20 % and 10 %
+    by truth; `top1`, the truth of the best-ranked; `regret`, the best truth minus that; `precision_top10`, the share
+    of the true best 10 % among the 10 % ranked best. Tied scores enter the last three by their expected value
+    under random tie-breaking. `top1` and `regret` have the unit of the truth.
+    """
+
+    architectures: int
+    failed: int
+    resamples: int
+    measures: dict[str, Estimate]
+
+    def __getitem__(self, measure: str) -> Estimate:
+        return self.measures[measure]
+
+    def to_json(self) -> dict[str, Any]:
+        """For `json.dump`."""
+        counts = {
+            "architectures": self.architectures,
+            "failed": self.failed,
+            "resamples": self.resamples,
+        }
+        return counts | {name: estimate.to_json() for name, estimate in self.measures.items()}
+
+
+def agreement(
+    scores: ArrayLike, truth: ArrayLike, *, seed: int = 0, resamples: int = 2000
+) -> Agreement:
+    """Every measure of `scores` [n] against `truth` [n], both higher is better."""
+    return _agreement([scores], truth, seed, resamples)
+
+
+def difference(
+    first: ArrayLike, second: ArrayLike, truth: ArrayLike, *, seed: int = 0, resamples: int = 2000
+) -> Agreement:
+    """Every measure of `first` minus that of `second`, paired: both are measured on the same resamples.
+
+    An interval that excludes 0 means that the two proxies really differ. `failed` counts the failures of `first`.
+    """
+    return _agreement([first, second], truth, seed, resamples)
+
+
+def clean(scores: ArrayLike) -> tuple[Floats, int]:
+    """`scores` as float64 with failures (NaN, +inf) set to -inf, and the number of failures."""
+    scores = np.array(scores, dtype=np.float64)
+    failed = np.isnan(scores) | (scores == np.inf)
+    scores[failed] = -np.inf
+    return scores, int(failed.sum())
+
+
+def _agreement(
+    scores: Sequence[ArrayLike], truth: ArrayLike, seed: int, resamples: int
+) -> Agreement:
+    truth = np.asarray(truth, dtype=np.float64)
+    cleaned = [clean(s) for s in scores]
+    if truth.ndim != 1 or len(truth) < 2 or any(s.shape != truth.shape for s, _ in cleaned):
+        shapes = [s.shape for s, _ in cleaned]
+        raise UserError(
+            f"scores {shapes} and truth {truth.shape} must be lists of one length, 2 or more"
+        )
+    if missing := np.sum(~np.isfinite(truth)):
+        raise UserError(
+            f"{missing} of {len(truth)} true values are missing: rank only architectures with a reference"
+        )
+
+    pairs = [_Pair(s, truth) for s, _ in cleaned]
+
+    def measure(counts: Floats) -> Floats:
+        first, *others = [pair.measure(counts) for pair in pairs]
+        return first - others[0] if others else first
+
+    value = measure(np.ones((1, len(truth))))[0]
+    sampled = np.concatenate(
+        [measure(counts) for counts in _resamples(len(truth), seed, resamples)]
+    )
+    estimates = {name: _estimate(value[m], sampled[:, m]) for m, name in enumerate(MEASURES)}
+    return Agreement(len(truth), cleaned[0][1], resamples, estimates)
+
+
+def _estimate(value: float, sampled: Floats) -> Estimate:
+    """The 2.5 and 97.5 percentiles of the resamples in which the measure is defined."""
+    defined = sampled[np.isfinite(sampled)]
+    low, high = np.percentile(defined, [2.5, 97.5]) if len(defined) else (np.nan, np.nan)
+    return Estimate(float(value), float(low), float(high))
+
+
+def _resamples(n: int, seed: int, resamples: int) -> Iterator[Floats]:
+    """Counts [b, n] of n draws with replacement, `resamples` rows in all, in blocks of bounded memory."""
+    draws = generator(seed, "nas/bootstrap")
+    block = max(1, 2_000_000 // n)
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        drawn = torch.randint(n, (rows, n), generator=draws) + n * torch.arange(rows)[:, None]
+        yield (
+            np.bincount(drawn.numpy().ravel(), minlength=rows * n)
+            .reshape(rows, n)
+            .astype(np.float64)
+        )
+
+
+class _Groups:
+    """Elements grouped by equal value, ascending: what ties need."""
+
+    def __init__(self, values: Floats):
+        self.codes = np.unique(values, return_inverse=True)[1]  # [n], the group of each element
+        self.order = np.argsort(self.codes, kind="stable")
+        self.starts = np.searchsorted(self.codes[self.order], np.arange(self.codes.max() + 1))
+
+    def total(self, weights: Floats) -> Floats:
+        """Sums [b, groups] of the weights [b, n]."""
+        return np.add.reduceat(weights[:, self.order], self.starts, axis=1)
+
+    def ranks(self, counts: Floats) -> Floats:
+        """Average ranks [b, n] of the elements, each present `counts` times."""
+        size = self.total(counts)
+        return (np.cumsum(size, axis=1) - (size - 1) / 2)[:, self.codes]
+
+
+class _Pair:
+    """One list of scores beside the truth; measures of resamples of it."""
+
+    def __init__(self, scores: Floats, truth: Floats):
+        self.truth = truth
+        self.by_score, self.by_truth = _Groups(scores), _Groups(truth)
+        self.best_first = np.argsort(-truth, kind="stable")
+        self.kendall = _Kendall(self.by_score.codes, self.by_truth.codes)
+
+    def measure(self, counts: Floats) -> Floats:
+        """[b, measures] of resamples [b, n], in the order of `MEASURES`."""
+        tops = [self._top(counts, fraction) for fraction in TOPS.values()]
+        correlations = [self._spearman(top) for top in tops] + [self.kendall(top) for top in tops]
+        top1 = self._top1(counts)
+        regret = np.where(counts > 0, self.truth, -np.inf).max(axis=1) - top1
+        return np.stack([*correlations, top1, regret, self._precision(counts, tops[-1])], axis=1)
+
+    def _top(self, counts: Floats, fraction: float) -> Floats:
+        """The counts of the best `fraction` by truth; at the border the lower index goes first."""
+        keep = _share(fraction, counts.shape[1])
+        ordered = counts[:, self.best_first]
+        kept = np.empty_like(counts)
+        kept[:, self.best_first] = np.clip(
+            keep - (np.cumsum(ordered, axis=1) - ordered), 0, ordered
+        )
+        return kept
+
+    def _spearman(self, counts: Floats) -> Floats:
+        """Pearson's correlation of the average ranks [b]."""
+        x, y = (groups.ranks(counts) for groups in (self.by_score, self.by_truth))
+        middle = (counts.sum(axis=1, keepdims=True) + 1) / 2  # the mean of ranks, ties or not
+        x, y = x - middle, y - middle
+        return _ratio(
+            (counts * x * y).sum(1), np.sqrt((counts * x * x).sum(1) * (counts * y * y).sum(1))
+        )
+
+    def _top1(self, counts: Floats) -> Floats:
+        """The mean truth of the best-ranked group that is present [b]."""
+        size, truth = self.by_score.total(counts), self.by_score.total(counts * self.truth)
+        best = size.shape[1] - 1 - np.argmax(size[:, ::-1] > 0, axis=1)
+        rows = np.arange(len(counts))
+        return truth[rows, best] / size[rows, best]
+
+    def _precision(self, counts: Floats, true_top: Floats) -> Floats:
+        """The expected share of the true top among as many ranked best [b]."""
+        keep = _share(TOPS["_top10"], counts.shape[1])
+        size = self.by_score.total(counts)
+        better = size.sum(axis=1, keepdims=True) - np.cumsum(size, axis=1)
+        chosen = np.clip((keep - better) / np.maximum(size, 1), 0, 1)[:, self.by_score.codes]
+        return (chosen * true_top).sum(axis=1) / keep
+
+
+class _Kendall:
+    """tau-b of resamples: a quadratic form of the counts in the signs of all pairs; scipy, one by one, for long lists."""
+
+    LONGEST = 1500
+
+    def __init__(self, scores: NDArray[np.intp], truth: NDArray[np.intp]):
+        self.scores, self.truth = scores, truth
+        if len(truth) <= self.LONGEST:
+            x, y = (
+                np.sign(codes[:, None] - codes[None]).astype(np.float32)
+                for codes in (scores, truth)
+            )
+            self.signs = (x * y, x * x, y * y)  # exact in float32: their sums stay far below 2**24
+
+    def __call__(self, counts: Floats) -> Floats:
+        if len(self.truth) > self.LONGEST:
+            return np.array([self._scipy(row) for row in counts])
+        narrow = counts.astype(np.float32)
+        agreeing, untied_x, untied_y = (
+            (narrow @ signs * counts).sum(axis=1, dtype=np.float64) for signs in self.signs
+        )
+        return _ratio(agreeing, np.sqrt(untied_x * untied_y))
+
+    def _scipy(self, counts: Floats) -> float:
+        from scipy.stats import kendalltau
+
+        drawn = np.repeat(np.arange(len(counts)), counts.astype(np.intp))
+        # The method is that of its p-value, which is not used.
+        result = kendalltau(self.scores[drawn], self.truth[drawn], method="asymptotic")
+        return float(result.statistic)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _share(fraction: float, n: int) -> int:
+    """How many of n are the top `fraction`: at least one."""
+    return max(1, round(fraction * n))
+
+
+def _ratio(over: Floats, under: Floats) -> Floats:
+    """`over / under`, NaN where `under` is zero."""
+    return np.divide(over, under, out=np.full_like(over, np.nan), where=under > 0)

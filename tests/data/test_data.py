@@ -1,0 +1,780 @@
+"""Datasets: what is read, how it is cut, split and cached, and what a user is told when it cannot be."""
+
+import hashlib
+import os
+import shutil
+import struct
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms as T
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from condense.data import arrays, folders
+from condense.data import decoded as cache
+from condense.data.catalogue import DATASETS, load_dataset, verify
+from condense.data.images import Dataset, Images, second_of_five
+from condense.errors import UserError
+
+RNG = np.random.default_rng(0)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return RNG.integers(0, 256, shape, dtype=np.uint8)
+
+
+def write_image(path: Path, *shape: int) -> np.ndarray:
+    """A lossless picture of noise, [H, W] or [H, W, 3]."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = noise(*shape)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def write_npz(path: Path, **changes) -> str:
+    content = {
+        "train_images": noise(12, 6, 6, 3),
+        "train_labels": np.repeat(np.arange(3), 4),
+        "test_images": noise(3, 6, 6, 3),
+        "test_labels": np.arange(3),
+    }
+    np.savez(
+        path, **{key: value for key, value in (content | changes).items() if value is not None}
+    )
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path_factory, monkeypatch) -> Path:
+    folder = tmp_path_factory.mktemp("xdg")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "condensekit"
+
+
+def caches(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.u8"))
+
+
+# Images and Dataset
+
+
+def test_images_know_their_classes():
+    pixels = torch.from_numpy(noise(7, 3, 4, 4))
+    images = Images(pixels, torch.tensor([2, 0, 2, 1, 2, 0, 2]), ("a", "b", "c", "d"))
+    assert len(images) == 7
+    assert images.shape == (3, 4, 4)
+    assert images.counts().tolist() == [2, 1, 4, 0]
+    assert images.of_class(2).tolist() == [0, 2, 4, 6]
+    some = images.subset(torch.tensor([3, 0]))
+    assert some.pixels.equal(pixels[[3, 0]])
+    assert some.labels.tolist() == [1, 2]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.data(), st.integers(0, 9))
+def test_held_out_images_are_a_stratified_part(counts, data, seed):
+    most = sum(counts) - len(counts)
+    labels = torch.from_numpy(
+        np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    )
+    numbered = torch.arange(len(labels), dtype=torch.uint8).reshape(
+        -1, 1, 1, 1
+    )  # at most 256 of them differ
+    images = Images(numbered, labels, tuple(map(str, range(len(counts)))))
+    dataset = Dataset("some", images, images)
+    if not most:
+        with pytest.raises(UserError, match="keeps one"):
+            dataset.hold_out(1, seed)
+        return
+    count = data.draw(st.integers(1, most))
+    split = dataset.hold_out(count, seed)
+    assert len(split.test) == count
+
+    def pairs(part):
+        return Counter(zip(part.pixels.flatten().tolist(), part.labels.tolist(), strict=True))
+
+    assert pairs(split.train) + pairs(split.test) == pairs(images)
+    held = split.test.counts().tolist()
+    assert all(h < c for h, c in zip(held, counts, strict=True))
+    if all(
+        count * c / sum(counts) <= c - 1 for c in counts
+    ):  # no class runs out: every share is its exact one, rounded
+        assert all(abs(h - count * c / sum(counts)) < 1 for h, c in zip(held, counts, strict=True))
+    again, other = dataset.hold_out(count, seed), dataset.hold_out(count, seed + 1)
+    assert split.test.pixels.equal(again.test.pixels)
+    assert len(other.test) == count
+
+
+def test_held_out_images_depend_on_the_seed():
+    dataset = load_dataset("digits")
+    first, second = dataset.hold_out(100, 0), dataset.hold_out(100, 1)
+    assert not first.test.pixels.equal(second.test.pixels)
+    assert first.test.counts().equal(second.test.counts())
+    assert first.fingerprint != dataset.fingerprint
+
+
+@pytest.mark.parametrize("count", [-1, 0, 1435, 1426])
+def test_more_than_there_is_cannot_be_held_out(count):
+    with pytest.raises(UserError, match="choose 1 to 1425"):
+        load_dataset("digits").hold_out(count, 0)
+
+
+def test_fingerprint_is_of_the_training_content(tmp_path):
+    base = load_dataset(write_npz(tmp_path / "a.npz"))
+    pixels, labels = base.train.pixels, base.train.labels
+
+    def fingerprint(pixels, labels):
+        return Dataset("x", Images(pixels, labels, base.classes), base.test).fingerprint
+
+    assert fingerprint(pixels.clone(), labels.clone()) == base.fingerprint
+    assert len(base.fingerprint) == 16
+    int(base.fingerprint, 16)
+    changed = pixels.clone()
+    changed[5, 1, 2, 3] += 1
+    assert fingerprint(changed, labels) != base.fingerprint
+    assert fingerprint(pixels, labels.flip(0)) != base.fingerprint
+    assert fingerprint(pixels.reshape(12, 3, 4, 9), labels) != base.fingerprint
+
+
+# By name
+
+
+def test_digits_are_scikit_learns_under_the_documented_split():
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    dataset = load_dataset("digits")
+    assert dataset.shape == (1, 8, 8)
+    assert dataset.train.pixels.dtype == torch.uint8
+    assert dataset.train.pixels.max() == 255
+    seen, train, test = Counter(), [], []
+    for image, label in zip(bunch.images, bunch.target, strict=True):  # the rule, image by image
+        (test if seen[label] % 5 == 1 else train).append((image, label))
+        seen[label] += 1
+    for images, expected in ((dataset.train, train), (dataset.test, test)):
+        assert images.labels.tolist() == [label for _, label in expected]
+        np.testing.assert_allclose(
+            images.pixels[:, 0].numpy() * (16 / 255),
+            np.stack([i for i, _ in expected]),
+            atol=0.5 * 16 / 255,
+        )
+    assert len(dataset.train) == 1435
+
+
+def test_resolution_resizes_arrays_as_torchvision_does(tmp_path):
+    content = noise(12, 20, 31, 3)
+    dataset = load_dataset(write_npz(tmp_path / "a.npz", train_images=content), resolution=9)
+    reference = T.Compose([T.ToTensor(), T.Resize(9, antialias=True), T.CenterCrop(9)])
+    expected = torch.stack([reference(image) for image in content]) * 255
+    assert (dataset.train.pixels - expected).abs().max() <= 0.51  # rounded
+    assert dataset.test.shape == (3, 9, 9)
+    with pytest.raises(UserError, match="resolution 0"):
+        load_dataset("digits", resolution=0)
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(UserError, match="did you mean `cifar10`"):
+        load_dataset("cifar1O")
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashionmnist", "svhn", "cifar10", "cifar100"])
+def test_missing_files_are_named_with_their_md5(name, tmp_path):
+    path, md5 = arrays.official_files(name, tmp_path)[0]
+    with pytest.raises(UserError) as error:
+        load_dataset(name, tmp_path)
+    assert str(path) in str(error.value)
+    assert md5 in str(error.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"damage")
+    with pytest.raises(UserError, match=f"found {hashlib.md5(b'damage').hexdigest()}") as error:
+        verify(name, tmp_path)
+    assert md5 in str(error.value)
+
+
+def test_a_failed_download_is_one_line(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(
+        "torchvision.datasets.CIFAR10",
+        type("CIFAR10", (arrays._torchvision_class("cifar10"),), {"__init__": refuse}),
+    )
+    with pytest.raises(UserError, match=r"cannot download `cifar10`.*no route"):
+        load_dataset("cifar10", tmp_path, download=True)
+
+
+def write_idx(path: Path, content: np.ndarray) -> str:
+    """The file format of MNIST; returns the MD5."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(
+        struct.pack(f">HBB{content.ndim}I", 0, 8, content.ndim, *content.shape) + content.tobytes()
+    )
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def test_mnist_is_read_as_one_channel(tmp_path, monkeypatch):
+    content = {
+        "train-images-idx3-ubyte": noise(20, 28, 28),
+        "train-labels-idx1-ubyte": np.arange(20, dtype=np.uint8) % 10,
+        "t10k-images-idx3-ubyte": noise(10, 28, 28),
+        "t10k-labels-idx1-ubyte": np.arange(10, dtype=np.uint8),
+    }
+    monkeypatch.setitem(
+        arrays._IDX_MD5,
+        "mnist",
+        {
+            file: write_idx(tmp_path / "MNIST" / "raw" / file, array)
+            for file, array in content.items()
+        },
+    )
+    dataset = load_dataset("mnist", tmp_path)
+    assert np.array_equal(dataset.train.pixels[:, 0].numpy(), content["train-images-idx3-ubyte"])
+    assert dataset.test.labels.tolist() == list(range(10))
+    assert dataset.classes == tuple("0123456789")
+    assert len(verify("mnist", tmp_path)) == 6
+
+
+def test_svhn_calls_the_label_10_zero(tmp_path, monkeypatch):
+    from scipy.io import savemat
+    from torchvision.datasets import SVHN
+
+    content = noise(32, 32, 3, 20)
+    files = {}
+    for split in ("train", "test"):
+        path = tmp_path / f"{split}_32x32.mat"
+        savemat(path, {"X": content, "y": (np.arange(20, dtype=np.uint8) % 10 + 1)[:, None]})
+        files[split] = ["", path.name, hashlib.md5(path.read_bytes()).hexdigest()]
+    monkeypatch.setattr(SVHN, "split_list", files)
+    dataset = load_dataset("svhn", tmp_path)
+    assert dataset.train.labels[:10].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
+    assert np.array_equal(dataset.train.pixels[7].numpy(), content[..., 7].transpose(2, 0, 1))
+    assert dataset.classes == tuple("0123456789")
+
+
+@pytest.mark.slow
+def test_real_cifar10(cifar10_dir, tmp_path):
+    import pickle
+
+    dataset = load_dataset("cifar10", cifar10_dir)
+    assert dataset.shape == (3, 32, 32)
+    assert dataset.train.counts().tolist() == [5000] * 10
+    assert dataset.test.counts().tolist() == [1000] * 10
+    assert dataset.classes[0] == "airplane"
+    raw = pickle.loads(
+        (cifar10_dir / "cifar-10-batches-py" / "test_batch").read_bytes(), encoding="bytes"
+    )
+    assert np.array_equal(dataset.test.pixels.numpy().reshape(10000, -1), raw[b"data"])
+    assert dataset.test.labels.tolist() == raw[b"labels"]
+    assert dataset.hold_out(5000, 0).test.counts().tolist() == [500] * 10
+    assert sum("as expected" in line for line in verify("cifar10", cifar10_dir)) == 7
+
+
+@pytest.mark.slow
+def test_missing_files_are_downloaded_on_request(cifar10_dir, tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    folder = CIFAR10.base_folder
+    monkeypatch.setattr(
+        CIFAR10,
+        "download",
+        lambda self: shutil.copytree(cifar10_dir / folder, tmp_path / folder, dirs_exist_ok=True),
+    )
+    assert len(load_dataset("cifar10", tmp_path, download=True).train) == 50000
+    (tmp_path / folder / "data_batch_3").unlink()
+    with pytest.raises(UserError, match="data_batch_3: missing"):
+        load_dataset("cifar10", tmp_path)
+
+
+# Arrays
+
+
+def test_npz_convention(tmp_path):
+    grey = noise(12, 6, 6)
+    path = write_npz(
+        tmp_path / "a.npz",
+        train_images=grey,
+        train_labels=np.repeat([7, -2, 30], 4)[:, None],
+        test_images=noise(3, 6, 6),
+        test_labels=np.array([[30], [7], [-2]], dtype=np.int16),
+    )
+    dataset = load_dataset(path)
+    assert dataset.name == path
+    assert dataset.shape == (1, 6, 6)
+    assert np.array_equal(dataset.train.pixels[:, 0].numpy(), grey)
+    assert dataset.classes == ("-2", "7", "30")
+    assert dataset.train.labels.tolist() == [1] * 4 + [0] * 4 + [2] * 4
+    assert dataset.test.labels.tolist() == [2, 1, 0]
+
+
+def test_npz_names_channels_and_unbalanced_classes(tmp_path):
+    colour, grey = noise(12, 6, 6, 3), noise(3, 6, 6)
+    labels = np.array([0] * 10 + [1, 2], dtype=np.uint8)
+    path = write_npz(
+        tmp_path / "a.npz",
+        train_images=colour,
+        train_labels=labels,
+        test_images=grey,
+        class_names=np.array(["cat", "dog", "owl"]),
+    )
+    dataset = load_dataset(path)
+    assert dataset.classes == ("cat", "dog", "owl")
+    assert dataset.train.counts().tolist() == [10, 1, 1]
+    assert np.array_equal(dataset.train.pixels.numpy(), colour.transpose(0, 3, 1, 2))
+    assert np.array_equal(dataset.test.pixels.numpy(), np.repeat(grey[:, None], 3, axis=1))
+
+
+def test_non_square_arrays_are_cut_at_the_centre(tmp_path):
+    wide, tall = noise(12, 6, 11), noise(3, 9, 6)
+    dataset = load_dataset(write_npz(tmp_path / "a.npz", train_images=wide, test_images=tall))
+    assert dataset.shape == (1, 6, 6)
+    assert np.array_equal(dataset.train.pixels[:, 0].numpy(), wide[:, :, 2:8])
+    assert np.array_equal(
+        dataset.test.pixels[:, 0].numpy(), tall[:, 2:8]
+    )  # torchvision rounds 1.5 to the even 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"test_labels": None}, "no array `test_labels`"),
+        ({"train_images": noise(12, 6, 6, 3) / 255.0}, r"float64 \[12, 6, 6, 3\]; expected uint8"),
+        ({"train_images": noise(12, 6, 6, 4)}, "expected uint8"),
+        ({"train_images": noise(12, 6)}, "expected uint8"),
+        ({"train_labels": np.arange(11)}, r"int64 \[11\]; expected one integer an image, \[12\]"),
+        ({"train_labels": np.ones((12, 2), dtype=int)}, "one integer an image"),
+        ({"train_labels": np.ones(12)}, "one integer an image"),
+        (
+            {"test_labels": np.array([0, 1, 5])},
+            "label 5 is in `test_labels` but not in `train_labels`",
+        ),
+        ({"class_names": np.array(["a", "b", "c", "d"])}, "`class_names` has shape .4."),
+        ({"class_names": np.array(["a", "b", "c"], dtype=object)}, "plain arrays"),
+        (
+            {"test_images": noise(0, 6, 6, 3), "test_labels": np.zeros(0, dtype=int)},
+            "at least one image",
+        ),
+        ({"test_images": noise(3, 5, 5, 3)}, "give a resolution"),
+    ],
+)
+def test_bad_arrays_are_named(tmp_path, changes, message):
+    path = write_npz(tmp_path / "a.npz", **changes)
+    with pytest.raises(UserError, match=message) as error:
+        load_dataset(path)
+    assert path in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_damaged_npz_is_refused_or_intact(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("npz") / "a.npz"
+    write_npz(path)
+    whole = load_dataset(str(path))
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content = content[:place]
+    else:
+        content[place] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(content)
+    try:
+        found = load_dataset(str(path)).train
+    except UserError:
+        found = whole.train
+    assert found.pixels.equal(whole.train.pixels)  # else the damage hit a field that nobody reads
+    assert found.labels.equal(whole.train.labels)
+
+
+def test_a_file_that_is_no_npz_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", noise(3, 3))
+    (tmp_path / "a.npy").rename(tmp_path / "a.npz")
+    (tmp_path / "b.npz").write_bytes(b"")
+    with zipfile.ZipFile(tmp_path / "c.npz", "w") as file:
+        file.writestr("notes.txt", "hello")
+    for name, message in {
+        "a": "not a readable",
+        "b": "not a readable",
+        "c": "no array",
+        "d": "no such file",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            load_dataset(str(tmp_path / f"{name}.npz"))
+
+
+# Folders
+
+
+def class_folders(root: Path, counts: dict[str, int], *shape: int) -> dict[str, np.ndarray]:
+    return {
+        f"{name}/{i}.png": write_image(root / name / f"{i}.png", *(shape or (40, 32, 3)))
+        for name, count in counts.items()
+        for i in range(count)
+    }
+
+
+def test_a_folder_with_splits(tmp_path):
+    train = class_folders(tmp_path / "train", {"b": 3, "a": 1}, 32, 47, 3)
+    test = class_folders(tmp_path / "val", {"a": 2, "b": 1}, 40, 32, 3)
+    (tmp_path / "train" / ".hidden").mkdir()
+    (tmp_path / "train" / "a" / "notes.txt").write_text("not an image")
+    dataset = load_dataset(f"folder:{tmp_path}")
+    assert dataset.classes == ("a", "b")
+    assert dataset.shape == (3, 32, 32)
+    assert dataset.train.labels.tolist() == [0, 1, 1, 1]
+    expected = [
+        train[file][:, 8:40] for file in ("a/0.png", "b/0.png", "b/1.png", "b/2.png")
+    ]  # (47 - 32) / 2 = 7.5
+    assert np.array_equal(dataset.train.pixels.numpy(), np.stack(expected).transpose(0, 3, 1, 2))
+    expected = [test[file][4:36] for file in ("a/0.png", "a/1.png", "b/0.png")]
+    assert np.array_equal(dataset.test.pixels.numpy(), np.stack(expected).transpose(0, 3, 1, 2))
+    dataset.train.pixels[0] = 0  # a private mapping: writing is allowed and leaves the cache alone
+    assert load_dataset(f"folder:{tmp_path}").train.pixels[0].any()
+
+
+def test_a_folder_without_splits_is_split_by_rule(tmp_path):
+    content = class_folders(tmp_path, {"a": 7, "b": 2, "c": 1}, 32, 32, 3)
+    dataset = load_dataset(f"folder:{tmp_path}")
+    assert dataset.train.counts().tolist() == [5, 1, 1]
+    assert dataset.test.counts().tolist() == [2, 1, 0]
+    expected = np.stack([content[file] for file in ("a/1.png", "a/6.png", "b/1.png")])
+    assert np.array_equal(dataset.test.pixels.numpy(), expected.transpose(0, 3, 1, 2))
+    assert second_of_five(torch.tensor([4, 4, 1, 4, 1])).tolist() == [
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("resolution", [8, 50])
+def test_folder_images_are_resized_as_torchvision_does(tmp_path, resolution):
+    class_folders(tmp_path, {"a": 3, "b": 3}, 33, 20, 3)
+    dataset = load_dataset(f"folder:{tmp_path}", resolution=resolution)
+    reference = T.Compose([T.Resize(resolution), T.CenterCrop(resolution), T.PILToTensor()])
+    for images, indices in ((dataset.train, (0, 2)), (dataset.test, (1,))):
+        files = [tmp_path / name / f"{i}.png" for name in "ab" for i in indices]
+        assert images.pixels.equal(torch.stack([reference(Image.open(file)) for file in files]))
+
+
+def test_grey_folders_have_one_channel_and_mixed_ones_three(tmp_path):
+    content = class_folders(tmp_path, {"a": 2, "b": 2}, 32, 32)
+    deep = RNG.integers(0, 65536, (32, 32), dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "a" / "2.png")
+    dataset = load_dataset(f"folder:{tmp_path}")
+    assert dataset.shape == (1, 32, 32)
+    assert np.array_equal(dataset.train.pixels[0, 0].numpy(), content["a/0.png"])
+    assert np.array_equal(dataset.train.pixels[1, 0].numpy(), deep // 256)
+    write_image(tmp_path / "b" / "2.png", 32, 32, 3)
+    mixed = load_dataset(f"folder:{tmp_path}")
+    assert mixed.shape == (3, 32, 32)
+    assert np.array_equal(
+        mixed.train.pixels[0].numpy(), np.repeat(content["a/0.png"][None], 3, axis=0)
+    )
+
+
+def test_folders_and_arrays_of_the_same_images_have_one_fingerprint(tmp_path):
+    content = class_folders(tmp_path / "train", {"a": 2, "b": 2}, 16, 16, 3)
+    class_folders(tmp_path / "test", {"a": 1, "b": 1}, 16, 16, 3)
+    path = write_npz(
+        tmp_path / "a.npz", train_images=np.stack([*content.values()]), train_labels=np.array([0, 0, 1, 1]),
+        test_images=noise(1, 16, 16, 3), test_labels=np.array([0]),
+    )  # fmt: skip
+    assert (
+        load_dataset(f"folder:{tmp_path}", resolution=16).fingerprint
+        == load_dataset(path).fingerprint
+    )
+
+
+def test_bad_folders_are_named(tmp_path):
+    with pytest.raises(UserError, match="no class folders"):
+        load_dataset(f"folder:{tmp_path / 'nowhere'}")
+    (tmp_path / "one" / "a").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"one/a: no images of class `a`"):
+        load_dataset(f"folder:{tmp_path / 'one'}")
+    write_image(tmp_path / "one" / "a" / "0.png", 8, 8)
+    with pytest.raises(UserError, match="none for testing"):
+        load_dataset(f"folder:{tmp_path / 'one'}")
+    class_folders(tmp_path / "two" / "train", {"a": 1, "b": 1})
+    class_folders(tmp_path / "two" / "test", {"a": 1, "b": 1, "c": 1})
+    with pytest.raises(UserError, match=r"two/test/c: class `c` has no folder"):
+        load_dataset(f"folder:{tmp_path / 'two'}")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_an_undecodable_image_is_named_and_nothing_is_left(tmp_path, user_cache, damage):
+    class_folders(tmp_path / "data", {"a": 3, "b": 3})
+    victim = tmp_path / "data" / "b" / "2.png"
+    victim.write_bytes(
+        {"truncated": victim.read_bytes()[:-2000], "empty": b"", "text": b"hello, I am no image"}[
+            damage
+        ]
+    )
+    with pytest.raises(UserError, match="cannot be decoded") as error:
+        load_dataset(f"folder:{tmp_path / 'data'}")
+    assert str(victim) in str(error.value)
+    assert [path.suffix for path in user_cache.iterdir()] == [".lock"]
+
+
+# The cache
+
+
+@pytest.fixture
+def decodings(monkeypatch) -> list[str]:
+    """Every file decoded from here on."""
+    seen = []
+    decode = cache._decode
+
+    def spy(file, **arguments):
+        seen.append(file)
+        return decode(file, **arguments)
+
+    monkeypatch.setattr(cache, "_decode", spy)
+    return seen
+
+
+def test_images_are_decoded_once(tmp_path, user_cache, decodings):
+    class_folders(tmp_path / "data", {"a": 3, "b": 3})
+    first = load_dataset(f"folder:{tmp_path / 'data'}")
+    assert len(decodings) == 6
+    second = load_dataset(f"folder:{tmp_path / 'data'}")
+    assert len(decodings) == 6
+    assert second.train.pixels.equal(first.train.pixels)
+    assert second.test.labels.equal(first.test.labels)
+    assert second.fingerprint == first.fingerprint
+    load_dataset(f"folder:{tmp_path / 'data'}", resolution=16)
+    assert len(decodings) == 12
+    assert len(caches(user_cache)) == 2
+
+
+def test_the_cache_lies_beside_the_data_where_that_is_writable(tmp_path, user_cache, decodings):
+    class_folders(tmp_path / "images", {"a": 2, "b": 2})
+    home = tmp_path / "data"
+    home.mkdir()
+    load_dataset(f"folder:{tmp_path / 'images'}", home)
+    assert len(caches(home / ".condensekit-cache")) == 1
+    assert not caches(user_cache)
+
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / ".condensekit-cache").write_text("a file where the folder should be")
+    load_dataset(f"folder:{tmp_path / 'images'}", blocked)
+    assert len(caches(user_cache)) == 1
+    assert len(decodings) == 8
+
+
+@pytest.mark.parametrize("change", ["touched", "longer", "another file", "renamed"])
+def test_a_changed_folder_is_decoded_again(tmp_path, user_cache, decodings, change):
+    class_folders(tmp_path / "data", {"a": 3, "b": 3})
+    load_dataset(f"folder:{tmp_path / 'data'}")
+    decodings.clear()
+    file = tmp_path / "data" / "a" / "0.png"
+    if change == "touched":
+        os.utime(file, ns=(1, 1))
+    elif change == "longer":
+        status = file.stat()
+        file.write_bytes(file.read_bytes() + b"\0")
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    elif change == "another file":
+        write_image(tmp_path / "data" / "a" / "3.png", 32, 32, 3)
+    else:
+        file.rename(tmp_path / "data" / "a" / "9.png")
+    load_dataset(f"folder:{tmp_path / 'data'}")
+    assert len(decodings) >= 6
+    assert len(caches(user_cache)) == 1  # the stale one is replaced
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_a_damaged_cache_is_rebuilt(tmp_path_factory, data):
+    root = tmp_path_factory.mktemp("cached")
+    class_folders(root / "images", {"a": 2, "b": 2})
+    (root / "home").mkdir()
+    whole = load_dataset(f"folder:{root / 'images'}", root / "home")
+    expected = whole.train.pixels.clone()
+    (path,) = caches(root / "home")
+    good = path.read_bytes()
+    place = data.draw(st.integers(0, len(good) - 1))
+    damaged = {
+        "truncated": good[:place],
+        "flipped": good[:place]
+        + bytes([good[place] ^ data.draw(st.integers(1, 255))])
+        + good[place + 1 :],
+        "longer": good + good[:place] + b"\0",
+    }[data.draw(st.sampled_from(["truncated", "flipped", "longer"]))]
+    path.unlink()  # the mapping of `whole` keeps the old file
+    path.write_bytes(damaged)
+    again = load_dataset(f"folder:{root / 'images'}", root / "home")
+    assert again.train.pixels.equal(expected)
+    assert again.fingerprint == whole.fingerprint
+    assert path.read_bytes() == good
+
+
+def test_damage_at_either_end_of_a_large_cache_is_seen(tmp_path, monkeypatch, decodings):
+    monkeypatch.setattr(cache, "_BLOCK", 64)
+    monkeypatch.setattr(cache, "_BLOCKS", 5)
+    class_folders(tmp_path / "images", {"a": 3, "b": 3})
+    (tmp_path / "home").mkdir()
+    load = lambda: load_dataset(f"folder:{tmp_path / 'images'}", tmp_path / "home")  # noqa: E731
+    load()
+    for place in (0, 6 * 3 * 32 * 32 - 1):
+        (path,) = caches(tmp_path / "home")
+        content = bytearray(path.read_bytes())
+        content[place] ^= 1
+        path.write_bytes(content)
+        decodings.clear()
+        load()
+        assert len(decodings) == 6
+    decodings.clear()
+    load()
+    assert not decodings
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, user_cache, monkeypatch):
+    class_folders(tmp_path / "data", {"a": 3, "b": 3})
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache.os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        load_dataset(f"folder:{tmp_path / 'data'}")
+    assert [path.suffix for path in user_cache.iterdir()] == [".lock"]
+
+
+# ImageNet and its kin
+
+
+@pytest.mark.parametrize("name", folders.IMAGENET_SUBSETS)
+def test_imagenet_subsets_take_their_ten_classes(name, tmp_path):
+    wnids = [*folders.IMAGENET_SUBSETS[name], "n99999999"]
+    pixels = {}
+    for wnid in wnids:
+        pixels[wnid] = write_image(
+            tmp_path / "imagenet" / "train" / wnid / f"{wnid}_1.png", 16, 16, 3
+        )
+        write_image(tmp_path / "imagenet" / "val" / wnid / "ILSVRC2012_val_1.png", 16, 16)
+    dataset = load_dataset(name, tmp_path, resolution=16)
+    assert dataset.train.counts().tolist() == [1] * 10
+    assert dataset.classes == tuple(folders.IMAGENET_SUBSETS[name].values())
+    assert np.array_equal(
+        dataset.train.pixels.numpy(),
+        np.stack([pixels[w] for w in wnids[:10]]).transpose(0, 3, 1, 2),
+    )
+    assert load_dataset(name, tmp_path / "imagenet").shape == (3, 128, 128)
+    (tmp_path / "imagenet" / "val" / wnids[4] / "ILSVRC2012_val_1.png").unlink()
+    with pytest.raises(UserError, match=rf"val/{wnids[4]}: no images"):
+        load_dataset(name, tmp_path)
+
+
+def test_the_subsets_are_the_classes_they_are_called():
+    """Against torchvision's names: the known positions of these classes among the 1,000 of ImageNet."""
+    from torchvision.models import ResNet18_Weights
+
+    names = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+    positions = {
+        "imagenette": [0, 217, 482, 491, 497, 566, 569, 571, 574, 701],
+        "imagewoof": [193, 182, 258, 162, 155, 167, 159, 273, 207, 229],
+        "imagesquawk": [84, 130, 88, 144, 145, 22, 96, 9, 100, 89],
+    }
+    for subset, places in positions.items():
+        assert [*folders.IMAGENET_SUBSETS[subset].values()] == [names[place] for place in places]
+        wnids = [
+            *folders.IMAGENET_SUBSETS[subset]
+        ]  # ImageNet's positions are those of the sorted wnids
+        assert sorted(wnids) == [wnid for _, wnid in sorted(zip(places, wnids, strict=True))]
+
+
+def test_imagenet_1k_wants_a_thousand_classes(tmp_path):
+    with pytest.raises(UserError, match="train: missing"):
+        load_dataset("imagenet-1k", tmp_path)
+    for c in range(999):
+        write_image(tmp_path / "train" / f"n{c:08}" / "1.png", 2, 2, 3)
+        write_image(tmp_path / "val" / f"n{c:08}" / "1.png", 2, 2, 3)
+    with pytest.raises(UserError, match="expected 1000 class folders, found 999"):
+        load_dataset("imagenet-1k", tmp_path)
+    write_image(tmp_path / "train" / "n99999999" / "1.png", 2, 2, 3)
+    write_image(tmp_path / "val" / "n99999999" / "1.png", 2, 2, 3)
+    dataset = load_dataset("imagenet-1k", tmp_path, resolution=2)
+    assert dataset.train.labels.tolist() == list(range(1000))
+    assert dataset.classes[:2] == ("tench", "goldfish")
+
+
+def write_tiny(root: Path) -> dict[str, np.ndarray]:
+    root = root / "tiny-imagenet-200"
+    pixels = {}
+    for wnid in ("n02", "n01", "n03"):
+        for i in range(2):
+            file = f"{wnid}_{i}.JPEG"
+            write_image(root / "train" / wnid / "images" / file, 64, 64, 3)
+            pixels[file] = np.asarray(Image.open(root / "train" / wnid / "images" / file))
+    for i in range(4):
+        write_image(root / "val" / "images" / f"val_{i}.JPEG", 64, 64, 3)
+        pixels[f"val_{i}.JPEG"] = np.asarray(Image.open(root / "val" / "images" / f"val_{i}.JPEG"))
+    lines = [
+        f"val_{i}.JPEG\t{wnid}\t0\t32\t44\t62\n"
+        for i, wnid in enumerate(("n03", "n01", "n02", "n01"))
+    ]
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    (root / "wnids.txt").write_text("n02\nn01\nn03\n")
+    (root / "words.txt").write_text(
+        "n00\tentity\nn01\tcrane, bird\nn02\tcrane\nn03\tgoldfish, Carassius auratus\n"
+    )
+    return pixels
+
+
+def test_tiny_imagenet(tmp_path):
+    pixels = write_tiny(tmp_path)
+    dataset = load_dataset("tinyimagenet", tmp_path)
+    assert dataset.name == "tinyimagenet"
+    assert dataset.classes == ("crane (n01)", "crane (n02)", "goldfish")
+    assert dataset.train.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert dataset.test.labels.tolist() == [2, 0, 1, 0]
+    assert np.array_equal(dataset.train.pixels[2].numpy(), pixels["n02_0.JPEG"].transpose(2, 0, 1))
+    assert np.array_equal(dataset.test.pixels[3].numpy(), pixels["val_3.JPEG"].transpose(2, 0, 1))
+    assert load_dataset("tinyimagenet", tmp_path / "tiny-imagenet-200", resolution=32).shape == (
+        3,
+        32,
+        32,
+    )
+    assert verify("tinyimagenet", tmp_path) == [
+        "6 training images 3x64x64 of 3 classes, 2 to 2 a class",
+        "4 test images 3x64x64 of 3 classes, 1 to 2 a class",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("victim", "content", "message"),
+    [
+        ("val/images/val_2.JPEG", None, "val_2.JPEG: cannot be read"),
+        ("val/val_annotations.txt", None, "val_annotations.txt: cannot be read"),
+        ("val/val_annotations.txt", "", "val_annotations.txt: empty"),
+        ("val/val_annotations.txt", "val_0.JPEG\tn77\n", "line 1 has the unknown class `n77`"),
+        ("wnids.txt", "n01\nn02\nn03\nn04\n", "train/n04: no images"),
+    ],
+)
+def test_an_incomplete_tiny_imagenet_is_named(tmp_path, victim, content, message):
+    write_tiny(tmp_path)
+    path = tmp_path / "tiny-imagenet-200" / victim
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_dataset("tinyimagenet", tmp_path)
+
+
+def test_every_known_name_is_answered(tmp_path):
+    """Without its files every name but `digits` says which one is missing."""
+    for name in DATASETS:
+        path = name.replace("PATH", str(tmp_path)).replace("FILE", str(tmp_path / "file"))
+        if name == "digits":
+            assert verify(name)
+            continue
+        with pytest.raises(UserError, match=str(tmp_path)):
+            verify(path, tmp_path)

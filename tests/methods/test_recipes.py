@@ -1,0 +1,102 @@
+"""Named recipes say what the paper and the published code say, and survive their files."""
+
+import dataclasses
+import json
+
+import pytest
+
+from condense.errors import UserError
+from condense.methods import DM, DataDAM, recipes
+from condense.methods.recipes import RECIPES, recipe_for
+
+CIFAR = ("cifar10", (3, 32, 32))
+
+
+def test_paper_is_taken_literally() -> None:
+    recipe = recipe_for("paper", *CIFAR, 10)
+    assert recipe.method == DataDAM(
+        power=4.0, normalise="l2", error="mse", task_balance=0.01, loss_scale=1.0
+    )
+    assert (recipe.real_batch, recipe.steps, recipe.lr, recipe.momentum, recipe.preprocess) == (
+        256,
+        8000,
+        1.0,
+        0.5,
+        "zca",
+    )
+    assert recipe_for("paper", "tinyimagenet", (3, 64, 64), 10).method.task_balance == 0.02
+    assert recipe_for("paper", "tinyimagenet", (3, 64, 64), 10).preprocess == "standard"
+    assert recipe_for("paper", *CIFAR, 51).lr == 10.0
+
+
+def test_official_code_differs_as_published() -> None:
+    recipe = recipe_for("official-code", *CIFAR, 10)
+    assert recipe.method == DataDAM(power=1.0, loss_scale=100.0, task_balance=0.01)
+    assert (recipe.network, recipe.real_batch, recipe.steps, recipe.preprocess) == (
+        "convnet-d3-batch",
+        64,
+        20_000,
+        "standard",
+    )
+
+
+def test_best_is_the_papers_method_at_scale_100_on_mosaics_under_a_calibrating_pool() -> None:
+    recipe, paper = recipe_for("best", *CIFAR, 10), recipe_for("paper", *CIFAR, 10)
+    assert (recipe.formation, recipe.pool, recipe.pool_steps, recipe.calibration) == (
+        2,
+        3,
+        300,
+        10.0,
+    )
+    assert recipe.method.loss_scale == 100.0
+    assert (recipe.real_batch, recipe.steps, recipe.lr, recipe.preprocess) == (256, 8000, 1.0, "zca") == (
+        paper.real_batch, paper.steps, paper.lr, paper.preprocess
+    )  # fmt: skip
+    assert (paper.formation, paper.pool, paper.calibration, paper.soft_labels) == (1, 0, 0.0, False)
+
+
+def test_digits_are_not_mirrored() -> None:
+    assert recipe_for("paper", "mnist", (1, 28, 28), 10).augment == "dsa-noflip"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_survives_json(name: str) -> None:
+    recipe = recipe_for(name, *CIFAR, 10)
+    assert recipes.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
+def test_overrides_reach_the_recipe_and_its_method_as_text_or_values() -> None:
+    recipe = recipe_for("paper", *CIFAR, 10).override(
+        {"loss_scale": "100", "steps": "20", "lr": 2, "layers": "[0]", "error": "mae"}
+    )
+    assert recipe.method == DataDAM(loss_scale=100.0, layers=(0,), error="mae")
+    assert (recipe.steps, recipe.lr) == (20, 2.0)
+    assert recipe_for("paper", *CIFAR, 10, method="dm").method == DM()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"los_scale": 1}, "did you mean `loss_scale`"),
+        ({"steps": "many"}, "`steps` is 'many'"),
+        ({"steps": 1.5}, "`steps` is 1.5"),
+        ({"lr": "-1"}, "`lr` is -1.0"),
+        ({"error": "kl"}, "`error` is 'kl'"),
+        ({"momentum": 1.0}, r"in \[0, 1\)"),
+    ],
+)
+def test_wrong_overrides_are_named(changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        recipe_for("paper", *CIFAR, 10).override(changes)
+
+
+def test_unknown_names_show_the_known() -> None:
+    with pytest.raises(UserError, match="did you mean `paper`"):
+        recipe_for("papr", *CIFAR, 10)
+    with pytest.raises(UserError, match="unknown method `datadm`"):
+        recipe_for("paper", *CIFAR, 10, method="datadm")
+
+
+def test_recipes_do_not_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe_for("paper", *CIFAR, 10).steps = 1  # type: ignore[misc]

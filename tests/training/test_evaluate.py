@@ -1,0 +1,237 @@
+"""Evaluation: the statistics against closed forms and simulation, the runs on the real digits."""
+
+import dataclasses
+import json
+import math
+from importlib import import_module
+
+import pytest
+import torch
+
+from condense.data.catalogue import load_dataset
+from condense.data.images import Dataset, Images
+from condense.data.preprocess import Standardize, Whiten
+from condense.errors import UserError
+from condense.methods.selection import select
+from condense.networks.build import build, initialise
+from condense.randomness import derive
+from condense.training.evaluate import evaluate
+from condense.training.score import Score
+from condense.training.train import PROTOCOLS, Protocol, train
+
+NETWORK = "convnet-d2-w16"
+QUICK = Protocol(epochs=4, augment="dsa-noflip")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="module")
+def whitened(digits):
+    return select("random", digits, 2, preprocess=Whiten.fit(digits.train.pixels), seed=0)
+
+
+def run(sets, data, **options):
+    defaults = {"networks": NETWORK, "repeats": 2, "protocol": QUICK, "device": "cpu"}
+    return evaluate(sets, data, **(defaults | options))
+
+
+# ---- statistics
+
+
+def test_score_of_one_set_by_hand():
+    score = Score((0.5, 0.6, 0.7))
+    assert score.mean == pytest.approx(0.6)
+    assert score.std == pytest.approx(0.1)
+    half = 4.302653 * 0.1 / math.sqrt(3)  # Student's t with 2 degrees of freedom, from a table
+    assert score.ci95 == pytest.approx((0.6 - half, 0.6 + half), abs=1e-6)
+    assert score.per_set == ((0.5, 0.6, 0.7),)
+
+
+def test_score_of_several_sets_is_over_their_means():
+    score = Score((0.50, 0.52, 0.60, 0.62, 0.70, 0.72), sets=3)
+    assert score.per_set == ((0.50, 0.52), (0.60, 0.62), (0.70, 0.72))
+    assert score.mean == pytest.approx(0.61)
+    half = 4.302653 * 0.1 / math.sqrt(3)  # means 0.51, 0.61, 0.71
+    assert score.ci95 == pytest.approx((0.61 - half, 0.61 + half), abs=1e-6)
+    assert score.std == pytest.approx(math.sqrt((2 * 0.11**2 + 2 * 0.09**2 + 2 * 0.01**2) / 5))
+
+
+def test_a_single_value_has_no_interval_and_intervals_stay_accuracies():
+    assert (Score((0.4,)).std, Score((0.4,)).ci95) == (0.0, (0.0, 1.0))
+    assert Score((0.4, 0.6), sets=2).ci95 == (0.0, 1.0)  # half-width 1.27
+    assert Score((0.5, 0.5)).ci95 == (0.5, 0.5)
+
+
+def test_the_interval_covers_the_truth_in_95_of_100_studies():
+    """Simulated studies of 5 sets x 20 networks, whose sets differ by 0.02 and networks by 0.01 about 0.6."""
+    draw = torch.Generator().manual_seed(0)
+    luck = 0.02 * torch.randn(2000, 5, 1, generator=draw, dtype=torch.float64)
+    studies = (
+        (0.6 + luck + 0.01 * torch.randn(2000, 5, 20, generator=draw, dtype=torch.float64))
+        .flatten(1)
+        .tolist()
+    )
+
+    def coverage(sets):
+        intervals = [Score(tuple(study), sets).ci95 for study in studies]
+        return sum(low <= 0.6 <= high for low, high in intervals) / 2000
+
+    assert coverage(5) == pytest.approx(0.95, abs=0.025)  # five standard errors
+    assert coverage(1) < 0.6  # the networks taken for independent
+
+
+def test_score_as_json():
+    score = Score((0.5, 0.6, 0.7, 0.8), sets=2)
+    document = json.loads(json.dumps(score.to_json(), allow_nan=False))
+    assert document == {
+        "accuracies": [0.5, 0.6, 0.7, 0.8],
+        "sets": 2,
+        "mean": score.mean,
+        "std": score.std,
+        "ci95": list(score.ci95),
+    }
+
+
+# ---- runs
+
+
+def test_real_digits_teach_far_more_than_chance(digits):
+    """Ten real images a class. Chance is 10 % and 36 test images are right by luck, give or take 6: 60 % is no luck."""
+    condensed = select(
+        "random", digits, 10, preprocess=Standardize.fit(digits.train.pixels), seed=0
+    )
+    score = run(condensed, digits, protocol=Protocol(epochs=150, augment="dsa-noflip"))[NETWORK]
+    assert score.accuracies[0] != score.accuracies[1]
+    assert min(score.accuracies) > 0.6
+    shuffled = dataclasses.replace(
+        condensed, labels=condensed.labels.roll(10)
+    )  # every class under another name
+    assert (
+        run(shuffled, digits, repeats=1, protocol=Protocol(epochs=60, augment="dsa-noflip"))[
+            NETWORK
+        ].mean
+        < 0.1
+    )
+
+
+def test_a_run_is_training_by_hand_and_testing_in_the_set_s_own_space(digits, whitened):
+    score = run(whitened, digits, seed=9)[NETWORK]
+    test = (digits.test.pixels.float() / 255 - whitened.preprocess.mean).flatten(
+        1
+    ) @ whitened.preprocess.matrix
+    for repeat, measured in enumerate(score.accuracies):
+        model = build(NETWORK, digits.shape, 10)
+        initialise(model, derive(9, "evaluate", 0), repeat)
+        train(
+            model,
+            whitened.images,
+            whitened.labels,
+            QUICK,
+            derive(derive(9, "evaluate", 0), "train", repeat),
+        )
+        model.eval()
+        with torch.no_grad():
+            right = model(test.view(-1, *digits.shape)).argmax(1) == digits.test.labels
+        assert measured == pytest.approx(
+            right.double().mean().item(), abs=2.1 / len(right)
+        )  # two ties may round otherwise
+
+
+def test_the_seed_decides_and_more_repeats_extend_fewer(digits, whitened):
+    three = run(whitened, digits, repeats=3)[NETWORK].accuracies
+    assert run(whitened, digits, repeats=2)[NETWORK].accuracies == three[:2]
+    assert len(set(three)) > 1
+    assert run(whitened, digits, repeats=3, seed=1)[NETWORK].accuracies != three
+
+
+def test_several_sets_and_networks_in_one_call(digits, whitened):
+    other = select("random", digits, 2, preprocess=whitened.preprocess, seed=1)
+    told = []
+    scores = run(
+        [whitened, other],
+        digits,
+        networks=[NETWORK, "convnet-d1-w8", NETWORK],
+        progress=lambda done, note="": told.append(done),
+    )
+    assert list(scores) == [NETWORK, "convnet-d1-w8"]
+    assert [(score.sets, len(score.accuracies)) for score in scores.values()] == [(2, 4), (2, 4)]
+    assert scores[NETWORK].per_set[0] == run(whitened, digits)[NETWORK].accuracies
+    assert told == list(range(1, 9))
+    twice = run([whitened, whitened], digits, repeats=3)[NETWORK]
+    assert twice.per_set[0] != twice.per_set[1]  # no network twice
+
+
+def test_soft_labels_and_protocols_by_name(digits, whitened, monkeypatch):
+    soft = dataclasses.replace(
+        whitened, labels=torch.nn.functional.one_hot(whitened.labels, 10).float()
+    )
+    assert run(soft, digits)[NETWORK].accuracies == pytest.approx(
+        run(whitened, digits)[NETWORK].accuracies, abs=0.01
+    )
+    monkeypatch.setitem(PROTOCOLS, "dm", Protocol(epochs=4))
+    assert run(whitened, digits, protocol="dm") == run(
+        whitened, digits
+    )  # digits: QUICK, which does not mirror
+
+
+def test_evaluation_works_on_held_out_images(digits):
+    reduced = digits.hold_out(100, seed=0)
+    condensed = select(
+        "random", reduced, 1, preprocess=Standardize.fit(reduced.train.pixels), seed=0
+    )
+    (accuracy,) = run(condensed, reduced, repeats=1)[NETWORK].accuracies
+    assert accuracy * 100 == pytest.approx(round(accuracy * 100))  # of 100 images
+    with pytest.raises(UserError, match=r"made from digits with content .* and the split"):
+        run(condensed, digits)
+
+
+# ---- refusals
+
+
+def test_a_set_of_another_dataset_is_refused(digits, whitened):
+    images = digits.train
+    renamed = Images(images.pixels, images.labels, tuple("abcdefghij"))
+    with pytest.raises(UserError, match=r"classes \(0, 1, .*dataset letters has \(a, b"):
+        run(whitened, Dataset("letters", renamed, renamed))
+    smaller = Images(images.pixels[..., :6], images.labels, images.classes)
+    with pytest.raises(UserError, match=r"shape \(1, 8, 8\), dataset small has \(1, 8, 6\)"):
+        run(whitened, Dataset("small", smaller, smaller))
+    changed = Images(255 - images.pixels, images.labels, images.classes)
+    with pytest.raises(UserError, match=rf"content {digits.fingerprint}, and negative"):
+        run(whitened, Dataset("negative", changed, changed))
+    other = dataclasses.replace(whitened, provenance={"imported": "x.pt", "dataset": "letters"})
+    run(
+        other, Dataset("negative", changed, changed), repeats=1
+    )  # an import records no content to compare
+
+
+def test_a_set_under_another_preprocessing_is_refused(digits, whitened):
+    standard = select("random", digits, 2, preprocess=Standardize.fit(digits.train.pixels), seed=0)
+    with pytest.raises(UserError, match=r"set 1 is preprocessed by zca \w+, set 2 by standard \w+"):
+        run([whitened, standard], digits)
+    recorded = {**whitened.provenance, "preprocess": whitened.preprocess.fingerprint}
+    run(dataclasses.replace(whitened, provenance=recorded), digits, repeats=1)
+    swapped = dataclasses.replace(whitened, preprocess=standard.preprocess, provenance=recorded)
+    for provenance in (recorded, {"merged": [standard.provenance, recorded]}):
+        with pytest.raises(
+            UserError,
+            match=f"under preprocessing {whitened.preprocess.fingerprint} and now carries standard",
+        ):
+            run(dataclasses.replace(swapped, provenance=provenance), digits)
+
+
+def test_nothing_and_unknown_names_are_refused_before_training(digits, whitened, monkeypatch):
+    # By `import_module`, since the package has a function of the module's name. Training would fail.
+    monkeypatch.setattr(import_module("condense.training.evaluate"), "train", None)
+    for options in ({"repeats": 0}, {"networks": []}):
+        with pytest.raises(UserError, match="nothing to evaluate"):
+            run(whitened, digits, **options)
+    with pytest.raises(UserError, match="nothing to evaluate"):
+        run([], digits)
+    with pytest.raises(UserError, match="unknown network"):
+        run(whitened, digits, networks=[NETWORK, "resnet19"])
+    with pytest.raises(UserError, match="unknown protocol"):
+        run(whitened, digits, protocol="dn")

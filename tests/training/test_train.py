@@ -1,0 +1,190 @@
+"""Training and accuracy, against a loop written out by hand in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from condense.data.preprocess import Standardize
+from condense.errors import UserError
+from condense.networks.build import build, initialise
+from condense.randomness import generator
+from condense.training.train import PROTOCOLS, Protocol, accuracy, protocol_for, train
+
+SHAPE, CLASSES = (2, 8, 8), 3
+PLAIN = Protocol(epochs=5, batch=4, lr=0.05, augment="none")
+
+
+def some_images(count, seed=0, dtype=torch.float64):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(count, *SHAPE, generator=draw, dtype=dtype), torch.randint(
+        CLASSES, (count,), generator=draw
+    )
+
+
+def network(name="convnet-d1-w4", dtype=torch.float64):
+    model = build(name, SHAPE, CLASSES).to(dtype)
+    initialise(model, 3, 0)
+    return model
+
+
+def weights(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+class Recorder:
+    """An augmentation that changes nothing and remembers what it was asked."""
+
+    def __init__(self):
+        self.calls = []
+
+    def training(self, images, seed, step):
+        self.calls.append((len(images), seed, step))
+        return images
+
+
+def test_train_is_the_published_protocol():
+    """SGD with momentum and L2 written out; after pass 5 // 2 + 1 = 3 a tenth of the rate and the momentum from zero."""
+    images, labels = some_images(10)
+    ours, reference = network(), network()
+    train(ours, images, labels, PLAIN, seed=7)
+
+    parameters = list(reference.parameters())
+    velocities, rate = [0.0] * len(parameters), 0.05
+    for epoch in (1, 2, 3, 4, 5):
+        order = torch.randperm(10, generator=generator(7, "order", epoch)).tolist()
+        for batch in (order[:4], order[4:8], order[8:]):
+            loss = sum(
+                F.cross_entropy(reference(images[i : i + 1]), labels[i : i + 1]) for i in batch
+            ) / len(batch)
+            gradients = torch.autograd.grad(loss, parameters)
+            with torch.no_grad():
+                for k, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
+                    velocities[k] = 0.9 * velocities[k] + gradient + 5e-4 * parameter
+                    parameter -= rate * velocities[k]
+        if epoch == 3:
+            velocities, rate = [0.0] * len(parameters), 0.005
+
+    assert not torch.allclose(weights(ours), weights(network()), atol=1e-3)
+    torch.testing.assert_close(weights(ours), weights(reference), rtol=1e-9, atol=1e-10)
+
+
+def test_every_pass_meets_every_image_once_in_an_order_of_its_own():
+    images, labels = some_images(10)
+    met, augment = [], Recorder()
+    train(
+        network(),
+        images,
+        labels,
+        PLAIN,
+        0,
+        augment=augment,
+        watch=lambda chosen, logits: met.append((chosen, logits.shape)),
+    )
+    assert [len(chosen) for chosen, _ in met] == [4, 4, 2] * 5
+    assert all(shape == (len(chosen), CLASSES) for chosen, shape in met)
+    orders = [
+        torch.cat([chosen for chosen, _ in met[first : first + 3]]) for first in range(0, 15, 3)
+    ]
+    assert all(order.sort().values.equal(torch.arange(10)) for order in orders)
+    assert len({tuple(order.tolist()) for order in orders}) == 5
+    assert augment.calls == [(size, 0, step) for step, size in enumerate([4, 4, 2] * 5)]
+
+
+def test_the_seed_decides():
+    images, labels = some_images(10, dtype=torch.float32)
+    protocol = Protocol(epochs=3, batch=4)
+    results = []
+    for seed in (1, 1, 2):
+        model = network(dtype=torch.float32)
+        train(model, images, labels, protocol, seed)
+        results.append(weights(model))
+    assert results[0].equal(results[1])
+    assert not results[0].equal(results[2])
+
+
+def test_one_hot_targets_are_hard_labels():
+    images, labels = some_images(10)
+    hard, soft = network(), network()
+    train(hard, images, labels, PLAIN, seed=0)
+    train(soft, images, F.one_hot(labels, CLASSES).double(), PLAIN, seed=0)
+    torch.testing.assert_close(weights(hard), weights(soft), rtol=1e-10, atol=1e-12)
+
+
+def test_pixels_are_prepared_batch_by_batch():
+    pixels = torch.randint(
+        256, (10, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    labels = some_images(10)[1]
+    preprocess = Standardize.fit(pixels)
+    whole, batched = network(dtype=torch.float32), network(dtype=torch.float32)
+    train(whole, preprocess.apply(pixels), labels, PLAIN, seed=0)
+    train(batched, pixels, labels, PLAIN, seed=0, prepare=preprocess.apply)
+    assert weights(whole).equal(weights(batched))
+    assert accuracy(whole, preprocess.apply(pixels), labels) == accuracy(
+        whole, pixels, labels, prepare=preprocess.apply
+    )
+
+
+def test_divergence_is_reported():
+    images, labels = some_images(10, dtype=torch.float32)
+    with pytest.raises(UserError, match=r"diverged.*lower the learning rate \(now 1e\+30\)"):
+        train(
+            network("convnet-d1-w4-nonorm", torch.float32),
+            images,
+            labels,
+            Protocol(epochs=3, lr=1e30, augment="none"),
+            seed=0,
+        )
+
+
+@pytest.mark.parametrize("name", ["convnet-d1-w4", "convnet-d1-w4-batch"])
+@pytest.mark.parametrize("batch", [1, 7, None])
+def test_accuracy_counts_right_answers_one_by_one(name, batch):
+    images, labels = some_images(60, seed=1)
+    model = network(name)
+    train(model, images[:20], labels[:20], PLAIN, seed=0)
+    model.train()
+    counted = accuracy(model, images, labels, batch)
+    assert model.training  # as it was
+    model.eval()
+    with torch.no_grad():
+        right = sum(
+            int(
+                model(images[i : i + 1])[0]
+                .tolist()
+                .index(max(model(images[i : i + 1])[0].tolist()))
+                == labels[i]
+            )
+            for i in range(60)
+        )
+    assert counted == right / 60
+    assert 0 < right < 60
+
+
+def test_named_protocols():
+    assert PROTOCOLS["dm"] == Protocol(
+        epochs=1000, batch=256, lr=0.01, momentum=0.9, weight_decay=5e-4, augment="dsa"
+    )  # protocols.md, section 5
+    # 1,801 passes of 64, with the drop where 1,800 would have it.
+    assert (PROTOCOLS["datadam-code"].epochs, PROTOCOLS["datadam-code"].batch) == (1801, 64)
+    assert 1801 // 2 == 1800 // 2
+    assert protocol_for("dm", "cifar10").augment == "dsa"
+    assert protocol_for("dm", "mnist") == Protocol(augment="dsa-noflip")
+    with pytest.raises(UserError, match="did you mean `datadam-code`"):
+        protocol_for("datadam", "cifar10")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": -1},
+        {"batch": 0},
+        {"lr": 0.0},
+        {"lr": float("nan")},
+        {"momentum": 1.0},
+        {"weight_decay": -1.0},
+    ],
+)
+def test_a_protocol_out_of_range_is_refused(wrong):
+    with pytest.raises(UserError, match=f"`{next(iter(wrong))}` is"):
+        Protocol(**wrong)
