@@ -28,12 +28,12 @@ _HOMES = {
     "CondensedICaRL": "plugins",
     "CondensedReplayPlugin": "plugins",
     "Online": "memories",
-    "Plan": "protocol",
+    "Plan": "plan",
     "class_order": "orders",
     "class_stream": "stream",
     "of_classes": "orders",
-    "resume": "protocol",
-    "run": "protocol",
+    "resume": "study",
+    "run": "study",
     "split": "orders",
 }
 

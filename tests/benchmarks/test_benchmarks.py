@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from benchmarks import breakdown, recipes, results, scale
 from benchmarks.campaign import __main__ as campaign
+from benchmarks.campaign import workplace
 from condense import CondensedSet, UserError
 from condense.methods.recipes import RECIPES
 from condense.runs.engine import Engine
@@ -160,11 +161,11 @@ def test_stopped_while_evaluating_it_keeps_the_networks_it_has(
 
 KILLED = """
 import os, signal, sys
-from benchmarks import campaign
-from condense.engine import Engine
+from benchmarks.campaign import __main__ as campaign, sets
+from condense.runs.engine import Engine
 
 place, name, call = sys.argv[1:4]
-campaign.CHECKPOINT_EVERY = 2
+sets.CHECKPOINT_EVERY = 2
 owner = {"step": Engine, "train": sys.modules["condense.training.evaluate"]}[name]
 work, calls = getattr(owner, name), []
 
@@ -204,7 +205,7 @@ def test_killed_outright_it_loses_no_more_than_a_checkpoint_and_a_network(
 def test_a_large_set_is_kept_where_git_does_not_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(campaign, "KEPT_BYTES", 100)
+    monkeypatch.setattr(workplace, "KEPT_BYTES", 100)
     assert run(campaign.main, *SMOKE, "--only", FIRST, "--out", tmp_path).exit_code == 0
     assert record(tmp_path)["set"] == f"large/{FIRST}.safetensors"
     assert len(CondensedSet.load(tmp_path / "large" / f"{FIRST}.safetensors")) == 10

@@ -313,7 +313,7 @@ def test_an_interrupted_online_condensation_goes_on_to_the_same_images(
 ):
     images = of_classes(world.dataset, world.order[:2]).train
     whole = dataclasses.replace(online, folder=tmp_path / "whole").condense(images)
-    import condense.run as run
+    from condense.runs import run
 
     real, calls = run.Engine.step, []
 

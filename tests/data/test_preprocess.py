@@ -163,7 +163,7 @@ def test_only_fitting_zca_needs_kornia() -> None:
 import sys
 sys.modules["kornia"] = None
 import torch
-from condense.preprocess import from_state
+from condense.data.preprocess import from_state
 whiten = from_state("zca", {"mean": torch.zeros(1, 2, 2), "matrix": torch.eye(4)})
 pixels = torch.arange(8, dtype=torch.uint8).view(2, 1, 2, 2)
 assert torch.equal(whiten.quantise(whiten.apply(pixels)), pixels)

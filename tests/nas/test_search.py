@@ -155,7 +155,7 @@ import sys
 sys.path[:0] = {path!r}
 import torch; torch.set_num_threads(1)
 from condense import load_dataset
-from nas.cluster import Engine
+from condense.study.workers import Engine
 from nas.search import resume, search
 from nas.plan import REGIMES, change
 if __name__ == "__main__":

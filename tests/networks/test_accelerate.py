@@ -52,7 +52,7 @@ def test_a_library_that_a_killed_compiler_left_empty_is_compiled_anew(tmp_path: 
     """That of the backward pass too, which is not run when the failure can still be mended."""
     program = """
 import torch
-from condense.accelerate import Compiled
+from condense.networks.accelerate import Compiled
 images = torch.ones(2, 1, 4, 4, requires_grad=True)
 run = Compiled(lambda images: (images.sin() * 3).tanh())
 run(images).sum().backward()

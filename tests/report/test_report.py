@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from condense.data.preprocess import Standardize
+from condense.report import figures, pictures
 from condense.report import html as report
 from condense.sets.condensed import CondensedSet
 
@@ -80,7 +81,7 @@ def test_a_row_a_class_in_the_order_of_the_set(tmp_path):
     condensed = make_set(
         torch.tensor(colours, dtype=torch.uint8), [1, 0, 1, 0], ("cat", "dog", "absent")
     )
-    path = report.grid(condensed, tmp_path / "grid.png")
+    path = pictures.grid(condensed, tmp_path / "grid.png")
     dog_1, cat_1, dog_2, cat_2 = tiles(Image.open(path).convert("RGB"), colours)
     assert cat_1[1] == cat_2[1] < dog_1[1] == dog_2[1]
     assert cat_1[0] == dog_1[0] < cat_2[0] == dog_2[0]
@@ -90,7 +91,7 @@ def test_at_most_per_class_images_are_shown_and_grey_is_grey():
     condensed = make_set(
         torch.tensor([[30], [60], [90]], dtype=torch.uint8), [0, 0, 0], (" ",)
     )  # a name would add greys
-    picture = report.picture(condensed, per_class=2)
+    picture = pictures.picture(condensed, per_class=2)
     tiles(picture, [(30, 30, 30), (60, 60, 60)])
     with pytest.raises(AssertionError):
         tiles(picture, [(90, 90, 90)])
@@ -103,15 +104,15 @@ def test_pictures_of_many_classes_stay_about_square(num_classes):
         5, 1
     )  # five images a class, of one colour
     names = tuple(f"class {c}" for c in range(num_classes))
-    picture = report.picture(make_set(levels, list(range(num_classes)) * 5, names), per_class=1)
-    many = report.picture(make_set(levels, list(range(num_classes)) * 5, names))
+    picture = pictures.picture(make_set(levels, list(range(num_classes)) * 5, names), per_class=1)
+    many = pictures.picture(make_set(levels, list(range(num_classes)) * 5, names))
     tiles(picture, colours)
     if num_classes >= 10:
         assert all(0.4 < one.width / one.height < 2.5 for one in (picture, many))
 
 
 def test_bars_is_a_picture_and_the_same_each_time(tmp_path):
-    files = [report.bars(tmp_path / name, RESULTS, "Digits") for name in ("a.png", "b.png")]
+    files = [figures.bars(tmp_path / name, RESULTS, "Digits") for name in ("a.png", "b.png")]
     assert files[0].read_bytes() == files[1].read_bytes()
     with Image.open(files[0]) as picture:
         assert picture.format == "PNG"
