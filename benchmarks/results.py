@@ -23,7 +23,7 @@ def conditions() -> dict[str, Any]:
         "condensekit": version(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "date": time.strftime("%Y-%m-%d"),
@@ -57,7 +57,8 @@ def write(name: str, document: dict[str, Any], lines: list[str]) -> None:
     write_bytes(FOLDER / f"{name}.md", "\n".join([*lines, *footer, ""]).encode())
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What the system calls its processor."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

@@ -187,8 +187,10 @@ def _environment() -> dict[str, Any]:
     """What rounding depends on."""
     import torch
 
-    capability = torch.backends.cpu.get_cpu_capability()
-    return {"torch": torch.__version__, "cpu": capability, "threads": torch.get_num_threads()}
+    from benchmarks.results import processor
+
+    cpu = f"{torch.backends.cpu.get_cpu_capability()} {processor()}"
+    return {"torch": torch.__version__, "cpu": cpu, "threads": torch.get_num_threads()}
 
 
 def measured(part: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from condense.data.images import Dataset, Images
 from condense.study.interrupt import Interrupted
 from condense.training.score import Statistic
 from continual import Plan, resume, run
+from continual import scratch
 from continual import study as protocol
 from continual.memories import FEATURE_EPOCHS, Cache, memories, parse, quantised, separable
 from continual.results import Results, Row
@@ -235,7 +236,7 @@ def test_a_run_is_complete_and_condenses_once(world, tmp_path, monkeypatch):
 
 def test_a_killed_run_ends_as_an_undisturbed_one(world, tmp_path, monkeypatch):
     run(world.dataset, PLAN, tmp_path / "whole", quiet=True)
-    real, count = protocol.train, []
+    real, count = scratch.train, []
 
     def train(*args, **options):
         count.append(1)
@@ -243,7 +244,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(world, tmp_path, monkeypatch):
             raise Interrupted("power cut")
         return real(*args, **options)
 
-    monkeypatch.setattr(protocol, "train", train)
+    monkeypatch.setattr(scratch, "train", train)
     with pytest.raises(Interrupted):
         run(world.dataset, PLAN, tmp_path / "cut", quiet=True)
     resume(tmp_path / "cut", world.dataset, quiet=True)
