@@ -124,8 +124,11 @@ def trials(bench: Bench[T], tasks: Sequence[T], workers: Workers) -> Generator[T
 
 def carry_out(bench: Bench[T], task: T) -> Trial:
     """Do one task here."""
-    began = time.perf_counter()
-    result = bench.run(task)
+    began, enabled = time.perf_counter(), torch.is_grad_enabled()
+    try:
+        result = bench.run(task)
+    finally:
+        torch.set_grad_enabled(enabled)  # Ctrl-C may have come in the middle of switching it
     return Trial(bench.key(task), result, time.perf_counter() - began, platform.node())
 
 
