@@ -17,8 +17,7 @@ from condense import UserError, load_dataset, recipe_for
 from condense.data.images import Dataset, Images
 from condense.study.interrupt import Interrupted
 from condense.training.score import Statistic
-from continual import Plan, resume, run
-from continual import scratch
+from continual import Plan, resume, run, scratch
 from continual import study as protocol
 from continual.memories import FEATURE_EPOCHS, Cache, memories, parse, quantised, separable
 from continual.results import Results, Row

@@ -84,3 +84,19 @@ def test_one_file_and_one_line_are_a_network(copy: Path) -> None:
     assert CondensedSet.load(copy / "run").provenance["recipe"]["network"] == "allcnn"
     flags = ["--network", "allcnn", "--epochs", "1", "--repeats", "1", "--json"]
     assert "allcnn" in command(copy, "evaluate", "run", *flags)
+
+
+@pytest.mark.slow
+def test_one_file_and_one_line_are_a_continual_strategy(copy: Path) -> None:
+    pytest.importorskip("avalanche")
+    add(
+        copy,
+        "strategy.md",
+        "STRATEGIES: dict[str, Callable[[dict[str, Any], Any, int], Any]] = {\n",
+    )
+    flags = ["--steps", "2", "--ipc", "1", "--epochs", "1", "--orders", "1", "--repeats", "1"]
+    flags += ["--method", "random", "--network", "convnet-d2-w8", "--out", "run", "--json"]
+    told = command(
+        copy, "continual", "--dataset", "digits", "--mode", "replay", "--strategy", "ewc", *flags
+    )
+    assert "random" in told
