@@ -6,6 +6,7 @@ steps that nobody watched. The floor, by the stricter matrix rate, is that of `b
 
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -44,9 +45,7 @@ def breakdown(
     """Seconds of each part of a step."""
     for number in range(2):
         step(number)
-    whole = median(
-        seconds(lambda number=number: step(number), device, clock) for number in range(2, 2 + turns)
-    )  # type: ignore[misc]
+    whole = median(seconds(partial(step, number), device, clock) for number in range(2, 2 + turns))
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     with profile(activities=activities) as seen:
         step(2 + turns)

@@ -22,10 +22,10 @@ from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from condense.report.figures import save_figure
 from condense.study.trials import Trials
-from condense.study.workers import Engine
+from condense.study.workers import Workers
 from nas.agreement import Estimate, agreement
 from nas.free import BASELINES
-from nas.plan import REFERENCE_REGIMES, REGIMES, change, load_plan
+from nas.plan import change, load_plan
 from nas.ranking import FREE_AVERAGE, YARDSTICK, Ranking
 from nas.report import (
     AGREEMENT_HEADERS,
@@ -37,6 +37,7 @@ from nas.report import (
 )
 from nas.search import Found, resume, search, train_reference
 from nas.spaces import convnet720 as convnet_space
+from nas.spaces import space
 from nas.training import SCORES, Regime, Task
 
 
@@ -117,7 +118,7 @@ def cells(
 ) -> None:
     """Random cells of NAS-Bench-201 at a reduced scale, ranked by random, condensed and early-stopped trainings."""
     dataset = _dataset(common)
-    regime = change(REGIMES["nasbench201"], epochs=epochs, cells=cells, width=width)
+    regime = change(space("nasbench201").REGIME, epochs=epochs, cells=cells, width=width)
     choice = {
         "space_name": "nasbench201",
         "sample": sample,
@@ -174,11 +175,11 @@ def grid(
     truth = _run(
         folder,
         common,
-        lambda source, engine: train_reference(
+        lambda source, workers: train_reference(
             dataset,
             **shared,
             regime=change(
-                REFERENCE_REGIMES["convnet720"],
+                space("convnet720").REFERENCE_REGIME,
                 epochs=reference_epochs,
                 batch=64,
                 augment="flip_crop",
@@ -187,7 +188,7 @@ def grid(
             held_out=common["held_out"],
             out=folder,
             source=source,
-            engine=engine,
+            workers=workers,
             store=_store(common),
             minutes=common["minutes"],
         ),
@@ -198,7 +199,7 @@ def grid(
             f"the reference has {truth.done} of {truth.total} trainings: start again to go on"
         )
         return
-    regime = change(REGIMES["convnet720"], epochs=epochs, batch=25)
+    regime = change(space("convnet720").REGIME, epochs=epochs, batch=25)
     choice = {**shared, "seeds": seeds, "regime": regime, "reference": folder / "reference.csv"}
     proxies = [f"random:{ipc}", *sets, f"early-stop:{_steps(dataset, ipc, regime)}"]
     found = _searched("grid", dataset, {**choice, "proxies": proxies}, common)
@@ -235,7 +236,7 @@ def size(
 ) -> None:
     """The correlation against the number of real images, with the condensed sets and the parameter count beside."""
     dataset = _dataset(common)
-    regime = change(REGIMES["nasbench201"], epochs=epochs, cells=cells, width=width)
+    regime = change(space("nasbench201").REGIME, epochs=epochs, cells=cells, width=width)
     counts = [int(count) for count in sizes.split(",")]
     choice = {
         "space_name": "nasbench201",
@@ -286,12 +287,12 @@ def _searched(
     """The study's search, begun or gone on with."""
     folder = common["out"] / (common["name"] or study)
 
-    def begin(source: Source, engine: Engine) -> Found:
+    def begin(source: Source, workers: Workers) -> Found:
         options = {
             "held_out": common["held_out"],
             "minutes": common["minutes"],
             "source": source,
-            "engine": engine,
+            "workers": workers,
         }
         return search(dataset, out=folder, store=_store(common), **choice, **options)
 
@@ -299,15 +300,18 @@ def _searched(
 
 
 def _run(
-    folder: Path, common: dict[str, Any], begin: Callable[[Source, Engine], Found], dataset: Dataset
+    folder: Path,
+    common: dict[str, Any],
+    begin: Callable[[Source, Workers], Found],
+    dataset: Dataset,
 ) -> Found:
-    engine = Engine(workers=common["workers"], device=common["device"])
+    workers = Workers(workers=common["workers"], device=common["device"])
     if (folder / "search.json").exists():
-        return resume(folder, dataset, engine=engine, minutes=common["minutes"])
+        return resume(folder, dataset, workers=workers, minutes=common["minutes"])
     source = Source(
         name=common["dataset"], data_dir=common["data_dir"], resolution=common["resolution"]
     )
-    return begin(source, engine)
+    return begin(source, workers)
 
 
 def _cheap(dataset: Dataset, count: int, most: float) -> list[int]:
@@ -466,7 +470,10 @@ def _by_pass(folder: Path, ranking: Ranking) -> dict[str, list[Estimate]]:
     assert ranking.truth is not None
     plan, found = load_plan(folder), {}
     with Trials(str(plan.store)) as store:
-        curves = {trial.key: trial.curve.get("loss", []) for trial in store.find(space=plan.space)}
+        curves = {
+            trial.key: trial.result["curve"].get("loss", [])
+            for trial in store.find(plan.keys.kind).values()
+        }
     for proxy in ranking.trainings:
         runs = [
             [curves[plan.keys.of(Task(seed, i, proxy))] for seed in range(plan.seeds)]

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -142,9 +143,7 @@ def measure(setting: Setting, device: torch.device, turns: int, clock: str) -> d
     engine = _engine(setting, dataset, start, device, compiled=device.type == "cuda")
     for step in range(2):
         engine.step(step)
-    times = [
-        seconds(lambda step=step: engine.step(step), device, clock) for step in range(2, 2 + turns)
-    ]  # type: ignore[misc]
+    times = [seconds(partial(engine.step, step), device, clock) for step in range(2, 2 + turns)]
     held = engine.images.nbytes + engine.momentum.nbytes
     if device.type == "cuda":
         held += dataset.train.pixels.nbytes  # on a CPU the engine reads the dataset's own

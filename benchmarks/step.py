@@ -11,6 +11,7 @@ what the machine can do, and a step can be below the floor: `strict_floor_s` tak
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,9 +159,7 @@ def measure(
     times: dict[str, list[float]] = {name: [] for name in compared}
     for turn in range(turns):
         for name, loop in compared.items():
-            times[name].append(
-                seconds(lambda loop=loop, turn=turn: loop.step(turn + 2), device, clock)
-            )  # type: ignore[misc]
+            times[name].append(seconds(partial(loop.step, turn + 2), device, clock))
     medians = {name: float(torch.tensor(taken).quantile(0.5)) for name, taken in times.items()}
     logs = torch.log(torch.tensor(times["reference"]) / torch.tensor(times["engine"])).numpy()
     low, high = stats.t.interval(0.95, len(logs) - 1, logs.mean(), max(stats.sem(logs), 1e-12))

@@ -5,17 +5,15 @@ moment) sees the old content or the new, never a part. Tensors go into safetenso
 their content, since safetensors notices a truncated file but not a flipped bit.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -103,28 +101,3 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not intact:
         raise UserError(f"{path} is damaged: its content does not match its digest")
     return tensors, header
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """While inside, `folder` exists and is this process's alone; another's is a `UserError`. An empty one is removed again."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise UserError(
-            f"{folder} is in use by another run: wait for it or choose another folder"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-        if [path.name for path in folder.iterdir()] == [
-            ".lock"
-        ]:  # nothing came of it: leave no trace
-            (folder / ".lock").unlink()
-            folder.rmdir()

@@ -27,13 +27,22 @@ def _read(name: str, value: Any, kind: Any) -> Any:
             json.JSONDecodeError
         ):  # the text of a Literal: checked by the dataclass itself
             value = json.loads(value)
-    if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
-        raise UserError(f"`{name}` is {value!r}: it must be a whole number")
+    if kind is int:
+        return whole_number(name, value)
     if kind is float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"`{name}` is {value!r}: it must be a number")
         return float(value)
     return tuple(value) if isinstance(value, list) else value
+
+
+def whole_number(name: str, value: Any) -> int:
+    """`value` as a whole number; text is read. Anything else is a `UserError`."""
+    if isinstance(value, str) and value.lstrip("-").isdecimal():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UserError(f"`{name}` is {value!r}: it must be a whole number")
+    return value
 
 
 def require(name: str, value: Any, valid: bool, accepted: str) -> None:

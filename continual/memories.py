@@ -21,7 +21,7 @@ from condense.data.images import Dataset, Images
 from condense.data.preprocess import Preprocess
 from condense.device import pick_device
 from condense.errors import UserError, unknown
-from condense.files import digest, locked
+from condense.files import digest
 from condense.methods import METHODS, Matching
 from condense.methods.base import Recipe
 from condense.methods.recipes import RECIPES, published_as, recipe_for
@@ -32,6 +32,7 @@ from condense.runs.job import Job, record
 from condense.runs.run import rehearse, resume
 from condense.sets.condensed import FILE_NAME, CondensedSet
 from condense.sets.provenance import provenance
+from condense.study.record import locked
 from condense.training.evaluate import check_belongs
 from continual.orders import of_classes
 

@@ -26,12 +26,13 @@ from condense.data.images import Dataset
 from condense.data.preprocess import Preprocess, make_preprocess
 from condense.device import pick_device
 from condense.errors import UserError, unknown
-from condense.files import locked, read_json, write_json
+from condense.files import read_json, write_json
 from condense.methods.selection import check_ipc
 from condense.networks.build import build
 from condense.progress import progress
 from condense.randomness import derive
 from condense.sets.condensed import CondensedSet
+from condense.study.record import locked
 from continual import results
 from continual.memories import Cache, memories, parse, quantised, union
 from continual.orders import class_order, of_classes, split

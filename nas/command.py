@@ -20,9 +20,8 @@ from condense.options import (
 )
 
 if TYPE_CHECKING:
-    from condense.study.workers import Engine
+    from condense.study.workers import Workers
     from nas.search import Found
-    from nas.training import Regime
 
 _BEST = 10
 """Architectures printed; the files have all."""
@@ -143,14 +142,13 @@ def _search(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    from nas import plan
     from nas.search import search
 
     found = search(
         proxies=proxies,
         by=by,
         reference=reference,
-        **_job(plan.REGIMES, "nas", space_name=space_name, as_json=as_json, **flags),
+        **_job("REGIME", "nas", space_name=space_name, as_json=as_json, **flags),
     )
     _tell(found, as_json)
 
@@ -158,7 +156,7 @@ def _search(
 def _resume(*, resume: str, minutes: float | None, as_json: bool, **flags: Any) -> None:
     from nas.search import resume as go_on
 
-    _tell(go_on(resume, engine=_engine(**flags), minutes=minutes, quiet=as_json), as_json)
+    _tell(go_on(resume, workers=_workers(**flags), minutes=minutes, quiet=as_json), as_json)
 
 
 @nas.command()
@@ -193,10 +191,9 @@ def reference(space_name: str | None, images: int | None, as_json: bool, **flags
 
     A search needs the truth of every architecture it ranks: give both the same --sample and --seed.
     """
-    from nas import plan
     from nas.search import train_reference
 
-    job = _job(plan.REFERENCE_REGIMES, "reference", space_name=space_name, as_json=as_json, **flags)
+    job = _job("REFERENCE_REGIME", "reference", space_name=space_name, as_json=as_json, **flags)
     _tell(train_reference(images=images, **job), as_json)
 
 
@@ -265,7 +262,7 @@ def _known(space_name: str | None) -> str:
 
 
 def _job(
-    regimes: "dict[str, Regime]",
+    regime_name: str,
     kind: str,
     *,
     space_name: str | None,
@@ -285,33 +282,32 @@ def _job(
 ) -> dict[str, Any]:
     """What a search and a reference run are told alike; `plain` as it is."""
     from nas.plan import change
-    from nas.spaces import nasbench201
+    from nas.spaces import space
 
     name = _known(space_name)
     changes: dict[str, Any] = pairs(settings)
-    if name != nasbench201.NAME and (own := sorted({"cells", "width"} & set(changes))):
-        raise UserError(
-            f"--set {own[0]}: only the networks of {nasbench201.NAME} have that setting"
-        )
-    regime = change(regimes[name], **(changes if epochs is None else changes | {"epochs": epochs}))
-    engine = _engine(device=device, workers=workers, threads=threads, cluster=cluster)
+    regime = change(
+        getattr(space(name), regime_name),
+        **(changes if epochs is None else changes | {"epochs": epochs}),
+    )
+    where = _workers(device=device, workers=workers, threads=threads, cluster=cluster)
     source = find_source(dataset, data_dir, resolution)
     return {
         "dataset": source.load(download=download),
         "space_name": name,
         "regime": regime,
         "source": source,
-        "engine": engine,
+        "workers": where,
         "out": out or f"runs/{kind}-{name}",
         "quiet": as_json,
         **plain,
     }
 
 
-def _engine(**flags: Any) -> "Engine":
-    from condense.study.workers import Engine
+def _workers(**flags: Any) -> "Workers":
+    from condense.study.workers import Workers
 
-    return Engine(**flags)
+    return Workers(**flags)
 
 
 def _tell(found: "Found", as_json: bool) -> None:

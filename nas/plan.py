@@ -1,42 +1,23 @@
 """What a search is, in full: the record that `search.json` keeps, and the defaults of each space."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from condense.data.catalogue import Source
 from condense.errors import UserError, unknown
-from condense.files import read_json, write_json
 from condense.sets.provenance import version
-from condense.settings import replaced
+from condense.settings import replaced, whole_number
+from condense.study.record import Record
 from condense.training.train import Protocol
 from nas.proxies import FREE
 from nas.reference import Reference, load
-from nas.spaces import convnet720 as convnet_space
-from nas.spaces import nasbench201, space
-from nas.training import Keys, Regime, Task
+from nas.regime import Regime
+from nas.spaces import space
+from nas.training import Keys, Task
 
-REGIMES = {
-    convnet_space.NAME: Regime(protocol=Protocol(epochs=200)),
-    nasbench201.NAME: Regime(
-        protocol=Protocol(
-            epochs=20, batch=25, lr=0.05, augment="none", schedule="cosine", nesterov=True
-        )
-    ),
-}
-"""How the candidates of a space are trained on a proxy, unless told otherwise (`docs/nas.md` has the study behind it)."""
-REFERENCE_REGIMES = {
-    convnet_space.NAME: Regime(protocol=Protocol(epochs=20)),
-    nasbench201.NAME: Regime(
-        protocol=Protocol(epochs=12, lr=0.1, augment="flip_crop", schedule="cosine", nesterov=True)
-    ),
-}
-"""How they are trained on real images for a reference."""
-SAMPLES = {convnet_space.NAME: 144, nasbench201.NAME: 100}
-SCORE = {convnet_space.NAME: "accuracy", nasbench201.NAME: "summed_loss"}
-"""What ranks, unless told otherwise: the paper's choice, and the study's."""
 HELD_OUT = 5000
 FILE = "search.json"
 
@@ -105,17 +86,27 @@ class Plan:
 
 
 def change(regime: Regime, **changes: Any) -> Regime:
-    """`regime` with some fields of it, or of its protocol, changed: `change(regime, epochs=20, cells=1)`; text is read."""
-    own = {field.name for field in dataclasses.fields(Regime)} - {"protocol"}
+    """`regime` with some of its settings changed, or of its protocol's, or sizes; text is read.
+
+    >>> change(Regime(protocol=Protocol(), sizes={"cells": 5}), epochs="20", cells=1).sizes
+    {'cells': 1}
+    """
+    outer = {"statistics"}
     inner = {field.name for field in dataclasses.fields(Protocol)}
     for name in changes:
-        if name not in own | inner:
-            raise unknown("setting of a regime:", name, sorted(own | inner))
-    protocol = replaced(
-        regime.protocol, {name: value for name, value in changes.items() if name in inner}
+        if name not in outer | inner | regime.sizes.keys():
+            known = sorted(outer | inner | regime.sizes.keys())
+            raise unknown("setting of a regime:", name, known)
+
+    def among(names: Collection[str]) -> dict[str, Any]:
+        return {name: value for name, value in changes.items() if name in names}
+
+    sizes = {name: whole_number(name, value) for name, value in among(regime.sizes).items()}
+    return dataclasses.replace(
+        replaced(regime, among(outer)),
+        protocol=replaced(regime.protocol, among(inner)),
+        sizes={**regime.sizes, **sizes},
     )
-    outer = replaced(regime, {name: value for name, value in changes.items() if name in own})
-    return dataclasses.replace(outer, protocol=protocol)
 
 
 def find_reference(
@@ -131,24 +122,24 @@ def find_reference(
     return None
 
 
-def record(folder: Path, plan: Plan, **how_far: int) -> None:
+def record_of(folder: Path) -> Record:
+    """The `search.json` of a folder."""
+    return Record(folder, FILE, "search", "nas")
+
+
+def write_plan(folder: Path, plan: Plan, **how_far: int) -> None:
     """Write `search.json`: the plan, and how far it is."""
-    write_json(
-        folder / FILE,
-        {"condensekit": version(), "plan": dataclasses.asdict(plan), "progress": how_far},
-    )
+    content = {"condensekit": version(), "plan": dataclasses.asdict(plan), "progress": how_far}
+    record_of(folder).write(content)
 
 
 def load_plan(folder: Path) -> Plan:
     """The plan that `search.json` in `folder` records."""
-    if not (folder / FILE).exists():
-        raise UserError(
-            f"{folder} holds no search (no {FILE}): start one with `nas --out {folder}`"
-        )
+    record = record_of(folder)
     try:
-        return Plan.from_json(read_json(folder / FILE)["plan"])
+        return Plan.from_json(record.read()["plan"])
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / FILE} is not of this version of condensekit: {error}") from None
+        raise UserError(f"{record.path} is not of this version of condensekit: {error}") from None
 
 
 def candidates(space_name: str, sample: int | Sequence[int] | None, seed: int) -> tuple[int, ...]:
@@ -156,10 +147,5 @@ def candidates(space_name: str, sample: int | Sequence[int] | None, seed: int) -
     module = space(space_name)
     if isinstance(sample, Sequence):
         return tuple(sorted({module.architecture(index).index for index in sample}))
-    count = SAMPLES[space_name] if sample is None else sample or None
-    drawn = (
-        module.sample(count, seed, stratified=True)
-        if module is convnet_space
-        else module.sample(count, seed)
-    )
-    return tuple(drawn)
+    count = module.SAMPLE if sample is None else sample or None
+    return tuple(module.sample(count, seed))

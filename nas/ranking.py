@@ -144,7 +144,7 @@ def collect(
 
     truth: of all `indices`, or None.
     """
-    stored = {trial.key: trial.scores for trial in store.find(space=keys.space)}
+    stored = {key: trial.result["scores"] for key, trial in store.find(keys.kind).items()}
 
     def scores(proxy: str, seed: int) -> list[dict[str, float] | None]:
         return [stored.get(keys.of(Task(seed, index, proxy))) for index in indices]

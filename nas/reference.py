@@ -23,6 +23,8 @@ from condense.files import write_bytes
 from nas.spaces import SPACES, space
 
 _SEEDS = (777, 888, 999)
+OFFICIAL_SPACE = "nasbench201"
+"""The space that has a published reference."""
 # Our names for what the benchmark calls dataset and evaluation set. Its `cifar10` is trained on all 50,000 images and has
 # no validation accuracy; its `cifar10-valid` is trained on half of them.
 OFFICIAL = {
@@ -187,7 +189,7 @@ def from_official(path: str | Path, *, trust_pickle: bool = False) -> Reference:
         raise UserError(
             f"{path} is no NAS-Bench-201 file: {type(error).__name__}: {error}".splitlines()[0]
         ) from error
-    module = space("nasbench201")
+    module = space(OFFICIAL_SPACE)
     rows = {
         module.architecture(api.arch(index)).index: _official_row(api, index)
         for index in api.evaluated_indexes
@@ -197,7 +199,7 @@ def from_official(path: str | Path, *, trust_pickle: bool = False) -> Reference:
     for index, row in rows.items():
         for name, value in row.items():
             columns[name][index] = value
-    return Reference("nasbench201", str(path), columns)
+    return Reference(OFFICIAL_SPACE, str(path), columns)
 
 
 def _official_row(api: Any, index: int) -> dict[str, float]:

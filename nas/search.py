@@ -9,9 +9,9 @@ reference.csv      what a reference run makes, in place of a ranking: the truth 
 """
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +22,28 @@ from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from condense.data.preprocess import make_preprocess
 from condense.errors import UserError, unknown
-from condense.files import locked
 from condense.progress import progress
-from condense.study.interrupt import Interrupted
+from condense.study.record import locked
+from condense.study.study import Study
 from condense.study.trials import Trials
-from condense.study.workers import Engine, trainings
+from condense.study.workers import Workers
 from nas import ranking
 from nas.plan import (
-    FILE,
     HELD_OUT,
-    REFERENCE_REGIMES,
-    REGIMES,
-    SCORE,
     Plan,
     candidates,
     find_reference,
     load_plan,
-    record,
+    record_of,
+    write_plan,
 )
 from nas.proxies import make_proxies, seen_held_out
 from nas.ranking import Ranking, collect
-from nas.reference import OFFICIAL, Reference, load
+from nas.reference import OFFICIAL, OFFICIAL_SPACE, Reference, load
+from nas.regime import Regime
 from nas.report import watched, write_report
-from nas.spaces import nasbench201, space
-from nas.training import Bench, Regime, Task
+from nas.spaces import space
+from nas.training import Bench, Task
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def search(
     reference: str | Path | None = None,
     source: Source | None = None,
     store: str | Path | None = None,
-    engine: Engine | None = None,
+    workers: Workers | None = None,
     minutes: float | None = None,
     quiet: bool = False,
 ) -> Found:
@@ -87,7 +85,7 @@ def search(
     proxies: condensed sets by path, `random[:IPC]`, `early-stop[:STEPS]`, `whole[:IMAGES]` (see `nas.sets`).
     sample: how many candidates, drawn from `seed` (stratified in convnet720); 0 for all; or their indices.
     seeds: trainings of each candidate on each proxy.
-    regime: how they are trained; `REGIMES` has the default of the space, `change` changes it.
+    regime: how they are trained; the default is the `REGIME` of the space, `change` changes it.
     held_out: training images set apart to score by. Test images are never looked at.
     by: the column that ranks, as `random summed_loss`; the first proxy's `SCORE` unless told. All are reported.
     reference: a table of trained accuracies (`nas.reference`); without, one named after the space in the data folder.
@@ -108,7 +106,7 @@ def search(
         proxies=tuple(proxies),
         indices=indices,
         seeds=seeds,
-        regime=regime or REGIMES[space_name],
+        regime=regime or space(space_name).REGIME,
         held_out=held_out,
         num_classes=len(dataset.classes),
         by="to be known",
@@ -117,12 +115,12 @@ def search(
     )
     bench = _bench(plan, dataset)
     known = ranking.column_names(bench.proxies)
-    by = by or f"{next(iter(bench.proxies))} {SCORE[space_name]}"
+    by = by or f"{next(iter(bench.proxies))} {space(space_name).SCORE}"
     if by not in known:
         raise unknown("score to rank by:", by, known)
     seen = seen_held_out(proxies, dataset.hold_out(held_out, seed=0))
     plan = dataclasses.replace(plan, by=by, recipes=bench.keys.recipes, seen=seen)
-    return _start(Path(out), plan, bench, engine, minutes, quiet)
+    return _start(Path(out), plan, bench, workers, minutes, quiet)
 
 
 def train_reference(
@@ -138,7 +136,7 @@ def train_reference(
     held_out: int = HELD_OUT,
     source: Source | None = None,
     store: str | Path | None = None,
-    engine: Engine | None = None,
+    workers: Workers | None = None,
     minutes: float | None = None,
     quiet: bool = False,
 ) -> Found:
@@ -154,21 +152,21 @@ def train_reference(
         proxies=(f"whole:{images}" if images else "whole",),
         indices=candidates(space_name, sample, seed),
         seeds=seeds,
-        regime=regime or REFERENCE_REGIMES[space_name],
+        regime=regime or space(space_name).REFERENCE_REGIME,
         held_out=held_out,
         num_classes=len(dataset.classes),
         store=str(store) if store else None,
     )
     bench = _bench(plan, dataset)
     plan = dataclasses.replace(plan, recipes=bench.keys.recipes)
-    return _start(Path(out), plan, bench, engine, minutes, quiet)
+    return _start(Path(out), plan, bench, workers, minutes, quiet)
 
 
 def resume(
     out: str | Path,
     dataset: Dataset | None = None,
     *,
-    engine: Engine | None = None,
+    workers: Workers | None = None,
     minutes: float | None = None,
     quiet: bool = False,
 ) -> Found:
@@ -189,7 +187,7 @@ def resume(
             raise UserError(
                 f"{folder} was begun with another proxy `{changed[0]}` than is there now: put it back or start anew"
             )
-        return _go_on(folder, plan, bench, engine or Engine(), minutes, quiet)
+        return _go_on(folder, plan, bench, workers or Workers(), minutes, quiet)
 
 
 def show(out: str | Path) -> Found:
@@ -206,16 +204,20 @@ def describe(
     shape: tuple[int, int, int] = (3, 32, 32),
     num_classes: int = 10,
 ) -> dict[str, Any]:
-    """An architecture by its index or name: index, name, parameters, FLOPs, and in NAS-Bench-201 its isomorphism class."""
+    """An architecture by its index or name: index, name, parameters, FLOPs, and what its space adds.
+
+    >>> describe("nasbench201", 6111)["isomorph"]
+    6111
+    """
     found = space(space_name).architecture(key)
-    told = {
+    return {
         "space": space_name,
         "index": found.index,
         "name": found.name,
         "parameters": found.parameters(shape, num_classes),
+        "flops": found.flops(shape, num_classes),
+        **found.facts(),
     }
-    told["flops"] = found.flops(shape, num_classes)
-    return told | ({"isomorph": found.isomorph} if space_name == nasbench201.NAME else {})
 
 
 def _bench(plan: Plan, dataset: Dataset) -> Bench:
@@ -242,57 +244,44 @@ def _start(
     folder: Path,
     plan: Plan,
     bench: Bench,
-    engine: Engine | None,
+    workers: Workers | None,
     minutes: float | None,
     quiet: bool,
 ) -> Found:
-    (engine := engine or Engine()).check()
+    (workers := workers or Workers()).check()
     with locked(folder):
-        if (folder / FILE).exists():
-            raise UserError(
-                f"{folder} already holds a search: go on with `nas --resume {folder}` or choose another --out"
-            )
-        return _go_on(folder, plan, bench, engine, minutes, quiet)
+        record_of(folder).check_free({"plan": dataclasses.asdict(plan)})
+        return _go_on(folder, plan, bench, workers, minutes, quiet)
 
 
 def _go_on(
-    folder: Path, plan: Plan, bench: Bench, engine: Engine, minutes: float | None, quiet: bool
+    folder: Path, plan: Plan, bench: Bench, workers: Workers, minutes: float | None, quiet: bool
 ) -> Found:
     """Train what is not in the store yet, and write what was found."""
-    end = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
     truth = _truth(plan)
     with Trials(_store(folder, plan)) as store:
-        record(folder, plan)
-        known, tasks = store.keys(space=plan.space), plan.tasks()
-        left = [task for task in tasks if plan.keys.of(task) not in known]
-        done, title = len(tasks) - len(left), plan.space
-        told = (
-            progress(title, len(tasks), done, quiet=quiet)
-            if not plan.ranks
-            else watched(title, len(tasks), done, lambda: _ranking(plan, store, truth), quiet=quiet)
-        )
-        finished = trainings(bench, left, engine)
-        try:
-            with told as tell:
-                for trial in finished:
-                    store.add(trial)
-                    done += 1
-                    tell(done)
-                    if time.monotonic() > end:
-                        break
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"stopped after {done} of {len(tasks)}; go on with `nas --resume {folder}`"
-            ) from None
-        finally:
-            finished.close()
+        write_plan(folder, plan)
+        study = Study(store, plan.tasks(), plan.keys.of)
+        if plan.ranks:
+            look = partial(_ranking, plan, store, truth)
+            shown = watched(plan.space, study.total, study.done, look, quiet=quiet)
+        else:
+            shown = progress(plan.space, study.total, study.done, quiet=quiet)
+        with shown as tell:
+            study.work(
+                bench,
+                workers,
+                lambda done, trial: tell(done),
+                how_to_go_on=f"go on with `nas --resume {folder}`",
+                minutes=minutes,
+            )
         return _write(folder, plan, store)
 
 
 def _write(folder: Path, plan: Plan, store: Trials) -> Found:
     """Results and how far they are, to the folder."""
     found = _found(folder, plan, store)
-    record(folder, plan, done=found.done, total=found.total)
+    write_plan(folder, plan, done=found.done, total=found.total)
     if found.ranking is None:
         table = _reference(plan, store)
         if any(np.isfinite(values).any() for values in table.columns.values()):
@@ -304,10 +293,10 @@ def _write(folder: Path, plan: Plan, store: Trials) -> Found:
 
 
 def _found(folder: Path, plan: Plan, store: Trials) -> Found:
-    tasks, known = plan.tasks(), store.keys(space=plan.space)
-    done = sum(plan.keys.of(task) in known for task in tasks)
+    study = Study(store, plan.tasks(), plan.keys.of)
+    done, total = study.done, study.total
     result = _ranking(plan, store, _truth(plan)) if plan.ranks else None
-    return Found(folder, done, len(tasks), result, tuple(_notes(plan, result, done, len(tasks))))
+    return Found(folder, done, total, result, tuple(_notes(plan, result, done, total)))
 
 
 def _notes(plan: Plan, result: Ranking | None, done: int, total: int) -> list[str]:
@@ -319,7 +308,7 @@ def _notes(plan: Plan, result: Ranking | None, done: int, total: int) -> list[st
     if result.truth is None:
         how = (
             "put nasbench201.csv.gz into the data folder, or make it of the official file by `nas convert`"
-            if plan.space == nasbench201.NAME and f"{plan.source.name}_test" in OFFICIAL
+            if plan.space == OFFICIAL_SPACE and f"{plan.source.name}_test" in OFFICIAL
             else f"train one: `nas reference --space {plan.space} --dataset {plan.source.name}`, and pass it by --reference"
         )
         notes.append(
@@ -357,7 +346,7 @@ def _reference(plan: Plan, store: Trials) -> Reference:
     columns = {f"{name}_{split}": np.full(module.SIZE, np.nan) for split in ("valid", "test")}
     columns |= {"n_seeds": np.full(module.SIZE, np.nan), "diverged": np.full(module.SIZE, np.nan)}
     (proxy,) = keys.proxies
-    stored = {trial.key: trial.scores for trial in store.find(space=plan.space)}
+    stored = {key: trial.result["scores"] for key, trial in store.find(keys.kind).items()}
     for index in plan.indices:
         runs = [
             run

@@ -7,9 +7,7 @@ one training, and its result is a `Trial` that depends on the bench and the task
 """
 
 import math
-import platform
-import time
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -20,63 +18,25 @@ from torch import Tensor, nn
 from condense.data.augment import make_augment
 from condense.data.images import Images
 from condense.data.preprocess import Preprocess
-from condense.errors import UserError, unknown
 from condense.networks.accelerate import accelerate
 from condense.networks.build import initialise
 from condense.randomness import derive, generator
-from condense.study.trials import Key, Trial
+from condense.study.trials import Key
 from condense.training.train import Diverged, Protocol, train
 from nas import free as baselines
 from nas.proxies import FREE, Proxy
-from nas.spaces import nasbench201, space
+from nas.regime import Regime
+from nas.spaces import space
 
 SCORES = {"accuracy": 1, "held_loss": -1, "summed_loss": -1}
 """What a training is scored by; -1 where lower is better: the accuracy and the cross-entropy on the held-out training
 images, and the sum over the passes of the mean training loss (Ru et al., "Speedy performance estimation", 2021)."""
-STATISTICS = {
-    "proxy": "BatchNorm's averages are taken anew from the proxy's images after training",
-    "running": "BatchNorm's averages are those that training left",
-    "batch": "BatchNorm uses the statistics of the held-out images, 250 at a time",
-}
 _FREE_BATCH = 64
 _TEST_BATCH = {"cpu": 50, "cuda": 1000}
 _STATISTICS_BATCH, _STATISTICS_IMAGES = 250, 2000
 _COMPILING_COSTS = (
     10  # on a GPU; a search compiles each network for one training: it must pay with a margin
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Regime:
-    """How candidates are trained on a proxy and looked at afterwards. `docs/nas.md` says how the defaults were found."""
-
-    protocol: Protocol
-    """The training itself."""
-    statistics: str = "running"
-    """One of `STATISTICS`: what BatchNorm uses on the held-out images."""
-    cells: int = nasbench201.CELLS
-    """Cells a stage, N in NAS-Bench-201; ConvNets have none."""
-    width: int = nasbench201.WIDTH
-    """Channels of the first stage, C in NAS-Bench-201; ConvNets have their own."""
-
-    def __post_init__(self) -> None:
-        if self.statistics not in STATISTICS:
-            raise unknown("batch-norm statistics", self.statistics, STATISTICS)
-        for name in ("cells", "width"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: it must be 1 or more")
-
-    def text(self, space_name: str) -> str:
-        """Every hyperparameter in one line, as the store of trainings records it."""
-        told = {f.name: getattr(self.protocol, f.name) for f in fields(self.protocol)} | {
-            "statistics": self.statistics
-        }
-        if space_name == nasbench201.NAME:
-            told |= {"cells": self.cells, "width": self.width}
-        return " ".join(
-            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
-            for name, value in told.items()
-        )
 
 
 @dataclass(frozen=True, order=True)
@@ -99,13 +59,18 @@ class Keys:
     def of(self, task: Task) -> Key:
         """The key of a task's training."""
         fingerprint, recipe = self.recipes[task.proxy]
-        return Key(
-            self.space,
-            space(self.space).architecture(task.architecture).name,
-            fingerprint,
-            task.seed,
-            recipe,
+        return Key.of(
+            self.kind,
+            architecture=space(self.space).architecture(task.architecture).name,
+            proxy=fingerprint,
+            seed=task.seed,
+            recipe=recipe,
         )
+
+    @property
+    def kind(self) -> str:
+        """That of every trial of the space."""
+        return f"nas {self.space}"
 
     @property
     def proxies(self) -> list[str]:
@@ -137,7 +102,7 @@ class Bench:
         images += f" test={self.test.fingerprint[:8]}" if self.test else ""
         for name, proxy in self.proxies.items():
             regime = replace(self.regime, protocol=proxy.protocol(self.regime.protocol))
-            recipes[name] = proxy.fingerprint, f"{regime.text(self.space)} {images}"
+            recipes[name] = proxy.fingerprint, f"{regime.text()} {images}"
         return Keys(self.space, recipes)
 
     def to(self, device: torch.device) -> Self:
@@ -145,18 +110,24 @@ class Bench:
         proxies = {name: proxy.to(device) for name, proxy in self.proxies.items()}
         return replace(self, proxies=proxies, preprocess=self.preprocess.to(device), device=device)
 
-    def run(self, task: Task) -> Trial:
-        """Do a task. A training that diverges is scored NaN and flagged: `scores["diverged"]` is 1."""
-        began = time.perf_counter()
+    def key(self, task: Task) -> Key:
+        """What the training of a task is called in the store."""
+        return self.keys.of(task)
+
+    def name(self, task: Task) -> str:
+        """A training in a few words, for messages."""
+        return f"`{space(self.space).architecture(task.architecture).name}` on `{task.proxy}`"
+
+    def run(self, task: Task) -> dict[str, Any]:
+        """Do a task: its `scores` by name, and the training's `curve` of losses.
+
+        A training that diverges is scored NaN and flagged: `scores["diverged"]` is 1.
+        """
         architecture = space(self.space).architecture(task.architecture)
-        curve, scores = (
-            ({}, self._free(architecture, task))
-            if task.proxy == FREE
-            else self._train(architecture, task)
-        )
-        return Trial(
-            self.keys.of(task), curve, scores, time.perf_counter() - began, platform.node()
-        )
+        if task.proxy == FREE:
+            return {"curve": {}, "scores": self._free(architecture, task)}
+        curve, scores = self._train(architecture, task)
+        return {"curve": curve, "scores": scores}
 
     def _free(self, architecture: Any, task: Task) -> dict[str, float]:
         """The baselines, of the network at its full size: they cost next to nothing."""
@@ -173,12 +144,7 @@ class Bench:
     ) -> tuple[dict[str, list[float]], dict[str, float]]:
         proxy = self.proxies[task.proxy]
         protocol, shape = proxy.protocol(self.regime.protocol), self.held_out.shape
-        sizes = (
-            {"cells": self.regime.cells, "width": self.regime.width}
-            if self.space == nasbench201.NAME
-            else {}
-        )
-        network = architecture.build(shape, self.num_classes, **sizes).to(self.device)
+        network = architecture.build(shape, self.num_classes, **self.regime.sizes).to(self.device)
         initialise(network, derive(task.seed, "nas/weights"), architecture.index)
         # On a CPU these networks are no faster compiled: a step of a cell takes twice as long, of half the ConvNets longer too.
         passed = (

@@ -1,4 +1,4 @@
-"""The full-scale results, worked out a few minutes at a time: `python -m benchmarks.campaign --budget 9m --data-dir DIR`.
+"""The full-scale results, worked out a few minutes at a time: `python -m benchmarks.campaign --minutes 9 --data-dir DIR`.
 
 Jobs are done in order of value (`--list` shows it). A job keeps in the results folder, and a later call, on this machine or
 on another of the kind, goes on from,
@@ -7,13 +7,12 @@ NAME.json           what was measured, each part with the command, versions, mac
 NAME.safetensors    the condensed set, as uint8; in the folder `large` if it is too large for the repository
 NAME.run/           only while the job is under way: the run to be resumed, and then its float32 set, which is what is evaluated
 
-The end of the budget is a Ctrl-C by the clock: a condensation saves its state and stops, and of an evaluation the network
+The end of the time is a Ctrl-C by the clock: a condensation saves its state and stops, and of an evaluation the network
 being trained is lost. Killed outright, a job goes on from its last checkpoint, or its last finished network. The streams are in
 `benchmarks/campaign_continual.py`, the architecture searches in `benchmarks/campaign_nas.py`; both keep every single training.
 """
 
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,8 +31,9 @@ from benchmarks.campaign import tables as campaign_tables
 from benchmarks.campaign.sets import CLASSES, RECIPES, Cell, accuracies_of, condense_and_evaluate
 from benchmarks.campaign.workplace import Workplace
 from condense import Protocol, Score, UserError, recipe_for
-from condense.files import locked, read_json, write_bytes
-from condense.study.interrupt import Interrupted, ending_after, seconds_of
+from condense.files import read_json, write_bytes
+from condense.study.interrupt import Interrupted, stoppable
+from condense.study.record import locked
 from condense.training.train import protocol_for
 
 
@@ -155,35 +155,40 @@ def _row(record: dict[str, Any]) -> tuple[str, int, str]:
     return record["dataset"], record["ipc"], record["line"]
 
 
-def work(chosen: list[Job], place: Workplace, budget: float) -> tuple[str, int]:
-    """Do jobs until the budget ends; how it ended, and the jobs that failed. A failure is told and the next job taken."""
-    end, failed = time.monotonic() + budget, 0
-    try:
-        with ending_after(budget):
+def work(chosen: list[Job], place: Workplace, minutes: float) -> tuple[str, int]:
+    """Do jobs until the time is up: how it ended, and the number of jobs that failed.
+
+    A failure is printed and the next job taken.
+    """
+    failed = 0
+    with stoppable(minutes) as time_is_up:
+        try:
             for job in chosen:
-                if place.record(job.name)["finished"]:
-                    continue
-                try:
-                    job.work(place, job.name)
-                except Interrupted:
-                    raise  # the end of the budget is no fault of the job
-                except UserError as error:
-                    failed += 1
-                    click.echo(f"{job.name}: failed: {error}", err=True)
-                except Exception:  # a job's fault must not cost the others their time
-                    failed += 1
-                    click.echo(f"{job.name}: failed\n{traceback.format_exc()}", err=True)
-                else:
-                    click.echo(f"{job.name}: {place.record(job.name)['note']}")
-    except (Interrupted, KeyboardInterrupt):
-        return ("the budget is used up" if time.monotonic() >= end else "interrupted"), failed
+                if not place.record(job.name)["finished"]:
+                    failed += not _worked(job, place)
+        except (Interrupted, KeyboardInterrupt):
+            return ("the time is up" if time_is_up() else "interrupted"), failed
     return ("all that could be done is done" if failed else "all done"), failed
 
 
+def _worked(job: Job, place: Workplace) -> bool:
+    """Do a job; whether it succeeded. A fault of one must not cost the others their time."""
+    try:
+        job.work(place, job.name)
+    except Interrupted:
+        raise  # the end of the time is no fault of the job
+    except UserError as error:
+        click.echo(f"{job.name}: failed: {error}", err=True)
+    except Exception:
+        click.echo(f"{job.name}: failed\n{traceback.format_exc()}", err=True)
+    else:
+        click.echo(f"{job.name}: {place.record(job.name)['note']}")
+        return True
+    return False
+
+
 @click.command()
-@click.option(
-    "--budget", default="9m", show_default=True, help="Time to work, such as 90s, 9m or 2h."
-)
+@click.option("--minutes", default=9.0, show_default=True, help="Time to work.")
 @click.option(
     "--list",
     "list_",
@@ -206,12 +211,11 @@ def work(chosen: list[Job], place: Workplace, budget: float) -> tuple[str, int]:
 )
 @click.option("--scale", default="full", show_default=True, type=click.Choice(list(SCALES)))
 def main(
-    budget: str, list_: bool, pattern: str, data_dir: str | None, out: Path, scale: str
+    minutes: float, list_: bool, pattern: str, data_dir: str | None, out: Path, scale: str
 ) -> None:
     """Work through the full-scale jobs, the most valuable first, within a time budget."""
     chosen = [job for job in jobs(SCALES[scale]) if fnmatch(job.name, pattern)]
     try:
-        time_left = seconds_of(budget)
         if not chosen:
             raise UserError(f"--only {pattern}: no job has such a name; --list shows them")
     except UserError as error:
@@ -223,7 +227,7 @@ def main(
         return
     try:
         with locked(out):
-            ended, failed = work(chosen, place, time_left)
+            ended, failed = work(chosen, place, minutes)
     except UserError as error:
         raise click.UsageError(str(error)) from None
     left = [job.name for job in chosen if not place.record(job.name)["finished"]]

@@ -22,8 +22,8 @@ from condense import UserError, condense, recipe_for, resume
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from condense.study.interrupt import Interrupted
-from condense.study.workers import Engine
-from nas.plan import REFERENCE_REGIMES, REGIMES, change
+from condense.study.workers import Workers
+from nas.plan import change
 from nas.search import Found, search, train_reference
 from nas.spaces import space
 
@@ -79,7 +79,7 @@ def plan(scale: Scale) -> Iterator[tuple[float, str, Callable[["Workplace", str]
     recipe = recipe_for("paper", scale.dataset, (3, 32, 32), scale.ipc).override(scale.recipe)
     images, grid = 10 * scale.ipc, len(scale.grid) or space(GRID).SIZE
     condensing = recipe.steps * 10 * (recipe.real_batch + 3 * scale.ipc)
-    a_cell, a_convnet = (3 * REGIMES[name].protocol.epochs * images for name in (CELLS, GRID))
+    a_cell, a_convnet = (3 * space(name).REGIME.protocol.epochs * images for name in (CELLS, GRID))
     truth = 3 * grid * scale.reference_epochs * scale.images
     yield condensing, "nas-set", partial(make_set, scale=scale)
     yield (
@@ -139,7 +139,7 @@ def rank_grid(place: "Workplace", name: str, *, scale: Scale, judged: bool) -> N
 
 def make_reference(place: "Workplace", name: str, *, scale: Scale) -> None:
     """Train the ConvNets on the real images: `nas-reference.csv`."""
-    regime = change(REFERENCE_REGIMES[GRID], epochs=scale.reference_epochs)
+    regime = change(space(GRID).REFERENCE_REGIME, epochs=scale.reference_epochs)
     choice = {
         "space_name": GRID,
         "sample": scale.grid or 0,
@@ -156,7 +156,9 @@ def make_reference(place: "Workplace", name: str, *, scale: Scale) -> None:
 
 def _search(place: "Workplace", name: str, scale: Scale, choice: dict[str, Any]) -> None:
     """A search, and its ranking into the job's record."""
-    regime = change(REGIMES[choice["space_name"]], **scale.changes.get(choice["space_name"], {}))
+    regime = change(
+        space(choice["space_name"]).REGIME, **scale.changes.get(choice["space_name"], {})
+    )
     found, record = _run(
         place, name, scale, search, choice | {"regime": regime, "held_out": scale.held_out}
     )
@@ -178,12 +180,12 @@ def _run(
     """A search or a reference run over the store of all; what it found, and the job's record with this leg of it."""
     record, folder = place.record(name), place.out / f"{name}.run"
     shutil.rmtree(folder, ignore_errors=True)  # what is trained is in the store
-    source, engine = (
+    source, workers = (
         Source(name=scale.dataset, data_dir=place.data_dir),
-        Engine(workers=scale.workers),
+        Workers(workers=scale.workers),
     )
     with _kept(place, record, "train"):
-        shared = {"source": source, "engine": engine, "store": place.out / "nas.sqlite"}
+        shared = {"source": source, "workers": workers, "store": place.out / "nas.sqlite"}
         return work(_dataset(place, scale), out=folder, **shared, **choice), record
 
 

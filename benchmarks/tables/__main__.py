@@ -1,7 +1,6 @@
 """The command: `python -m benchmarks.tables TABLE --scale SCALE --data-dir DIR`."""
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +12,8 @@ from benchmarks.tables import accuracy, run
 from benchmarks.tables.cells import Work
 from benchmarks.tables.lines import SCALES
 from condense import UserError
-from condense.files import locked
-from condense.study.interrupt import Interrupted, ending_after, seconds_of
+from condense.study.interrupt import Interrupted, stoppable
+from condense.study.record import locked
 
 ABOUT = {
     "main": "Accuracy by method, dataset and images per class: the paper's first table, and the generative models' (11).",
@@ -39,8 +38,7 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
                 "--work", default="runs/tables", show_default=True, type=click.Path(path_type=Path)
             ),
             click.option(
-                "--budget",
-                help="Time to work, such as 90s, 9m or 2h; started again it goes on.  [default: no end]",
+                "--minutes", type=float, help="Stop after that long; started again it goes on."
             ),
             click.option("--device", default="auto", show_default=True),
             click.option(
@@ -58,18 +56,23 @@ def main() -> None:
 
 
 @contextmanager
-def _working(data_dir: str | None, work: Path, budget: str | None, device: str) -> Iterator[Work]:
-    """The work folder, this process's alone. Bad input is one line, the end of the budget no failure, Ctrl-C exit code 130."""
+def _working(
+    data_dir: str | None, work: Path, minutes: float | None, device: str
+) -> Iterator[Work]:
+    """The work folder, this process's alone.
+
+    Bad input is one line, the end of the time no failure, Ctrl-C exit code 130.
+    """
     try:
-        end = time.monotonic() + (seconds := seconds_of(budget or "10000h"))
-        with locked(work), ending_after(seconds):
-            yield Work(work, data_dir, device)
+        with locked(work), stoppable(minutes) as time_is_up:
+            try:
+                yield Work(work, data_dir, device)
+            except (Interrupted, KeyboardInterrupt):
+                click.echo("stopped: the same command goes on", err=True)
+                if not time_is_up():
+                    sys.exit(130)
     except UserError as error:
         raise click.UsageError(str(error)) from None
-    except (Interrupted, KeyboardInterrupt):
-        click.echo("stopped: the same command goes on", err=True)
-        if time.monotonic() < end:
-            sys.exit(130)
 
 
 def _add(table: str) -> None:

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from condense.data.catalogue import Source
 from condense.errors import UserError
-from condense.files import load_tensors, locked, read_json, save_tensors, write_json
+from condense.files import load_tensors, read_json, save_tensors, write_json
 from condense.methods import recipes
 from condense.methods.base import Recipe
 from condense.report.pictures import grid
 from condense.runs.ranks import Ranks
 from condense.sets.condensed import CondensedSet
 from condense.sets.provenance import version
-from condense.study.record import differences
+from condense.study.record import differences, locked
 
 _KEEP = 2
 """Checkpoints kept: the last, and the one before it should the last be damaged."""

@@ -16,7 +16,6 @@ from condense.data.images import Dataset
 from condense.data.preprocess import make_preprocess
 from condense.device import peak_memory, pick_device
 from condense.errors import UserError, unknown
-from condense.files import locked
 from condense.methods import Looping
 from condense.methods import selection as select
 from condense.methods.base import Diverged, Learner, Problem, Recipe
@@ -32,6 +31,7 @@ from condense.sets.condensed import STORAGES, CondensedSet
 from condense.sets.exchange import import_set
 from condense.sets.provenance import provenance
 from condense.study.interrupt import Interrupted, stop_signal
+from condense.study.record import locked
 from condense.training.pool import Pool, train_pool
 
 __all__ = [

@@ -1,10 +1,127 @@
-"""The record of a plan: what a folder belongs to."""
+"""The record of a plan: a JSON file that says what a folder belongs to, and refuses another plan in the same folder."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+from condense.errors import UserError
+from condense.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Record:
+    """The file `name` in a folder, which holds one plan and whatever is told beside it.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> record = Record(Path(folder), "plan.json", "run", "continual")
+    >>> record.write({"plan": {"steps": 5}})
+    >>> record.check_free({"plan": {"steps": 10}})  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    condense.errors.UserError: ... holds another run (plan.steps 5 there, 10 here): choose another --out
+    """
+
+    folder: Path
+    name: str
+    """Of the file."""
+    kind: str
+    """What the folder holds, in messages: a run, a search."""
+    command: str
+    """The command that goes on with it."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.folder / self.name
+
+    def exists(self) -> bool:
+        """Whether the folder holds a plan."""
+        return self.path.exists()
+
+    def read(self) -> dict[str, Any]:
+        """The content. Raises `UserError` where there is none, or where it is damaged."""
+        if not self.exists():
+            raise UserError(
+                f"{self.folder} holds no {self.kind} (no {self.name}): "
+                f"start one with `{self.command} --out {self.folder}`"
+            )
+        return read_json(self.path)
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Replace the content."""
+        write_json(self.path, content)
+
+    def check_free(self, plan: dict[str, Any]) -> None:
+        """Raise a `UserError` if the folder holds a plan already, this one or another.
+
+        Every field of `plan` is compared with the field of that name in the file; others are not looked at.
+        """
+        if self.exists():
+            self.check_same(plan)
+            raise UserError(
+                f"{self.folder} already holds this {self.kind}: "
+                f"go on with `{self.command} --resume {self.folder}`"
+            )
+
+    def check_same(self, plan: dict[str, Any]) -> None:
+        """Raise a `UserError` that names what differs, unless the folder's plan is this one."""
+        content, plan = self.read(), json.loads(json.dumps(plan))  # as it would come back
+        there = {field: content.get(field) for field in plan}
+        if changed := differences(plan, there):
+            raise UserError(
+                f"{self.folder} holds another {self.kind} ({changed}): choose another --out"
+            )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """While inside, `folder` exists and is this process's alone; another's is a `UserError`.
+
+    A folder in which nothing was left is removed again.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp()) / "run"
+    >>> with locked(folder):
+    ...     folder.is_dir()
+    True
+    >>> folder.exists()
+    False
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(
+            f"{folder} is in use by another run: wait for it or choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+        if [path.name for path in folder.iterdir()] == [
+            ".lock"
+        ]:  # nothing came of it: leave no trace
+            (folder / ".lock").unlink()
+            folder.rmdir()
 
 
 def differences(here: dict[str, Any], there: dict[str, Any]) -> str:
-    """The first few settings in which two jobs differ, with both values; empty where they are the same."""
+    """The first few settings in which two plans differ, with both values; empty where they are the same.
+
+    Nested settings are named `outer.inner`.
+
+    >>> differences({"ipc": 10, "recipe": {"lr": 1.0}}, {"ipc": 10, "recipe": {"lr": 0.1}})
+    'recipe.lr 0.1 there, 1.0 here'
+    """
     mine, theirs = _flat(here), _flat(there)
     changed = [key for key in mine | theirs if mine.get(key) != theirs.get(key)]
     return ", ".join(f"{key} {theirs.get(key)} there, {mine.get(key)} here" for key in changed[:3])
@@ -13,7 +130,8 @@ def differences(here: dict[str, Any], there: dict[str, Any]) -> str:
 def _flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in fields.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
     return flat

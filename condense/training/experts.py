@@ -17,12 +17,13 @@ from condense.data.images import Dataset
 from condense.data.preprocess import make_preprocess
 from condense.device import pick_device
 from condense.errors import UserError, unknown
-from condense.files import load_tensors, locked, read_json, save_tensors, write_json
+from condense.files import load_tensors, read_json, save_tensors, write_json
 from condense.networks import build as networks
 from condense.networks.accelerate import accelerate
 from condense.progress import progress
 from condense.randomness import derive
 from condense.settings import require
+from condense.study.record import locked
 from condense.training.descent import weights_of
 from condense.training.train import Protocol, train
 

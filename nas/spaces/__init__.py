@@ -1,8 +1,9 @@
-"""Search spaces by name.
+"""Search spaces by name. Adding one is a file and a line here.
 
 A space is a module with `NAME`, `SIZE`, `architecture(key)` (an index, a name, or an index as text) and
-`sample(count, seed)`. What `architecture` returns has `index`, `name`, `parameters(shape, num_classes)`,
-`flops(shape, num_classes)` and `build(shape, num_classes)`.
+`sample(count, seed)`, and with what a search does unless told otherwise: `REGIME`, `REFERENCE_REGIME`, `SAMPLE` and
+`SCORE`. What `architecture` returns has `index`, `name`, `parameters(shape, num_classes)`, `flops(shape, num_classes)`,
+`build(shape, num_classes, **sizes)`, where `sizes` are those of the regime, and `facts()`.
 """
 
 from importlib import import_module

@@ -16,6 +16,8 @@ from condense.errors import UserError, unknown
 from condense.networks.base import Network, Shape, extra_padding
 from condense.networks.build import ConvNetSpec, build
 from condense.randomness import generator
+from condense.training.train import Protocol
+from nas.regime import Regime
 
 NAME = "convnet720"
 GRID: dict[str, tuple[Any, ...]] = {
@@ -26,6 +28,14 @@ GRID: dict[str, tuple[Any, ...]] = {
     "pool": ("none", "max", "avg"),
 }
 SIZE = prod(map(len, GRID.values()))
+REGIME = Regime(protocol=Protocol(epochs=200))
+"""How ConvNets are trained on a proxy, unless told otherwise: the papers' protocol."""
+REFERENCE_REGIME = Regime(protocol=Protocol(epochs=20))
+"""How they are trained on real images for a reference."""
+SAMPLE = 144
+"""ConvNets that a search ranks, unless told otherwise: a fifth."""
+SCORE = "accuracy"
+"""What ranks, unless told otherwise: the papers' choice."""
 
 
 class ConvNet(ConvNetSpec):
@@ -61,6 +71,10 @@ class ConvNet(ConvNetSpec):
     def build(self, shape: Shape, num_classes: int) -> Network:
         """The network itself (`condense.networks.build`)."""
         return build(self.name, shape, num_classes)
+
+    def facts(self) -> dict[str, int]:
+        """What there is to say of a ConvNet beside its name and its costs: nothing."""
+        return {}
 
     def _blocks(self, shape: Shape) -> Iterator[Shape]:
         """For each block: its input channels, and the height and width of its convolution's output."""
@@ -102,10 +116,10 @@ def architecture(key: int | str) -> ConvNet:
     return _ALL[int(key)]
 
 
-def sample(count: int | None = None, seed: int = 0, *, stratified: bool = False) -> list[int]:
+def sample(count: int | None = None, seed: int = 0, *, stratified: bool = True) -> list[int]:
     """Indices of `count` different architectures, ascending; all of them without a `count`.
 
-    Random, or `stratified`: every value of a factor then occurs as often as its others, to within one.
+    `stratified`: every value of a factor occurs as often as its others, to within one; or at random.
     """
     if count is None:
         return list(range(SIZE))

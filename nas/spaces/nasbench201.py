@@ -20,16 +20,32 @@ from condense.errors import UserError
 from condense.networks.base import Network, Shape
 from condense.networks.build import initialise
 from condense.randomness import generator
+from condense.training.train import Protocol
+from nas.regime import Regime
 
 NAME = "nasbench201"
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # (from, to), in the order of the string
 SIZE = len(OPERATIONS) ** len(EDGES)
 
-CELLS, WIDTH = (
-    5,
-    16,
-)  # cells in each of the three stages, channels of the first one: the benchmark's
+CELLS, WIDTH = 5, 16
+"""Cells in each of the three stages, and channels of the first one: the benchmark's."""
+REGIME = Regime(
+    protocol=Protocol(
+        epochs=20, batch=25, lr=0.05, augment="none", schedule="cosine", nesterov=True
+    ),
+    sizes={"cells": CELLS, "width": WIDTH},
+)
+"""How cells are trained on a proxy, unless told otherwise; `docs/nas.md` has the study behind it."""
+REFERENCE_REGIME = Regime(
+    protocol=Protocol(epochs=12, lr=0.1, augment="flip_crop", schedule="cosine", nesterov=True),
+    sizes={"cells": CELLS, "width": WIDTH},
+)
+"""How they are trained on real images for a reference."""
+SAMPLE = 100
+"""Cells that a search ranks, unless told otherwise."""
+SCORE = "summed_loss"
+"""What ranks, unless told otherwise: the study's choice."""
 _KERNELS = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
 
 
@@ -57,6 +73,10 @@ class Cell:
     def isomorph(self) -> int:
         """The smallest index of a cell that computes the same function; equal for the cells of a class."""
         return _first_of_class()[self.canonical()]
+
+    def facts(self) -> dict[str, int]:
+        """What there is to say of a cell beside its name and its costs."""
+        return {"isomorph": self.isomorph}
 
     def canonical(self) -> str:
         """The function of the input that the cell computes, one text for each of the 6,466 classes.

@@ -20,17 +20,17 @@ from condense import UserError, load_dataset
 from condense.data.catalogue import Source
 from condense.data.preprocess import make_preprocess
 from condense.methods.selection import select
-from condense.study.workers import Engine
+from condense.study.workers import Workers
 from nas import reference
 from nas.free import BASELINES
-from nas.plan import REGIMES, change, find_reference
+from nas.plan import change, find_reference
 from nas.ranking import FREE_AVERAGE
 from nas.search import describe, resume, search, show, train_reference
-from nas.spaces import nasbench201
+from nas.spaces import nasbench201, space
 
 CELLS = (1462, 4676, 6111, 9930, 13714)
-QUICK = change(REGIMES["nasbench201"], epochs=2, cells=1, width=4)
-HERE = Engine(workers=0, device="cpu")
+QUICK = change(space("nasbench201").REGIME, epochs=2, cells=1, width=4)
+HERE = Workers(workers=0, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def _search(digits, out, **changes):
         "proxies": ["random:2", "early-stop:6"],
         "sample": CELLS,
         "seeds": 2,
-        "engine": HERE,
+        "workers": HERE,
     }
     return search(
         digits, out=out, **{**options, "regime": QUICK, "held_out": 50, "quiet": True, **changes}
@@ -155,13 +155,13 @@ import sys
 sys.path[:0] = {path!r}
 import torch; torch.set_num_threads(1)
 from condense import load_dataset
-from condense.study.workers import Engine
+from condense.study.workers import Workers
 from nas.search import resume, search
 from nas.plan import REGIMES, change
 if __name__ == "__main__":
-    regime = change(REGIMES["nasbench201"], epochs=20, cells=1, width=4)
+    regime = change(space("nasbench201").REGIME, epochs=20, cells=1, width=4)
     search(load_dataset("digits"), space_name="nasbench201", proxies=["random:2"], sample={cells!r}, seeds=4, regime=regime,
-           held_out=50, out=sys.argv[1], engine=Engine(workers=2, threads=1, device="cpu"), quiet=True)
+           held_out=50, out=sys.argv[1], workers=Workers(workers=2, threads=1, device="cpu"), quiet=True)
 """
 
 
@@ -189,7 +189,7 @@ def test_a_killed_search_ends_with_the_same_ranking(digits, tmp_path, monkeypatc
     before = show(tmp_path / "killed")
     assert before.done == kept
     assert any("still to be made" in note for note in before.notes)
-    resume(tmp_path / "killed", engine=Engine(workers=2, threads=1, device="cpu"), quiet=True)
+    resume(tmp_path / "killed", workers=Workers(workers=2, threads=1, device="cpu"), quiet=True)
     assert _rows(store) == 25
     assert (tmp_path / "killed" / "ranking.json").read_bytes() == (
         tmp_path / "whole" / "ranking.json"
@@ -215,7 +215,7 @@ def test_out_of_time_and_resumed(digits, tmp_path):
     first = _search(digits, tmp_path / "run", minutes=0)
     assert (first.done, first.total) == (1, 25)
     assert len(first.ranking) == 0
-    assert resume(tmp_path / "run", digits, engine=HERE, quiet=True).done == 25
+    assert resume(tmp_path / "run", digits, workers=HERE, quiet=True).done == 25
     undisturbed = _search(digits, tmp_path / "other")
     assert show(tmp_path / "run").ranking.to_json() == undisturbed.ranking.to_json()
 
@@ -250,7 +250,7 @@ def test_a_reference_run_makes_the_table_that_a_search_takes(digits, tmp_path):
         "sample": CELLS,
         "regime": change(QUICK, epochs=1),
         "held_out": 50,
-        "engine": HERE,
+        "workers": HERE,
     }
     found = train_reference(digits, out=tmp_path / "truth", images=100, quiet=True, **options)
     assert found.ranking is None
@@ -285,7 +285,7 @@ def test_condensed_sets_that_saw_the_held_out_images_are_named(digits, tmp_path)
     again = select("random", digits, 2, preprocess=make_preprocess("standard", digits), seed=1)
     again.save(tmp_path / "ipc2")
     with pytest.raises(UserError, match="another proxy `ipc2`"):
-        resume(tmp_path / "run", digits, engine=HERE, quiet=True)
+        resume(tmp_path / "run", digits, workers=HERE, quiet=True)
 
 
 def test_bad_input_is_refused_before_the_first_training(digits, tmp_path):
@@ -324,7 +324,7 @@ def test_a_resumed_search_finds_its_dataset_again(digits, tmp_path):
     _search(
         digits, tmp_path / "run", sample=CELLS[:2], seeds=1, minutes=0, source=Source(name="digits")
     )
-    assert resume(tmp_path / "run", engine=HERE, quiet=True).done == 6
+    assert resume(tmp_path / "run", workers=HERE, quiet=True).done == 6
 
 
 def test_describe():

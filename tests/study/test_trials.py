@@ -1,5 +1,6 @@
 """The store of trainings: what is finished stays, whoever writes and whoever is killed."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -8,6 +9,8 @@ import time
 from math import inf, isnan, nan
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from condense.errors import UserError
 from condense.study.trials import VERSION, Key, Trial, Trials
@@ -17,9 +20,13 @@ SPAWN = multiprocessing.get_context(
 )  # forking a process with torch's threads is no test of ours
 
 
-def _trial(number: int, seed: int = 0) -> Trial:
-    key = Key("convnet720", f"net-{number}", "a1b2", seed, "epochs=20")
-    return Trial(key, {"loss": [2.0, 1.0 / (number + 1)]}, {"accuracy": number / 7}, 0.25, "here")
+def _key(number: int, kind: str = "nets") -> Key:
+    return Key.of(kind, net=number)
+
+
+def _trial(number: int, kind: str = "nets") -> Trial:
+    result = {"curve": {"loss": [2.0, 1.0 / (number + 1)]}, "accuracy": number / 7, "name": "a"}
+    return Trial(_key(number, kind), result, 0.25, "here")
 
 
 def test_what_is_added_is_found(tmp_path):
@@ -27,43 +34,61 @@ def test_what_is_added_is_found(tmp_path):
         assert len(store) == 0
         for number in (2, 0, 1):
             assert store.add(_trial(number))
-        store.add(_trial(0, seed=1))
+        store.add(_trial(0, kind="cells"))
     with Trials(tmp_path / "new" / "trials.sqlite") as store:
         assert len(store) == 4
-        assert store.get(_trial(1).key) == _trial(1)
-        assert store.get(_trial(9).key) is None
-        assert store.find(seed=0) == [_trial(0), _trial(1), _trial(2)]
-        assert store.find(space="nasbench201") == []
-        assert store.keys(architecture="net-0") == {_trial(0).key, _trial(0, seed=1).key}
-        with pytest.raises(TypeError, match="arch"):
-            store.find(arch="net-0")
+        assert list(store.find("nets").values()) == [_trial(0), _trial(1), _trial(2)]
+        assert store.find("cells") == {_key(0, "cells"): _trial(0, "cells")}
+        assert store.find("elsewhere") == {}
+        assert store.keys("nets") == {_key(0), _key(1), _key(2)}
 
 
-@pytest.mark.parametrize("field", ["space", "architecture", "proxy", "seed", "recipe"])
-def test_every_part_of_the_key_tells_trainings_apart(tmp_path, field):
-    trial = _trial(0)
-    other = Trial(
-        Key(**{**vars(trial.key), field: 5 if field == "seed" else "other"}), {}, {}, 1.0, "there"
-    )
+def test_the_first_trial_of_a_key_stays(tmp_path):
     with Trials(tmp_path / "t.sqlite") as store:
-        assert store.add(trial)
-        assert store.add(other)
-        assert not store.add(
-            Trial(trial.key, {}, {"accuracy": 1.0}, 9.0, "there")
-        )  # the first one stays
-        assert store.get(trial.key) == trial
-        assert store.get(other.key) == other
-        assert len(store) == 2
+        assert store.add(_trial(0))
+        assert not store.add(Trial(_key(0), {"accuracy": 1.0}, 9.0, "there"))
+        assert store.find("nets")[_key(0)] == _trial(0)
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.text() | st.booleans() | st.floats(0, 1)))
+def test_a_key_is_its_facts_in_any_order(facts):
+    assert Key.of("k", **facts) == Key.of("k", **dict(reversed(facts.items())))
+    assert json.loads(Key.of("k", **facts).task) == facts
 
 
 def test_diverged_numbers_come_back_as_nan(tmp_path):
-    trial = Trial(_trial(0).key, {"loss": [1.0, inf, nan]}, {"accuracy": nan}, 1.0, "here")
+    trial = Trial(_key(0), {"curve": {"loss": [1.0, inf, nan]}, "accuracy": nan}, 1.0, "here")
     with Trials(tmp_path / "t.sqlite") as store:
         store.add(trial)
-        found = store.get(trial.key)
-    assert found is not None
-    assert found.curve["loss"][0] == 1.0
-    assert all(isnan(v) for v in [*found.curve["loss"][1:], found.scores["accuracy"]])
+        found = store.find("nets")[_key(0)].result
+    assert found["curve"]["loss"][0] == 1.0
+    assert all(isnan(value) for value in [*found["curve"]["loss"][1:], found["accuracy"]])
+
+
+def test_a_changed_number_is_noticed(tmp_path):
+    path = tmp_path / "t.sqlite"
+    with Trials(path) as store:
+        store.add(_trial(1))
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE trials SET result = replace(result, '0.14', '0.94')")
+    database.close()
+    with Trials(path) as store, pytest.raises(UserError, match="does not match its checksum"):
+        store.find("nets")
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
+def test_a_damaged_file_is_an_error_of_one_line(tmp_path, place):
+    path = tmp_path / "t.sqlite"
+    with Trials(path) as store:
+        for number in range(200):
+            store.add(_trial(number))
+    content = bytearray(path.read_bytes())
+    start = int(place * len(content))
+    content[start : start + 512] = bytes(512)
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error, Trials(path) as store:
+        store.find("nets")
+    assert "\n" not in str(error.value)
 
 
 def _write_for_ever(path, announce):
@@ -96,13 +121,13 @@ def test_a_killed_writer_loses_nothing_finished(tmp_path, moment):
     reader.close()
     process.close()
     with Trials(path) as store:
-        found = store.find()
+        found = store.find("nets").values()
         assert len(found) in (
             finished + 1,
             finished + 2,
         )  # one may have been stored but not announced
-        assert {trial.key for trial in found} >= {_trial(n).key for n in range(finished + 1)}
-        assert all(trial == _trial(int(trial.key.architecture[4:])) for trial in found)
+        assert {trial.key for trial in found} >= {_key(n) for n in range(finished + 1)}
+        assert all(trial == _trial(json.loads(trial.key.task)["net"]) for trial in found)
         assert store.add(_trial(10**6))  # and the next search goes on
     with sqlite3.connect(path) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -127,7 +152,7 @@ def test_two_processes_share_a_store_from_its_making_on(tmp_path):
         process.join(60)
         assert process.exitcode == 0
     with Trials(path) as store:
-        assert store.keys() == {_trial(n).key for n in range(100)}
+        assert store.keys("nets") == {_key(n) for n in range(100)}
         assert len(store) == 100
 
 

@@ -1,0 +1,47 @@
+"""How the candidates of a search are trained on a proxy, and how they are looked at afterwards."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from condense.errors import UserError, unknown
+from condense.training.train import Protocol
+
+STATISTICS = {
+    "proxy": "BatchNorm's averages are taken anew from the proxy's images after training",
+    "running": "BatchNorm's averages are those that training left",
+    "batch": "BatchNorm uses the statistics of the held-out images, 250 at a time",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Regime:
+    """How candidates are trained on a proxy and looked at afterwards.
+
+    `docs/nas.md` says how the defaults of each space were found.
+
+    >>> Regime(protocol=Protocol(epochs=20), sizes={"cells": 1}).text().split()[-2:]
+    ['statistics=running', 'cells=1']
+    """
+
+    protocol: Protocol
+    """The training itself."""
+    statistics: str = "running"
+    """What BatchNorm uses on the held-out images: proxy, running or batch."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """What the networks of the space can be made smaller by, such as the cells of NAS-Bench-201."""
+
+    def __post_init__(self) -> None:
+        if self.statistics not in STATISTICS:
+            raise unknown("batch-norm statistics", self.statistics, STATISTICS)
+        for name, size in self.sizes.items():
+            if size < 1:
+                raise UserError(f"{name} is {size}: it must be 1 or more")
+
+    def text(self) -> str:
+        """Every hyperparameter in one line, as the store of trainings records it."""
+        values = {f.name: getattr(self.protocol, f.name) for f in fields(self.protocol)}
+        values |= {"statistics": self.statistics, **self.sizes}
+        return " ".join(
+            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in values.items()
+        )
