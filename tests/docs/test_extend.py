@@ -28,7 +28,7 @@ def copy(tmp_path: Path) -> Path:
 def add(copy: Path, page: str, table: str) -> None:
     """Put the page's file into its place, its line into `table`, and its import, if it names one."""
     text = (ROOT / "docs" / "extend" / page).read_text()
-    file, line = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    file, line = re.findall(r"```(?:python)?\n(.+?)```\n", text, re.DOTALL)
     place, registry = re.findall(r"(?:The file|^The line) is.*?`([a-z0-9_/]+\.py)`", text, re.M)
     (copy / place).write_text(file)
     listed = (copy / registry).read_text()
