@@ -83,7 +83,7 @@ def main(name: str, data_dir: str | None, out: Path) -> None:
 
 
 def features(dataset: Dataset) -> None:
-    """Train the network behind herding, as `condense.select` does, for several numbers of passes, and test it."""
+    """Train the network behind herding, as `condense.methods.selection` does, for several numbers of passes, and test it."""
     part = of_classes(dataset, class_order(len(dataset.classes), 0)[-4:])
     preprocess, device = make_preprocess("standard", part), torch.device("cpu")
     network = build("convnet", part.shape, len(part.classes))

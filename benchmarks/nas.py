@@ -263,8 +263,9 @@ def size(
         common,
         {"cells": cells, "width": width, "epochs": epochs, "seeds": seeds},
         told,
+        {"passes": {proxy: [one.to_json() for one in rhos] for proxy, rhos in passes.items()}},
     )
-    _curve(results.FOLDER / f"{common['name'] or 'nas_size'}_curve.png", ranking, counts, passes)
+    curve(results.FOLDER / f"{common['name'] or 'nas_size'}_curve.png", ranking, passes)
 
 
 def _dataset(common: dict[str, Any]) -> Dataset:
@@ -335,8 +336,12 @@ def _publish(
     common: dict[str, Any],
     scale: dict[str, Any],
     more: Sequence[str] = (),
+    numbers: dict[str, Any] | None = None,
 ) -> None:
-    """Write the study's table, numbers and plots, and `more` lines; nothing where there is nothing to correlate yet."""
+    """Write the study's table, numbers and plots, with `more` lines and `numbers` of its own.
+
+    Nothing is written where there is nothing to correlate yet.
+    """
     ranking, name = found.ranking, common["name"] or f"nas_{study}"
     if ranking is None or not ranking.agreements:
         click.echo(f"{found.done} of {found.total} trainings: nothing to correlate yet")
@@ -370,10 +375,12 @@ def _publish(
         "done": found.done,
         "total": found.total,
     }
-    results.write(name, {**document, "notes": found.notes, **ranking.to_json()}, lines)
+    results.write(
+        name, {**document, "notes": found.notes, **ranking.to_json(), **(numbers or {})}, lines
+    )
     for proxy in ranking.trainings:
         scatter(results.FOLDER / f"{name}_{proxy.replace(':', '-')}.png", ranking, proxy)
-    _forest(results.FOLDER / f"{name}.png", ranking)
+    forest(results.FOLDER / f"{name}.png", ranking)
     click.echo("\n".join(lines))
 
 
@@ -385,7 +392,7 @@ def _markdown(headers: Any, rows: list[list[str]]) -> list[str]:
     ]
 
 
-def _forest(path: Path, ranking: Ranking) -> None:
+def forest(path: Path, ranking: Ranking) -> None:
     """Spearman's rho of every score with its interval: what costs nothing, each proxy's own, and averages of both."""
     from matplotlib.figure import Figure
 
@@ -495,11 +502,12 @@ def _pass_lines(passes: dict[str, list[Estimate]]) -> list[str]:
     return [told, "", *_markdown(("proxy", *(f"{n} passes" for n in chosen)), rows)]
 
 
-def _curve(
-    path: Path, ranking: Ranking, sizes: list[int], passes: dict[str, list[Estimate]]
-) -> None:
+def curve(path: Path, ranking: Ranking, passes: dict[str, list[Estimate]]) -> None:
     """Spearman's rho against the images per class, condensed sets as stars; and of the summed loss against the passes."""
     from matplotlib.figure import Figure
+
+    real = "random:"
+    sizes = [int(name.removeprefix(real)) for name in ranking.trainings if name.startswith(real)]
 
     figure = Figure(figsize=(9.6, 4), layout="constrained", dpi=150)
     left, right = figure.subplots(1, 2, sharey=True)
@@ -532,13 +540,13 @@ def _curve(
     )
     left.set_xticks(sizes, [str(size) for size in sizes])
     left.minorticks_off()
-    for number, (proxy, curve) in enumerate(passes.items()):
-        epochs, colour = range(1, len(curve) + 1), f"C{number + len(SCORES)}"
-        right.plot(epochs, [e.value for e in curve], color=colour, label=proxy)
+    for number, (proxy, rhos) in enumerate(passes.items()):
+        epochs, colour = range(1, len(rhos) + 1), f"C{number + len(SCORES)}"
+        right.plot(epochs, [e.value for e in rhos], color=colour, label=proxy)
         right.fill_between(
             epochs,
-            [e.low for e in curve],
-            [e.high for e in curve],
+            [e.low for e in rhos],
+            [e.high for e in rhos],
             color=colour,
             alpha=0.08,
             linewidth=0,

@@ -136,23 +136,17 @@ def main(
         )
         document = {"conditions": results.conditions(), "settings": settings, "lines": lines}
         results.write(name, document, _table(lines, bool(settings["hold_out"])))
-    title = "held-out accuracy" if settings["hold_out"] else "test accuracy"
-    bars(
-        Path(results.FOLDER / f"{name}.png"),
-        {line: _Line(found) for line, found in lines.items()},
-        title,
-    )
+    draw(results.FOLDER / f"{name}.png", {"settings": settings, "lines": lines})
 
 
-class _Line:
-    """A line as `report.bars` wants it."""
-
-    def __init__(self, found: dict) -> None:
-        self.accuracies, self.mean, self.ci95 = (
-            tuple(found["accuracies"]),
-            found["mean"],
-            tuple(found["ci95"]),
-        )
+def draw(path: Path, document: dict[str, Any]) -> None:
+    """A bar for each line of the result, with its interval."""
+    scores = {
+        line: Score(tuple(found["accuracies"]), found["sets"])
+        for line, found in document["lines"].items()
+    }
+    held_out = document.get("settings", {}).get("hold_out")
+    bars(path, scores, "held-out accuracy" if held_out else "test accuracy")
 
 
 def _table(lines: dict[str, dict], held_out: bool) -> list[str]:

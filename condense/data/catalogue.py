@@ -1,31 +1,81 @@
 """Datasets by name, as uint8 images in memory or mapped from a file: `load_dataset("cifar10", "data")`.
 
 Every source ends as the same `Dataset`: a user's folder or array is as good as CIFAR-10. Pixels stay uint8 until a
-preprocessing makes them floats. `condense.arrays` reads what fits into memory, `condense.folders` what lies in image
-files, decoded once (`condense.cache`).
+preprocessing makes them floats. `condense.data.arrays` reads what fits into memory, `condense.data.folders` what lies
+in image files, decoded once (`condense.data.decoded`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+from condense.data import arrays, folders
 from condense.data.images import Dataset
 from condense.errors import UserError, unknown
 
+
+class Entry(NamedTuple):
+    """A dataset by name: a line about it, and how it is loaded."""
+
+    about: str
+    load: Callable[[Path, int | None, bool], Dataset]
+    """Given the folder of data, the side in pixels (None: the usual one) and whether to download."""
+
+
+def _imagenet(name: str, usual: int) -> Callable[[Path, int | None, bool], Dataset]:
+    return lambda root, resolution, download: folders.imagenet(name, root, resolution or usual)
+
+
+NAMED = {
+    "digits": Entry(
+        "8x8 grey, 10 classes: the handwritten digits that scikit-learn carries; needs no files",
+        lambda root, resolution, download: arrays.digits(resolution),
+    ),
+    "mnist": Entry(
+        "28x28 grey, 10 classes: handwritten digits",
+        partial(arrays.torchvision, "mnist"),
+    ),
+    "fashionmnist": Entry(
+        "28x28 grey, 10 classes: pieces of clothing",
+        partial(arrays.torchvision, "fashionmnist"),
+    ),
+    "svhn": Entry(
+        "32x32 RGB, 10 classes: house numbers",
+        partial(arrays.torchvision, "svhn"),
+    ),
+    "cifar10": Entry("32x32 RGB, 10 classes", partial(arrays.torchvision, "cifar10")),
+    "cifar100": Entry("32x32 RGB, 100 classes", partial(arrays.torchvision, "cifar100")),
+    "tinyimagenet": Entry(
+        "64x64 RGB, 200 classes: the folder tiny-imagenet-200",
+        lambda root, resolution, download: folders.tiny_imagenet(root, resolution or 64),
+    ),
+    "imagenet-1k": Entry(
+        "64x64 RGB, 1000 classes: a folder with train/<wnid> and val/<wnid>",
+        _imagenet("imagenet-1k", 64),
+    ),
+    "imagenette": Entry(
+        "128x128 RGB, 10 easy classes of an ImageNet folder",
+        _imagenet("imagenette", 128),
+    ),
+    "imagewoof": Entry(
+        "128x128 RGB, 10 dogs of an ImageNet folder",
+        _imagenet("imagewoof", 128),
+    ),
+    "imagesquawk": Entry(
+        "128x128 RGB, 10 birds of an ImageNet folder",
+        _imagenet("imagesquawk", 128),
+    ),
+}
+"""The datasets that have a name. Adding one is a file and a line here (docs/extend/dataset.md)."""
+
 DATASETS = {
-    "digits": "8x8 grey, 10 classes: the handwritten digits that scikit-learn carries; needs no files",
-    "mnist": "28x28 grey, 10 classes: handwritten digits",
-    "fashionmnist": "28x28 grey, 10 classes: pieces of clothing",
-    "svhn": "32x32 RGB, 10 classes: house numbers",
-    "cifar10": "32x32 RGB, 10 classes",
-    "cifar100": "32x32 RGB, 100 classes",
-    "tinyimagenet": "64x64 RGB, 200 classes: the folder tiny-imagenet-200",
-    "imagenet-1k": "64x64 RGB, 1000 classes: a folder with train/<wnid> and val/<wnid>",
-    "imagenette": "128x128 RGB, 10 easy classes of an ImageNet folder",
-    "imagewoof": "128x128 RGB, 10 dogs of an ImageNet folder",
-    "imagesquawk": "128x128 RGB, 10 birds of an ImageNet folder",
+    **{name: entry.about for name, entry in NAMED.items()},
     "folder:PATH": "your images: PATH/train/<class> and PATH/test/<class> (or val), or PATH/<class>; 32 px unless told",
     "FILE.npz": "your arrays, as in MedMNIST: train_images, train_labels, test_images, test_labels, maybe class_names",
 }
+"""Everything that `load_dataset` takes, with a line about it."""
 
 
 def load_dataset(
@@ -50,24 +100,14 @@ def load_dataset(
     """
     if resolution is not None and resolution < 1:
         raise UserError(f"resolution {resolution} is not a side in pixels: give 1 or more")
-    from condense.data import arrays, folders  # they stand on the types above
-
     root = _root(data_dir)
     if name.startswith("folder:"):
         return folders.folder(name, None if data_dir is None else root, resolution or 32)
     if name.endswith(".npz"):
         return arrays.npz(name, resolution)
-    if name == "digits":
-        return arrays.digits(resolution)
-    if name in arrays.TORCHVISION:
-        return arrays.torchvision(name, root, resolution, download)
-    if name == "tinyimagenet":
-        return folders.tiny_imagenet(root, resolution or 64)
-    if name == "imagenet-1k":
-        return folders.imagenet(name, root, resolution or 64)
-    if name in folders.IMAGENET_SUBSETS:
-        return folders.imagenet(name, root, resolution or 128)
-    raise unknown("dataset", name, DATASETS)
+    if name not in NAMED:
+        raise unknown("dataset", name, DATASETS)
+    return NAMED[name].load(root, resolution, download)
 
 
 def _root(data_dir: str | Path | None) -> Path:
@@ -78,8 +118,6 @@ def verify(
     name: str, data_dir: str | Path | None = None, *, resolution: int | None = None
 ) -> list[str]:
     """Load a dataset and describe in lines what is there; raises `UserError` naming what is missing or damaged."""
-    from condense.data import arrays
-
     dataset = load_dataset(name, data_dir, resolution=resolution)
     lines = []
     if name in arrays.TORCHVISION:

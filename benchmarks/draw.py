@@ -1,0 +1,145 @@
+"""Draw the pictures of kept results again: `python -m benchmarks.draw nas_cells tables_main_cpu`.
+
+Only the pictures that a document shows are in the repository. All others follow from the numbers
+in `benchmarks/results/NAME.json`.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from benchmarks import breakdown, nas, recipes, results, scale
+from benchmarks.tables import accuracy, cost, embedding, render
+from benchmarks.tables.cells import Found
+from benchmarks.tables.lines import SCALES
+from condense.errors import unknown
+from condense.files import read_json
+from condense.training.score import Score, Statistic
+from continual.results import plot
+from nas.agreement import Estimate
+from nas.ranking import Ranking
+from nas.report import scatter
+from nas.training import SCORES
+
+Document = dict[str, Any]
+"""What a result's JSON holds."""
+
+
+class _Measured:
+    """The statistics of a continual run, as `continual.results.plot` asks for them."""
+
+    def __init__(self, document: Document) -> None:
+        self.methods, self.steps = list(document["methods"]), document["plan"]["steps"]
+        self._told = document["methods"]
+
+    def at(self, method: str, step: int) -> Statistic:
+        """The accuracy on the classes seen after a step."""
+        return Statistic(tuple(map(tuple, self._told[method]["steps"][step]["values"])))
+
+
+def _continual(folder: Path, name: str, document: Document) -> None:
+    plan = document["plan"]
+    how = "from scratch" if plan["mode"] == "scratch" else plan["strategy"]
+    title = (
+        f"cifar100: {plan['classes']} classes in {plan['steps']} steps, "
+        f"{plan['ipc']} images a class, {how}"
+    )
+    measured: Any = _Measured(document)
+    plot(measured, folder / f"{name}.png", title, plan["classes"] // plan["steps"])
+
+
+def ranking_of(document: Document) -> Ranking:
+    """The ranking that a study of architectures kept. Its counts of trainings are not kept: 0."""
+    rows = sorted(document["architectures"], key=lambda row: row["index"])
+    known = document["agreement"]
+    columns = {name: np.array([_number(row[name]) for row in rows]) for name in known}
+    last = f" {next(iter(SCORES))}"
+    proxies = [name.removesuffix(last) for name in known if name.endswith(last)]
+    nothing = {proxy: np.zeros(len(rows)) for proxy in proxies}
+    return Ranking(
+        space=document["space"],
+        indices=tuple(row["index"] for row in rows),
+        columns=columns,
+        diverged=nothing,
+        trainings=nothing,
+        by=document["ranked_by"],
+        truth=np.array([_number(row["truth"]) for row in rows]),
+    )
+
+
+def _nas(folder: Path, name: str, document: Document) -> None:
+    ranking = ranking_of(document)
+    nas.forest(folder / f"{name}.png", ranking)
+    for proxy in ranking.trainings:
+        scatter(folder / f"{name}_{proxy.replace(':', '-')}.png", ranking, proxy)
+    if "passes" in document:
+        passes = {
+            proxy: [Estimate(**{key: _number(value) for key, value in one.items()}) for one in rhos]
+            for proxy, rhos in document["passes"].items()
+        }
+        nas.curve(folder / f"{name}_curve.png", ranking, passes)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _table(folder: Path, name: str, document: Document) -> None:
+    table = accuracy.TABLES[name.split("_")[1]](SCALES[document["scale"]])
+    kept = {(one["row"], one["column"]): one for one in document["entries"]}
+    found = {}
+    for entry in table.entries:
+        one = kept[entry.row, entry.column]
+        score = one["score"] and Score(tuple(one["score"]["accuracies"]), one["score"]["sets"])
+        found[entry] = Found(score, one["missing_sets"], one["failed"])
+    render.draw(folder / f"{name}.png", table, found)
+
+
+DRAW: dict[str, Callable[[Path, str, Document], Any]] = {
+    "breakdown": lambda folder, name, it: breakdown.draw(folder / f"{name}.png", it["records"]),
+    "continual_er-ace": _continual,
+    "continual_scratch": _continual,
+    "nas_": _nas,
+    "recipes": lambda folder, name, it: recipes.draw(folder / f"{name}.png", it),
+    "scale_": lambda folder, name, it: scale.draw(folder / f"{name}.png", it["curves"]),
+    "tables_cost": lambda folder, name, it: cost.draw(folder / f"{name}.png", it["records"]),
+    "tables_embedding": embedding.draw,
+    "tables_": _table,
+}
+"""How the pictures of a result are drawn, by the beginning of its name; the first that fits."""
+
+
+def draw(folder: Path, name: str) -> None:
+    """Draw the pictures of the result `name` into `folder`. Raises `UserError` for no such result."""
+    known = [
+        path.stem
+        for path in sorted(results.FOLDER.glob("*.json"))
+        if any(path.stem.startswith(beginning) for beginning in DRAW)
+    ]
+    if name not in known:
+        raise unknown("result with a picture", name, known)
+    how = next(how for beginning, how in DRAW.items() if name.startswith(beginning))
+    how(folder, name, read_json(results.FOLDER / f"{name}.json"))
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True)
+@click.option(
+    "--out",
+    default=results.FOLDER,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the pictures.  [default: benchmarks/results]",
+)
+def main(names: tuple[str, ...], out: Path) -> None:
+    """Draw the pictures of the results NAMES again, such as `nas_cells` or `tables_main_cpu`."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        draw(out, name)
+
+
+if __name__ == "__main__":
+    main()
