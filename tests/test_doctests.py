@@ -15,8 +15,10 @@ FINISHED = (
     "condense.device",
     "condense.errors",
     "condense.files",
+    "condense.networks",
     "condense.progress",
     "condense.randomness",
+    "condense.sets",
 )
 """Modules and packages in which every public function and class has an example."""
 
