@@ -19,6 +19,11 @@ FINISHED = (
     "condense.progress",
     "condense.randomness",
     "condense.sets",
+    "condense.training.descent",
+    "condense.training.experts",
+    "condense.training.pool",
+    "condense.training.score",
+    "condense.training.train",
 )
 """Modules and packages in which every public function and class has an example."""
 

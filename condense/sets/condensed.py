@@ -109,7 +109,7 @@ class CondensedSet:
         return self.labels.ndim == 2
 
     def class_of(self) -> Tensor:
-        """The class of each image, int64 [N]: its hard label, or the largest entry of a soft one."""
+        """The class of each image, int64 [N]: its hard label, or the largest of a soft one."""
         return self.labels.argmax(dim=1) if self.soft else self.labels
 
     def counts(self) -> Tensor:
