@@ -15,6 +15,7 @@ FINISHED = (
     "condense.device",
     "condense.errors",
     "condense.files",
+    "condense.methods",
     "condense.networks",
     "condense.progress",
     "condense.randomness",

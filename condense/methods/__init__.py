@@ -1,4 +1,4 @@
-"""Methods by name. Adding one is a file and a line here."""
+"""Condensation methods, by name. To add one, write a module and list its class in `METHODS`."""
 
 from condense.methods.base import Looping, Matching, Method
 from condense.methods.cafe import CAFE
@@ -18,7 +18,7 @@ from condense.methods.vae import VAE
 METHODS: dict[str, type[Method]] = {
     kind.name: kind for kind in (DataDAM, DM, MMD, CAFE, DC, DSA, MTT, DD, KIP, LD, GMMN, CGAN, VAE)
 }
-"""Every method, by name."""
+"""Every method class, by name."""
 
 __all__ = [
     "CAFE",

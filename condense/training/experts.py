@@ -176,7 +176,7 @@ class Experts:
                 )
 
     def weights(self, number: int, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """The weights of an expert after `first` and after `last` passes: float32 [P], on the CPU."""
+        """The weights of an expert after `first` and `last` passes, each float32 [P], on the CPU."""
         path = load_tensors(_path(self.folder, number))[0]["weights"]
         return path[first].float(), path[last].float()
 
