@@ -19,6 +19,7 @@ FINISHED = (
     "condense.networks",
     "condense.progress",
     "condense.randomness",
+    "condense.report",
     "condense.sets",
     "condense.training.descent",
     "condense.training.experts",
