@@ -96,8 +96,8 @@ def fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # PyTorch has no public function that tells whether a CPU has these instructions.
-    asked = (
+    queries = (
         getattr(torch.cpu, name, None)
         for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     )
-    return any(query() for query in asked if query is not None)
+    return any(query() for query in queries if query is not None)

@@ -50,8 +50,8 @@ def _dataset(
     sides = [resolution or min(pixels.shape[2:]) for pixels, _ in (train, test)]
     if sides[0] != sides[1]:
         raise UserError(
-            f"{name}: training images of side {sides[0]}, test images of side {sides[1]}; give a "
-            "resolution"
+            f"{name}: training images of side {sides[0]}, "
+            f"test images of side {sides[1]}; give a resolution"
         )
     channels = max(pixels.shape[1] for pixels, _ in (train, test))
     splits = [
@@ -119,9 +119,9 @@ def _fault(name: str, root: Path) -> str | None:
                 "give the folder with --data-dir, or --download"
             )
         with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "md5").hexdigest()
-        if found != md5:
-            return f"{path}: damaged (expected md5 {md5}, found {found}); delete it and --download"
+            actual = hashlib.file_digest(file, "md5").hexdigest()
+        if actual != md5:
+            return f"{path}: damaged (expected md5 {md5}, found {actual}); delete it and --download"
     return None
 
 
@@ -146,8 +146,8 @@ def torchvision(name: str, root: Path, resolution: int | None, download: bool) -
         except (OSError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(
-                f"cannot download `{name}` to {root} ({reason}); fetch it elsewhere and give "
-                "--data-dir"
+                f"cannot download `{name}` to {root} ({reason}); "
+                "fetch it elsewhere and give --data-dir"
             ) from error
         fault = _fault(name, root)
     if fault:
@@ -199,8 +199,8 @@ def npz(name: str, resolution: int | None) -> Dataset:
     values, test_values = (np.unique(labels) for _, labels in splits)
     if len(strange := np.setdiff1d(test_values, values)):
         raise UserError(
-            f"{path}: label {strange[0]} is in `test_labels` but not in `train_labels`; remove "
-            "its images"
+            f"{path}: label {strange[0]} is in `test_labels` "
+            "but not in `train_labels`; remove its images"
         )
     names = arrays.get("class_names", values)
     if names.shape != values.shape:
@@ -227,8 +227,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # a reader may raise anything on damaged bytes
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"{path}: not a readable .npz of plain arrays ({reason}); save it again with "
-            "numpy.savez"
+            f"{path}: not a readable .npz of plain arrays ({reason}); "
+            "save it again with numpy.savez"
         ) from error
     if missing := [name for name in _NPZ if name not in arrays]:
         raise UserError(f"{path}: no array `{missing[0]}`; expected {', '.join(_NPZ)}")
@@ -240,15 +240,15 @@ def _checked(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The images of a split and its labels, int64 [N]."""
     images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-    found = f"{path}: `{split}_images` is {images.dtype} {list(images.shape)}"
+    described = f"{path}: `{split}_images` is {images.dtype} {list(images.shape)}"
     if (
         images.dtype != np.uint8
         or images.ndim not in (3, 4)
         or images.shape[3:] not in ((), (1,), (3,))
     ):
-        raise UserError(f"{found}; expected uint8 [N, H, W] or [N, H, W, 3]")
+        raise UserError(f"{described}; expected uint8 [N, H, W] or [N, H, W, 3]")
     if not images.size:
-        raise UserError(f"{found}; expected at least one image")
+        raise UserError(f"{described}; expected at least one image")
     if labels.dtype.kind not in "iu" or labels.shape not in ((len(images),), (len(images), 1)):
         raise UserError(
             f"{path}: `{split}_labels` is {labels.dtype} {list(labels.shape)}; expected one "

@@ -283,16 +283,16 @@ class Policy:
     def matching(self, images: Tensor, classes: Tensor, seed: int, step: int | Tensor) -> Tensor:
         """Always raises `UserError`, because matching needs gradients."""
         raise UserError(
-            f"augmentation `{self.name}` has no gradient and cannot be used for matching: use "
-            "`dsa` or `none`"
+            f"augmentation `{self.name}` has no gradient and cannot be used for matching: "
+            "use `dsa` or `none`"
         )
 
     def training(self, images: Tensor, seed: int, step: int | Tensor) -> Tensor:
         """Augment each of `images`, float [N, 1 or 3, H, W], preprocessed, by a draw of its own."""
         if self.preprocess is None:
             raise UserError(
-                f"augmentation `{self.name}` works on pixels: make it with the `preprocess` of "
-                "the images"
+                f"augmentation `{self.name}` works on pixels: "
+                "make it with the `preprocess` of the images"
             )
         if images.shape[1] not in (1, 3):
             raise UserError(

@@ -25,8 +25,8 @@ DATASETS = {
     "imagewoof": "128x128 RGB, 10 dogs of an ImageNet folder",
     "imagesquawk": "128x128 RGB, 10 birds of an ImageNet folder",
     "folder:PATH": (
-        "your images: PATH/train/<class> and PATH/test/<class> (or val), or PATH/<class>; "
-        "32 px by default"
+        "your images: PATH/train/<class> and PATH/test/<class> (or val), "
+        "or PATH/<class>; 32 px by default"
     ),
     "FILE.npz": (
         "your arrays, named as in MedMNIST: train_images, train_labels, test_images, test_labels "

@@ -119,20 +119,20 @@ def cached_pixels(
     )
     folders = _folders(home)
     for folder in folders:
-        if found := _open(folder / file_name, key, sizes, resolution):
-            return found
+        if cached := _open(folder / file_name, key, sizes, resolution):
+            return cached
     path = _first_writable(folders) / file_name
 
     from filelock import FileLock
 
     with FileLock(f"{path}.lock"):  # a second process waits here, then finds the finished cache
-        found = _open(path, key, sizes, resolution)
-        if not found:
+        cached = _open(path, key, sizes, resolution)
+        if not cached:
             _build(path, key, splits, resolution, channels)
-            found = _open(path, key, sizes, resolution)
-    if not found:
+            cached = _open(path, key, sizes, resolution)
+    if not cached:
         raise UserError(f"{path}: changed while it was read; run again")
-    return found
+    return cached
 
 
 def _key(splits: Sequence[Sequence[str]], resolution: int, channels: int | None) -> bytes:
@@ -162,8 +162,8 @@ def _first_writable(folders: list[Path]) -> Path:
         if os.access(folder, os.W_OK):
             return folder
     raise UserError(
-        f"nowhere to keep decoded images: cannot write to {' or '.join(map(str, folders))}; set "
-        "XDG_CACHE_HOME"
+        "nowhere to keep decoded images: "
+        f"cannot write to {' or '.join(map(str, folders))}; set XDG_CACHE_HOME"
     )
 
 
@@ -249,8 +249,8 @@ def _build(
         os.replace(beside, path)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot write the decoded images ({error.strerror}); make room, or move the "
-            "data"
+            f"{path}: cannot write the decoded images ({error.strerror}); "
+            "make room, or move the data"
         ) from error
     finally:
         beside.unlink(missing_ok=True)

@@ -87,8 +87,8 @@ def folder(name: str, home: Path | None, resolution: int) -> Dataset:
     classes = _subfolders(top)
     if not classes:
         raise UserError(
-            f"{source}: no class folders; expected PATH/train/<class> and PATH/test/<class>, or "
-            "PATH/<class>"
+            f"{source}: no class folders; "
+            "expected PATH/train/<class> and PATH/test/<class>, or PATH/<class>"
         )
     train = _files(top, classes)
     tests = [
@@ -102,8 +102,8 @@ def folder(name: str, home: Path | None, resolution: int) -> Dataset:
         held = second_of_five(torch.tensor(train.labels))
         if not held.any():
             raise UserError(
-                f"{top}: one image a class leaves none for testing; add images, or a folder "
-                f"{source / 'test'}"
+                f"{top}: one image a class leaves none for testing; "
+                f"add images, or a folder {source / 'test'}"
             )
         train, test = train.where((~held).tolist()), train.where(held.tolist())
     return _decoded(name, source, classes, (train, test), resolution, None, home)
@@ -169,8 +169,8 @@ def tiny_imagenet(root: Path, resolution: int) -> Dataset:
         file, wnid, *_ = [*line.split("\t"), ""]
         if wnid not in index:
             raise UserError(
-                f"{annotations}: line {number} has the unknown class `{wnid}`; unpack the archive "
-                "again"
+                f"{annotations}: line {number} has the unknown class `{wnid}`; "
+                "unpack the archive again"
             )
         test.paths.append(str(source / "val" / "images" / file))
         test.labels.append(index[wnid])
@@ -227,19 +227,19 @@ def _files(folder: Path, classes: Sequence[str]) -> _Files:
     """The sorted image files below `folder`/<class>, for each of the `classes`."""
     files = _Files([], [])
     for c, name in enumerate(classes):
-        found = [
+        paths = [
             os.path.join(parent, file)
             for parent, _, names in os.walk(folder / name)
             for file in names
             if file.lower().endswith(_SUFFIXES) and not file.startswith(".")
         ]
-        if not found:
+        if not paths:
             raise UserError(
-                f"{folder / name}: no images of class `{name}`; expected {', '.join(_SUFFIXES)} "
-                "files"
+                f"{folder / name}: no images of class `{name}`; "
+                f"expected {', '.join(_SUFFIXES)} files"
             )
-        files.paths.extend(sorted(found))
-        files.labels.extend([c] * len(found))
+        files.paths.extend(sorted(paths))
+        files.labels.extend([c] * len(paths))
     return files
 
 

@@ -109,8 +109,8 @@ class Dataset:
         if not 1 <= count <= int((counts - 1).sum()):
             raise UserError(
                 f"cannot hold out {count} of the {len(self.train)} training images of "
-                f"`{self.name}`: "
-                f"choose 1 to {int((counts - 1).sum())}, so that every class keeps one"
+                f"`{self.name}`: choose 1 to {int((counts - 1).sum())}, "
+                "so that every class keeps one"
             )
         held = torch.zeros(len(self.train), dtype=torch.bool)
         for c, quota in enumerate(_quotas(counts, count).tolist()):

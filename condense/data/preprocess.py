@@ -70,8 +70,8 @@ class Preprocess:
         """
         if pixels.dtype != torch.uint8:
             raise UserError(
-                f"preprocessing takes uint8 pixels, and these are {pixels.dtype}: give the images "
-                "as 0..255"
+                f"preprocessing takes uint8 pixels, and these are {pixels.dtype}: "
+                "give the images as 0..255"
             )
         self._check(pixels)
         images = torch.empty(pixels.shape, dtype=torch.float32, device=self.mean.device)
@@ -222,8 +222,8 @@ class Whiten(Preprocess):
         if pixels[0].numel() > _LARGEST_ZCA:
             raise UserError(
                 f"zca on images of {pixels[0].numel()} values would need a matrix of that size "
-                "squared: "
-                f"use `standard`, or a resolution of at most {_LARGEST_ZCA} values an image"
+                "squared: use `standard`, "
+                f"or a resolution of at most {_LARGEST_ZCA} values an image"
             )
         from kornia.enhance import ZCAWhitening
 
@@ -299,8 +299,8 @@ def from_state(name: str, state: Mapping[str, Tensor]) -> Preprocess:
     wanted = {field.name for field in fields(kind)}
     if state.keys() != wanted:
         raise UserError(
-            f"preprocessing `{name}` consists of {sorted(wanted)}, found {sorted(state)}: the "
-            "file is damaged"
+            f"preprocessing `{name}` consists of {sorted(wanted)}, found {sorted(state)}: "
+            "the file is damaged"
         )
     return kind(**state)
 

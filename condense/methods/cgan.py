@@ -59,24 +59,24 @@ class CGAN(Looping):
         return _Learner(self, problem)
 
 
-def discriminator_loss(of_real: Tensor, of_made: Tensor) -> Tensor:
+def discriminator_loss(of_real: Tensor, of_generated: Tensor) -> Tensor:
     """The loss of the discriminator, given its logits for real and for generated images: a scalar.
 
     >>> import torch
     >>> discriminator_loss(torch.tensor([50.0]), torch.tensor([-50.0])).item() < 1e-6
     True
     """
-    return functional.softplus(-of_real).mean() + functional.softplus(of_made).mean()
+    return functional.softplus(-of_real).mean() + functional.softplus(of_generated).mean()
 
 
-def generator_loss(of_made: Tensor) -> Tensor:
+def generator_loss(of_generated: Tensor) -> Tensor:
     """The loss of the generator, given the discriminator's logits for its images: a scalar.
 
     >>> import torch
     >>> generator_loss(torch.tensor([0.0]))
     tensor(0.6931)
     """
-    return functional.softplus(-of_made).mean()
+    return functional.softplus(-of_generated).mean()
 
 
 class _Learner(Generative):
@@ -87,12 +87,13 @@ class _Learner(Generative):
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One step of the discriminator, then one of the generator with the same latent vectors."""
-        made = self.generator(self.latents("latents", step, self.batch), self.truth)
+        generated = self.generator(self.latents("latents", step, self.batch), self.truth)
         real = self.real.batch(self.classes, step)
         discriminator = discriminator_loss(
-            self._discriminator(real, self.truth), self._discriminator(made.detach(), self.truth)
+            self._discriminator(real, self.truth),
+            self._discriminator(generated.detach(), self.truth),
         )
         self.move(discriminator, self._discriminator_adam)
-        loss = generator_loss(self._discriminator(made, self.truth))
+        loss = generator_loss(self._discriminator(generated, self.truth))
         self.move(loss, self.adam)
         return {"discriminator": discriminator.detach(), "generator": loss.detach()}

@@ -74,7 +74,7 @@ class GMMN(Looping):
         return _Learner(self, problem)
 
 
-def squared_mmd(real: Tensor, made: Tensor, bandwidths: tuple[float, ...]) -> Tensor:
+def squared_mmd(real: Tensor, generated: Tensor, bandwidths: tuple[float, ...]) -> Tensor:
     """The squared maximum mean discrepancy of [C, B, D] and [C, M, D], for each class: [C].
 
     Pairs of an image with itself are included.
@@ -83,8 +83,9 @@ def squared_mmd(real: Tensor, made: Tensor, bandwidths: tuple[float, ...]) -> Te
     >>> squared_mmd(real, real, (0.5, 1.0)).abs().item() < 1e-6
     True
     """
-    to_real, across, to_made = (
-        _squared_distances(a, b) for a, b in ((real, real), (real, made), (made, made))
+    to_real, across, to_generated = (
+        _squared_distances(a, b)
+        for a, b in ((real, real), (real, generated), (generated, generated))
     )
     # The mean over pairs of two different images.
     unit = to_real.sum(dim=(1, 2)) / (real.shape[1] * max(1, real.shape[1] - 1))
@@ -95,7 +96,7 @@ def squared_mmd(real: Tensor, made: Tensor, bandwidths: tuple[float, ...]) -> Te
             [torch.exp(-relative / (2 * width)).mean(dim=(1, 2)) for width in bandwidths]
         ).sum(dim=0)
 
-    return mean_kernel(to_real) - 2 * mean_kernel(across) + mean_kernel(to_made)
+    return mean_kernel(to_real) - 2 * mean_kernel(across) + mean_kernel(to_generated)
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
@@ -125,9 +126,11 @@ class _Learner(Generative):
         )
         # The backward pass generates each block again. Otherwise memory would have to hold every
         # layer for all images.
-        made = torch.cat([checkpoint(self.generator, *part, use_reentrant=False) for part in parts])
+        generated = torch.cat(
+            [checkpoint(self.generator, *part, use_reentrant=False) for part in parts]
+        )
         by_class = [
-            images.flatten(1).unflatten(0, (len(self.classes), -1)) for images in (real, made)
+            images.flatten(1).unflatten(0, (len(self.classes), -1)) for images in (real, generated)
         ]
         loss = squared_mmd(by_class[0], by_class[1], self._bandwidths).clamp(min=1e-12).sqrt().sum()
         self.move(loss, self.adam)

@@ -143,10 +143,9 @@ class TrajectoryMatching(Learner):
         self.experts.check_fit(dataset, recipe.network, recipe.preprocess)
         if method.max_start - 1 + method.expert_passes > self.experts.passes:
             raise UserError(
-                f"`max_start` {method.max_start} and `expert_passes` {method.expert_passes} need "
-                "experts of "
-                f"{method.max_start - 1 + method.expert_passes} passes, those in {method.experts} "
-                f"have {self.experts.passes}"
+                f"`max_start` {method.max_start} and `expert_passes` {method.expert_passes} "
+                f"need experts of {method.max_start - 1 + method.expert_passes} passes, "
+                f"those in {method.experts} have {self.experts.passes}"
             )
         num_classes = len(dataset.classes)
         self.method, self.recipe, self.seed, self.device = method, recipe, problem.seed, device

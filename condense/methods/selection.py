@@ -277,11 +277,11 @@ def _trained(
 
     It is on the device of `preprocess`.
     """
-    asked = (name, preprocess.fingerprint, preprocess.mean.device, epochs, seed)
-    if dataset not in _LAST or _LAST[dataset][0] != asked:
+    arguments = (name, preprocess.fingerprint, preprocess.mean.device, epochs, seed)
+    if dataset not in _LAST or _LAST[dataset][0] != arguments:
         model = networks.build(name, dataset.shape, len(dataset.classes)).to(preprocess.mean.device)
         networks.initialise(model, derive(seed, "select"), 0)
-        _LAST[dataset] = (asked, model, _train(model, dataset, preprocess, epochs, seed))
+        _LAST[dataset] = (arguments, model, _train(model, dataset, preprocess, epochs, seed))
     return _LAST[dataset][1:]
 
 

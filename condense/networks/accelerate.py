@@ -80,7 +80,8 @@ class Compiled(Generic[T]):
                     Compiled._warned = True
                     reason = (str(error).splitlines() or [type(error).__name__])[0]
                     print(
-                        f"torch.compile does not work here, going on without it, slower: {reason}",
+                        "torch.compile does not work here, "
+                        f"so networks run uncompiled and slower: {reason}",
                         file=sys.stderr,
                     )
                 return result

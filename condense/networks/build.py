@@ -136,8 +136,8 @@ def _part(name: str, part: str, after_activation: bool) -> tuple[str, int | str]
     if part == "none":
         if not set(name.split("-")) & _ACTIVATIONS.keys():
             raise UserError(
-                f"`none` in network `{name}` could be the norm or the pooling: write `nonorm` or "
-                "`nopool`"
+                f"`none` in network `{name}` could be the norm or the pooling: "
+                "write `nonorm` or `nopool`"
             )
         return ("pool" if after_activation else "norm"), "none"
     if part not in _PARTS:

@@ -77,7 +77,8 @@ class Graphed(Generic[R]):
                 Graphed._warned = True
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 print(
-                    f"no CUDA graph here, launching each kernel by itself, slower: {reason}",
+                    "CUDA graphs do not work here, "
+                    f"so kernels are launched one by one and slower: {reason}",
                     file=sys.stderr,
                 )
         with torch.no_grad():

@@ -229,15 +229,15 @@ class CondensedSet:
         """
         path, file = Path(path), _file(Path(path))
         if path.is_file() and path != file:
-            raise UserError(f"{path} is no .safetensors file: import it first")
+            raise UserError(f"{path} is not a .safetensors file: import it first")
         if not file.exists():
             hint = "the run has not ended, resume it" if path.is_dir() else "check the path"
             raise UserError(f"no condensed set at {file}: {hint}")
         tensors, header = load_tensors(file)
         if header.get("format") not in range(1, FORMAT + 1):
-            found = header.get("format", "none")
+            version = header.get("format", "none")
             raise UserError(
-                f"{file} has set format {found}, this version reads up to {FORMAT}: use the "
+                f"{file} has set format {version}, this version reads up to {FORMAT}: use the "
                 "version that wrote it"
             )
         try:
@@ -248,7 +248,7 @@ class CondensedSet:
             facts = tuple(header["classes"]), preprocess, header["provenance"]
             return cls(images, labels, *facts, formation=header.get("formation", 1))
         except KeyError as error:
-            raise UserError(f"{file} lacks {error}: it is no condensed set") from None
+            raise UserError(f"{file} lacks {error}: it is not a condensed set") from None
         except UserError as error:
             raise UserError(f"{file}: {error}") from None
 

@@ -145,17 +145,16 @@ def _load_pt(path: Path) -> Any:
             f"{path} does not exist, but its other half does: both are needed"
         ) from None
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        if found is None:
-            raise UserError(f"{path} is damaged or no .pt file") from None
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is None:
+            raise UserError(f"{path} is damaged or not a .pt file") from None
         raise UserError(
-            f"{path} holds `{found[1]}`, which only unpickling (running code from the file) could "
-            "read: refused; "
-            "save its images and labels as two tensors"
+            f"{path} holds `{refused[1]}`, which only unpickling (running code from "
+            "the file) could read: refused; save its images and labels as two tensors"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         raise UserError(
-            f"{path} is damaged or no .pt file: "
+            f"{path} is damaged or not a .pt file: "
             f"{str(error).splitlines()[0] if str(error) else 'empty'}"
         ) from None
 
@@ -171,8 +170,8 @@ def _read_pt(path: Path, experiment: int) -> tuple[Tensor, Tensor]:
         experiments = content["data"]
         if not 0 <= experiment < len(experiments):
             raise UserError(
-                f"{path} holds {len(experiments)} experiments (from 0): there is no experiment "
-                f"{experiment}"
+                f"{path} holds {len(experiments)} experiments (from 0): "
+                f"there is no experiment {experiment}"
             )
         content = experiments[experiment]
     match content:
@@ -212,7 +211,7 @@ def _read_npz(path: Path) -> tuple[Tensor, Tensor]:
         zipfile.BadZipFile,
         zlib.error,
     ):
-        raise UserError(f"{path} is damaged, holds objects, or is no .npz file") from None
+        raise UserError(f"{path} is damaged, holds objects, or is not an .npz file") from None
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise UserError(
             f"`train_images` of {path} must be uint8 [N, H, W] or [N, H, W, ch], not "
@@ -272,8 +271,8 @@ def _read_folder(path: Path, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
     ]
     if not files:
         raise UserError(
-            f"{path} has no pictures in folders named by class ({', '.join(list(folders)[:3])}, "
-            "...)"
+            f"{path} has no pictures in folders named by "
+            f"class ({', '.join(list(folders)[:3])}, ...)"
         )
     pixels = [_read_picture(file) for file, _ in files]
     for (file, _), one in zip(files, pixels, strict=True):
@@ -293,7 +292,7 @@ def _read_picture(file: Path) -> Tensor:
         with Image.open(file) as picture:
             pixels = np.array(picture if picture.mode == "L" else picture.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"{file} is damaged or no picture: {error}") from None
+        raise UserError(f"{file} is damaged or not a picture: {error}") from None
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).movedim(-1, 0).contiguous()
 
 
@@ -305,7 +304,8 @@ def _write_folder(condensed: CondensedSet, path: Path) -> None:
     folders = list(_folders(condensed.classes))
     if condensed.shape[0] not in (1, 3):
         raise UserError(
-            f"images of {condensed.shape[0]} channels are no pictures: use the format pt"
+            f"images of {condensed.shape[0]} channels "
+            "cannot be stored as pictures: use the format pt"
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -56,6 +56,6 @@ def check(formation: int, height: int, width: int) -> None:
     """
     if formation < 1 or height % formation or width % formation:
         raise UserError(
-            f"`formation` is {formation}: images of {height} x {width} px do not divide into so "
-            "many a side"
+            f"`formation` is {formation}: "
+            f"images of {height} x {width} px do not divide into so many a side"
         )

@@ -153,8 +153,8 @@ class Experts:
             self.count += 1
         if not (self.record and self.count):
             raise UserError(
-                f"{self.folder} holds no experts: train some with `condensekit experts --out "
-                f"{self.folder}`"
+                f"{self.folder} holds no experts: "
+                f"train some with `condensekit experts --out {self.folder}`"
             )
 
     def check_fit(self, dataset: Dataset, network: str, preprocess: str) -> None:
@@ -171,12 +171,12 @@ class Experts:
         ):
             if theirs != ours:
                 raise UserError(
-                    f"the experts in {self.folder} have {what} {theirs}, the run has {ours}: both "
-                    "must be the same"
+                    f"the experts in {self.folder} have {what} {theirs}, the run has {ours}: "
+                    "both must be the same"
                 )
 
     def weights(self, number: int, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """The weights of an expert after `first` and `last` passes, each float32 [P], on the CPU."""
+        """The weights of an expert after `first` and `last` passes: float32 [P], on the CPU."""
         path = load_tensors(_path(self.folder, number))[0]["weights"]
         return path[first].float(), path[last].float()
 
@@ -203,6 +203,6 @@ def _check_same(theirs: dict[str, Any], ours: dict[str, Any], folder: Path) -> N
     ]
     if changed:
         raise UserError(
-            f"{folder} holds experts of another training ({', '.join(changed)}): choose another "
-            "--out"
+            f"{folder} holds experts of another training ({', '.join(changed)}): "
+            "choose another --out"
         )

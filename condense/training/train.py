@@ -271,13 +271,13 @@ def check_labels(labels: Tensor, protocol: Protocol) -> None:
 
     >>> check_labels(torch.tensor([[0.9, -0.1]]), Protocol())
     Traceback (most recent call last):
-    condense.errors.UserError: the labels are regression targets, no probabilities: ...
+    condense.errors.UserError: the labels are regression targets, not probabilities: ...
     """
     if protocol.loss != "cross-entropy" or labels.ndim == 1:
         return
     if (labels < 0).any() or ((labels.sum(dim=1) - 1).abs() > 1e-3).any():
         raise UserError(
-            "the labels are regression targets, no probabilities: train on them by the protocol "
+            "the labels are regression targets, not probabilities: train on them by the protocol "
             "`kip` (--protocol kip)"
         )
 
@@ -350,7 +350,6 @@ def _check_finite(network: nn.Module, protocol: Protocol, epoch: int) -> None:
         sums = torch.stack([parameter.sum() for parameter in network.parameters()])
     if not sums.isfinite().all():
         raise Diverged(
-            f"training diverged: after pass {epoch} of {protocol.epochs} the weights are not "
-            "finite; "
-            f"lower the learning rate (now {protocol.lr:g})"
+            f"training diverged: after pass {epoch} of {protocol.epochs} the "
+            f"weights are not finite; lower the learning rate (now {protocol.lr:g})"
         )
