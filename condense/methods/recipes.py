@@ -5,6 +5,8 @@ on the power, the scale, the batch, the normalisation and the number of steps (d
 """
 
 import dataclasses
+import inspect
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -51,6 +53,10 @@ def recipe_for(
         if recipe.augment == "dsa"
         else recipe
     )
+
+
+resolve = recipe_for
+"""The name that `recipe_for` had before."""
 
 
 def published_as(method: str) -> str:
@@ -108,3 +114,16 @@ RECIPES: dict[str, Callable[[str, tuple[int, int, int], int], Recipe]] = {
     "official-code": _official_code,
     "best": _best,
 }
+
+
+def summary(name: str) -> str:
+    """What the recipe called `name` is, in a sentence; of a method as published, what its file says.
+
+    >>> summary("dm")
+    'DM: match the mean of the last features under random networks.'
+    """
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    maker = RECIPES[name]
+    source = sys.modules[METHODS[maker.args[1]].__module__] if isinstance(maker, partial) else maker
+    return " ".join((inspect.getdoc(source) or "").partition("\n\n")[0].split())
