@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args, get_origin
 import click
 
 from condense.errors import UserError, unknown
-from condense.settings import Setting, described, read_value
+from condense.settings import Setting, described, read_value, within
 
 Rows = list[tuple[str, str]]
 """Lines of the help: what stands on the left, what on the right."""
@@ -254,10 +254,8 @@ def _read_config(ctx: click.Context, option: click.Parameter, path: str | None) 
     for key, value in given.items():
         if (flag := key.replace("_", "-")) not in options:
             raise unknown(f"key in {path}", key, sorted(options))
-        try:
+        with within(path):
             defaults[str(options[flag].name)] = read_value(options[flag].kind, value, key)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
 
 

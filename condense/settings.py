@@ -12,7 +12,7 @@ import inspect
 import json
 import reprlib
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,7 @@ _ACCEPTED: dict[Any, str] = {
     str: "text",
     Path: "a path",
     NoneType: "null",
+    Any: "anything",
 }
 """What a value of each type is called."""
 
@@ -82,8 +83,21 @@ def read(kind: type[T], fields: Any, place: str) -> T:
     Traceback (most recent call last):
     condense.errors.UserError: walk.toml: `steps` is 'many': it must be a whole number
     """
-    try:
+    with within(place):
         return _value(kind, fields, "")
+
+
+@contextlib.contextmanager
+def within(place: str) -> Iterator[None]:
+    """Say in every `UserError` of what is inside where it is: a file, or what is wrong with one.
+
+    >>> with within("walk.toml"):
+    ...     require("steps", -1, False, "0 or more")
+    Traceback (most recent call last):
+    condense.errors.UserError: walk.toml: `steps` is -1: it must be 0 or more
+    """
+    try:
+        yield
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
 

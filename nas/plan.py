@@ -10,7 +10,7 @@ from condense.data.catalogue import Source
 from condense.errors import UserError, unknown
 from condense.files import read_json, write_json
 from condense.sets.provenance import version
-from condense.settings import replaced
+from condense.settings import plain, read_value, replaced, within
 from condense.training.train import Protocol
 from nas.proxies import FREE
 from nas.reference import Reference, load
@@ -87,21 +87,9 @@ class Plan:
         ]
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> "Plan":
-        """What `dataclasses.asdict` described."""
-        regime = fields["regime"] | {"protocol": Protocol(**fields["regime"]["protocol"])}
-        typed: dict[str, Any] = {
-            "source": Source(**fields["source"]),
-            "regime": Regime(**regime),
-            "proxies": tuple(fields["proxies"]),
-            "indices": tuple(fields["indices"]),
-            "seen": tuple(fields["seen"]),
-            "recipes": {
-                name: (fingerprint, recipe)
-                for name, (fingerprint, recipe) in fields["recipes"].items()
-            },
-        }
-        return cls(**{**fields, **typed})
+    def from_json(cls, fields: Any) -> "Plan":
+        """What `plain` described; a `UserError` names the field that is not as it should be."""
+        return read_value(cls, fields, "plan")
 
 
 def change(regime: Regime, **changes: Any) -> Regime:
@@ -135,7 +123,7 @@ def record(folder: Path, plan: Plan, **how_far: int) -> None:
     """Write `search.json`: the plan, and how far it is."""
     write_json(
         folder / FILE,
-        {"condensekit": version(), "plan": dataclasses.asdict(plan), "progress": how_far},
+        {"condensekit": version(), "plan": plain(plan), "progress": how_far},
     )
 
 
@@ -145,10 +133,9 @@ def load_plan(folder: Path) -> Plan:
         raise UserError(
             f"{folder} holds no search (no {FILE}): start one with `nas --out {folder}`"
         )
-    try:
-        return Plan.from_json(read_json(folder / FILE)["plan"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / FILE} is not of this version of condensekit: {error}") from None
+    content = read_json(folder / FILE)
+    with within(f"{folder / FILE} is not of this version of condensekit"):
+        return Plan.from_json(read_value(dict[str, Any], content, FILE).get("plan"))
 
 
 def candidates(space_name: str, sample: int | Sequence[int] | None, seed: int) -> tuple[int, ...]:

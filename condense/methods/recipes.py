@@ -7,7 +7,7 @@ on the power, the scale, the batch, the normalisation and the number of steps (d
 import dataclasses
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from condense.data.augment import dsa_for
 from condense.errors import unknown
 from condense.methods import METHODS, DataDAM, Method
 from condense.methods.base import Recipe
-from condense.settings import replaced
+from condense.settings import read_value
 
 
 def _method(name: str) -> type[Method]:
@@ -64,10 +64,21 @@ def published_as(method: str) -> str:
     return "paper" if _method(method) is DataDAM else method
 
 
-def from_json(fields: Mapping[str, Any]) -> Recipe:
-    """The recipe that `Recipe.to_json` described. A field this version does not know is a `UserError`."""
-    method = dict(fields["method"])
-    return Recipe(**{**fields, "method": replaced(_method(method.pop("name"))(), method)})
+def from_json(fields: Any) -> Recipe:
+    """The recipe that `Recipe.to_json` described.
+
+    Raises a `UserError` that names the field for one that this version does not know, one that is
+    missing, and for a value that it does not accept.
+
+    >>> recipe = recipe_for("dm", "digits", (1, 8, 8), 10)
+    >>> from_json(recipe.to_json()) == recipe
+    True
+    """
+    own = read_value(dict[str, Any], fields, "recipe")
+    theirs = read_value(dict[str, Any], own.get("method"), "recipe.method")
+    kind = _method(read_value(str, theirs.pop("name", None), "recipe.method.name"))
+    method = read_value(kind, theirs, "recipe.method")
+    return read_value(Recipe, own | {"method": method}, "recipe")
 
 
 def _published(

@@ -27,6 +27,7 @@ from condense.report.pictures import grid
 from condense.runs.ranks import Ranks
 from condense.sets.condensed import CondensedSet
 from condense.sets.provenance import version
+from condense.settings import read_value, within
 from condense.study.record import differences
 
 _KEEP = 2
@@ -52,15 +53,11 @@ class Job:
         return dataclasses.asdict(self) | {"recipe": self.recipe.to_json()}
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> "Job":
-        """What `to_json` described."""
-        return cls(
-            **{
-                **fields,
-                "source": Source(**fields["source"]),
-                "recipe": recipes.from_json(fields["recipe"]),
-            }
-        )
+    def from_json(cls, fields: Any) -> "Job":
+        """What `to_json` described; a `UserError` names the field that is not as it should be."""
+        own = read_value(dict[str, Any], fields, "job")
+        recipe = recipes.from_json(own.get("recipe"))
+        return read_value(cls, own | {"recipe": recipe}, "job")
 
 
 def source_of(path: Path, data_dir: str | None = None) -> Source:
@@ -70,21 +67,18 @@ def source_of(path: Path, data_dir: str | None = None) -> Source:
         raise UserError(
             f"{path} does not say where its dataset is (no {record.name} beside it): give --dataset and --data-dir"
         )
-    try:
-        source = Source(**read_json(record)["source"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{record} is not of this version of condensekit: {error}") from None
+    content = read_json(record)
+    with within(f"{record} is not of this version of condensekit"):
+        fields = read_value(dict[str, Any], content, record.name)
+        source = read_value(Source, fields.get("source"), "source")
     return dataclasses.replace(source, data_dir=data_dir) if data_dir else source
 
 
 def load_job(folder: Path) -> Job:
     """The job that `run.json` in `folder` records."""
-    try:
-        return Job.from_json(read_json(folder / "run.json")["job"])
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / 'run.json'} is not of this version of condensekit: {error}"
-        ) from None
+    content = read_json(folder / "run.json")
+    with within(f"{folder / 'run.json'} is not of this version of condensekit"):
+        return Job.from_json(read_value(dict[str, Any], content, "run.json").get("job"))
 
 
 def check_free(folder: Path, job: Job) -> None:
