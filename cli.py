@@ -1,4 +1,4 @@
-"""The command line of condensekit: `python cli.py --help`, or `condensekit --help` once installed."""
+"""The command line: `condensekit --help`, or `python cli.py --help` in a checkout."""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""Measurements: `python -m benchmarks.NAME --help`. What they found is in `results/`, with how to get it again."""
+"""Measurements: `python -m benchmarks.NAME --help`.
+
+What they found is in `results/`, with how to get it again.
+"""
 
 from condense.threads import wait_passively
 

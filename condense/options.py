@@ -1,19 +1,20 @@
 """Options of commands out of dataclasses: the fields are the flags, their docstrings the help.
 
-A command says of which dataclasses its options are, and under which headings of the help they stand:
+A command names the dataclasses that its options are fields of, and where the help shows them:
 
-    @click.command(cls=Command, parts={"data": Part(Data, "What")})
+    @click.command(cls=Command, parts={"data": Part(kind=Data, heading=Heading.WHAT)})
     def describe(data: Data) -> None: ...
 
-and is called with instances of them. A dataclass may be named as `module:Name`: it is then imported when
-the command is used or asked for its help, so that listing the commands imports nothing heavy. Every such
-command also has `--config`: a TOML file whose keys are its flags.
+and is called with instances of them. A dataclass may be named as `module:Name`: it is then imported
+when the command is used or asked for its help, so that listing the commands imports nothing heavy.
+Every such command also has `--config`: a TOML file whose keys are its flags.
 """
 
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from pkgutil import resolve_name
@@ -37,8 +38,24 @@ _TYPES: dict[Any, click.ParamType] = {
     Path: click.Path(path_type=Path),
     str: click.STRING,
 }
-_OTHER = "Other"
-"""The heading of what is no field: `--config` and `--help`."""
+
+
+class Heading(StrEnum):
+    """The sections of the help, in their order.
+
+    >>> [*Heading][0].value
+    'What'
+    """
+
+    WHAT = "What"
+    HOW_MUCH = "How much"
+    MATCHED = "How it is matched"
+    TRAINED = "How networks are trained"
+    JUDGED = "How it is judged"
+    WHERE = "Where it runs"
+    OUTPUT = "Output"
+    OTHER = "Other"
+    """What is no field: `--config` and `--help`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +65,7 @@ class Part:
     >>> @dataclass(frozen=True)
     ... class Walk:
     ...     step_count: int = 3
-    >>> part = Part(kind=Walk, heading="How far")
+    >>> part = Part(kind=Walk, heading=Heading.WHAT)
     >>> [option.opts for option in part.options()]
     [['--step-count']]
     >>> part.gathered({"step_count": 5})
@@ -57,23 +74,23 @@ class Part:
 
     kind: type | str
     """The dataclass, or `module:Name` to import it late."""
-    heading: str
+    heading: Heading
     """The section of the help that its options stand in."""
-    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: Mapping[str, Heading] = field(default_factory=dict)
     """The headings of the fields that stand in other sections."""
     leave: tuple[str, ...] = ()
     """Fields that are no options here."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Defaults that this command has in place of the dataclass's."""
     changes: bool = False
-    """Whether the command gets a dict of what the user gave alone, to change another instance by."""
+    """Whether the command gets only what the user gave, as a dict, to change another instance."""
 
     def options(self) -> list["SettingOption"]:
         """The options, in the order of the fields."""
         return [self._option(setting) for setting in self._settings()]
 
     def gathered(self, values: Mapping[str, Any]) -> Any:
-        """The dataclass of these `values` of the options, by name; a dict where it is for `changes`."""
+        """The dataclass made of `values`, those of all options by name; a dict for `changes`."""
         own = {setting.name: values[setting.name] for setting in self._settings()}
         if self.changes:
             return {name: value for name, value in own.items() if value is not None}
@@ -97,12 +114,13 @@ class Part:
 class SettingOption(click.Option):
     """An option made of a field of a dataclass.
 
-    >>> option = SettingOption(Setting("step_count", int, 3, "How often."), heading="How far", default=3)
+    >>> setting = Setting("step_count", int, 3, "How often.")
+    >>> option = SettingOption(setting, heading=Heading.WHAT, default=3)
     >>> option.opts, option.help
     (['--step-count'], 'How often.')
     """
 
-    def __init__(self, setting: Setting, *, heading: str, default: Any) -> None:
+    def __init__(self, setting: Setting, *, heading: Heading, default: Any) -> None:
         flag = f"--{setting.name.replace('_', '-')}"
         kind, several = _single(setting.kind)
         optional_flag = kind is bool and default is not False
@@ -157,17 +175,19 @@ class _Parted(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options in sections, and the details that depend on what was given."""
-        sections: dict[str, Rows] = {}
+        sections: dict[str, Rows] = {heading.value: [] for heading in Heading}
         for parameter in self.get_params(ctx):
-            if record := parameter.get_help_record(ctx):
-                sections.setdefault(getattr(parameter, "heading", _OTHER), []).append(record)
-        other = sections.pop(_OTHER)
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record:
+                sections[getattr(parameter, "heading", Heading.OTHER)].append(record)
+        other = {Heading.OTHER.value: sections.pop(Heading.OTHER)}
         if self._details:
             given = self.make_parser(ctx).parse_args(list(ctx.meta.get(__name__, [])))[0]
             sections |= self._details({**(ctx.default_map or {}), **given})
-        for heading, rows in (sections | {_OTHER: other}).items():
-            with formatter.section(heading):
-                formatter.write_dl(rows)
+        for heading, rows in (sections | other).items():
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
 
 
 class Command(_Parted):
@@ -176,7 +196,7 @@ class Command(_Parted):
     >>> @dataclass(frozen=True)
     ... class Walk:
     ...     steps: int = 3
-    >>> @click.command(cls=Command, parts={"walk": Part(kind=Walk, heading="How far")})
+    >>> @click.command(cls=Command, parts={"walk": Part(kind=Walk, heading=Heading.WHAT)})
     ... def go(walk):
     ...     click.echo(walk)
     >>> go(["--steps", "5"], standalone_mode=False)
@@ -218,7 +238,7 @@ def setting_rows(settings: Iterable[Setting]) -> Rows:
 
 
 def without_backticks(doc: str) -> str:
-    """A docstring as a terminal shows it: `word` loses its backticks, a command of several words keeps them.
+    """A docstring for a terminal: single words lose their backticks, commands keep theirs.
 
     >>> without_backticks("`cpu` or `cuda`; see `data --list`")
     'cpu or cuda; see `data --list`'
@@ -227,7 +247,7 @@ def without_backticks(doc: str) -> str:
 
 
 def _single(kind: Any) -> tuple[Any, bool]:
-    """The type of one value of a field, and whether it holds several: `tuple[int, ...] | None` is int, True."""
+    """The type of a single value of a field, and whether the field is a tuple of them."""
     if NoneType in get_args(kind):
         (kind,) = (one for one in get_args(kind) if one is not NoneType)
     if get_origin(kind) is tuple:

@@ -1,8 +1,9 @@
-"""Settings: frozen dataclasses that are read from JSON, from TOML and from text, and written as JSON.
+"""Settings: frozen dataclasses, read from JSON, TOML and text, and written as JSON.
 
-A dataclass with a docstring under each field is all there is to write. `read` makes one of a mapping
-that comes from a file, `replaced` changes fields of one, `plain` writes one, and `described` tells
-what its fields are. `condense.options` makes the options of a command of the same fields.
+A dataclass with a docstring under each field is all there is to write. `read` makes one of a
+mapping that comes from a file, `replaced` changes fields of one, `plain` writes one, and
+`described` tells what its fields are. `condense.options` makes the options of a command of the same
+fields.
 """
 
 import ast
@@ -67,10 +68,10 @@ def described(kind: type) -> list[Setting]:
 
 
 def read(kind: type[T], fields: Any, place: str) -> T:
-    """The dataclass `kind` that a mapping describes, as JSON or TOML holds it: nested, and strictly.
+    """The dataclass `kind` that a mapping from a JSON or TOML file describes, read strictly.
 
-    `place` says in errors where the mapping is from. Values that are dataclasses already are taken as
-    they are. Raises a `UserError` of one line for a field that `kind` does not have, one that is
+    `place` says in errors where the mapping is from. Values that are dataclasses already are taken
+    as they are. Raises a `UserError` of one line for a field that `kind` does not have, one that is
     missing, one of another type, and for a value that the dataclass itself does not accept.
 
     >>> @dataclass
@@ -103,7 +104,7 @@ def within(place: str) -> Iterator[None]:
 
 
 def read_value(kind: Any, value: Any, name: str) -> Any:
-    """One value of type `kind`, as JSON or TOML holds it; a `UserError` that names it if it is none.
+    """One value of type `kind`, as JSON or TOML holds it; else a `UserError` that names it.
 
     >>> read_value(float, 3, "rate"), read_value(tuple[str, ...], ["a", "b"], "names")
     (3.0, ('a', 'b'))
@@ -114,8 +115,8 @@ def read_value(kind: Any, value: Any, name: str) -> Any:
 def read_text(kind: Any, text: str, name: str) -> Any:
     """One value of type `kind` from text as of a command line: as it is, or read as JSON.
 
-    >>> read_text(str, "3", "name"), read_text(int | None, "3", "steps"), read_text(int | None, "null", "steps")
-    ('3', 3, None)
+    >>> [read_text(kind, "3", "steps") for kind in (str, float, int | None)]
+    ['3', 3.0, 3]
     """
     with contextlib.suppress(json.JSONDecodeError, UserError):
         if kind is not str:
@@ -147,7 +148,7 @@ def replaced(config: T, changes: Mapping[str, Any]) -> T:
 
 
 def plain(value: Any) -> Any:
-    """A dataclass as plain JSON: mappings, lists, text, numbers. `read` makes the same dataclass of it.
+    """A dataclass as plain JSON: mappings, lists, text, numbers. `read` reads it back.
 
     >>> @dataclass
     ... class Walk:
@@ -233,7 +234,7 @@ def _value(kind: Any, value: Any, name: str) -> Any:
 
 
 def _one_of(kinds: tuple[Any, ...], value: Any, name: str, union: Any) -> Any:
-    """`value` as the first of several types that takes it; an error within the only one is its own."""
+    """`value` as the first of several types that accepts it."""
     if value is None and NoneType in kinds:
         return None
     others = [kind for kind in kinds if kind is not NoneType]

@@ -1,9 +1,10 @@
 """How the threads of numerical libraries wait, and how many cores there are to share.
 
-PyTorch computes with OpenMP threads. Between two operations they spin by default: each keeps its core
-busy to be ready a little earlier. Where several processes share a machine, threads that spin take the
-cores from threads that work, and everything slows down many times. OpenMP reads its settings when its
-library is loaded, so they must be set before torch is imported; this module therefore imports no torch.
+PyTorch computes with OpenMP threads. Between two operations they spin by default: each keeps its
+core busy to be ready a little earlier. Where several processes share a machine, threads that spin
+take the cores from threads that work, and everything slows down many times. OpenMP reads its
+settings when its library is loaded, so they must be set before torch is imported; this module
+therefore imports no torch.
 """
 
 import os

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from condense.command.shared import HOW_MUCH, OUTPUT, TRAINED, WHAT, WHERE, Data
+from condense.command.shared import Data
 from condense.errors import UserError
-from condense.options import Command, Part
+from condense.options import Command, Heading, Part
 
 if TYPE_CHECKING:
     from continual.plan import Plan
@@ -28,8 +28,9 @@ class Compared:
 
     method: tuple[str, ...] = ()
     """`random`, `herding`, `kcenter`, `datadam`, `dm` (settings as in
-    `datadam:loss_scale=100,lr=1`), a set's path, or `class-balanced` (Avalanche's own, in replay); may
-    be repeated.  [default: random, herding, datadam:loss_scale=100, and in replay class-balanced]"""
+    `datadam:loss_scale=100,lr=1`), a set's path, or `class-balanced` (Avalanche's own, in replay);
+    may be repeated.  [default: random, herding, datadam:loss_scale=100, and in replay
+    class-balanced]"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,25 +54,25 @@ class Run:
 @click.command(
     cls=Command,
     parts={
-        "data": Part(kind=Data, heading=WHAT),
-        "compared": Part(kind=Compared, heading=WHAT),
+        "data": Part(kind=Data, heading=Heading.WHAT),
+        "compared": Part(kind=Compared, heading=Heading.WHAT),
         "plan": Part(
             kind="continual.plan:Plan",
-            heading=HOW_MUCH,
+            heading=Heading.HOW_MUCH,
             elsewhere={
-                "classes": WHAT,
-                "mode": TRAINED,
-                "strategy": TRAINED,
-                "network": TRAINED,
-                "epochs": TRAINED,
-                "batch": TRAINED,
-                "device": WHERE,
-                "storage": OUTPUT,
+                "classes": Heading.WHAT,
+                "mode": Heading.TRAINED,
+                "strategy": Heading.TRAINED,
+                "network": Heading.TRAINED,
+                "epochs": Heading.TRAINED,
+                "batch": Heading.TRAINED,
+                "device": Heading.WHERE,
+                "storage": Heading.OUTPUT,
             },
             leave=("methods",),
             defaults={"steps": 10},
         ),
-        "output": Part(kind=Run, heading=OUTPUT),
+        "output": Part(kind=Run, heading=Heading.OUTPUT),
     },
 )
 def continual(data: Data, compared: Compared, plan: "Plan", output: Run) -> None:

@@ -42,7 +42,11 @@ from continual.scratch import Task, train_networks
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What `plan.json` records and a resumed run goes on with."""
+    """What `plan.json` records and a resumed run goes on with.
+
+    >>> Job(plan=Plan(steps=5), source=Source(name="digits"), fingerprint="3f2a").cache is None
+    True
+    """
 
     plan: Plan
     source: Source

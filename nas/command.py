@@ -9,26 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from condense.command.shared import (
-    HOW_MUCH,
-    OUTPUT,
-    TRAINED,
-    WHAT,
-    WHERE,
-    Data,
-    Printed,
-    pairs,
-    show_facts,
-)
+from condense.command.shared import Data, Printed, pairs, show_facts
 from condense.errors import UserError
-from condense.options import Command, Group, Part
+from condense.options import Command, Group, Heading, Part, SettingOption
 
 if TYPE_CHECKING:
     from condense.study.workers import Engine
     from nas.search import Found
     from nas.training import Regime
 
-JUDGED = "How it is judged"
 _BEST = 10
 """Architectures printed; the files have all."""
 
@@ -73,8 +62,8 @@ class Trainings(Space):
     epochs: int | None = None
     """Passes over the images; the space's unless given (docs/nas.md)."""
     set: tuple[str, ...] = ()
-    """Any other setting of a training as KEY=VALUE: lr, batch, augment, statistics, cells, width, ...;
-    may be repeated."""
+    """Any other setting of a training as KEY=VALUE: lr, batch, augment, statistics, cells, width,
+    ...; may be repeated."""
 
     def regime(self, regimes: Mapping[str, "Regime"]) -> "Regime":
         """How they are trained: the space's of `regimes`, changed by what was given."""
@@ -100,13 +89,15 @@ class Judged:
     """
 
     proxy: tuple[str, ...] = ("random",)
-    """What to train on: a condensed set's path, random[:IPC], early-stop[:STEPS] or whole[:IMAGES]; may
-    be repeated. Without a number: as large as the first condensed set, else 50 images per class."""
+    """What to train on: a condensed set's path, random[:IPC], early-stop[:STEPS] or whole[:IMAGES];
+    may be repeated. Without a number: as large as the first condensed set, else 50 images per
+    class."""
     by: str | None = None
-    """Column that ranks, such as 'random summed_loss'.  [default: the first proxy's; docs/nas.md]"""
+    """Column that ranks, such as 'random summed_loss'.  [default: the first proxy's;
+    docs/nas.md]"""
     reference: Path | None = None
-    """Table of true accuracies to check the ranking by.  [default: SPACE.csv.gz in --data-dir, if it is
-    there]"""
+    """Table of true accuracies to check the ranking by.  [default: SPACE.csv.gz in --data-dir, if
+    it is there]"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,14 +132,14 @@ class Session:
     """Print one JSON document on stdout, for machines."""
 
 
-_DATA = Part(kind=Data, heading=WHAT, leave=("hold_out",), defaults={"dataset": "cifar10"})
+_DATA = Part(kind=Data, heading=Heading.WHAT, leave=("hold_out",), defaults={"dataset": "cifar10"})
 _TRAINED = {
-    "space": WHAT,
-    "held_out": JUDGED,
-    "epochs": TRAINED,
-    "set": TRAINED,
+    "space": Heading.WHAT,
+    "held_out": Heading.JUDGED,
+    "epochs": Heading.TRAINED,
+    "set": Heading.TRAINED,
 }
-_ENGINE = Part(kind="condense.study.workers:Engine", heading=WHERE)
+_ENGINE = Part(kind="condense.study.workers:Engine", heading=Heading.WHERE)
 _RESUMABLE = {"resume", "workers", "threads", "device", "cluster", "minutes", "json"}
 """What may change from one session of a search to the next."""
 
@@ -158,10 +149,10 @@ _RESUMABLE = {"resume", "workers", "threads", "device", "cluster", "minutes", "j
     invoke_without_command=True,
     parts={
         "data": _DATA,
-        "trainings": Part(kind=Trainings, heading=HOW_MUCH, elsewhere=_TRAINED),
-        "judged": Part(kind=Judged, heading=JUDGED, elsewhere={"proxy": WHAT}),
+        "trainings": Part(kind=Trainings, heading=Heading.HOW_MUCH, elsewhere=_TRAINED),
+        "judged": Part(kind=Judged, heading=Heading.JUDGED, elsewhere={"proxy": Heading.WHAT}),
         "engine": _ENGINE,
-        "session": Part(kind=Session, heading=OUTPUT, elsewhere={"minutes": WHERE}),
+        "session": Part(kind=Session, heading=Heading.OUTPUT, elsewhere={"minutes": Heading.WHERE}),
     },
 )
 @click.pass_context
@@ -183,10 +174,10 @@ def nas(
     condensekit nas show runs/nas
     condensekit nas arch 6111 --space nasbench201
 
-    Every ranking stands beside what costs nothing (parameters, FLOPs, synflow, ...): a proxy that does
-    not beat them is of no use. A search can be stopped or killed at any time; every finished training
-    is kept. The folder then holds ranking.csv and ranking.json, report.html, and a scatter plot of each
-    proxy against the truth.
+    Every ranking stands beside what costs nothing (parameters, FLOPs, synflow, ...): a proxy that
+    does not beat them is of no use. A search can be stopped or killed at any time; every finished
+    training is kept. The folder then holds ranking.csv and ranking.json, report.html, and a scatter
+    plot of each proxy against the truth.
     """
     from nas import plan, search
 
@@ -223,7 +214,8 @@ def _given(context: click.Context) -> dict[str, str]:
     return {
         str(param.name): param.opts[0]
         for param in context.command.get_params(context)
-        if context.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
+        if isinstance(param, SettingOption)
+        and context.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
     }
 
 
@@ -250,14 +242,14 @@ def _job(data: Data, trainings: Trainings, regime: "Regime", session: Session) -
     parts={
         "data": _DATA,
         "trainings": Part(
-            kind=Trainings, heading=HOW_MUCH, elsewhere=_TRAINED, defaults={"seeds": 1}
+            kind=Trainings, heading=Heading.HOW_MUCH, elsewhere=_TRAINED, defaults={"seeds": 1}
         ),
-        "truth": Part(kind=Truth, heading=HOW_MUCH),
+        "truth": Part(kind=Truth, heading=Heading.HOW_MUCH),
         "engine": _ENGINE,
         "session": Part(
             kind=Session,
-            heading=OUTPUT,
-            elsewhere={"minutes": WHERE},
+            heading=Heading.OUTPUT,
+            elsewhere={"minutes": Heading.WHERE},
             leave=("resume",),
         ),
     },
@@ -281,7 +273,7 @@ def reference(
     _tell(search.train_reference(engine=engine, images=truth.images, out=out, **job), session.json)
 
 
-@nas.command(cls=Command, parts={"output": Part(kind=Printed, heading=OUTPUT)})
+@nas.command(cls=Command, parts={"output": Part(kind=Printed, heading=Heading.OUTPUT)})
 @click.argument("folder", type=click.Path())
 def show(folder: str, output: Printed) -> None:
     """Say how far a search is and what it has found so far; it may be running."""
@@ -293,15 +285,16 @@ def show(folder: str, output: Printed) -> None:
 @nas.command(
     cls=Command,
     parts={
-        "space": Part(kind=Space, heading=WHAT),
-        "output": Part(kind=Printed, heading=OUTPUT),
+        "space": Part(kind=Space, heading=Heading.WHAT),
+        "output": Part(kind=Printed, heading=Heading.OUTPUT),
     },
 )
 @click.argument("key")
 def arch(key: str, space: Space, output: Printed) -> None:
     """Describe an architecture by its index or name, for images of 32 px and 10 classes.
 
-    FLOPs are multiply-adds; `isomorph` is the smallest index of a cell that computes the same function.
+    FLOPs are multiply-adds; `isomorph` is the smallest index of a cell that computes the same
+    function.
     """
     from nas.search import describe
 
@@ -322,7 +315,7 @@ class Conversion:
     """Table to write."""
 
 
-@nas.command(cls=Command, parts={"conversion": Part(kind=Conversion, heading=OUTPUT)})
+@nas.command(cls=Command, parts={"conversion": Part(kind=Conversion, heading=Heading.OUTPUT)})
 @click.argument("official", type=click.Path())
 def convert(official: str, conversion: Conversion) -> None:
     """Turn NAS-Bench-201's official .pth file, once, into the compact table that searches read.
@@ -338,7 +331,8 @@ def convert(official: str, conversion: Conversion) -> None:
 
 
 def _tell(found: "Found", as_json: bool) -> None:
-    """Print what was found: how far each score can be trusted, the best, what one should know, the files."""
+    """Print what was found: how far each score can be trusted, the best, what one should know, the
+    files."""
     from nas.report import AGREEMENT_HEADERS, agreement_rows
 
     names = ("ranking.csv", "ranking.json", "report.html", "reference.csv")
@@ -357,7 +351,8 @@ def _tell(found: "Found", as_json: bool) -> None:
     click.echo(f"{found.done} of {found.total} trainings done")
     if ranking is not None and ranking.agreements:
         click.echo(
-            f"\nagreement with the true test accuracy of {len(ranking)} architectures, 95 % intervals"
+            f"\nagreement with the true test accuracy of {len(ranking)} architectures, "
+            "95 % intervals"
         )
         single = {name: found for name, found in ranking.agreements.items() if " + " not in name}
         _table(AGREEMENT_HEADERS, agreement_rows(single))

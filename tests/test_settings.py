@@ -1,4 +1,4 @@
-"""Settings: a dataclass goes through JSON and back, and what is wrong in a file is one line that names it."""
+"""Settings go through JSON and back; what is wrong in a file is one line that names it."""
 
 import json
 from dataclasses import dataclass, field

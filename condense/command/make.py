@@ -1,4 +1,4 @@
-"""`condensekit condense` and `condensekit experts`: make condensed sets, and what mtt makes them of."""
+"""`condensekit condense` and `experts`: make condensed sets, and the experts that mtt needs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,22 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from condense.command.shared import (
-    HOW_MUCH,
-    MATCHED,
-    OUTPUT,
-    TRAINED,
-    WHAT,
-    WHERE,
-    Data,
-    Device,
-    Output,
-    pairs,
-    show_facts,
-    show_set,
-)
+from condense.command.shared import Data, Device, Output, pairs, show_facts, show_set
 from condense.errors import UserError
-from condense.options import Command, Part, Rows, setting_rows
+from condense.options import Command, Heading, Part, Rows, setting_rows
 from condense.settings import described
 
 if TYPE_CHECKING:
@@ -52,11 +39,11 @@ class Choice:
     """
 
     recipe: str | None = None
-    """`paper` (DataDAM's; the default), `official-code`, `best`, or a method: as its authors published
-    it. See `condensekit recipes`."""
+    """`paper` (DataDAM's; the default), `official-code`, `best`, or a method: as its authors
+    published it. See `condensekit recipes`."""
     method: str | None = None
-    """Method as its authors published it, by name (see `condensekit recipes`); with `--recipe`, under
-    that one's other settings. `--method NAME --help` shows its own settings."""
+    """Method as its authors published it, by name (see `condensekit recipes`); with `--recipe`,
+    under that one's other settings. `--method NAME --help` shows its own settings."""
     experts: Path | None = None
     """For mtt: the folder of expert trajectories (see `condensekit experts`)."""
     loss_scale: float | None = None
@@ -124,18 +111,18 @@ def _own_settings(values: Mapping[str, Any]) -> dict[str, Rows]:
     cls=Command,
     details=_own_settings,
     parts={
-        "data": Part(kind=Data, heading=WHAT),
-        "amount": Part(kind=Amount, heading=HOW_MUCH),
-        "choice": Part(kind=Choice, heading=MATCHED),
+        "data": Part(kind=Data, heading=Heading.WHAT),
+        "amount": Part(kind=Amount, heading=Heading.HOW_MUCH),
+        "choice": Part(kind=Choice, heading=Heading.MATCHED),
         "recipe": Part(
             kind="condense.methods.base:Recipe",
-            heading=MATCHED,
-            elsewhere={"steps": HOW_MUCH, "real_batch": HOW_MUCH},
+            heading=Heading.MATCHED,
+            elsewhere={"steps": Heading.HOW_MUCH, "real_batch": Heading.HOW_MUCH},
             leave=("name", "method"),
             changes=True,
         ),
-        "machine": Part(kind=Machine, heading=WHERE),
-        "output": Part(kind=Run, heading=OUTPUT),
+        "machine": Part(kind=Machine, heading=Heading.WHERE),
+        "output": Part(kind=Run, heading=Heading.OUTPUT),
     },
 )
 def condense(
@@ -213,15 +200,15 @@ class ExpertsOutput(Output):
 @click.command(
     cls=Command,
     parts={
-        "data": Part(kind=Data, heading=WHAT),
-        "amount": Part(kind=Count, heading=HOW_MUCH),
+        "data": Part(kind=Data, heading=Heading.WHAT),
+        "amount": Part(kind=Count, heading=Heading.HOW_MUCH),
         "training": Part(
             kind="condense.training.experts:Training",
-            heading=TRAINED,
-            elsewhere={"passes": HOW_MUCH, "storage": OUTPUT},
+            heading=Heading.TRAINED,
+            elsewhere={"passes": Heading.HOW_MUCH, "storage": Heading.OUTPUT},
         ),
-        "machine": Part(kind=Device, heading=WHERE),
-        "output": Part(kind=ExpertsOutput, heading=OUTPUT),
+        "machine": Part(kind=Device, heading=Heading.WHERE),
+        "output": Part(kind=ExpertsOutput, heading=Heading.OUTPUT),
     },
 )
 def experts(

@@ -4,25 +4,13 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from condense.command.shared import (
-    HOW_MUCH,
-    OUTPUT,
-    TRAINED,
-    WHAT,
-    WHERE,
-    Data,
-    Device,
-    Printed,
-)
-from condense.options import Command, Part
+from condense.command.shared import Data, Device, Printed
+from condense.options import Command, Heading, Part
 from condense.settings import plain
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,13 +35,17 @@ class Trials:
 @click.command(
     cls=Command,
     parts={
-        "data": Part(kind=Data, heading=WHAT),
+        "data": Part(kind=Data, heading=Heading.WHAT),
         "trials": Part(
-            kind=Trials, heading=HOW_MUCH, elsewhere={"network": TRAINED, "protocol": TRAINED}
+            kind=Trials,
+            heading=Heading.HOW_MUCH,
+            elsewhere={"network": Heading.TRAINED, "protocol": Heading.TRAINED},
         ),
-        "changes": Part(kind="condense.training.train:Protocol", heading=TRAINED, changes=True),
-        "machine": Part(kind=Device, heading=WHERE),
-        "output": Part(kind=Printed, heading=OUTPUT),
+        "changes": Part(
+            kind="condense.training.train:Protocol", heading=Heading.TRAINED, changes=True
+        ),
+        "machine": Part(kind=Device, heading=Heading.WHERE),
+        "output": Part(kind=Printed, heading=Heading.OUTPUT),
     },
 )
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
@@ -67,8 +59,8 @@ def evaluate(
 ) -> None:
     """Train networks on condensed sets and measure them on the real test set.
 
-    RUNS are run folders or set files. Several are sets of one kind (say, five seeds): the interval is
-    then over the sets.
+    RUNS are run folders or set files. Several are sets of one kind (say, five seeds): the interval
+    is then over the sets.
     """
     from condense.progress import progress
     from condense.runs.job import source_of

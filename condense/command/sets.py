@@ -1,27 +1,12 @@
-"""`condensekit select`, `import`, `export` and `show`: sets that no run makes, and what sets hold."""
+"""`condensekit select`, `import`, `export` and `show`: sets that are not condensed here."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from condense.command.shared import (
-    HOW_MUCH,
-    OUTPUT,
-    WHAT,
-    WHERE,
-    Data,
-    Device,
-    Output,
-    Printed,
-    show_facts,
-    show_set,
-)
-from condense.options import Command, Part
-
-if TYPE_CHECKING:
-    pass
+from condense.command.shared import Data, Device, Output, Printed, show_facts, show_set
+from condense.options import Command, Heading, Part
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,12 +32,14 @@ class Selection:
 @click.command(
     cls=Command,
     parts={
-        "data": Part(kind=Data, heading=WHAT),
+        "data": Part(kind=Data, heading=Heading.WHAT),
         "selection": Part(
-            kind=Selection, heading=HOW_MUCH, elsewhere={"method": WHAT, "storage": OUTPUT}
+            kind=Selection,
+            heading=Heading.HOW_MUCH,
+            elsewhere={"method": Heading.WHAT, "storage": Heading.OUTPUT},
         ),
-        "machine": Part(kind=Device, heading=WHERE),
-        "output": Part(kind=Output, heading=OUTPUT),
+        "machine": Part(kind=Device, heading=Heading.WHERE),
+        "output": Part(kind=Output, heading=Heading.OUTPUT),
     },
 )
 def select(data: Data, selection: Selection, machine: Device, output: Output) -> None:
@@ -88,9 +75,9 @@ class Foreign:
     "import",
     cls=Command,
     parts={
-        "data": Part(kind=Data, heading=WHAT),
-        "foreign": Part(kind=Foreign, heading=WHAT, elsewhere={"storage": OUTPUT}),
-        "output": Part(kind=Output, heading=OUTPUT),
+        "data": Part(kind=Data, heading=Heading.WHAT),
+        "foreign": Part(kind=Foreign, heading=Heading.WHAT, elsewhere={"storage": Heading.OUTPUT}),
+        "output": Part(kind=Output, heading=Heading.OUTPUT),
     },
 )
 @click.argument("path", type=click.Path(path_type=Path))
@@ -120,7 +107,7 @@ class Export:
     """File or folder to write."""
 
 
-@click.command("export", cls=Command, parts={"export": Part(kind=Export, heading=OUTPUT)})
+@click.command("export", cls=Command, parts={"export": Part(kind=Export, heading=Heading.OUTPUT)})
 @click.argument("path", type=click.Path())
 def export_command(path: str, export: Export) -> None:
     """Write a set in a format other tools read."""
@@ -143,7 +130,7 @@ class Look(Printed):
     """Also draw the images as a PNG here."""
 
 
-@click.command(cls=Command, parts={"look": Part(kind=Look, heading=OUTPUT)})
+@click.command(cls=Command, parts={"look": Part(kind=Look, heading=Heading.OUTPUT)})
 @click.argument("path", type=click.Path())
 def show(path: str, look: Look) -> None:
     """Say what a condensed set holds and where it came from."""

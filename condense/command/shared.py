@@ -15,14 +15,6 @@ if TYPE_CHECKING:
     from condense.data.catalogue import Source
     from condense.data.images import Dataset
 
-# The sections of the help, in the order in which commands list them.
-WHAT = "What"
-HOW_MUCH = "How much"
-MATCHED = "How it is matched"
-TRAINED = "How networks are trained"
-WHERE = "Where it runs"
-OUTPUT = "Output"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:

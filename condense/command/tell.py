@@ -7,16 +7,17 @@ from typing import Any
 
 import click
 
-from condense.command.shared import OUTPUT, WHAT, Data, Printed, show_facts, show_rows
-from condense.options import Command, Part, Rows, without_backticks
+from condense.command.shared import Data, Printed, show_facts, show_rows
+from condense.options import Command, Heading, Part, Rows, without_backticks
 from condense.settings import Setting, described
 from condense.threads import PASSIVE, cores, waits_passively
 
 _CIFAR10 = ("cifar10", (3, 32, 32))
-"""The dataset that recipes are resolved for unless another is named: its shape is known without its files."""
+"""What recipes are resolved for unless another dataset is named; needs no files."""
 _ADVICE = (
-    "threads that spin while they wait slow down everything on a shared machine: in programs of your "
-    f"own set {' and '.join(f'{name}={value}' for name, value in PASSIVE.items())} before torch is imported"
+    "threads that spin while they wait slow down everything on a shared machine: in your own "
+    f"programs set {' and '.join(f'{name}={value}' for name, value in PASSIVE.items())} "
+    "before torch is imported"
 )
 
 
@@ -36,7 +37,10 @@ class Query(Printed):
 
 @click.command(
     cls=Command,
-    parts={"data": Part(kind=Data, heading=WHAT), "query": Part(kind=Query, heading=OUTPUT)},
+    parts={
+        "data": Part(kind=Data, heading=Heading.WHAT),
+        "query": Part(kind=Query, heading=Heading.OUTPUT),
+    },
 )
 def data(data: Data, query: Query) -> None:
     """List, check or describe datasets."""
@@ -80,9 +84,9 @@ class Resolved:
 @click.command(
     cls=Command,
     parts={
-        "data": Part(kind=Data, heading=WHAT, defaults={"dataset": _CIFAR10[0]}),
-        "amount": Part(kind=Resolved, heading=WHAT),
-        "output": Part(kind=Printed, heading=OUTPUT),
+        "data": Part(kind=Data, heading=Heading.WHAT, defaults={"dataset": _CIFAR10[0]}),
+        "amount": Part(kind=Resolved, heading=Heading.WHAT),
+        "output": Part(kind=Printed, heading=Heading.OUTPUT),
     },
 )
 @click.argument("name", required=False)
@@ -145,7 +149,7 @@ def _rows(settings: list[Setting], config: Any) -> Rows:
     ]
 
 
-@click.command(cls=Command, parts={"output": Part(kind=Printed, heading=OUTPUT)})
+@click.command(cls=Command, parts={"output": Part(kind=Printed, heading=Heading.OUTPUT)})
 def doctor(output: Printed) -> None:
     """Say what this installation and this machine are, and how waiting threads behave."""
     import torch

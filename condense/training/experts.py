@@ -61,13 +61,18 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """What experts were trained on, and how: the content of experts.json."""
+    """What experts were trained on, and how: the content of experts.json.
+
+    >>> Record(dataset="digits", fingerprint="3f2a", training=Training(passes=2)).training.passes
+    2
+    """
 
     dataset: str
     """The name of the dataset."""
     fingerprint: str
     """The fingerprint of its content."""
     training: Training
+    """How they were trained."""
 
     @classmethod
     def load(cls, folder: Path) -> "Record":
