@@ -124,15 +124,15 @@ class SettingOption(click.Option):
         flag = f"--{setting.name.replace('_', '-')}"
         kind, several = _single(setting.kind)
         optional_flag = kind is bool and default is not False
+        given = {"required": True} if default is MISSING else {"default": default}
         super().__init__(
             [f"{flag}/--no-{flag[2:]}" if optional_flag else flag, setting.name],
             type=click.Choice(get_args(kind)) if get_origin(kind) is Literal else _TYPES[kind],
             is_flag=True if kind is bool else None,
             multiple=several,
-            required=default is MISSING,
-            default=None if default is MISSING else default,
             show_default=True,
             help=without_backticks(setting.doc),
+            **given,
         )
         self.kind, self.heading = setting.kind, heading
 

@@ -138,6 +138,23 @@ def test_what_is_wrong_in_a_file_or_a_name_is_one_line(
         assert str(config) in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (["experts", "--dataset", "digits"], "--out"),
+        (["select", "--dataset", "digits"], "--out"),
+        (["import", "set.pt", "--dataset", "digits", "--out", "x"], "--preprocess"),
+        (["export", "set"], "--out"),
+    ],
+)
+def test_a_field_without_a_default_is_an_option_that_must_be_given(
+    arguments: list[str], flag: str
+) -> None:
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert f"Missing option '{flag}'" in done.output
+
+
 def test_doctor_tells_versions_device_and_threads() -> None:
     told = json.loads(run("doctor", "--json").output)
     assert told["python"].startswith("3.")

@@ -42,8 +42,9 @@ class Choice:
     """`paper` (DataDAM's; the default), `official-code`, `best`, or a method: as its authors
     published it. See `condensekit recipes`."""
     method: str | None = None
-    """Method as its authors published it, by name (see `condensekit recipes`); with `--recipe`,
-    under that one's other settings. `--method NAME --help` shows its own settings."""
+    """Method as its authors published it: datadam, dm, mmd, cafe, dc, dsa, mtt, dd, kip, ld, gmmn,
+    cgan or vae; with `--recipe`, under that one's other settings. `--method NAME --help` shows its
+    own settings."""
     experts: Path | None = None
     """For mtt: the folder of expert trajectories (see `condensekit experts`)."""
     loss_scale: float | None = None
