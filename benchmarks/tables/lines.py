@@ -48,7 +48,8 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         },
         **{f"{method} IPC 1": {"lr": 5.0} for method in ("dc", "dsa")},
         **{f"{method} IPC 10": {"lr": 30.0} for method in ("dc", "dsa")},
-        "dd": {"steps": 60, "real_batch": 16, "init": "random", "lr": 0.02, "passes": 1},
+        "dd": {"steps": 60, "real_batch": 16, "init": "random", "lr": 0.02, "passes": 1}
+        | {"first_rate": 0.02},
         # Two experts of two passes: the expert is caught up with within its second.
         "mtt": {"steps": 100, "network": "convnet-w32", "preprocess": "standard", "lr": 300.0}
         | {

@@ -4,10 +4,13 @@ Wang, Zhao, Peng, Zhu, Yang, Wang, Huang, Bilen, Wang and You, "CAFE: Learning t
 by Aligning Features", CVPR 2022. With f_l the features of layer l, e the embedding and B real
 images of each class:
 
-    alignment      = sum over classes k and layers l of || mean_real f_kl - mean_syn f_kl ||^2
+    alignment      = sum over classes k and layers l of w_l || mean_real f_kl - mean_syn f_kl ||^2
     discrimination = - sum over classes k and real images x of class k of
                      log softmax(<e(x), mean_syn e_1>, ..., <e(x), mean_syn e_C>)_k
     loss           = scale * (alignment + beta * discrimination)
+
+In the paper all w_l are 1. The authors' code weighs the three maps of its network by 0.1, 0.1 and
+1, and the embedding by 2, since it enters twice.
 
 The two loops adapt to the accuracy of the network on real query images. After each update of the
 images, the network is trained on them until this accuracy has changed by more than `inner_bound`.
@@ -53,6 +56,11 @@ class CAFE(Looping):
     """Factor of the whole loss. At a fixed learning rate it scales the steps of the pixels."""
     discrimination: float = 0.01
     """beta, the weight of the discrimination loss, which is a sum over all real images."""
+    layer_weights: tuple[float, ...] = (0.1, 0.1, 1.0, 2.0)
+    """The weights w_l of the maps, in their order, and last that of the embedding.
+
+    A network with fewer maps takes the last ones of these, a deeper network the first one for each
+    further map at its start. `[1]` weighs all alike, as the paper does."""
     outer_bound: float = 0.04
     """lambda_1: a network is replaced when its accuracies differ by less than this."""
     inner_bound: float = 0.03
@@ -71,6 +79,12 @@ class CAFE(Looping):
     def __post_init__(self) -> None:
         require("loss_scale", self.loss_scale, self.loss_scale > 0, "above 0")
         require("discrimination", self.discrimination, self.discrimination >= 0, "0 or more")
+        require(
+            "layer_weights",
+            self.layer_weights,
+            bool(self.layer_weights) and min(self.layer_weights) >= 0,
+            "one number or more, each 0 or more",
+        )
         require("queue", self.queue, self.queue >= 2, "2 or more")
         require("query", self.query, self.query >= 1, "1 or more")
         require("most_passes", self.most_passes, self.most_passes >= 1, "1 or more")
@@ -86,13 +100,21 @@ class CAFE(Looping):
         return _Learner(self, problem)
 
 
-def alignment(real: list[Tensor], synthetic: list[Tensor]) -> Tensor:
+def alignment(
+    real: list[Tensor], synthetic: list[Tensor], weights: tuple[float, ...] = (1.0,)
+) -> Tensor:
     """The alignment loss of the mean features [C, D_l] of every layer: a scalar.
 
-    >>> alignment([torch.ones(2, 3)], [torch.zeros(2, 3)])
-    tensor(6.)
+    `weights` are aligned with the layers at the last one; the first weight is that of all layers
+    before it, too.
+
+    >>> real, synthetic = [torch.ones(2, 3)] * 3, [torch.zeros(2, 3)] * 3
+    >>> alignment(real, synthetic), alignment(real, synthetic, weights=(1.0, 10.0))
+    (tensor(18.), tensor(72.))
     """
-    return torch.stack([(r - s).square().sum() for r, s in zip(real, synthetic, strict=True)]).sum()
+    weights = (weights[0],) * (len(real) - len(weights)) + weights[-len(real) :]
+    terms = zip(weights, real, synthetic, strict=True)
+    return torch.stack([weight * (r - s).square().sum() for weight, r, s in terms]).sum()
 
 
 def discrimination(real: Tensor, centres: Tensor) -> Tensor:
@@ -179,7 +201,7 @@ class _Learner(Learner):
         means = [torch.cat(layer) for layer in zip(*blocks, strict=True)]
         scale, beta = self._method.loss_scale, self._method.discrimination
         parts = {
-            "alignment": scale * alignment(real_means, means),
+            "alignment": scale * alignment(real_means, means, self._method.layer_weights),
             "discrimination": scale * beta * discrimination(real, means[-1]),
         }
         (gradient,) = torch.autograd.grad(torch.stack(list(parts.values())).sum(), leaf)

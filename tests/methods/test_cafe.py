@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from condense.data.batches import RealImages
+from condense.errors import UserError
 from condense.methods import CAFE
 from condense.methods.base import Problem
 from condense.methods.cafe import alignment, discrimination
@@ -27,6 +28,27 @@ def test_alignment_is_the_squared_distance_of_every_layers_means() -> None:
         for d in range(r.shape[1])
     )
     assert alignment(real, synthetic).item() == pytest.approx(wanted, rel=1e-9)
+
+
+def test_layers_are_weighed_as_in_the_authors_code_the_embedding_twice() -> None:
+    generator = torch.Generator().manual_seed(0)
+    real, synthetic = (
+        [torch.randn(3, 5, dtype=torch.float64, generator=generator) for _ in range(5)]
+        for _ in range(2)
+    )
+    squares = [((r - s) ** 2).sum().item() for r, s in zip(real, synthetic, strict=True)]
+    published = CAFE().layer_weights
+    for layers, weights in (
+        (4, [0.1, 0.1, 1.0, 2.0]),  # three maps and the embedding: their network
+        (5, [0.1, 0.1, 0.1, 1.0, 2.0]),
+        (3, [0.1, 1.0, 2.0]),
+        (1, [2.0]),
+    ):
+        wanted = sum(w * square for w, square in zip(weights, squares, strict=False))
+        found = alignment(real[:layers], synthetic[:layers], published)
+        assert found.item() == pytest.approx(wanted, rel=1e-9)
+    with pytest.raises(UserError, match=r"`layer_weights` is \(\): it must be one number or more"):
+        CAFE(layer_weights=())
 
 
 def test_discrimination_is_the_surprise_at_the_real_images_classes() -> None:
@@ -69,8 +91,8 @@ def test_the_first_update_follows_the_gradient_of_the_paper_s_loss(
 
     synthetic = means(images, 2)
     total = sum(
-        ((r - s) ** 2).sum()
-        for of, at in zip(means(real, 8), synthetic, strict=True)
+        weight * ((r - s) ** 2).sum()
+        for weight, of, at in zip((0.1, 1.0, 2.0), means(real, 8), synthetic, strict=True)
         for r, s in zip(of, at, strict=True)
     )
     for number, embedding in enumerate(network.embed(real)):

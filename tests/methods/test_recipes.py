@@ -55,6 +55,13 @@ def test_best_is_the_papers_method_at_scale_100_on_mosaics_under_a_calibrating_p
     assert (paper.formation, paper.pool, paper.calibration, paper.soft_labels) == (1, 0, 0.0, False)
 
 
+def test_dd_and_dsa_train_their_networks_as_their_code_does() -> None:
+    assert recipe_for("dd", *CIFAR, 10).method.first_rate == 0.001
+    assert recipe_for("dd", "mnist", (1, 28, 28), 10).method.first_rate == 0.02
+    momenta = {name: recipe_for(name, *CIFAR, 10).method.net_momentum for name in ("dc", "dsa")}
+    assert momenta == {"dc": 0.5, "dsa": 0.0}
+
+
 def test_digits_are_not_mirrored() -> None:
     assert recipe_for("paper", "mnist", (1, 28, 28), 10).augment == "dsa-noflip"
 
