@@ -28,12 +28,15 @@ from condense.methods.adam import adam, state_of
 from condense.methods.base import Learner, Looping, Problem, share
 from condense.settings import require
 
-_WEIGHTS, _BIASES = 2.0, 1e-4
-"""The variances of the weights (times the number of inputs) and of the biases."""
-_LARGEST_COSINE = 1 - 1e-6
-"""The largest cosine between two images.
+_WEIGHTS, _BIASES = 2.0, 0.01
+"""The variances of the weights (times the number of inputs) and of the biases.
 
-Above it, the slope of the arc cosine is too steep for float32; at 1 it is infinite."""
+The authors' code states them as standard deviations, of which that of the biases is 0.1."""
+_LARGEST_COSINE = 1 - 1e-6
+"""The largest cosine between two different images.
+
+Above it, the slope of the arc cosine is too steep for float32; at 1 it is infinite. The cosine
+between an image and itself is 1, and its part of the kernel is computed without a cosine."""
 _BLOCK_VALUES = 1 << 22
 """The entries of a kernel, times its positions, that are computed at once.
 
@@ -92,18 +95,22 @@ class KIP(Looping):
         return _Learner(self, problem)
 
 
-def ntk(x: Tensor, y: Tensor, depth: int, window: int) -> Tensor:
+def ntk(x: Tensor, y: Tensor | None, depth: int, window: int) -> Tensor:
     """The neural tangent kernel of images [N, ch, H, W] and [M, ch, H, W]: [N, M].
+
+    If `y` is None, it is that of the images and themselves, [N, N], with an exact diagonal.
 
     The network has `depth` hidden ReLU layers, with filters of `window` x `window` positions, and
     its output depends on all positions. It is fully connected if `window` is 1 and the images have
     one position, [N, ch * H * W, 1, 1].
 
     >>> images = torch.rand(3, 1, 8, 8)
-    >>> kernel = ntk(images, images, depth=1, window=3)
+    >>> kernel = ntk(images, None, depth=1, window=3)
     >>> kernel.shape, torch.allclose(kernel, kernel.T, rtol=1e-3)
     (torch.Size([3, 3]), True)
     """
+    equal = None if y is not None else torch.eye(len(x), dtype=torch.bool, device=x.device)
+    y = x if y is None else y
     # For a pair of equal images, k is one number per image and position: k_x and k_y.
     k_x, k_y = x.square().mean(dim=1), y.square().mean(dim=1)  # [N, H, W], [M, H, W]
     k = (x.flatten(2).permute(2, 0, 1) @ y.flatten(2).permute(2, 1, 0)).permute(1, 2, 0).unflatten(
@@ -113,7 +120,7 @@ def ntk(x: Tensor, y: Tensor, depth: int, window: int) -> Tensor:
     for _ in range(depth):
         k_x, k_y, k, t = (_WEIGHTS * _spread(values, window) for values in (k_x, k_y, k, t))
         k_x, k_y, k = k_x + _BIASES, k_y + _BIASES, k + _BIASES
-        k, t = _relu(k_x[:, None], k_y[None], k, k + t)
+        k, t = _relu(k_x[:, None], k_y[None], k, k + t, equal)
         k_x, k_y = k_x / 2, k_y / 2
     k, t = (_WEIGHTS * values.mean(dim=(2, 3)) for values in (k, t))
     return k + _BIASES + t
@@ -130,16 +137,23 @@ def _spread(values: Tensor, window: int) -> Tensor:
     return functional.avg_pool2d(flat, window, stride=1, padding=window // 2).view(values.shape)
 
 
-def _relu(k_x: Tensor, k_y: Tensor, k: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def _relu(
+    k_x: Tensor, k_y: Tensor, k: Tensor, t: Tensor, equal: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """The covariances of outputs and of gradients after a ReLU (Cho and Saul, 2009).
 
-    The inputs of the ReLU have covariance k and variances k_x and k_y.
+    The inputs of the ReLU have covariance k and variances k_x and k_y. `equal`, bool [N, M], says
+    which pairs are of an image and itself: half of each input covariance passes.
     """
     scale = (k_x * k_y).sqrt()
     cosine = (k / scale).clamp(-_LARGEST_COSINE, _LARGEST_COSINE)
     away = torch.pi - cosine.acos()  # pi minus the angle
     slope = away / (2 * torch.pi)
-    return scale * ((1 - cosine.square()).sqrt() / (2 * torch.pi) + slope * cosine), slope * t
+    outputs = scale * ((1 - cosine.square()).sqrt() / (2 * torch.pi) + slope * cosine)
+    if equal is None:
+        return outputs, slope * t
+    equal = equal[:, :, None, None]
+    return torch.where(equal, k_x / 2, outputs), torch.where(equal, t / 2, slope * t)
 
 
 def loss_of(k_ts: Tensor, k_ss: Tensor, y_t: Tensor, y_s: Tensor, ridge: float) -> Tensor:
@@ -191,7 +205,7 @@ class _Learner(Learner):
         )
         # Solving is ill-conditioned and needs double precision. The kernel between targets and
         # support is large, and single precision suffices.
-        k_ss = self._kernel(support.double(), support.double())
+        k_ss = self._kernel(support.double())
         block = max(
             1,
             _BLOCK_VALUES
@@ -214,9 +228,8 @@ class _Learner(Learner):
         """Images, labels and the optimiser."""
         return {"images": self.images, "labels": self._support, **state_of("adam", self._adam)}
 
-    def _kernel(self, x: Tensor, y: Tensor) -> Tensor:
+    def _kernel(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         if self._method.kernel == "conv":
             return ntk(x, y, self._method.depth, 3)
-        return ntk(
-            x.flatten(1)[:, :, None, None], y.flatten(1)[:, :, None, None], self._method.depth, 1
-        )
+        y = None if y is None else y.flatten(1)[..., None, None]
+        return ntk(x.flatten(1)[..., None, None], y, self._method.depth, 1)
