@@ -148,9 +148,9 @@ class ByProtocol(SupervisedPlugin):
             )
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Drop the rate after pass E // 2 + 1."""
+        """Drop the rate after the pass that the protocol says."""
         self._pass += 1
-        if self._pass == self._protocol.epochs // 2 + 1:
+        if self._pass == self._protocol.drop_after:
             self._restart(strategy, self._protocol.lr * 0.1)
 
     def _restart(self, strategy: Any, lr: float) -> None:

@@ -20,7 +20,7 @@ from benchmarks.tables.accuracy import SCALE_100
 from benchmarks.tables.cells import Work
 from benchmarks.tables.lines import Line, Scale, sets_of
 from condense import CondensedSet, Protocol, UserError
-from condense.data.augment import dsa_for
+from condense.data.augment import suited
 from condense.data.catalogue import Source
 from condense.data.images import Dataset, Images
 from condense.data.preprocess import Preprocess, make_preprocess
@@ -212,7 +212,7 @@ def _network(
             lr=0.05,
             schedule="cosine",
             nesterov=True,
-            augment=dsa_for(dataset.name),
+            augment=suited("dsa", dataset.name),
         )
         train(
             network,

@@ -105,7 +105,7 @@ SCALES = {
         name="cpu", seeds=4, repeats=1, epochs=200, network="convnet-w64", feature_epochs=2
     ),
     "full": Scale(
-        name="full", seeds=5, repeats=20, epochs=1000, network="convnet", feature_epochs=50
+        name="full", seeds=5, repeats=20, epochs=1001, network="convnet", feature_epochs=50
     ),
 }
 

@@ -28,8 +28,9 @@ class Trials:
     seed: int = 0
     """Every random number follows from it."""
     protocol: str = "dm"
-    """`dm` (1,000 epochs, batch 256), `datadam-code` (1,800, 64), `kip` (dm's, squared error) or
-    `mtt` (dm's, the set's rate). The flags below change single settings of it."""
+    """`dm` (1,001 passes, batch 256), `dc` (301, 256, no augmentation), `datadam-code` (1,801, 64),
+    `kip` (dm's, squared error) or `mtt` (dm's, the set's rate). The flags below change single
+    settings of it; `--epochs` counts the passes that are made."""
 
 
 @click.command(

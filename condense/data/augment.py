@@ -319,13 +319,17 @@ AUGMENTS = ("dsa", "dsa-noflip", "none", "autoaugment", "randaugment")
 """The names that `make_augment` accepts, in addition to combinations such as `color_crop_flip`."""
 
 
-def dsa_for(dataset_name: str) -> str:
-    """The name of the DSA that suits a dataset; digits are not mirrored.
+_UPRIGHT = ("digits", "mnist", "svhn")
+"""The datasets whose images would change their class if they were mirrored."""
 
-    >>> dsa_for("mnist"), dsa_for("cifar10")
-    ('dsa-noflip', 'dsa')
+
+def suited(name: str, dataset_name: str) -> str:
+    """The augmentation `name` as it suits a dataset: digits are not mirrored by `dsa`.
+
+    >>> suited("dsa", "mnist"), suited("dsa", "cifar10"), suited("none", "mnist")
+    ('dsa-noflip', 'dsa', 'none')
     """
-    return "dsa-noflip" if dataset_name in ("digits", "mnist", "svhn") else "dsa"
+    return f"{name}-noflip" if name == "dsa" and dataset_name in _UPRIGHT else name
 
 
 def make_augment(name: str, preprocess: Preprocess | None = None) -> Augment:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from condense.data.augment import dsa_for
+from condense.data.augment import suited
 from condense.errors import unknown
 from condense.methods import METHODS, DataDAM, Method
 from condense.methods.base import Recipe
@@ -55,11 +55,7 @@ def recipe_for(
             if key in theirs
         }
         recipe = dataclasses.replace(recipe, method=kind(**published))
-    return (
-        dataclasses.replace(recipe, augment=dsa_for(dataset_name))
-        if recipe.augment == "dsa"
-        else recipe
-    )
+    return dataclasses.replace(recipe, augment=suited(recipe.augment, dataset_name))
 
 
 resolve = recipe_for
@@ -101,7 +97,10 @@ def _published(
 
 
 def _official_code(dataset_name: str, shape: tuple[int, int, int], ipc: int) -> Recipe:
-    """The defaults of the published DataDAM code: BatchNorm, power 1, both terms times 100."""
+    """The defaults of the published DataDAM code: BatchNorm, power 1, both terms times 100.
+
+    The code judges its sets by networks with BatchNorm, too: `evaluate --network convnet-d3-batch`.
+    """
     return Recipe(
         name="official-code",
         method=DataDAM(power=1.0, loss_scale=100.0, task_balance=0.01),

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from condense.data.augment import dsa_for
+from condense.data.augment import suited
 from condense.data.images import Dataset
 from condense.data.preprocess import make_preprocess
 from condense.device import pick_device
@@ -113,7 +113,7 @@ def train_experts(
     training = dataclasses.replace(
         training,
         network=networks.canonical(training.network, dataset.shape),
-        augment=dsa_for(dataset.name) if training.augment == "dsa" else training.augment,
+        augment=suited(training.augment, dataset.name),
     )
     folder, place = Path(out), pick_device(device)
     network = networks.build(training.network, dataset.shape, len(dataset.classes)).to(place)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from condense.data.augment import DSA, Augment, dsa_for, make_augment
+from condense.data.augment import DSA, Augment, make_augment, suited
 from condense.errors import UserError, unknown
 from condense.networks.accelerate import LAYOUT, Accelerated, block_size, joins_images
 from condense.networks.graph import Graphed, has_graphs
@@ -25,7 +25,9 @@ _TEST_BATCH_CPU = 50
 _TEST_BATCH_GPU = 1000
 
 SCHEDULES = {
-    "drop": "after pass `epochs // 2 + 1` the rate drops to a tenth and the momentum is reset",
+    "drop": (
+        "after pass `(epochs + 1) // 2 + 1` the rate drops to a tenth and the momentum is reset"
+    ),
     "cosine": "the rate falls to 0 along half a cosine, step by step",
 }
 """The schedules of the learning rate, by name."""
@@ -56,17 +58,21 @@ LOSSES = {
 class Protocol:
     """How a network is trained on a set.
 
-    The defaults are those of DC, DSA and DM, by which the published sets are evaluated: SGD on the
+    The defaults are those of DSA and DM, by which most published sets are evaluated: SGD on the
     cross-entropy. Raises `UserError` for a value out of range.
 
-    >>> Protocol(epochs=300).lr
-    0.01
+    The loops of DC, DSA, DM, MTT and DataDAM, asked for E epochs, make E + 1 passes and drop the
+    rate after pass E // 2 + 2. Here `epochs` is the number of passes that are made, and the same
+    rule reads `(epochs + 1) // 2 + 1`. Their 1,000 epochs are 1,001 here.
+
+    >>> Protocol().epochs, Protocol().drop_after, Protocol(epochs=300).drop_after
+    (1001, 502, 151)
     >>> Protocol(momentum=1.5)
     Traceback (most recent call last):
     condense.errors.UserError: protocol: `momentum` is 1.5, it must be in [0, 1)
     """
 
-    epochs: int = 1000
+    epochs: int = 1001
     """Passes over the images."""
     batch: int = 256
     """Images per step; the last batch of a pass may be smaller."""
@@ -108,14 +114,22 @@ class Protocol:
         if self.loss not in LOSSES:
             raise unknown("loss", self.loss, LOSSES)
 
+    @property
+    def drop_after(self) -> int:
+        """The pass, counted from 1, after which the schedule `drop` lowers the rate."""
+        return (self.epochs + 1) // 2 + 1
+
 
 PROTOCOLS = {
     "dm": Protocol(),
-    "datadam-code": Protocol(epochs=1801, batch=64),  # set to 1,800, but its loop runs once more
+    "dc": Protocol(epochs=301, augment="none"),
+    "datadam-code": Protocol(epochs=1801, batch=64),
     "kip": Protocol(loss="squared-error"),
     "mtt": Protocol(learned_rate=True),
 }
-"""The named protocols: of DM and its predecessors, of DataDAM's code, of KIP and of MTT."""
+"""The named protocols: of DSA and DM, of DC on CIFAR, of DataDAM's code, of KIP and of MTT.
+
+The published loops were asked for 1,000, 300 and 1,800 epochs."""
 
 
 def protocol_for(name: str, dataset_name: str) -> Protocol:
@@ -123,12 +137,13 @@ def protocol_for(name: str, dataset_name: str) -> Protocol:
 
     If its images are digits, they are not mirrored. Raises `UserError` for an unknown name.
 
-    >>> protocol_for("dm", "mnist").augment
-    'dsa-noflip'
+    >>> protocol_for("dm", "mnist").augment, protocol_for("dc", "mnist").augment
+    ('dsa-noflip', 'none')
     """
     if name not in PROTOCOLS:
         raise unknown("protocol", name, PROTOCOLS)
-    return replace(PROTOCOLS[name], augment=dsa_for(dataset_name))
+    protocol = PROTOCOLS[name]
+    return replace(protocol, augment=suited(protocol.augment, dataset_name))
 
 
 def train(
@@ -185,7 +200,7 @@ def train(
             if watch:
                 watch(chosen.to(training.device), logits)
             step += 1
-        if protocol.schedule == "drop" and epoch == protocol.epochs // 2 + 1:
+        if protocol.schedule == "drop" and epoch == protocol.drop_after:
             rate = protocol.lr * 0.1
             training.optimizer.restart()
         if epoch % _CHECK_EVERY == 0 or epoch == epochs:

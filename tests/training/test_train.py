@@ -43,7 +43,8 @@ class Recorder:
 
 
 def test_train_is_the_published_protocol():
-    """SGD with momentum and L2 written out; after pass 5 // 2 + 1 = 3 a tenth of the rate and the momentum from zero."""
+    """SGD with momentum and L2 written out. Asked for 4 epochs, the published loop makes 5 passes; after pass
+    4 // 2 + 2 = 4 a tenth of the rate and the momentum from zero."""
     images, labels = some_images(10)
     ours, reference = network(), network()
     train(ours, images, labels, PLAIN, seed=7)
@@ -61,7 +62,7 @@ def test_train_is_the_published_protocol():
                 for k, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
                     velocities[k] = 0.9 * velocities[k] + gradient + 5e-4 * parameter
                     parameter -= rate * velocities[k]
-        if epoch == 3:
+        if epoch == 4:
             velocities, rate = [0.0] * len(parameters), 0.005
 
     assert not torch.allclose(weights(ours), weights(network()), atol=1e-3)
@@ -163,15 +164,27 @@ def test_accuracy_counts_right_answers_one_by_one(name, batch):
 
 def test_named_protocols():
     assert PROTOCOLS["dm"] == Protocol(
-        epochs=1000, batch=256, lr=0.01, momentum=0.9, weight_decay=5e-4, augment="dsa"
-    )  # protocols.md, section 5
-    # 1,801 passes of 64, with the drop where 1,800 would have it.
+        epochs=1001, batch=256, lr=0.01, momentum=0.9, weight_decay=5e-4, augment="dsa"
+    )
     assert (PROTOCOLS["datadam-code"].epochs, PROTOCOLS["datadam-code"].batch) == (1801, 64)
-    assert 1801 // 2 == 1800 // 2
+    assert PROTOCOLS["dc"] == Protocol(epochs=301, batch=256, augment="none")
+    assert protocol_for("dc", "mnist").augment == "none"
     assert protocol_for("dm", "cifar10").augment == "dsa"
     assert protocol_for("dm", "mnist") == Protocol(augment="dsa-noflip")
     with pytest.raises(UserError, match="did you mean `datadam-code`"):
         protocol_for("datadam", "cifar10")
+
+
+@pytest.mark.parametrize("asked", [2, 3, 4, 5, 300, 1000, 1800])
+def test_the_rate_drops_where_the_published_loops_drop_it(asked):
+    """They count passes from 0 to E inclusive, and drop the rate at the end of pass number E // 2 + 1."""
+    passes = list(range(asked + 1))
+    assert Protocol(epochs=len(passes)).drop_after == 1 + passes[asked // 2 + 1]
+
+
+def test_the_drops_of_the_named_protocols():
+    drops = {name: PROTOCOLS[name].drop_after for name in ("dm", "dc", "datadam-code")}
+    assert drops == {"dm": 502, "dc": 152, "datadam-code": 902}
 
 
 @pytest.mark.parametrize(
