@@ -7,149 +7,23 @@ bit for bit. There is therefore no loop over classes or images, no waiting for t
 shape that depends on a draw, and a step can be captured as a CUDA graph. All draws follow from a
 seed and the step.
 
+IDC (Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022)
+and its successors apply several operations at once: while matching always colour, crop and cutout,
+while training colour, a mirror image in half of the cases, and one of crop, scale and rotate.
+
 Shapes: N images, C classes, ch channels of H x W pixels; `u` [N, 3] holds each image's uniform
 numbers in [0, 1).
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from condense.data.operations import OPERATIONS, integers
 from condense.data.preprocess import Preprocess
 from condense.errors import UserError, unknown
 from condense.randomness import derive, uniforms
-
-_CROP_RATIO = 0.125
-_CUTOUT_RATIO = 0.5
-_SCALE_RATIO = 1.2
-_ROTATE_DEGREES = 15.0
-
-
-def _integers(u: Tensor, count: int | Tensor) -> Tensor:
-    """Uniform integers in 0..count-1, made from uniform numbers."""
-    # The product can round up to `count`.
-    return (u * count).long().clamp(max=count - 1)
-
-
-def _per_image(values: Tensor, images: Tensor) -> Tensor:
-    """One value per image, as [N, 1, 1, 1] in the type of the images."""
-    return values.to(images.dtype)[:, None, None, None]
-
-
-def _color(images: Tensor, chosen: Tensor, u: Tensor) -> Tensor:
-    """Change brightness, saturation and contrast, in this order, each by its own uniform number."""
-    # The steps are x + b, then (x - m) s + m, then (x - M) c + M, where m is the mean over the
-    # channels and M the mean over the whole image. A step does not change the mean that it uses,
-    # so the three are one affine map: c s x + c (1 - s) m + (1 - c) M + b.
-    brightness = _per_image(torch.where(chosen, u[:, 0] - 0.5, 0.0), images)
-    saturation = _per_image(torch.where(chosen, u[:, 1] * 2, 1.0), images)
-    contrast = _per_image(torch.where(chosen, u[:, 2] + 0.5, 1.0), images)
-    grey = images.mean(dim=1, keepdim=True)
-    offset = (1 - contrast) * grey.mean(dim=(2, 3), keepdim=True) + brightness
-    return contrast * saturation * images + (contrast * (1 - saturation) * grey + offset)
-
-
-def _crop(images: Tensor, chosen: Tensor, u: Tensor) -> Tensor:
-    """Shift by whole pixels, up to an eighth of the size in each direction; fill with zeros."""
-    height, width = images.shape[2:]
-
-    def source(size: int, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The source index of each of `size` pixels, int64 [N, size], and whether it is inside."""
-        most = int(size * _CROP_RATIO + 0.5)
-        shift = torch.where(chosen, _integers(u, 2 * most + 1) - most, 0)
-        index = torch.arange(size, device=u.device) + shift[:, None]
-        return index.clamp(0, size - 1), (index >= 0) & (index < size)
-
-    rows, rows_inside = source(height, u[:, 0])
-    columns, columns_inside = source(width, u[:, 1])
-    index = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
-    moved = (
-        images.flatten(2)
-        .gather(2, index[:, None, :].expand(-1, images.shape[1], -1))
-        .view(images.shape)
-    )
-    return moved * (rows_inside[:, None, :, None] & columns_inside[:, None, None, :])
-
-
-def _cutout(images: Tensor, chosen: Tensor, u: Tensor) -> Tensor:
-    """Fill a rectangle of half the height and half the width with zeros.
-
-    Its centre is uniform over the image, so that part of it may lie outside.
-    """
-
-    def covered(size: int, u: Tensor) -> Tensor:
-        """Which of `size` pixels the rectangle covers, bool [N, size]."""
-        length = int(size * _CUTOUT_RATIO + 0.5)
-        # A rectangle of even length is centred between two pixels. There are size + 1 such places,
-        # and they are symmetric about the middle of the image.
-        first = _integers(u, size + (1 - length % 2)) - length // 2
-        index = torch.arange(size, device=u.device)
-        return (index >= first[:, None]) & (index < first[:, None] + length)
-
-    rows, columns = covered(images.shape[2], u[:, 0]), covered(images.shape[3], u[:, 1])
-    hole = rows[:, None, :, None] & columns[:, None, None, :] & chosen[:, None, None, None]
-    return images * ~hole
-
-
-def _flip(images: Tensor, chosen: Tensor, u: Tensor) -> Tensor:
-    """Mirror the image from left to right with probability one half."""
-    return torch.where((chosen & (u[:, 0] < 0.5))[:, None, None, None], images.flip(3), images)
-
-
-def _scale(images: Tensor, chosen: Tensor, u: Tensor) -> Tensor:
-    """Zoom each axis in or out by its own factor, uniform in [1 / 1.2, 1.2]."""
-    factor = 1 / _SCALE_RATIO + u * (_SCALE_RATIO - 1 / _SCALE_RATIO)
-    x, y, zero = factor[:, 0], factor[:, 1], torch.zeros_like(u[:, 0])
-    return _warp(images, chosen, torch.stack([x, zero], dim=1), torch.stack([zero, y], dim=1))
-
-
-def _rotate(images: Tensor, chosen: Tensor, u: Tensor) -> Tensor:
-    """Rotate about the centre by an angle that is uniform in [-15, 15] degrees."""
-    angle = (u[:, 0] * 2 - 1) * math.radians(_ROTATE_DEGREES)
-    cos, sin = angle.cos(), angle.sin()
-    return _warp(images, chosen, torch.stack([cos, sin], dim=1), torch.stack([-sin, cos], dim=1))
-
-
-def _warp(images: Tensor, chosen: Tensor, along_x: Tensor, along_y: Tensor) -> Tensor:
-    """Take the pixel at (x, y) from `x * along_x + y * along_y`; coordinates run over [-1, 1].
-
-    `along_x` and `along_y` are [N, 2]. Sampling is bilinear, with zeros outside of the image. The
-    result is that of `affine_grid` and `grid_sample` with align_corners=False, but computing the
-    grid takes a third of the time.
-    """
-
-    def centres(size: int) -> Tensor:
-        return (torch.arange(size, device=images.device, dtype=images.dtype) * 2 + 1) / size - 1
-
-    along_x, along_y = (
-        along_x.to(images.dtype)[:, None, None],
-        along_y.to(images.dtype)[:, None, None],
-    )
-    grid = (
-        along_x * centres(images.shape[3])[:, None]
-        + along_y * centres(images.shape[2])[:, None, None]
-    )
-    warped = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return torch.where(chosen[:, None, None, None], warped, images)
-
-
-Operation = Callable[[Tensor, Tensor, Tensor], Tensor]
-OPERATIONS: dict[str, Operation] = {
-    "color": _color,
-    "crop": _crop,
-    "cutout": _cutout,
-    "flip": _flip,
-    "scale": _scale,
-    "rotate": _rotate,
-}
-"""The operations of DSA, by name.
-
-Each maps (images [N, ch, H, W], chosen bool [N], u [N, 3]) to images, and leaves the images that
-are not chosen unchanged."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +79,7 @@ class DSA:
         u = uniforms(seed, "augment matching", step, classes, 4).repeat_interleave(
             len(images) // len(classes), dim=0
         )
-        drawn = _integers(u[:, 0], len(self.operations))
+        drawn = integers(u[:, 0], len(self.operations))
         # On a CPU the draw can be read at no cost, so that only the drawn operations need to run.
         each = _one_each if isinstance(step, Tensor) or drawn.device.type != "cpu" else _grouped
         return each(images, self.operations, drawn, u[:, 1:])
@@ -221,7 +95,7 @@ class DSA:
         lane = torch.zeros(
             1, dtype=torch.int64, device=step.device if isinstance(step, Tensor) else "cpu"
         )
-        drawn = _integers(
+        drawn = integers(
             uniforms(seed, "augment training", step, lane, 1)[:, 0], len(self.operations)
         )
         lanes = torch.arange(len(images), device=images.device)
@@ -255,6 +129,43 @@ def _grouped(images: Tensor, operations: tuple[str, ...], drawn: Tensor, u: Tens
         if len(part)
     ]
     return torch.cat(done).index_select(0, order.argsort())
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Several augmentations, one after the other, each with draws of its own.
+
+    >>> images = torch.rand(4, 3, 8, 8)
+    >>> chain = make_augment("color+crop")
+    >>> chain.training(images, seed=0, step=0).shape
+    torch.Size([4, 3, 8, 8])
+
+    As with DSA, real and synthetic images of a class are augmented alike while matching:
+
+    >>> synthetic = chain.matching(images, torch.tensor([3, 7]), seed=0, step=5)
+    >>> alone = chain.matching(images[2:], torch.tensor([7]), seed=0, step=5)
+    >>> torch.equal(synthetic[2:], alone)
+    True
+    """
+
+    name: str
+    """The name that `make_augment` knows it by."""
+    when_matching: tuple[DSA, ...]
+    """What is applied while matching."""
+    when_training: tuple[DSA, ...]
+    """What is applied while training."""
+
+    def matching(self, images: Tensor, classes: Tensor, seed: int, step: int | Tensor) -> Tensor:
+        """Apply all of `when_matching`; arguments and errors as of `DSA.matching`."""
+        for place, link in enumerate(self.when_matching):
+            images = link.matching(images, classes, derive(seed, "augment link", place), step)
+        return images
+
+    def training(self, images: Tensor, seed: int, step: int | Tensor) -> Tensor:
+        """Apply all of `when_training`; arguments as of `DSA.training`."""
+        for place, link in enumerate(self.when_training):
+            images = link.training(images, derive(seed, "augment link", place), step)
+        return images
 
 
 @dataclass(frozen=True)
@@ -313,10 +224,12 @@ class Policy:
         return self.preprocess.apply(pixels).to(images.device)
 
 
-Augment = DSA | Policy
+Augment = DSA | Chain | Policy
 
-AUGMENTS = ("dsa", "dsa-noflip", "none", "autoaugment", "randaugment")
+AUGMENTS = ("dsa", "dsa-noflip", "idc", "idc-noflip", "none", "autoaugment", "randaugment")
 """The names that `make_augment` accepts, in addition to combinations such as `color_crop_flip`."""
+_IDC = {"idc": "color+flip+crop_scale_rotate", "idc-noflip": "color+crop_scale_rotate"}
+"""What IDC applies while training. While matching it applies `color+crop+cutout`."""
 
 
 _UPRIGHT = ("digits", "mnist", "svhn")
@@ -324,20 +237,25 @@ _UPRIGHT = ("digits", "mnist", "svhn")
 
 
 def suited(name: str, dataset_name: str) -> str:
-    """The augmentation `name` as it suits a dataset: digits are not mirrored by `dsa`.
+    """The augmentation `name` as it suits a dataset: digits are not mirrored by `dsa` and `idc`.
 
     >>> suited("dsa", "mnist"), suited("dsa", "cifar10"), suited("none", "mnist")
     ('dsa-noflip', 'dsa', 'none')
     """
-    return f"{name}-noflip" if name == "dsa" and dataset_name in _UPRIGHT else name
+    return f"{name}-noflip" if name in ("dsa", "idc") and dataset_name in _UPRIGHT else name
 
 
 def make_augment(name: str, preprocess: Preprocess | None = None) -> Augment:
-    """The augmentation called `name`: one of `AUGMENTS`, or `OPERATIONS` joined by underscores.
+    """The augmentation called `name`: one of `AUGMENTS`, or a combination of `OPERATIONS`.
 
-    `dsa` has all six operations. `dsa-noflip` has all but mirroring, for digits and letters. The
-    order in which operations are named does not matter. `preprocess` is the preprocessing of the
-    images; only training with `autoaugment` or `randaugment` needs it.
+    `color_crop` applies one of the two operations, `color+crop` both, one after the other, and
+    `flip+crop_scale` mirrors in half of the cases and then applies crop or scale. The order of
+    names joined by `_` does not matter.
+
+    `dsa` is one of all six operations; `dsa-noflip` leaves out mirroring, for digits and letters.
+    `idc` applies `color+crop+cutout` while matching, and `color+flip+crop_scale_rotate` while
+    training; `idc-noflip` does not mirror. `preprocess` is the preprocessing of the images; only
+    training with `autoaugment` or `randaugment` needs it.
 
     Raises `UserError` for an unknown name, and for an operation that is named twice.
 
@@ -345,15 +263,30 @@ def make_augment(name: str, preprocess: Preprocess | None = None) -> Augment:
     DSA(operations=('crop', 'flip'))
     >>> make_augment("none")
     DSA(operations=())
+    >>> make_augment("color+flip_crop").when_training
+    (DSA(operations=('color',)), DSA(operations=('crop', 'flip')))
     """
+    if name in ("autoaugment", "randaugment"):
+        return Policy(name, preprocess)
+    if name in _IDC:
+        return Chain(name, _links("color+crop+cutout"), _links(_IDC[name]))
+    links = _links(name)
+    return links[0] if len(links) == 1 else Chain(name, links, links)
+
+
+def _links(name: str) -> tuple[DSA, ...]:
+    """What is joined by `+` in a name."""
+    return tuple(_one_of(part) for part in name.split("+"))
+
+
+def _one_of(name: str) -> DSA:
+    """The augmentation that applies one of the operations joined by `_` in a name."""
     if name == "none":
         return DSA(())
     if name == "dsa":
         return DSA()
     if name == "dsa-noflip":
         return DSA(tuple(op for op in OPERATIONS if op != "flip"))
-    if name in ("autoaugment", "randaugment"):
-        return Policy(name, preprocess)
     wanted = name.split("_")
     for op in wanted:
         if op not in OPERATIONS:

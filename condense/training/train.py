@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from condense.data.augment import DSA, Augment, make_augment, suited
+from condense.data.augment import Augment, Policy, make_augment, suited
 from condense.errors import UserError, unknown
 from condense.networks.accelerate import LAYOUT, Accelerated, block_size, joins_images
 from condense.networks.graph import Graphed, has_graphs
@@ -254,7 +254,7 @@ class _Training:
         None where images have to be fetched, or are augmented on the host.
         """
         fetched = self._images.device != self.device
-        if not has_graphs(self.device) or fetched or not isinstance(self._augment, DSA):
+        if not has_graphs(self.device) or fetched or isinstance(self._augment, Policy):
             return None
         network, velocities = self._network, self.optimizer.velocities
         return Graphed(self.step, [*network.parameters(), *network.buffers(), *velocities])

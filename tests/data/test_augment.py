@@ -7,10 +7,11 @@ import pytest
 import torch
 from scipy import stats
 
-from condense.data.augment import DSA, OPERATIONS, make_augment
+from condense.data.augment import DSA, Chain, make_augment, suited
+from condense.data.operations import OPERATIONS
 from condense.data.preprocess import Standardize
 from condense.errors import UserError
-from condense.randomness import uniforms
+from condense.randomness import derive, uniforms
 
 ALMOST_ONE = 1 - 2**-24
 
@@ -286,10 +287,11 @@ def test_draws_depend_on_the_class_not_on_the_chunk() -> None:
         )
 
 
+@pytest.mark.parametrize("name", ["dsa", "idc"])
 @pytest.mark.parametrize("call", ["matching", "training"])
-def test_the_step_may_be_a_tensor_and_every_step_differs(call: str) -> None:
+def test_the_step_may_be_a_tensor_and_every_step_differs(call: str, name: str) -> None:
     augment, images, extra = (
-        make_augment("dsa"),
+        make_augment(name),
         noise(24, 3, 8, 8),
         [torch.arange(12)] if call == "matching" else [],
     )
@@ -324,23 +326,86 @@ def test_training_applies_one_operation_a_batch_with_parameters_per_image() -> N
     assert seen == set(NAIVE)
 
 
-def test_nothing_is_read_back_to_the_host() -> None:
+@pytest.mark.parametrize("name", ["dsa", "idc"])
+def test_nothing_is_read_back_to_the_host(name: str) -> None:
     # Tensors on the `meta` device have no values: reading one, or a shape that depends on one, raises.
     images, classes, step = (
         torch.empty(12, 3, 8, 8, device="meta"),
         torch.empty(4, dtype=torch.int64, device="meta"),
         torch.tensor(0),
     )
-    augment = make_augment("dsa")
+    augment = make_augment(name)
     assert augment.matching(images, classes, 0, step.to("meta")).shape == images.shape
     assert augment.matching(images, classes, 0, 7).shape == images.shape
     assert augment.training(images, 0, step.to("meta")).shape == images.shape
 
 
+# Several operations at once.
+
+
+def applied(image: torch.Tensor, operations: list[str], draws: list[list[float]]) -> torch.Tensor:
+    """An image after several operations by their references, one after the other."""
+    for operation, u in zip(operations, draws, strict=True):
+        image = NAIVE[operation](image, u)
+    return image
+
+
+def test_idc_matches_under_color_crop_and_cutout_all_three_shared_by_a_class() -> None:
+    augment, classes, image = make_augment("idc"), torch.arange(20), noise(3, 8, 8)
+    real = augment.matching(expand(image, 20 * 5), classes, 1, 2).unflatten(0, (20, 5))
+    synthetic = augment.matching(expand(image, 20 * 2), classes, 1, 2).unflatten(0, (20, 2))
+    assert torch.equal(real, real[:, :1].expand_as(real))
+    assert torch.equal(synthetic, real[:, :2])
+    for c in range(20):
+        draws = [
+            uniforms(derive(1, "augment link", place), "augment matching", 2, classes, 4)[c, 1:]
+            for place in range(3)
+        ]
+        wanted = applied(image.double(), ["color", "crop", "cutout"], [u.tolist() for u in draws])
+        torch.testing.assert_close(real[c, 0].double(), wanted, atol=1e-4, rtol=0)
+
+
+def test_idc_trains_with_color_a_flip_in_half_and_one_of_three() -> None:
+    image, seen, flipped = noise(3, 6, 6), set(), 0
+    for step in range(30):
+        results = make_augment("idc").training(expand(image, 12), seed=2, step=step)
+        draws = [
+            uniforms(
+                derive(2, "augment link", place), "augment training images", step,
+                torch.arange(12), 3,
+            ).tolist()
+            for place in range(3)
+        ]  # fmt: skip
+        flipped += sum(u[0] < 0.5 for u in draws[1])
+        fits = [
+            last
+            for last in ("crop", "scale", "rotate")
+            if all(
+                torch.allclose(
+                    applied(image.double(), ["color", "flip", last], list(own)),
+                    one.double(),
+                    atol=1e-4,
+                )
+                for one, *own in zip(results, *draws, strict=True)
+            )
+        ]
+        assert len(fits) == 1
+        seen.update(fits)
+    assert seen == {"crop", "scale", "rotate"}
+    assert stats.binomtest(flipped, 30 * 12).pvalue > 1e-3
+
+
+def test_digits_are_not_mirrored_by_idc() -> None:
+    assert suited("idc", "mnist") == "idc-noflip"
+    upright = make_augment("idc-noflip")
+    assert isinstance(upright, Chain)
+    assert "flip" not in {op for link in upright.when_training for op in link.operations}
+
+
 # Gradients.
 
 
-@pytest.mark.parametrize("strategy", [*OPERATIONS, "dsa"])
+@pytest.mark.parametrize("strategy", [*OPERATIONS, "dsa", "idc", "color+crop_scale"])
 def test_gradient_against_finite_differences(strategy: str) -> None:
     augment, classes = make_augment(strategy), torch.arange(5)
     images = noise(10, 2, 5, 5).double().requires_grad_()
@@ -361,6 +426,7 @@ def test_names() -> None:
     )
     assert make_augment("dsa-noflip") == make_augment("color_crop_cutout_scale_rotate")
     assert make_augment("crop_color") == make_augment("color_crop")
+    assert make_augment("idc").when_matching == make_augment("color+crop+cutout").when_matching
     for name in ("none", "color_crop", "flip"):
         assert make_augment(name).name == name
         assert make_augment(make_augment(name).name) == make_augment(name)
@@ -377,6 +443,7 @@ def test_bad_input_is_named_in_one_line() -> None:
         (lambda: make_augment("color_crp"), "did you mean `crop`"),
         (lambda: make_augment(""), "unknown augmentation"),
         (lambda: make_augment("color_color"), "twice"),
+        (lambda: make_augment("color+"), "unknown augmentation"),
         (
             lambda: make_augment("autoaugment").training(images, 0, 0),
             "make it with the `preprocess`",
