@@ -25,6 +25,7 @@ FINISHED = (
     "condense.training.experts",
     "condense.training.pool",
     "condense.training.score",
+    "condense.training.sgd",
     "condense.training.train",
 )
 """Modules and packages in which every public function and class has an example."""

@@ -29,8 +29,8 @@ class Trials:
     """Every random number follows from it."""
     protocol: str = "dm"
     """`dm` (1,001 passes, batch 256), `dc` (301, 256, no augmentation), `datadam-code` (1,801, 64),
-    `kip` (dm's, squared error) or `mtt` (dm's, the set's rate). The flags below change single
-    settings of it; `--epochs` counts the passes that are made."""
+    `kip` (dm's, squared error), `mtt` (dm's, the set's rate) or `idc` (1,500, 64, CutMix). The
+    flags below change single settings of it; `--epochs` counts the passes that are made."""
 
 
 @click.command(

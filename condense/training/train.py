@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from condense.data.augment import Augment, Policy, make_augment, suited
+from condense.data.augment import DSA, Augment, Chain, make_augment, suited
+from condense.data.cutmix import cutmix
 from condense.errors import UserError, unknown
 from condense.networks.accelerate import LAYOUT, Accelerated, block_size, joins_images
 from condense.networks.graph import Graphed, has_graphs
 from condense.randomness import generator
+from condense.training.sgd import SGD
 
 _CHECK_EVERY = 50  # passes between checks for divergence; a check waits for the device
 # On a CPU, the maps of 50 images stay in cache and below the size that the allocator returns to
@@ -29,6 +31,7 @@ SCHEDULES = {
         "after pass `(epochs + 1) // 2 + 1` the rate drops to a tenth and the momentum is reset"
     ),
     "cosine": "the rate falls to 0 along half a cosine, step by step",
+    "stairs": "the rate falls to a fifth after two thirds of the steps, and again after five sixths",
 }
 """The schedules of the learning rate, by name."""
 
@@ -84,6 +87,8 @@ class Protocol:
     """The L2 penalty on every weight."""
     augment: str = "dsa"
     """The augmentation of each batch, by name (see `condense.data.augment`)."""
+    cutmix: float = 0.0
+    """The probability that a batch is then mixed by CutMix, in [0, 1]."""
     schedule: str = "drop"
     """One of `SCHEDULES`."""
     nesterov: bool = False
@@ -104,6 +109,7 @@ class Protocol:
             ("lr", self.lr > 0, "above 0"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
             ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("cutmix", 0 <= self.cutmix <= 1, "in [0, 1]"),
             ("nesterov", not self.nesterov or self.momentum > 0, "False without momentum"),
             ("steps", self.steps is None or self.steps >= 1, "1 or more"),
         ):
@@ -119,6 +125,21 @@ class Protocol:
         """The pass, counted from 1, after which the schedule `drop` lowers the rate."""
         return (self.epochs + 1) // 2 + 1
 
+    def rate(self, epoch: int, step: int, steps: int) -> float:
+        """The learning rate of a step, counted from 0, of `steps` in all.
+
+        `epoch` is the pass that the step belongs to, counted from 1.
+
+        >>> stairs = Protocol(lr=1.0, schedule="stairs")
+        >>> [round(stairs.rate(1, step, steps=6), 2) for step in range(6)]
+        [1.0, 1.0, 1.0, 1.0, 0.2, 0.04]
+        """
+        if self.schedule == "cosine":
+            return 0.5 * self.lr * (1 + math.cos(math.pi * step / steps))
+        if self.schedule == "stairs":
+            return self.lr * 0.2 ** ((3 * step >= 2 * steps) + (6 * step >= 5 * steps))
+        return self.lr * 0.1 if epoch > self.drop_after else self.lr
+
 
 PROTOCOLS = {
     "dm": Protocol(),
@@ -126,10 +147,11 @@ PROTOCOLS = {
     "datadam-code": Protocol(epochs=1801, batch=64),
     "kip": Protocol(loss="squared-error"),
     "mtt": Protocol(learned_rate=True),
+    "idc": Protocol(epochs=1500, batch=64, augment="idc", cutmix=0.5, schedule="stairs"),
 }
-"""The named protocols: of DSA and DM, of DC on CIFAR, of DataDAM's code, of KIP and of MTT.
+"""The named protocols: of DSA and DM, of DC on CIFAR, of DataDAM's code, of KIP, MTT and IDC.
 
-The published loops were asked for 1,000, 300 and 1,800 epochs."""
+The published loops were asked for 1,000, 300 and 1,800 epochs; `idc` is what DANCE uses."""
 
 
 def protocol_for(name: str, dataset_name: str) -> Protocol:
@@ -190,18 +212,15 @@ def train(
     run = training.graphed() or training.step
     a_pass = math.ceil(len(images) / protocol.batch)
     steps = min(protocol.epochs * a_pass, protocol.steps or protocol.epochs * a_pass)
-    epochs, step, rate = math.ceil(steps / a_pass), 0, protocol.lr
+    epochs, step = math.ceil(steps / a_pass), 0
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(images), generator=generator(seed, "order", epoch))
         for chosen in order.to(images.device).split(protocol.batch)[: steps - step]:
-            if protocol.schedule == "cosine":
-                rate = 0.5 * protocol.lr * (1 + math.cos(math.pi * step / steps))
-            logits = run(chosen, step, rate)
+            logits = run(chosen, step, protocol.rate(epoch, step, steps))
             if watch:
                 watch(chosen.to(training.device), logits)
             step += 1
         if protocol.schedule == "drop" and epoch == protocol.drop_after:
-            rate = protocol.lr * 0.1
             training.optimizer.restart()
         if epoch % _CHECK_EVERY == 0 or epoch == epochs:
             _check_finite(network, protocol, epoch)
@@ -223,27 +242,37 @@ class _Training:
     ) -> None:
         self.device = _device_of(network)
         self._network, self._images, self._labels = network, images, labels.to(self.device)
-        self._loss, self._seed = protocol.loss, seed
+        self._loss, self._cutmix, self._seed = protocol.loss, protocol.cutmix, seed
         self._augment, self._prepare = augment, prepare or (lambda batch: batch)
         self._layout = _layout(network, self.device)
         self._separable = not joins_images(network)
         network.to(memory_format=self._layout).train()
-        self.optimizer = _SGD(network, protocol)
+        self.optimizer = SGD(
+            list(network.parameters()), protocol.momentum, protocol.weight_decay, protocol.nesterov
+        )
 
     def step(self, chosen: Tensor, number: int | Tensor, rate: float | Tensor) -> Tensor:
         """Take a step on the images `chosen`, int64 [B]; returns their logits before it, [B, C]."""
         batch = self._prepare(self._images[chosen].to(self.device))
         batch = self._augment.training(batch, self._seed, number)
+        labels = self._labels[chosen.to(self.device)]
+        others, own = labels, None
+        if self._cutmix:
+            batch, partners, own = cutmix(batch, self._cutmix, self._seed, number)
+            others = labels[partners]
         batch = batch.contiguous(memory_format=self._layout)
         self._network.zero_grad()
         # If images do not affect each other, the gradient of a batch is the sum of the gradients
         # of its blocks.
         block = block_size(batch, self.device) if self._separable else len(batch)
-        labels = self._labels[chosen.to(self.device)]
         logits = []
-        for part, truth in zip(batch.split(block), labels.split(block), strict=True):
+        blocks = zip(*(each.split(block) for each in (batch, labels, others)), strict=True)
+        for part, truth, other in blocks:
             scores = self._network(part)
-            (_loss(self._loss, scores, truth) / len(batch)).backward()
+            loss = _loss(self._loss, scores, truth)
+            if own is not None:
+                loss = own * loss + (1 - own) * _loss(self._loss, scores, other)
+            (loss / len(batch)).backward()
             logits.append(scores.detach())
         self.optimizer.step(rate)
         return torch.cat(logits)
@@ -254,7 +283,7 @@ class _Training:
         None where images have to be fetched, or are augmented on the host.
         """
         fetched = self._images.device != self.device
-        if not has_graphs(self.device) or fetched or isinstance(self._augment, Policy):
+        if not has_graphs(self.device) or fetched or not isinstance(self._augment, DSA | Chain):
             return None
         network, velocities = self._network, self.optimizer.velocities
         return Graphed(self.step, [*network.parameters(), *network.buffers(), *velocities])
@@ -335,38 +364,6 @@ def _layout(network: nn.Module, device: torch.device) -> torch.memory_format:
         if device.type == "cpu" or isinstance(network, Accelerated)
         else torch.contiguous_format
     )
-
-
-class _SGD:
-    """SGD with momentum and an L2 penalty, as `torch.optim.SGD` defines it.
-
-    The learning rate may be a tensor, as a CUDA graph needs it.
-    """
-
-    def __init__(self, network: nn.Module, protocol: Protocol) -> None:
-        self._protocol, self._parameters = protocol, list(network.parameters())
-        self.velocities = [torch.zeros_like(parameter) for parameter in self._parameters]
-
-    @torch.no_grad()
-    def step(self, rate: float | Tensor) -> None:
-        """Move each parameter that has a gradient. The gradients are overwritten."""
-        trained = [
-            (p, p.grad, v)
-            for p, v in zip(self._parameters, self.velocities, strict=True)
-            if p.grad is not None
-        ]
-        parameters, gradients, velocities = map(list, zip(*trained, strict=True))
-        torch._foreach_add_(gradients, parameters, alpha=self._protocol.weight_decay)
-        torch._foreach_mul_(velocities, self._protocol.momentum)
-        torch._foreach_add_(velocities, gradients)
-        if self._protocol.nesterov:
-            torch._foreach_add_(gradients, velocities, alpha=self._protocol.momentum)
-        moves = gradients if self._protocol.nesterov else velocities
-        torch._foreach_sub_(parameters, torch._foreach_mul(moves, rate))
-
-    def restart(self) -> None:
-        """Reset the momentum to zero."""
-        torch._foreach_zero_(self.velocities)
 
 
 def _check_finite(network: nn.Module, protocol: Protocol, epoch: int) -> None:

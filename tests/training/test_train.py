@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from condense.data.cutmix import cutmix
 from condense.data.preprocess import Standardize
 from condense.errors import UserError
 from condense.networks.build import build, initialise
@@ -67,6 +68,34 @@ def test_train_is_the_published_protocol():
 
     assert not torch.allclose(weights(ours), weights(network()), atol=1e-3)
     torch.testing.assert_close(weights(ours), weights(reference), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["convnet-d1-w4", "convnet-d1-w4-batch"])
+def test_a_mixed_batch_learns_each_label_by_its_share_of_the_pixels(name):
+    """CutMix and the rate in stairs, written out: x 0.2 at two thirds and five sixths of 6 steps."""
+    images, labels = some_images(6)
+    protocol = Protocol(
+        epochs=6, batch=6, lr=0.1, augment="none", cutmix=0.6, schedule="stairs", momentum=0.0
+    )
+    ours, reference = network(name), network(name)
+    train(ours, images, labels, protocol, seed=7)
+    mixed_steps = 0
+    for step, rate in enumerate((0.1, 0.1, 0.1, 0.1, 0.02, 0.004)):
+        order = torch.randperm(6, generator=generator(7, "order", step + 1))
+        batch, others, own = cutmix(images[order], 0.6, 7, step)
+        mixed_steps += bool(own < 1)
+        log_p = reference(batch).log_softmax(dim=1)
+        truth = labels[order]
+        loss = sum(
+            -(own * log_p[n, truth[n]] + (1 - own) * log_p[n, truth[others[n]]]) for n in range(6)
+        )
+        parameters = list(reference.parameters())
+        gradients = torch.autograd.grad(loss / 6, parameters)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter -= rate * (gradient + 5e-4 * parameter)
+    assert 0 < mixed_steps < 6
+    torch.testing.assert_close(weights(ours), weights(reference), rtol=1e-8, atol=1e-9)
 
 
 def test_every_pass_meets_every_image_once_in_an_order_of_its_own():
@@ -169,6 +198,11 @@ def test_named_protocols():
     assert (PROTOCOLS["datadam-code"].epochs, PROTOCOLS["datadam-code"].batch) == (1801, 64)
     assert PROTOCOLS["dc"] == Protocol(epochs=301, batch=256, augment="none")
     assert protocol_for("dc", "mnist").augment == "none"
+    assert PROTOCOLS["idc"] == Protocol(
+        epochs=1500, batch=64, lr=0.01, momentum=0.9, weight_decay=5e-4,
+        augment="idc", cutmix=0.5, schedule="stairs",
+    )  # fmt: skip
+    assert protocol_for("idc", "mnist").augment == "idc-noflip"
     assert protocol_for("dm", "cifar10").augment == "dsa"
     assert protocol_for("dm", "mnist") == Protocol(augment="dsa-noflip")
     with pytest.raises(UserError, match="did you mean `datadam-code`"):
@@ -196,6 +230,7 @@ def test_the_drops_of_the_named_protocols():
         {"lr": float("nan")},
         {"momentum": 1.0},
         {"weight_decay": -1.0},
+        {"cutmix": 1.5},
     ],
 )
 def test_a_protocol_out_of_range_is_refused(wrong):
