@@ -91,6 +91,10 @@ class Preprocess:
         """The result of `unapply`, clamped to [0, 1], so that it can be shown."""
         return self.unapply(images).clamp(0, 1)
 
+    def clamp(self, images: Tensor) -> Tensor:
+        """Transformed images [N, ch, H, W] with every pixel clamped to what a picture can hold."""
+        return self._forward(self.invert(images))
+
     def quantise(self, images: Tensor) -> Tensor:
         """The nearest uint8 pixels to transformed images: `quantise(apply(pixels))` is `pixels`."""
         return (self.invert(images) * 255).round().to(torch.uint8)
@@ -166,6 +170,11 @@ class Standardize(Preprocess):
         mean, square = total / (pixels.numel() // pixels.shape[1])
         std = (square - mean.square()).clamp(min=1).sqrt()
         return cls(mean=(mean / 255).float(), std=(std / 255).float())
+
+    def clamp(self, images: Tensor) -> Tensor:
+        """The images clamped to what 0 and 1 become; what lies between keeps its bits."""
+        low, high = (self._forward(images.new_full((len(self.mean), 1, 1), end)) for end in (0, 1))
+        return images.clamp(low, high)
 
     def _check(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != len(self.mean):

@@ -10,17 +10,17 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from condense.data.images import Dataset
 from condense.errors import UserError, unknown
 from condense.networks.base import Network
 from condense.sets.condensed import CondensedSet
 from condense.settings import replaced, require
+from condense.training.pool import TRAININGS
 
 Described = list[Tensor]
 """What is matched, for each image: tensors [N, D_l], or by class [C, images per class, D_l]."""
@@ -144,6 +144,17 @@ class Recipe:
     random networks."""
     pool_steps: int = 800
     """The number of training steps of each of these networks, with 64 real images per step."""
+    pool_training: str = "cosine"
+    """How they are trained, one of `condense.training.pool.TRAININGS`.
+
+    `cosine` is short and uses the augmentation of the recipe. `idc` is the training of the methods
+    after IDC: CutMix, colour and crop, and a rate in stairs."""
+    pool_epochs: int | None = None
+    """The number of passes over the real images in place of `pool_steps`."""
+    pool_seed: int | None = None
+    """The seed of the pool's training; by default that of the run.
+
+    Runs of all seeds and numbers of images can share a pool that has a seed of its own."""
     pool_from: float = 0.0
     """Where the points to match under begin, from the first (0) to the last (1) weights."""
     pool_to: float = 1.0
@@ -152,36 +163,47 @@ class Recipe:
     """Weight of the cross-entropy of the synthetic images under the pool's network.
 
     Only for methods that match the embedding of the network."""
+    calibrate_under: Literal["drawn", "last"] = "drawn"
+    """The network of the calibration.
+
+    `drawn` is that of the step, and both losses make one gradient. `last` is the fully trained
+    network that it stands for; the images are then calibrated in a step of their own."""
+    clamp: bool = False
+    """Whether every step ends with the images clamped to what a picture can hold."""
     soft_labels: bool = False
     """Whether the networks of the pool give the finished images soft labels.
 
     A soft label is half the hard label and half the mean prediction of the networks."""
 
     def __post_init__(self) -> None:
-        require("real_batch", self.real_batch, self.real_batch >= 1, "1 or more")
-        require("steps", self.steps, self.steps >= 0, "0 or more")
-        require("lr", self.lr, self.lr > 0, "above 0")
-        require("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
-        require("formation", self.formation, self.formation >= 1, "1 or more")
-        require("pool", self.pool, self.pool >= 0, "0 or more")
-        require("pool_steps", self.pool_steps, self.pool_steps >= 1, "1 or more")
-        require("pool_to", self.pool_to, self.pool_to <= 1, "1 or less")
-        require(
-            "pool_from",
-            self.pool_from,
-            0 <= self.pool_from <= self.pool_to,
-            f"in [0, {self.pool_to}], where `pool_to` ends",
-        )
-        require("calibration", self.calibration, self.calibration >= 0, "0 or more")
         calibrates = self.pool > 0 and self.method.matches_embedding
-        labels = isinstance(self.soft_labels, bool) and (self.pool > 0 or not self.soft_labels)
-        require("soft_labels", self.soft_labels, labels, "false, or with a pool true")
-        require(
-            "calibration",
-            self.calibration,
-            not self.calibration or calibrates,
-            "0, but for datadam and dm with a pool",
-        )
+        for name, valid, accepted in (
+            ("real_batch", self.real_batch >= 1, "1 or more"),
+            ("steps", self.steps >= 0, "0 or more"),
+            ("lr", self.lr > 0, "above 0"),
+            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("formation", self.formation >= 1, "1 or more"),
+            ("pool", self.pool >= 0, "0 or more"),
+            ("pool_steps", self.pool_steps >= 1, "1 or more"),
+            ("pool_epochs", self.pool_epochs is None or self.pool_epochs >= 1, "1 or more"),
+            ("pool_to", self.pool_to <= 1, "1 or less"),
+            (
+                "pool_from",
+                0 <= self.pool_from <= self.pool_to,
+                f"in [0, {self.pool_to}], where `pool_to` ends",
+            ),
+            ("calibration", self.calibration >= 0, "0 or more"),
+            ("calibrate_under", self.calibrate_under in ("drawn", "last"), "drawn or last"),
+            ("soft_labels", self.pool > 0 or not self.soft_labels, "false, or with a pool true"),
+            (
+                "calibration",
+                not self.calibration or calibrates,
+                "0, but for datadam and dm with a pool",
+            ),
+        ):
+            require(name, getattr(self, name), valid, accepted)
+        if self.pool_training not in TRAININGS:
+            raise unknown("training of a pool", self.pool_training, TRAININGS)
 
     def to_json(self) -> dict[str, Any]:
         """All hyperparameters; `condense.methods.recipes.from_json` reads them back."""
@@ -348,23 +370,6 @@ def share(images: int, dataset_name: str) -> int:
     (102, 10)
     """
     return max(1, images // _CLASSES.get(dataset_name, 10))
-
-
-def mean_error(real: Tensor, synthetic: Tensor, error: str) -> Tensor:
-    """The distance between the means of `real` [C, B, D] and `synthetic` [C, I, D]: [C].
-
-    `error` is `mse` (squared Euclidean distance, which is a sum as in the papers, not a mean),
-    `mae` (sum of absolute differences) or `cosine` (1 - cosine of the angle).
-
-    >>> mean_error(torch.ones(1, 8, 3), torch.zeros(1, 2, 3), "mse")
-    tensor([3.])
-    """
-    real, synthetic = real.mean(dim=1), synthetic.mean(dim=1)
-    if error == "mse":
-        return (real - synthetic).square().sum(dim=1)
-    if error == "mae":
-        return (real - synthetic).abs().sum(dim=1)
-    return 1 - functional.cosine_similarity(real, synthetic, dim=1)
 
 
 def widen(values: Tensor) -> Tensor:

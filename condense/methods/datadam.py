@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from condense.errors import UserError
-from condense.methods.base import Described, Matching, mean_error, widen
-from condense.methods.discrepancy import DISCREPANCIES
+from condense.methods.base import Described, Matching, widen
+from condense.methods.discrepancy import DISCREPANCIES, mean_error
 from condense.networks.base import Network
 from condense.settings import require
 

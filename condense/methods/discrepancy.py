@@ -21,12 +21,29 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from condense.methods.base import mean_error
 from condense.randomness import uniforms
 
 FREQUENCIES = 1024
 """The number of frequencies t, which are the same in all steps, as the networks differ anyway."""
+
+
+def mean_error(real: Tensor, synthetic: Tensor, error: str) -> Tensor:
+    """The distance between the means of `real` [C, B, D] and `synthetic` [C, I, D]: [C].
+
+    `error` is `mse` (squared Euclidean distance, which is a sum as in the papers, not a mean),
+    `mae` (sum of absolute differences) or `cosine` (1 - cosine of the angle).
+
+    >>> mean_error(torch.ones(1, 8, 3), torch.zeros(1, 2, 3), "mse")
+    tensor([3.])
+    """
+    real, synthetic = real.mean(dim=1), synthetic.mean(dim=1)
+    if error == "mse":
+        return (real - synthetic).square().sum(dim=1)
+    if error == "mae":
+        return (real - synthetic).abs().sum(dim=1)
+    return 1 - functional.cosine_similarity(real, synthetic, dim=1)
 
 
 def rbf(real: Tensor, synthetic: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from condense.methods.base import Described, Matching, mean_error
+from condense.methods.base import Described, Matching
+from condense.methods.discrepancy import mean_error
 from condense.networks.base import Network
 from condense.settings import require
 

@@ -89,6 +89,7 @@ class Engine(Learner):
             )
         self.classes = torch.cat(self.chunks)
         self.augment, self.pool = make_augment(recipe.augment), pool
+        self._preprocess = preprocess.to(device)
         self.real = RealImages(dataset, preprocess, recipe.real_batch, seed, device)
         own = start.unflatten(0, (num_classes, self.per_class))[self.classes.cpu()]
         self.images = own.flatten(0, 1).to(device, torch.float32)
@@ -98,6 +99,11 @@ class Engine(Learner):
             compiled = worth_compiling(recipe.steps * images_a_step * pixels)
         assert isinstance(recipe.method, Matching)  # as `learner_of` in condense.run sees to
         self.describe = Describer(self.network, recipe.method, device, compiled=compiled)
+        self.last = (
+            Calibrator(recipe, dataset, device, compiled=compiled)
+            if recipe.calibration and recipe.calibrate_under == "last"
+            else None
+        )
         self._graphed = (
             Graphed(self._step, [self.images, self.momentum]) if device.type == "cuda" else None
         )
@@ -113,6 +119,8 @@ class Engine(Learner):
         if self.recipe.pool:
             assert self.pool
             self.pool.draw(self.network, step)
+            if self.last:
+                self.pool.draw_last(self.last.network, step)
         else:
             networks.initialise(self.network, self.seed, step)
         totals: dict[str, Tensor] = {}
@@ -128,13 +136,22 @@ class Engine(Learner):
                     raise
                 waiting = self._halve(classes, waiting)
                 continue
-            # SGD with momentum, chunk by chunk: an optimiser would want the gradients of all at once.
-            self.momentum[rows] = self.recipe.momentum * self.momentum[rows] + gradient
-            self.images[rows] -= self.recipe.lr * self.momentum[rows]
+            self._move(rows, gradient)
+            if self.last:
+                # It needs less memory than the gradient before, which fitted.
+                parts["calibration"], gradient = self.calibration(classes, self.images[rows], step)
+                self._move(rows, gradient)
             for name, losses_C in parts.items():
                 totals[name] = totals.get(name, 0) + losses_C.sum()
             first = rows.stop
         return totals
+
+    def _move(self, rows: slice, gradient: Tensor) -> None:
+        """A step of SGD with momentum on the images `rows`: an optimiser would want all gradients at once."""
+        self.momentum[rows] = self.recipe.momentum * self.momentum[rows] + gradient
+        self.images[rows] -= self.recipe.lr * self.momentum[rows]
+        if self.recipe.clamp:
+            self.images[rows] = self._preprocess.clamp(self.images[rows])
 
     def gradient(
         self, classes: Tensor, images: Tensor, step: int | Tensor
@@ -144,27 +161,30 @@ class Engine(Learner):
         drawn = self.augment.matching(self.real.batch(classes, step), classes, self.seed, step)
         real = self.describe.real(drawn, len(classes))
         leaf = images.detach().requires_grad_()
-        decoded = decode(leaf, self.recipe.formation)
-        synthetic = self.describe.synthetic(
-            self.augment.matching(decoded, classes, self.seed, step), len(classes)
-        )
+        synthetic = self.describe.synthetic(self._shown(leaf, classes, step), len(classes))
         parts = self.describe.method.parts(real, synthetic)
-        if self.recipe.calibration:
-            parts["calibration"] = self.recipe.calibration * self._cross_entropy(
-                synthetic[-1], classes
-            )
+        if self.recipe.calibration and not self.last:
+            logits = self.network.classifier(synthetic[-1].flatten(0, 1))
+            parts["calibration"] = self.recipe.calibration * _cross_entropy(logits, classes)
         (gradient,) = torch.autograd.grad(torch.stack(list(parts.values())).sum(), leaf)
         return {name: losses_C.detach() for name, losses_C in parts.items()}, gradient
 
-    def _cross_entropy(self, embedding: Tensor, classes: Tensor) -> Tensor:
-        """The mean cross-entropy of each class's images, [C], by their embeddings [C, I, D] under the network as it stands."""
-        logits = self.network.classifier(embedding.flatten(0, 1))
-        truth = classes.repeat_interleave(embedding.shape[1])
-        return (
-            functional.cross_entropy(logits, truth, reduction="none")
-            .unflatten(0, embedding.shape[:2])
-            .mean(dim=1)
-        )
+    def calibration(
+        self, classes: Tensor, images: Tensor, step: int | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The calibration of each of `classes` under the fully trained network, [C], and the gradient of the sum with
+        respect to their `images`, augmented as they are matched."""
+        assert self.last
+        leaf = images.detach().requires_grad_()
+        logits = self.last.logits(self._shown(leaf, classes, step))
+        losses_C = self.recipe.calibration * _cross_entropy(logits, classes)
+        (gradient,) = torch.autograd.grad(losses_C.sum(), leaf)
+        return losses_C.detach(), gradient
+
+    def _shown(self, images: Tensor, classes: Tensor, step: int | Tensor) -> Tensor:
+        """The images of `classes` as a network sees them: decoded, and augmented as the real ones of this step."""
+        decoded = decode(images, self.recipe.formation)
+        return self.augment.matching(decoded, classes, self.seed, step)
 
     def tensors(self) -> dict[str, Tensor]:
         """The images and their momentum."""
@@ -211,6 +231,31 @@ class Describer:
 
     def _plain(self, images: Tensor) -> Described:
         return self.method.describe(self._network, images)
+
+
+class Calibrator:
+    """The fully trained network that images are calibrated under; each step gives it its weights."""
+
+    def __init__(
+        self, recipe: Recipe, dataset: Dataset, device: torch.device, *, compiled: bool
+    ) -> None:
+        self.network = (
+            networks.build(recipe.network, dataset.shape, len(dataset.classes))
+            .to(device)
+            .train()
+            .requires_grad_(False)
+        )
+        self.logits: Callable[[Tensor], Tensor] = self.network
+        if compiled:
+            self.network.to(memory_format=LAYOUT[device.type])
+            self.logits = Compiled(self.network)
+
+
+def _cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
+    """The mean cross-entropy of each class's images, [C], by their logits, [C * I, number of classes], class-major."""
+    truth = classes.repeat_interleave(len(logits) // len(classes))
+    losses = functional.cross_entropy(logits, truth, reduction="none")
+    return losses.unflatten(0, (len(classes), -1)).mean(dim=1)
 
 
 def _by_class(described: Described, num_classes: int) -> Described:

@@ -45,6 +45,8 @@ class Job:
     chunk: int | None
     checkpoint_every: int
     storage: str = "float32"
+    pools: str | None = None
+    """The folder of pools that runs share."""
 
     def to_json(self) -> dict[str, Any]:
         """As written in `run.json`."""

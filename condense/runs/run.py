@@ -26,12 +26,13 @@ from condense.report.curves import curves
 from condense.report.pictures import grid
 from condense.runs.engine import Engine
 from condense.runs.job import Checkpoints, Job, check_free, load_job, record
+from condense.runs.pools import pool_of, shortened, steps_of
 from condense.runs.ranks import Ranks
 from condense.sets.condensed import STORAGES, CondensedSet
 from condense.sets.provenance import provenance
 from condense.study.interrupt import Interrupted, stop_signal
 from condense.study.record import locked
-from condense.training.pool import Pool, train_pool
+from condense.training.pool import Pool
 
 __all__ = ["Interrupted", "condense", "rehearse", "resume"]
 
@@ -56,6 +57,7 @@ def condense(
     checkpoint_every: int = 200,
     storage: str = "float32",
     source: Source | None = None,
+    pools: str | Path | None = None,
     quiet: bool = False,
 ) -> CondensedSet:
     """Condense `dataset` into `ipc` images per class.
@@ -63,7 +65,8 @@ def condense(
     With `out` the run is kept in that folder, checkpointed every `checkpoint_every` steps, and can
     be resumed; without, it lives in memory. `recipe` is a name of `RECIPES` or a `Recipe`; `steps`
     replaces its number of steps. `preprocess`, already fitted, replaces the recipe's, which is
-    fitted to `dataset`. Raises `UserError` for bad input, for a folder that holds another run, and
+    fitted to `dataset`. `pools` is a folder of trained networks that runs share, for recipes with a
+    pool; without it, a run trains its own. Raises `UserError` for bad input, for a folder that holds another run, and
     for a loss that diverges; `Interrupted` on Ctrl-C, state saved.
     """
     if isinstance(recipe, str):
@@ -83,6 +86,7 @@ def condense(
         chunk=chunk,
         checkpoint_every=checkpoint_every,
         storage=storage,
+        pools=None if pools is None else str(Path(pools).resolve()),
     )
     ranks = Ranks.join()
     ranks.agree(job.to_json())
@@ -123,8 +127,14 @@ def rehearse(
         "noise", dataset, ipc, formation=recipe.formation, preprocess=preprocess, seed=seed
     )
     began = time.perf_counter()
-    pool = _pool(dataset, dataclasses.replace(job, recipe=_shortened(recipe)), start, Ranks(), None)
-    training = (time.perf_counter() - began) / _TIMED_STEPS * recipe.pool * recipe.pool_steps
+    pool = _pool(
+        dataset,
+        dataclasses.replace(job, recipe=shortened(recipe, _TIMED_STEPS)),
+        start,
+        Ranks(),
+        None,
+    )
+    training = (time.perf_counter() - began) / _TIMED_STEPS * steps_of(recipe, dataset)
     learner = _learner(dataset, job, start, Ranks(), pool)
     taken = []
     for step in range(steps):
@@ -173,35 +183,26 @@ def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = Fal
         return _go_on(folder, job, dataset, ranks, quiet)
 
 
-def _shortened(recipe: Recipe) -> Recipe:
-    """The recipe with as much of a pool as is worth timing."""
-    return recipe.override({"pool": 1, "pool_steps": _TIMED_STEPS}) if recipe.pool else recipe
-
-
 def _pool(
     dataset: Dataset, job: Job, start: CondensedSet, ranks: Ranks, folder: Path | None
 ) -> Pool | None:
-    """The trained networks that the recipe asks for: trained by rank 0 and kept in `folder`, where the others find them."""
+    """The trained networks that the recipe asks for: trained by rank 0 and kept, where the others find them."""
     if not job.recipe.pool:
         return None
     if not ranks.leads:
         ranks.wait()
-    place = ranks.place(torch.device(job.device))
-    recipe = job.recipe
-    trained = train_pool(
+    pool = pool_of(
         dataset,
-        recipe.network,
-        recipe.pool,
-        recipe.pool_steps,
-        augment=recipe.augment,
-        preprocess=start.preprocess,
+        job.recipe,
+        start.preprocess,
         seed=job.seed,
-        device=place,
+        device=ranks.place(torch.device(job.device)),
         folder=folder and folder / "pool",
+        shared=None if job.pools is None else Path(job.pools),
     )
     if ranks.leads:
         ranks.wait()
-    return Pool(trained, job.seed, (job.recipe.pool_from, job.recipe.pool_to))
+    return pool
 
 
 def _learner(
@@ -210,9 +211,10 @@ def _learner(
     """What learns the images: the engine, which treats the classes of a matching method in chunks, or the method's own loop."""
     recipe, place = job.recipe, ranks.place(torch.device(job.device))
     if isinstance(recipe.method, Looping):
-        if recipe.formation > 1 or recipe.pool:
+        if recipe.formation > 1 or recipe.pool or recipe.clamp:
             raise UserError(
-                f"method `{recipe.method.name}` knows neither mosaics nor a pool: `formation` must be 1, `pool` 0"
+                f"method `{recipe.method.name}` knows no mosaics, no pool and no clamping: "
+                "`formation` must be 1, `pool` 0, `clamp` false"
             )
         if ranks.count > 1:
             raise UserError(

@@ -12,14 +12,16 @@ import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from condense.data.images import Dataset
+from condense.data.operations import integers
 from condense.data.preprocess import Preprocess
-from condense.errors import UserError
+from condense.errors import UserError, unknown
 from condense.files import load_tensors, save_tensors
 from condense.networks import build as networks
 from condense.networks.accelerate import accelerate
@@ -30,6 +32,14 @@ from condense.training.train import Protocol, train
 
 _BATCH = 64
 
+TRAININGS: dict[str, dict[str, Any]] = {
+    "cosine": {"schedule": "cosine"},
+    "idc": {"schedule": "stairs", "augment": "color+crop", "cutmix": 0.5},
+}
+"""How the networks of a pool may be trained, by name: settings of a `Protocol`.
+
+`idc` is the training of DANCE and NCFM."""
+
 
 class Pool:
     """The trained weights of P networks of one architecture.
@@ -37,8 +47,9 @@ class Pool:
     Parameters
     ----------
     trained: float32 [P, W], all parameters of each network, in their order; on the device.
-    seed: the seed of the run. It determines the first weights and what each step draws.
+    seed: the seed of the run. It determines what each step draws.
     stage: the part of the way from the first weights (0) to the last (1) in which points are drawn.
+    origin: the seed of the pool's training, which determines the first weights; by default `seed`.
 
     >>> from condense.networks.build import build
     >>> network = build("convnet-d2-w8", (1, 8, 8), num_classes=10)
@@ -49,8 +60,15 @@ class Pool:
     0.0
     """
 
-    def __init__(self, trained: Tensor, seed: int, stage: tuple[float, float] = (0.0, 1.0)) -> None:
+    def __init__(
+        self,
+        trained: Tensor,
+        seed: int,
+        stage: tuple[float, float] = (0.0, 1.0),
+        origin: int | None = None,
+    ) -> None:
         self._trained, self._seed, self._stage = trained, seed, stage
+        self._origin = seed if origin is None else origin
         self._lane = torch.zeros(1, dtype=torch.int64, device=trained.device)
 
     @property
@@ -64,14 +82,29 @@ class Pool:
 
         They are a point between the first and the last weights of one network of the pool.
         """
+        which, u = self._drawn(step)
+        begin(network, self._origin, which[0])
+        point = self._stage[0] + (self._stage[1] - self._stage[0]) * u
+        for parameter, last in _beside(network, self._last(which)):
+            parameter.lerp_(last, point)
+
+    @torch.no_grad()
+    def draw_last(self, network: Network, step: int | Tensor) -> None:
+        """Give `network` the last weights of the network of the pool that `draw` draws."""
+        which, _ = self._drawn(step)
+        for parameter, last in _beside(network, self._last(which)):
+            parameter.copy_(last)
+
+    def _drawn(self, step: int | Tensor) -> tuple[Tensor, Tensor]:
+        """The network of a step, int64 [1], and a uniform number in [0, 1), a scalar."""
         u = uniforms(self._seed, "pool", step, self._lane, 2)
-        which = (u[:, 0] * len(self._trained)).long().clamp(max=len(self._trained) - 1)
-        begin(network, self._seed, which[0])
-        point = self._stage[0] + (self._stage[1] - self._stage[0]) * u[0, 1]
+        return integers(u[:, 0], len(self._trained)), u[0, 1]
+
+    def _last(self, which: Tensor) -> Tensor:
+        """The last weights [W] of a network."""
         # Not `self._trained[which]`: a scalar index would be read on the host, which a CUDA graph
         # does not allow.
-        for parameter, last in _beside(network, self._trained.index_select(0, which)[0]):
-            parameter.lerp_(last, point)
+        return self._trained.index_select(0, which)[0]
 
     @torch.no_grad()
     def labels(self, network: Network, condensed: CondensedSet) -> Tensor:
@@ -117,22 +150,48 @@ def begin(network: Network, seed: int, which: int | Tensor) -> None:
     networks.initialise(network, derive(seed, "pool"), which)
 
 
+def training_of(
+    name: str, images: int, *, augment: str, steps: int, epochs: int | None = None
+) -> Protocol:
+    """How the networks of a pool are trained on so many `images`.
+
+    Parameters
+    ----------
+    name: one of `TRAININGS`. Raises `UserError` for another.
+    augment: the augmentation, where the training has none of its own.
+    steps: the number of steps, with 64 images per step.
+    epochs: the number of passes in place of `steps`.
+
+    >>> brief = training_of("cosine", 1000, augment="dsa", steps=20)
+    >>> brief.epochs, brief.steps, brief.augment
+    (2, 20, 'dsa')
+    >>> training_of("idc", 1000, augment="dsa", steps=20, epochs=60).epochs
+    60
+    """
+    if name not in TRAININGS:
+        raise unknown("training of a pool", name, TRAININGS)
+    length = {"epochs": epochs, "steps": None}
+    if epochs is None:
+        length = {"epochs": math.ceil(steps / math.ceil(images / _BATCH)), "steps": steps}
+    settings = {"batch": _BATCH, "augment": augment, **length, **TRAININGS[name]}
+    return Protocol(**settings)
+
+
 def train_pool(
     dataset: Dataset,
     name: str,
     count: int,
-    steps: int,
+    protocol: Protocol,
     *,
-    augment: str,
     preprocess: Preprocess,
     seed: int,
     device: torch.device,
     folder: Path | None,
 ) -> Tensor:
-    """Train `count` networks called `name` for `steps` steps each; returns their weights [P, W].
+    """Train `count` networks called `name` by `protocol`; returns their weights [P, W].
 
-    A step uses 64 real images. If there is a `folder`, each network is saved there when it is
-    trained; networks that are already there are read instead of trained.
+    If there is a `folder`, each network is saved there when it is trained; networks that are
+    already there are read instead of trained. The weights of a network do not depend on `count`.
 
     >>> from condense import load_dataset
     >>> from condense.data.preprocess import make_preprocess
@@ -141,8 +200,7 @@ def train_pool(
     ...     digits,
     ...     "convnet-d2-w8",
     ...     count=2,
-    ...     steps=3,
-    ...     augment="none",
+    ...     protocol=training_of("cosine", len(digits.train), augment="none", steps=3),
     ...     preprocess=make_preprocess("standard", digits),
     ...     seed=0,
     ...     device=torch.device("cpu"),
@@ -152,18 +210,18 @@ def train_pool(
     2
     """
     network = networks.build(name, dataset.shape, len(dataset.classes)).to(device)
-    fast = accelerate(
-        network, 3.0 * count * steps * _BATCH * dataset.train.pixels[0, 0].numel(), device
-    )
+    images, apply = dataset.train, preprocess.to(device).apply
+    a_network = protocol.steps or protocol.epochs * math.ceil(len(images) / protocol.batch)
+    pixels = 3.0 * count * a_network * protocol.batch * images.pixels[0, 0].numel()
+    fast = accelerate(network, pixels, device)
     trained = []
     for which in range(count):
         path = folder / f"network-{which:02}.safetensors" if folder else None
         weights = _kept(path)
         if weights is None:
             begin(network, seed, which)
-            _train(
-                fast, dataset, steps, augment, preprocess.to(device), derive(seed, "pool", which)
-            )
+            own = derive(seed, "pool", which)
+            train(fast, images.pixels, images.labels, protocol, own, prepare=apply)
             weights = torch.cat(
                 [parameter.detach().flatten() for parameter in network.parameters()]
             ).cpu()
@@ -182,19 +240,3 @@ def _kept(path: Path | None) -> Tensor | None:
     except UserError as error:
         print(f"{error}; training this network again", file=sys.stderr)
         return None
-
-
-def _train(
-    network: torch.nn.Module,
-    dataset: Dataset,
-    steps: int,
-    augment: str,
-    preprocess: Preprocess,
-    seed: int,
-) -> None:
-    images = dataset.train
-    epochs = math.ceil(steps / math.ceil(len(images) / _BATCH))
-    protocol = Protocol(
-        epochs=epochs, batch=_BATCH, steps=steps, augment=augment, schedule="cosine"
-    )
-    train(network, images.pixels, images.labels, protocol, seed, prepare=preprocess.apply)

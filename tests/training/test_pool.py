@@ -16,6 +16,7 @@ from condense.methods.base import Recipe
 from condense.networks.base import Network
 from condense.networks.build import build
 from condense.runs.engine import Engine
+from condense.runs.pools import protocol_of
 from condense.runs.run import rehearse
 from condense.sets.mosaics import decode
 from condense.training.pool import Pool, begin, train_pool
@@ -43,14 +44,8 @@ def small(digits: Dataset, **changes: object) -> Recipe:
 
 def trained(digits: Dataset, folder: Path | None = None, **changes: object) -> Tensor:
     recipe, preprocess = small(digits, **changes), make_preprocess("standard", digits)
-    how = {
-        "augment": recipe.augment,
-        "preprocess": preprocess,
-        "seed": 3,
-        "device": CPU,
-        "folder": folder,
-    }
-    return train_pool(digits, recipe.network, recipe.pool, recipe.pool_steps, **how)
+    how = {"preprocess": preprocess, "seed": 3, "device": CPU, "folder": folder}
+    return train_pool(digits, recipe.network, recipe.pool, protocol_of(recipe, digits), **how)
 
 
 def weights(network: Network) -> Tensor:
