@@ -181,6 +181,23 @@ def test_frequencies_are_standard_normal() -> None:
     assert kstest(numbers.flatten().numpy(), "norm").pvalue > 0.01
 
 
+def test_moments_add_the_distance_of_the_covariances() -> None:
+    draw = torch.Generator().manual_seed(0)
+    real, synthetic = (
+        torch.randn(2, count, 5, dtype=torch.float64, generator=draw) for count in (7, 3)
+    )
+    found = DISCREPANCIES["moments"](real, synthetic)
+    for c in range(2):
+        means = [part[c].mean(0) for part in (real, synthetic)]
+        covariances = [
+            sum(torch.outer(e - mean, e - mean) for e in part[c]) / part.shape[1]
+            for part, mean in zip((real, synthetic), means, strict=True)
+        ]
+        wanted = ((means[0] - means[1]) ** 2).sum()
+        wanted = wanted + 50 / 5 * ((covariances[0] - covariances[1]) ** 2).sum()
+        assert found[c].item() == pytest.approx(wanted.item(), rel=1e-9)
+
+
 def test_discrepancies_tell_apart_what_has_the_same_mean() -> None:
     real = torch.randn(1, 64, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     shrunk = real.mean(dim=1, keepdim=True) + 0.1 * (real - real.mean(dim=1, keepdim=True))

@@ -5,6 +5,7 @@ A work folder holds
 sets/KEY/           a set, as `condense.runs.shelf` keeps it
 scores/KEY.json     the accuracies of networks trained on one set by one protocol
 experts/KEY/        the expert trajectories that MTT needs
+pools/KEY/          the trained networks that some recipes match under
 
 A key is a hash of everything the result depends on but the code: delete the folder after a method has changed. A command that
 was killed goes on from the last checkpoint and the last network; tables share what they have in common.
@@ -91,7 +92,10 @@ class Work:
         self.dataset = cache(self._load)
         self._tests: dict[str, Tensor] = {}
         self._shelf = Shelf(
-            folder=folder / "sets", device=self.device.type, prepare=self.with_experts
+            folder=folder / "sets",
+            device=self.device.type,
+            prepare=self.with_experts,
+            pools=folder / "pools",
         )
 
     def condensed(self, made: Made) -> CondensedSet:

@@ -39,8 +39,8 @@ class Choice:
     """
 
     recipe: str | None = None
-    """`paper` (DataDAM's; the default), `official-code`, `best`, or a method: as its authors
-    published it. See `condensekit recipes`."""
+    """`paper` (DataDAM's; the default), `official-code`, `best`, `dance`, or a method: as its
+    authors published it. See `condensekit recipes`."""
     method: str | None = None
     """Method as its authors published it: datadam, dm, mmd, cafe, dc, dsa, mtt, dd, kip, ld, gmmn,
     cgan or vae; with `--recipe`, under that one's other settings. `--method NAME --help` shows its
@@ -91,6 +91,9 @@ class Run:
     """Print the resolved recipe, and time and memory of a few steps."""
     checkpoint_every: int = 200
     """Steps between checkpoints."""
+    pools: Path | None = None
+    """Folder of trained networks that runs share (see `condensekit pool`). Without it, a run whose
+    recipe has a pool trains its own."""
     storage: str = "float32"
     """How images are stored: `float32`, `float16` or `uint8`."""
     json: bool = False
@@ -169,7 +172,7 @@ def condense(
         return
     run.condense(
         real, out=output.out, source=source, storage=output.storage,
-        checkpoint_every=output.checkpoint_every, **job,
+        checkpoint_every=output.checkpoint_every, pools=output.pools, **job,
     )  # fmt: skip
     show_set(output.out, output.json)
 

@@ -67,7 +67,7 @@ class DataDAM(Matching):
     """The layers whose attention is matched, counted from 0. None means all but the last."""
     task_balance: float = 0.01
     """lambda, the weight of the term that matches embeddings."""
-    discrepancy: Literal["mean", "rbf", "cf"] = "mean"
+    discrepancy: Literal["mean", "rbf", "cf", "moments"] = "mean"
     """The distance between real and synthetic embeddings; see `condense.methods.discrepancy`."""
     loss_scale: float = 1.0
     """Factor of the whole loss. At a fixed learning rate it scales the steps of the pixels."""
@@ -81,7 +81,10 @@ class DataDAM(Matching):
             "spatial, channel or both",
         )
         require(
-            "discrepancy", self.discrepancy, self.discrepancy in DISCREPANCIES, "mean, rbf or cf"
+            "discrepancy",
+            self.discrepancy,
+            self.discrepancy in DISCREPANCIES,
+            "mean, rbf, cf or moments",
         )
         require(
             "normalise", self.normalise, self.normalise in ("l2", "l1", "none"), "l2, l1 or none"

@@ -10,6 +10,9 @@ squared distance between two real images of the class:
     cf     s * mean over frequencies t of | f_real(t) - f_syn(t) | / sqrt(2)
            the characteristic functions f(t) = mean exp(i t.e), with t ~ N(0, 2 / s^2)
            (Wang et al., NCFM, CVPR 2025, but here t is not learned)
+    moments || mean_real e - mean_syn e ||^2 + 50 / D * || cov_real e - cov_syn e ||^2
+           with D the size of an embedding, and the covariances divided by the number of images
+           (DSDM, ACM MM 2024)
 
 The factors s^2 / 2 and s make the values similar in size to those of `mean`, so that scales and
 learning rates need not change. With a wide kernel, `rbf` would equal `mean`. If the modulus in `cf`
@@ -25,6 +28,8 @@ from torch.nn import functional
 
 from condense.randomness import uniforms
 
+_COVARIANCE = 50.0
+"""The weight of the distance of the covariances, which is divided by the size of an embedding."""
 FREQUENCIES = 1024
 """The number of frequencies t, which are the same in all steps, as the networks differ anyway."""
 
@@ -90,10 +95,29 @@ def characteristic(real: Tensor, synthetic: Tensor) -> Tensor:
     return scale.sqrt() * ((cosines.square() + sines.square()) / 2 + 1e-12).sqrt().mean(dim=1)
 
 
+def moments(real: Tensor, synthetic: Tensor) -> Tensor:
+    """The `moments` distance between `real` [C, B, D] and `synthetic` [C, I, D]: [C].
+
+    >>> real = torch.tensor([[[0.0], [1.0], [2.0]]])
+    >>> moments(real, real + 1), moments(real, real * 0 + 1)  # variances 2 / 3 and 0
+    (tensor([1.]), tensor([22.2222]))
+    """
+    # || A^T A - B^T B ||^2 without the D x D matrices: the squares of the products of all pairs.
+    a, b = (
+        (part - part.mean(dim=1, keepdim=True)) / part.shape[1] ** 0.5 for part in (real, synthetic)
+    )
+    squares = [
+        (left @ right.mT).square().sum(dim=(1, 2)) for left, right in ((a, a), (b, b), (a, b))
+    ]
+    covariance = squares[0] + squares[1] - 2 * squares[2]
+    return mean_error(real, synthetic, "mse") + _COVARIANCE / real.shape[2] * covariance
+
+
 DISCREPANCIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mean": lambda real, synthetic: mean_error(real, synthetic, "mse"),
     "rbf": rbf,
     "cf": characteristic,
+    "moments": moments,
 }
 """The distances by name.
 

@@ -36,13 +36,16 @@ class DM(Matching):
 
     loss_scale: float = 1.0
     """Factor of the loss. At a fixed learning rate it scales the steps of the pixels."""
-    discrepancy: Literal["mean", "rbf", "cf"] = "mean"
+    discrepancy: Literal["mean", "rbf", "cf", "moments"] = "mean"
     """The distance between real and synthetic embeddings; see `condense.methods.discrepancy`."""
 
     def __post_init__(self) -> None:
         require("loss_scale", self.loss_scale, self.loss_scale > 0, "above 0")
         require(
-            "discrepancy", self.discrepancy, self.discrepancy in DISCREPANCIES, "mean, rbf or cf"
+            "discrepancy",
+            self.discrepancy,
+            self.discrepancy in DISCREPANCIES,
+            "mean, rbf, cf or moments",
         )
 
     @classmethod

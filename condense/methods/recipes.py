@@ -10,11 +10,13 @@ import inspect
 import sys
 from collections.abc import Callable
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 from condense.data.augment import suited
+from condense.data.preprocess import PUBLISHED
 from condense.errors import unknown
-from condense.methods import METHODS, DataDAM, Method
+from condense.methods import DM, METHODS, DataDAM, Method
 from condense.methods.base import Recipe
 from condense.settings import read_value
 
@@ -128,6 +130,41 @@ def _best(dataset_name: str, shape: tuple[int, int, int], ipc: int) -> Recipe:
     return recipe.override(DataDAM.published(dataset_name, shape, ipc))
 
 
+def _dance(dataset_name: str, shape: tuple[int, int, int], ipc: int) -> Recipe:
+    """DANCE: means of features under a well trained pool, calibrated, on clamped mosaics.
+
+    Zhang et al., "DANCE: Dual-View Distribution Alignment for Dataset Condensation", IJCAI 2024,
+    with the settings of its code. Its pixels are in [0, 1] and move at
+    a rate of 0.01 per image of a class. Ours are standardised, x = (pixel - mean) / std, where the
+    same step has the rate 0.01 / std^2 (the mean over the channels: they differ by 2 % on
+    CIFAR-10). A std that no table states is taken to be 0.2.
+
+    What differs: five networks are trained, where it trains 20 and uses five; mosaics start from
+    averaged images, where it takes every second pixel; and a class's momentum acts in its own next
+    steps, where there it acts in the steps of the classes that follow. The sum of the moves is the
+    same. On few cores lower `steps` and `pool_epochs`.
+    """
+    _, deviations = PUBLISHED.get(dataset_name, (None, (0.2,)))
+    variance = fmean(std**2 for std in deviations)
+    return Recipe(
+        name="dance",
+        method=DM(),
+        real_batch=128,
+        steps=10_000,
+        lr=0.01 * ipc / variance,
+        momentum=0.5,
+        augment="idc",
+        formation=2,
+        pool=5,
+        pool_training="idc",
+        pool_epochs=60,
+        pool_seed=0,
+        calibration=1.0,
+        calibrate_under="last",
+        clamp=True,
+    )
+
+
 RECIPES: dict[str, Callable[[str, tuple[int, int, int], int], Recipe]] = {
     **{
         published_as(method): partial(_published, published_as(method), method)
@@ -135,6 +172,7 @@ RECIPES: dict[str, Callable[[str, tuple[int, int, int], int], Recipe]] = {
     },
     "official-code": _official_code,
     "best": _best,
+    "dance": _dance,
 }
 """The recipes by name; each is made for a dataset name, an image shape and images per class."""
 

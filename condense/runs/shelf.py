@@ -101,6 +101,9 @@ class Shelf:
     prepare: Callable[[Recipe, Dataset], Recipe] | None = None
     """Called before a condensation begins: makes what the recipe needs beside the dataset, such as
     experts, and returns the recipe that names it. The key is of the recipe as it was."""
+    pools: Path | None = None
+    """A folder of trained networks that the sets share whose recipes have a pool; None keeps each
+    pool with its set."""
     quiet: bool = False
 
     def made(
@@ -175,6 +178,7 @@ class Shelf:
                 device=self.device,
                 checkpoint_every=self.checkpoint_every,
                 source=made.source,
+                pools=self.pools,
                 quiet=self.quiet,
             )
 

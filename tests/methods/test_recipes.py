@@ -55,6 +55,22 @@ def test_best_is_the_papers_method_at_scale_100_on_mosaics_under_a_calibrating_p
     assert (paper.formation, paper.pool, paper.calibration, paper.soft_labels) == (1, 0, 0.0, False)
 
 
+def test_dance_is_as_published_with_a_rate_for_standardised_pixels() -> None:
+    recipe = recipe_for("dance", *CIFAR, 10)
+    assert recipe.method == DM()
+    assert (recipe.real_batch, recipe.steps, recipe.momentum, recipe.augment, recipe.formation) == (
+        128, 10_000, 0.5, "idc", 2,
+    )  # fmt: skip
+    assert (recipe.pool, recipe.pool_training, recipe.pool_epochs) == (5, "idc", 60)
+    assert (recipe.calibration, recipe.calibrate_under, recipe.clamp) == (1.0, "last", True)
+    # A pixel p of a channel is (p - mean) / std: 0.01 * IPC on p is 0.01 * IPC / std^2 on that.
+    for std in (0.2023, 0.1994, 0.2010):
+        assert recipe.lr == pytest.approx(0.01 * 10 / std**2, rel=0.025)
+    assert recipe_for("dance", *CIFAR, 50).lr == pytest.approx(5 * recipe.lr)
+    assert recipe_for("dance", "mnist", (1, 28, 28), 1).augment == "idc-noflip"
+    assert recipe_for("dance", "mine", (3, 32, 32), 1).lr == pytest.approx(0.25)
+
+
 def test_dd_and_dsa_train_their_networks_as_their_code_does() -> None:
     assert recipe_for("dd", *CIFAR, 10).method.first_rate == 0.001
     assert recipe_for("dd", "mnist", (1, 28, 28), 10).method.first_rate == 0.02
