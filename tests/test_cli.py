@@ -352,3 +352,23 @@ def test_importing_is_quick_and_leaves_heavy_libraries_alone() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_pool_made_ahead_is_the_one_a_run_finds(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pools = tmp_path / "pools"
+    tiny = ["network=convnet-d2-w8", "pool=2", "pool_epochs=1", "real_batch=8", "steps=2"]
+    flags = ["--recipe", "dance", "--dataset", "digits", "--device", "cpu"]
+    flags += [f"--set={setting}" for setting in tiny]
+    code, out, _ = run(capsys, "pool", *flags, "--out", pools, "--json")
+    assert (code, json.loads(out)["networks"]) == (0, 2)
+    before = {path: path.stat().st_mtime_ns for path in pools.glob("*/network-*")}
+    assert len(before) == 2
+    run(capsys, "condense", *flags, "--ipc", "1", "--pools", pools, "--out", tmp_path / "run")
+    assert {path: path.stat().st_mtime_ns for path in pools.glob("*/network-*")} == before
+    assert (tmp_path / "run" / "set.safetensors").exists()
+    assert not (tmp_path / "run" / "pool").exists()
+    code, _, told = run(capsys, "pool", "--recipe", "paper", *flags[2:4], "--out", pools)
+    assert code == 2
+    assert "recipe `paper` has no pool" in told

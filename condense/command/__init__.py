@@ -3,13 +3,14 @@
 What a command computes it imports when it runs, so that listing the commands imports no torch.
 """
 
-from condense.command.make import condense, experts
+from condense.command.make import condense, experts, pool
 from condense.command.measure import evaluate
 from condense.command.sets import export_command, import_command, select, show
 from condense.command.tell import data, doctor, recipes
 
 COMMANDS = (
     condense,
+    pool,
     experts,
     evaluate,
     select,

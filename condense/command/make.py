@@ -1,4 +1,4 @@
-"""`condensekit condense` and `experts`: make condensed sets, and the experts that mtt needs."""
+"""`condensekit condense`, `pool` and `experts`: make condensed sets, and what some methods need."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +13,8 @@ from condense.options import Command, Heading, Part, Rows, setting_rows
 from condense.settings import described
 
 if TYPE_CHECKING:
+    from condense.data.images import Dataset
+    from condense.methods.base import Recipe
     from condense.training.experts import Training
 
 
@@ -55,6 +57,14 @@ class Choice:
     """DataDAM's lambda: weight of the mean matching."""
     set: tuple[str, ...] = ()
     """Any setting as KEY=VALUE, also of the method; may be repeated."""
+
+    def resolve(self, real: "Dataset", ipc: int, changes: Mapping[str, Any]) -> "Recipe":
+        """The recipe for `ipc` images of a class of a dataset, with `changes` of the recipe."""
+        from condense.methods import recipes
+
+        name = self.recipe or recipes.published_as(self.method or "datadam")
+        resolved = recipes.recipe_for(name, real.name, real.shape, ipc, method=self.method)
+        return resolved.override({**changes, **self.changes()})
 
     def changes(self) -> dict[str, Any]:
         """What was given of the settings of a recipe and its method."""
@@ -147,7 +157,6 @@ def condense(
     A run can be stopped or killed at any time; resumed, it ends with the same file as if it had not
     been. A setting that is not given is the recipe's: `condensekit recipes paper` prints them.
     """
-    from condense.methods import recipes
     from condense.runs import run
 
     if output.resume is not None:
@@ -160,11 +169,8 @@ def condense(
             "--out is missing: name the run folder (or --dry-run to see what would be done)"
         )
     real = source.load(download=data.download)
-    name = choice.recipe or recipes.published_as(choice.method or "datadam")
-    resolved = recipes.recipe_for(name, real.name, real.shape, amount.ipc, method=choice.method)
-    resolved = resolved.override(recipe | choice.changes())
     job: dict[str, Any] = {
-        "ipc": amount.ipc, "recipe": resolved, "seed": amount.seed,
+        "ipc": amount.ipc, "recipe": choice.resolve(real, amount.ipc, recipe), "seed": amount.seed,
         "device": machine.device, "chunk": machine.chunk,
     }  # fmt: skip
     if output.dry_run or output.out is None:
@@ -175,6 +181,53 @@ def condense(
         checkpoint_every=output.checkpoint_every, pools=output.pools, **job,
     )  # fmt: skip
     show_set(output.out, output.json)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolOutput(Output):
+    """Where pools go.
+
+    >>> PoolOutput(out=Path("runs/pools")).json
+    False
+    """
+
+    out: Path
+    """Folder of pools, each kept there by what it is made of. The same command again goes on."""
+    seed: int = 0
+    """Seed of the runs it is for; it matters where the recipe's `pool_seed` is not set."""
+
+
+@click.command(
+    cls=Command,
+    parts={
+        "data": Part(kind=Data, heading=Heading.WHAT),
+        "choice": Part(kind=Choice, heading=Heading.MATCHED),
+        "machine": Part(kind=Device, heading=Heading.WHERE),
+        "output": Part(kind=PoolOutput, heading=Heading.OUTPUT),
+    },
+)
+def pool(data: Data, choice: Choice, machine: Device, output: PoolOutput) -> None:
+    """Train the pool of networks that a recipe matches under, for many runs to share.
+
+    \b
+    condensekit pool --recipe dance --dataset cifar10 --data-dir DIR --out runs/pools
+    condensekit condense --recipe dance --pools runs/pools --dataset cifar10 --data-dir DIR \\
+        --out runs/dance
+    """
+    from condense.data.preprocess import make_preprocess
+    from condense.device import pick_device
+    from condense.runs.pools import pool_of, steps_of
+
+    real = data.load()
+    recipe = choice.resolve(real, 1, {})
+    if not recipe.pool:
+        raise UserError(f"recipe `{recipe.name}` has no pool: add one by --set pool=5")
+    pool_of(
+        real, recipe, make_preprocess(recipe.preprocess, real), seed=output.seed,
+        device=pick_device(machine.device), shared=output.out, quiet=output.json,
+    )  # fmt: skip
+    facts = {"folder": str(output.out), "networks": recipe.pool, "steps": steps_of(recipe, real)}
+    show_facts(facts, output.json)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

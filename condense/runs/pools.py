@@ -35,6 +35,7 @@ def pool_of(
     device: torch.device,
     folder: Path | None = None,
     shared: Path | None = None,
+    quiet: bool = True,
 ) -> Pool:
     """The pool that a recipe asks for: read as far as it is there, else trained.
 
@@ -65,7 +66,7 @@ def pool_of(
     with turn:
         trained = train_pool(
             dataset, recipe.network, recipe.pool, protocol,
-            preprocess=preprocess, seed=origin, device=device, folder=folder,
+            preprocess=preprocess, seed=origin, device=device, folder=folder, quiet=quiet,
         )  # fmt: skip
     return Pool(trained, seed, (recipe.pool_from, recipe.pool_to), origin)
 

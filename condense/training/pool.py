@@ -26,8 +26,10 @@ from condense.files import load_tensors, save_tensors
 from condense.networks import build as networks
 from condense.networks.accelerate import accelerate
 from condense.networks.base import Network
+from condense.progress import progress
 from condense.randomness import derive, uniforms
 from condense.sets.condensed import CondensedSet
+from condense.training.descent import weights_of
 from condense.training.train import Protocol, train
 
 _BATCH = 64
@@ -187,11 +189,13 @@ def train_pool(
     seed: int,
     device: torch.device,
     folder: Path | None,
+    quiet: bool = True,
 ) -> Tensor:
     """Train `count` networks called `name` by `protocol`; returns their weights [P, W].
 
     If there is a `folder`, each network is saved there when it is trained; networks that are
     already there are read instead of trained. The weights of a network do not depend on `count`.
+    Unless `quiet`, it is told how many are there.
 
     >>> from condense import load_dataset
     >>> from condense.data.preprocess import make_preprocess
@@ -215,19 +219,19 @@ def train_pool(
     pixels = 3.0 * count * a_network * protocol.batch * images.pixels[0, 0].numel()
     fast = accelerate(network, pixels, device)
     trained = []
-    for which in range(count):
-        path = folder / f"network-{which:02}.safetensors" if folder else None
-        weights = _kept(path)
-        if weights is None:
-            begin(network, seed, which)
-            own = derive(seed, "pool", which)
-            train(fast, images.pixels, images.labels, protocol, own, prepare=apply)
-            weights = torch.cat(
-                [parameter.detach().flatten() for parameter in network.parameters()]
-            ).cpu()
-            if path:
-                save_tensors(path, {"weights": weights}, {})
-        trained.append(weights.to(device))
+    with progress("pool", count, quiet=quiet) as report:
+        for which in range(count):
+            path = folder / f"network-{which:02}.safetensors" if folder else None
+            weights = _kept(path)
+            if weights is None:
+                begin(network, seed, which)
+                own = derive(seed, "pool", which)
+                train(fast, images.pixels, images.labels, protocol, own, prepare=apply)
+                weights = weights_of(network).cpu()
+                if path:
+                    save_tensors(path, {"weights": weights}, {})
+            trained.append(weights.to(device))
+            report(which + 1, f"network {which + 1}")
     return torch.stack(trained)
 
 
