@@ -159,6 +159,11 @@ class Recipe:
     """Where the points to match under begin, from the first (0) to the last (1) weights."""
     pool_to: float = 1.0
     """Where these points end, in [`pool_from`, 1]."""
+    pool_points: Literal["line", "passes"] = "line"
+    """The points to match under.
+
+    `line` is the line between the first and the last weights of a network, `passes` the weights
+    that it had after each pass, which are stored in float16."""
     calibration: float = 0.0
     """Weight of the cross-entropy of the synthetic images under the pool's network.
 
@@ -192,6 +197,7 @@ class Recipe:
                 0 <= self.pool_from <= self.pool_to,
                 f"in [0, {self.pool_to}], where `pool_to` ends",
             ),
+            ("pool_points", self.pool_points in ("line", "passes"), "line or passes"),
             ("calibration", self.calibration >= 0, "0 or more"),
             ("calibrate_under", self.calibrate_under in ("drawn", "last"), "drawn or last"),
             ("soft_labels", self.pool > 0 or not self.soft_labels, "false, or with a pool true"),

@@ -56,17 +56,19 @@ def pool_of(
     >>> sorted(path.name for path in Path("pools").glob("*/*"))
     ['network-00.safetensors', 'network-01.safetensors']
     """
-    protocol = protocol_of(recipe, dataset)
+    protocol, every_pass = protocol_of(recipe, dataset), recipe.pool_points == "passes"
     origin = seed if recipe.pool_seed is None else recipe.pool_seed
     turn: contextlib.AbstractContextManager = contextlib.nullcontext()
     if shared:
-        folder = shared / key(dataset, recipe.network, preprocess, protocol, origin)
+        name = key(dataset, recipe.network, preprocess, protocol, origin)
+        folder = shared / (f"{name}-passes" if every_pass else name)
         shared.mkdir(parents=True, exist_ok=True)
         turn = FileLock(f"{folder}.lock")
     with turn:
         trained = train_pool(
             dataset, recipe.network, recipe.pool, protocol,
-            preprocess=preprocess, seed=origin, device=device, folder=folder, quiet=quiet,
+            preprocess=preprocess, seed=origin, device=device, folder=folder,
+            every_pass=every_pass, quiet=quiet,
         )  # fmt: skip
     return Pool(trained, seed, (recipe.pool_from, recipe.pool_to), origin)
 

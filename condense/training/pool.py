@@ -4,8 +4,9 @@ Zhao et al., "Improved Distribution Matching" (IDM, CVPR 2023), match under netw
 that is being trained. Zhang et al., "DANCE" (IJCAI 2024), match under points between the first and
 the last weights of a network, which stand for its training. Here, too, a step draws one network of
 the pool, and a point between its first and its last weights, uniformly in [0, 1]. A pool stores
-only the last weights, since the first follow from the seed. A draw is an indexing of one tensor, so
-that a step can still be captured as one CUDA graph.
+only the last weights, since the first follow from the seed. TGDD (AAAI 2026) matches under the
+weights that a network had after a pass of its training; such a pool stores those of every pass. A
+draw is an indexing of one tensor, so that a step can still be captured as one CUDA graph.
 """
 
 import math
@@ -48,9 +49,11 @@ class Pool:
 
     Parameters
     ----------
-    trained: float32 [P, W], all parameters of each network, in their order; on the device.
+    trained: float32 [P, W], all parameters of each network, in their order; on the device. Or
+        [P, T, W]: those at T points of its training, from the first to the last.
     seed: the seed of the run. It determines what each step draws.
     stage: the part of the way from the first weights (0) to the last (1) in which points are drawn.
+        They lie anywhere on the line between the two, or are stored points, each as likely.
     origin: the seed of the pool's training, which determines the first weights; by default `seed`.
 
     >>> from condense.networks.build import build
@@ -69,7 +72,8 @@ class Pool:
         stage: tuple[float, float] = (0.0, 1.0),
         origin: int | None = None,
     ) -> None:
-        self._trained, self._seed, self._stage = trained, seed, stage
+        self._trained = trained if trained.ndim == 3 else trained[:, None]
+        self._seed, self._stage = seed, stage
         self._origin = seed if origin is None else origin
         self._lane = torch.zeros(1, dtype=torch.int64, device=trained.device)
 
@@ -82,31 +86,41 @@ class Pool:
     def draw(self, network: Network, step: int | Tensor) -> None:
         """Give `network` the weights of a step.
 
-        They are a point between the first and the last weights of one network of the pool.
+        They are a point between the first and the last weights of one network of the pool, or a
+        stored one.
         """
         which, u = self._drawn(step)
+        points = self._trained.shape[1]
+        if points > 1:
+            first, last = (round(end * (points - 1)) for end in self._stage)
+            self._copy(network, which, first + integers(u, last - first + 1))
+            return
         begin(network, self._origin, which[0])
         point = self._stage[0] + (self._stage[1] - self._stage[0]) * u
-        for parameter, last in _beside(network, self._last(which)):
-            parameter.lerp_(last, point)
+        for parameter, end in _beside(network, self._weights(which, torch.zeros_like(which))):
+            parameter.lerp_(end, point)
 
     @torch.no_grad()
     def draw_last(self, network: Network, step: int | Tensor) -> None:
         """Give `network` the last weights of the network of the pool that `draw` draws."""
         which, _ = self._drawn(step)
-        for parameter, last in _beside(network, self._last(which)):
-            parameter.copy_(last)
+        self._copy(network, which, torch.full_like(which, self._trained.shape[1] - 1))
+
+    def _copy(self, network: Network, which: Tensor, point: Tensor) -> None:
+        for parameter, value in _beside(network, self._weights(which, point)):
+            parameter.copy_(value)
 
     def _drawn(self, step: int | Tensor) -> tuple[Tensor, Tensor]:
         """The network of a step, int64 [1], and a uniform number in [0, 1), a scalar."""
         u = uniforms(self._seed, "pool", step, self._lane, 2)
         return integers(u[:, 0], len(self._trained)), u[0, 1]
 
-    def _last(self, which: Tensor) -> Tensor:
-        """The last weights [W] of a network."""
-        # Not `self._trained[which]`: a scalar index would be read on the host, which a CUDA graph
-        # does not allow.
-        return self._trained.index_select(0, which)[0]
+    def _weights(self, which: Tensor, point: Tensor) -> Tensor:
+        """The weights [W] of a network at one of its stored points, each given by a number."""
+        # Not `self._trained[which, point]`: a scalar index would be read on the host, which a CUDA
+        # graph does not allow.
+        row = which * self._trained.shape[1] + point
+        return self._trained.flatten(0, 1).index_select(0, row)[0]
 
     @torch.no_grad()
     def labels(self, network: Network, condensed: CondensedSet) -> Tensor:
@@ -118,7 +132,7 @@ class Pool:
         overwritten.
         """
         parts, answers = condensed.decoded().images.split(_BATCH), []
-        for weights in self._trained:
+        for weights in self._trained[:, -1]:
             for parameter, last in _beside(network, weights):
                 parameter.copy_(last)
             answers.append(
@@ -189,9 +203,13 @@ def train_pool(
     seed: int,
     device: torch.device,
     folder: Path | None,
+    every_pass: bool = False,
     quiet: bool = True,
 ) -> Tensor:
     """Train `count` networks called `name` by `protocol`; returns their weights [P, W].
+
+    With `every_pass` these are the weights before the first pass and after every pass, float16
+    [P, epochs + 1, W].
 
     If there is a `folder`, each network is saved there when it is trained; networks that are
     already there are read instead of trained. The weights of a network do not depend on `count`.
@@ -225,14 +243,37 @@ def train_pool(
             weights = _kept(path)
             if weights is None:
                 begin(network, seed, which)
+                passes = _Passes(network, len(images)) if every_pass else None
                 own = derive(seed, "pool", which)
-                train(fast, images.pixels, images.labels, protocol, own, prepare=apply)
-                weights = weights_of(network).cpu()
+                train(
+                    fast, images.pixels, images.labels, protocol, own,
+                    prepare=apply, watch=passes,
+                )  # fmt: skip
+                weights = passes.weights() if passes else weights_of(network).cpu()
                 if path:
                     save_tensors(path, {"weights": weights}, {})
             trained.append(weights.to(device))
             report(which + 1, f"network {which + 1}")
     return torch.stack(trained)
+
+
+class _Passes:
+    """The weights of a network before its training, after every pass and at the end; a `watch`."""
+
+    def __init__(self, network: Network, images: int) -> None:
+        self._network, self._images, self._seen = network, images, 0
+        self._kept = [weights_of(network).cpu().half()]
+
+    def __call__(self, chosen: Tensor, logits: Tensor) -> None:
+        self._seen += len(chosen)
+        if self._seen % self._images == 0:
+            self._kept.append(weights_of(self._network).cpu().half())
+
+    def weights(self) -> Tensor:
+        """All of them, float16 [passes + 1, W]."""
+        if self._seen % self._images:  # the last pass was not a whole one
+            self._kept.append(weights_of(self._network).cpu().half())
+        return torch.stack(self._kept)
 
 
 def _kept(path: Path | None) -> Tensor | None:

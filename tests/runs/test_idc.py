@@ -17,7 +17,8 @@ from condense.networks.build import build
 from condense.runs.engine import Engine
 from condense.runs.pools import pool_of, protocol_of, steps_of
 from condense.sets.mosaics import decode
-from condense.training.pool import Pool
+from condense.training.descent import weights_of
+from condense.training.pool import Pool, begin
 from condense.training.train import Protocol
 
 CPU, NAME, IPC = torch.device("cpu"), "convnet-d2-w8", 2
@@ -130,6 +131,42 @@ def test_the_last_weights_are_those_of_the_network_that_was_drawn(
             torch.testing.assert_close(a, b)
 
 
+def test_a_step_may_match_under_the_weights_after_a_pass(digits: Dataset, tmp_path: Path) -> None:
+    recipe = small(digits, pool_epochs=3, pool_points="passes")
+    preprocess = make_preprocess("standard", digits)
+    how = {"seed": 7, "device": CPU}
+    stored = pool_of(digits, recipe, preprocess, shared=tmp_path, **how)
+    kept = torch.stack(
+        [load_tensors(path)[0]["weights"] for path in sorted(tmp_path.glob("*-passes/network-*"))]
+    )
+    assert (kept.shape[:2], kept.dtype) == ((2, 4), torch.float16)
+    network, seen = build(NAME, digits.shape, 10), set()
+    for which in range(
+        2
+    ):  # the first are what training starts from, and the last what it ends with
+        begin(network, 0, which)
+        torch.testing.assert_close(
+            kept[which, 0].float(), weights_of(network), rtol=1e-3, atol=1e-4
+        )
+    plain = pool_of(digits, recipe.override({"pool_points": "line"}), preprocess, **how)
+    torch.testing.assert_close(kept[:, -1].float(), plain._trained[:, 0], rtol=1e-3, atol=1e-4)
+    for step in range(60):
+        stored.draw(network, step)
+        drawn = weights_of(network)
+        seen |= {(p, t) for p in range(2) for t in range(4) if drawn.equal(kept[p, t].float())}
+        stored.draw(network, torch.tensor(step))
+        assert weights_of(network).equal(drawn)
+    assert seen == {(p, t) for p in range(2) for t in range(4)}
+    late = Pool(kept, 7, (0.5, 1.0))
+    for step in range(20):
+        late.draw(network, step)
+        assert any(weights_of(network).equal(one.float()) for one in kept[:, 2:].flatten(0, 1))
+        late.draw_last(network, step)
+        assert any(weights_of(network).equal(one.float()) for one in kept[:, -1])
+    runs = [condense(digits, ipc=1, recipe=recipe, pools=tmp_path, quiet=True) for _ in range(2)]
+    assert runs[0].fingerprint == runs[1].fingerprint
+
+
 def test_repeated_and_resumed_steps_give_the_same_bits(digits: Dataset, pool: Pool) -> None:
     undisturbed, again, resumed = (engine(digits, pool) for _ in range(3))
     for step in range(3):
@@ -226,6 +263,7 @@ def test_what_cannot_be_is_named(digits: Dataset) -> None:
     for changes, message in (
         ({"calibrate_under": "end"}, "`calibrate_under` is 'end': it must be drawn or last"),
         ({"pool_training": "idcc"}, "did you mean `idc`"),
+        ({"pool_points": "all"}, "`pool_points` is 'all': it must be line or passes"),
         ({"pool_epochs": 0}, "`pool_epochs` is 0: it must be 1 or more"),
     ):
         with pytest.raises(UserError, match=message):
