@@ -147,7 +147,7 @@ class Engine(Learner):
         return totals
 
     def _move(self, rows: slice, gradient: Tensor) -> None:
-        """A step of SGD with momentum on the images `rows`: an optimiser would want all gradients at once."""
+        """Move the images `rows` by SGD with momentum; an optimiser would want all gradients."""
         self.momentum[rows] = self.recipe.momentum * self.momentum[rows] + gradient
         self.images[rows] -= self.recipe.lr * self.momentum[rows]
         if self.recipe.clamp:
@@ -172,8 +172,11 @@ class Engine(Learner):
     def calibration(
         self, classes: Tensor, images: Tensor, step: int | Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The calibration of each of `classes` under the fully trained network, [C], and the gradient of the sum with
-        respect to their `images`, augmented as they are matched."""
+        """The calibration of each of `classes` under the fully trained network, [C].
+
+        And the gradient of the sum with respect to their `images`, which are augmented as they are
+        matched.
+        """
         assert self.last
         leaf = images.detach().requires_grad_()
         logits = self.last.logits(self._shown(leaf, classes, step))
@@ -182,7 +185,7 @@ class Engine(Learner):
         return losses_C.detach(), gradient
 
     def _shown(self, images: Tensor, classes: Tensor, step: int | Tensor) -> Tensor:
-        """The images of `classes` as a network sees them: decoded, and augmented as the real ones of this step."""
+        """The images of `classes` as networks see them: decoded, augmented as the real ones."""
         decoded = decode(images, self.recipe.formation)
         return self.augment.matching(decoded, classes, self.seed, step)
 
@@ -234,7 +237,7 @@ class Describer:
 
 
 class Calibrator:
-    """The fully trained network that images are calibrated under; each step gives it its weights."""
+    """The fully trained network to calibrate under; each step gives it its weights."""
 
     def __init__(
         self, recipe: Recipe, dataset: Dataset, device: torch.device, *, compiled: bool
@@ -252,7 +255,7 @@ class Calibrator:
 
 
 def _cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
-    """The mean cross-entropy of each class's images, [C], by their logits, [C * I, number of classes], class-major."""
+    """The mean cross-entropy of each class, [C], by logits [C * I, classes], ordered by class."""
     truth = classes.repeat_interleave(len(logits) // len(classes))
     losses = functional.cross_entropy(logits, truth, reduction="none")
     return losses.unflatten(0, (len(classes), -1)).mean(dim=1)

@@ -126,7 +126,7 @@ def key(
     >>> digits = load_dataset("digits")
     >>> transform = make_preprocess("standard", digits)
     >>> key(digits, "convnet-d2-w8", transform, Protocol(), 0).rpartition("-")[0]
-    'digits-convnet-d2-w8'
+    'digits-convnet-d2-w8-instance-relu-avg'
     """
     name = canonical(network, dataset.shape)
     content = [dataset.fingerprint, dataset.classes, name, preprocess.fingerprint, seed]

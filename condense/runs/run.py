@@ -66,8 +66,8 @@ def condense(
     be resumed; without, it lives in memory. `recipe` is a name of `RECIPES` or a `Recipe`; `steps`
     replaces its number of steps. `preprocess`, already fitted, replaces the recipe's, which is
     fitted to `dataset`. `pools` is a folder of trained networks that runs share, for recipes with a
-    pool; without it, a run trains its own. Raises `UserError` for bad input, for a folder that holds another run, and
-    for a loss that diverges; `Interrupted` on Ctrl-C, state saved.
+    pool; without it, a run trains its own. Raises `UserError` for bad input, for a folder that
+    holds another run, and for a loss that diverges; `Interrupted` on Ctrl-C, state saved.
     """
     if isinstance(recipe, str):
         recipe = recipe_for(recipe, dataset.name, dataset.shape, ipc)
@@ -186,7 +186,7 @@ def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = Fal
 def _pool(
     dataset: Dataset, job: Job, start: CondensedSet, ranks: Ranks, folder: Path | None
 ) -> Pool | None:
-    """The trained networks that the recipe asks for: trained by rank 0 and kept, where the others find them."""
+    """The trained networks that the recipe asks for: rank 0 trains and the others find them."""
     if not job.recipe.pool:
         return None
     if not ranks.leads:

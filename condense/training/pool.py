@@ -209,11 +209,9 @@ def train_pool(
     """Train `count` networks called `name` by `protocol`; returns their weights [P, W].
 
     With `every_pass` these are the weights before the first pass and after every pass, float16
-    [P, epochs + 1, W].
-
-    If there is a `folder`, each network is saved there when it is trained; networks that are
-    already there are read instead of trained. The weights of a network do not depend on `count`.
-    Unless `quiet`, it is told how many are there.
+    [P, epochs + 1, W]. If there is a `folder`, each network is saved there when it is trained;
+    networks that are already there are read instead of trained. The weights of a network do not
+    depend on `count`. Unless `quiet`, it is told how many are there.
 
     >>> from condense import load_dataset
     >>> from condense.data.preprocess import make_preprocess

@@ -31,7 +31,7 @@ SCHEDULES = {
         "after pass `(epochs + 1) // 2 + 1` the rate drops to a tenth and the momentum is reset"
     ),
     "cosine": "the rate falls to 0 along half a cosine, step by step",
-    "stairs": "the rate falls to a fifth after two thirds of the steps, and again after five sixths",
+    "stairs": "the rate falls to a fifth after two thirds of the steps and after five sixths",
 }
 """The schedules of the learning rate, by name."""
 

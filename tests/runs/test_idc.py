@@ -119,6 +119,17 @@ def test_a_step_matches_and_then_calibrates_under_the_last_weights(
     assert parts["calibration"].item() == pytest.approx(total, rel=1e-4)
 
 
+@pytest.mark.slow
+def test_a_compiled_step_is_the_plain_one(digits: Dataset, pool: Pool) -> None:
+    # Real images may be described in bfloat16, which moves each mean by about 1e-3 of itself.
+    plain, compiled = (engine(digits, pool, compiled=how) for how in (False, True))
+    before = plain.images.clone()
+    parts = [one.read(one.step(0), 1) for one in (plain, compiled)]
+    assert parts[0] == pytest.approx(parts[1], rel=0.02)
+    moved = (plain.images - before).norm()
+    assert (plain.images - compiled.images).norm() < 0.05 * moved
+
+
 def test_the_last_weights_are_those_of_the_network_that_was_drawn(
     digits: Dataset, pool: Pool
 ) -> None:
