@@ -21,6 +21,8 @@ FINISHED = (
     "condense.randomness",
     "condense.report",
     "condense.sets",
+    "condense.study",
+    "condense.threads",
     "condense.training.descent",
     "condense.training.experts",
     "condense.training.pool",
