@@ -152,7 +152,7 @@ def condense(
     A run can be stopped or killed at any time; resumed, it ends with the same file as if it had not been.
     """
     from condense.methods import recipes
-    from condense.runs import run
+    from condense.runs import rehearsal, run
 
     if resume is not None:
         run.resume(resume)
@@ -176,7 +176,7 @@ def condense(
     )
     if dry_run:
         show_facts(
-            run.rehearse(real, ipc=ipc, recipe=recipe, seed=seed, device=device, chunk=chunk),
+            rehearsal.rehearse(real, ipc=ipc, recipe=recipe, seed=seed, device=device, chunk=chunk),
             as_json,
         )
         return

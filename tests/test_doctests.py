@@ -20,6 +20,7 @@ FINISHED = (
     "condense.progress",
     "condense.randomness",
     "condense.report",
+    "condense.runs",
     "condense.sets",
     "condense.study",
     "condense.threads",

@@ -30,7 +30,8 @@ from condense.methods.base import Recipe
 from condense.methods.selection import FEATURE_EPOCHS, select
 from condense.report.pictures import grid
 from condense.runs.ranks import Ranks
-from condense.runs.run import condense, rehearse, resume
+from condense.runs.rehearsal import rehearse
+from condense.runs.run import condense, resume
 from condense.sets.condensed import FILE_NAME, CondensedSet
 from condense.sets.exchange import import_set
 from condense.study.record import locked
@@ -119,7 +120,8 @@ class Shelf:
         >>> recipe = recipe_for("dm", "digits", (1, 8, 8), 1).override(tiny)
         >>> with TemporaryDirectory() as folder:
         ...     shelf = Shelf(folder=Path(folder), quiet=True)
-        ...     made, digits = Made(source=Source(name="digits"), ipc=1, how=recipe), load_dataset("digits")
+        ...     digits = load_dataset("digits")
+        ...     made = Made(source=Source(name="digits"), ipc=1, how=recipe)
         ...     condensed = shelf.made(made, digits)
         ...     shelf.made(made, digits).fingerprint == condensed.fingerprint  # found
         True
@@ -242,7 +244,7 @@ def import_into(
     experiment: int,
     storage: str,
 ) -> CondensedSet:
-    """Read the foreign set at `path` (see `condense.sets.exchange.import_set`), keep it in `folder`.
+    """Read a foreign set at `path` (see `condense.sets.exchange.import_set`), keep it in `folder`.
 
     >>> from tempfile import TemporaryDirectory
     >>> import numpy
