@@ -195,8 +195,8 @@ def _go_on(folder: Path, job: Job, dataset: Dataset, ranks: Ranks, quiet: bool) 
             _steps(learner, job, done, keep_state, charts.losses, quiet or not ranks.leads)
         except Diverged as diverged:
             kept = checkpoints.newest_first()
-            state = f"; the last good state is {kept[0]}" if kept else ""
-            raise UserError(f"{diverged}{state}") from None
+            where = f"; the last good state is {kept[0]}" if kept else ""
+            raise UserError(f"{diverged}{where}") from None
         except Interrupted as stopped:
             raise Interrupted(f"{stopped}; go on with `condense --resume {folder}`") from None
     parts = ranks.gather(_learned(learner))
