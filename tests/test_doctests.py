@@ -29,6 +29,15 @@ FINISHED = (
     "condense.training.pool",
     "condense.training.score",
     "condense.training.train",
+    "nas.agreement",
+    "nas.free",
+    "nas.plan",
+    "nas.proxies",
+    "nas.ranking",
+    "nas.reference",
+    "nas.regime",
+    "nas.spaces",
+    "nas.training",
 )
 """Modules and packages in which every public function and class has an example."""
 
