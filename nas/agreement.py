@@ -25,7 +25,7 @@ from condense.errors import UserError
 from condense.randomness import generator
 
 TOPS = {"": 1.0, "_top20": 0.2, "_top10": 0.1}
-"""The share of the architectures, the best by truth, that a correlation is taken over, by suffix."""
+"""The part of the architectures, best by truth, that a correlation is taken over, by suffix."""
 MEASURES = (
     *(f"{kind}{top}" for kind in ("spearman", "kendall") for top in TOPS),
     "top1",
@@ -228,7 +228,7 @@ class _Pair:
         return np.stack([*correlations, top1, regret, self._precision(counts, tops[-1])], axis=1)
 
     def _top(self, counts: Floats, fraction: float) -> Floats:
-        """The counts [b, n] of the best `fraction` by truth; of equal ones, the lower index wins."""
+        """The counts [b, n] of the best `fraction` by truth; of ties, the lower index wins."""
         keep = _share(fraction, counts.shape[1])
         ordered = counts[:, self.best_first]
         kept = np.empty_like(counts)

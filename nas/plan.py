@@ -1,4 +1,4 @@
-"""The plan of a search: all its settings, as `search.json` records them, and how they are chosen."""
+"""The plan of a search: its settings, as `search.json` records them, and how they are chosen."""
 
 import dataclasses
 from collections.abc import Collection, Sequence

@@ -200,7 +200,7 @@ def _load(name: str, whole: Dataset, rest: Dataset) -> CondensedSet:
 def _real(
     name: str, rest: Dataset, preprocess: Preprocess, protocol: Protocol, ipc: int, parts: int
 ) -> Proxy:
-    """A proxy of real images, by default of the size of a condensed set with `ipc` images per class.
+    """A proxy of real images, by default as large as a condensed set with `ipc` images per class.
 
     `random` then has as many images as the set. `early-stop` has as many steps as training on the
     set takes, where each of its images is decoded to `parts` images.

@@ -73,7 +73,7 @@ class Ranking:
 
     @cached_property
     def order(self) -> list[int]:
-        """The positions 0..n-1, the best first; failures come last, ties in the order of indices."""
+        """The positions 0..n-1, the best first; failures come last, ties by index."""
         scores = np.nan_to_num(self.columns[self.by], nan=-np.inf, posinf=-np.inf)
         return np.argsort(-scores, kind="stable").tolist()
 
@@ -253,7 +253,7 @@ def _table(runs: Sequence[Sequence[dict[str, float] | None]], score: str) -> Flo
 
 
 def _mean(table: Floats) -> Floats:
-    """The means [n] of the columns of a table [S, n] without its NaNs; NaN if there are no others."""
+    """The means [n] over the seeds of a table [S, n], without its NaNs; NaN if all are."""
     counts = np.isfinite(table).sum(axis=0)
     return np.divide(
         np.where(np.isfinite(table), table, 0).sum(axis=0),

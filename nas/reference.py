@@ -81,11 +81,11 @@ class Reference:
         return values
 
     def truth(self, dataset: str, indices: Sequence[int]) -> NDArray[np.float64]:
-        """Test accuracies in [0, 1] after full training on `dataset`; rankings are judged by them."""
+        """Test accuracies in [0, 1] after full training; rankings are judged by them."""
         return self.values(f"{dataset}_test", indices) / 100
 
     def validation(self, dataset: str, indices: Sequence[int]) -> NDArray[np.float64]:
-        """Validation accuracies in [0, 1]; a search with full trainings would rank by them."""
+        """Validation accuracies in [0, 1] after full training; a full search would rank by them."""
         return self.values(f"{dataset}_valid", indices) / 100
 
     def known(self, column: str) -> list[int]:
@@ -257,7 +257,7 @@ def from_official(path: str | Path, *, trust_pickle: bool = False) -> Reference:
 
 
 def _official_row(api: Any, index: int) -> dict[str, float]:
-    """The table's numbers for one architecture, without those that the benchmark did not measure."""
+    """The numbers for one architecture, without those that the benchmark did not measure."""
     # The records are read directly, because the query functions of the package default to 12 epochs
     # and to a random seed.
     long, short = (api.query_meta_info_by_index(int(index), hp=hp) for hp in ("200", "12"))

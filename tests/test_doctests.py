@@ -36,8 +36,12 @@ FINISHED = (
     "nas.ranking",
     "nas.reference",
     "nas.regime",
+    "nas.report",
+    "nas.results",
+    "nas.search",
     "nas.spaces",
     "nas.training",
+    "nas.watch",
 )
 """Modules and packages in which every public function and class has an example."""
 

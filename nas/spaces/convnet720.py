@@ -1,4 +1,4 @@
-"""The 720 ConvNets of the condensation papers: depth x width x activation x normalisation x pooling.
+"""The 720 ConvNets of the condensation papers: depth, width, activation, normalisation, pooling.
 
 This is the space of Zhao, Mopuri and Bilen ("Dataset Condensation with Gradient Matching", ICLR
 2021, appendix), which DataDAM and others use. Architectures are numbered 0..719 in the order of

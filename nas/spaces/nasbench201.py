@@ -224,7 +224,7 @@ def parse(text: str) -> Cell:
     'skip_connect'
     >>> parse("|none~0|+|none~0|none~1|+|skip~0|none~1|none~2|")
     Traceback (most recent call last):
-    condense.errors.UserError: unknown NAS-Bench-201 cell ... nearest valid is `...|skip_connect~0|...
+    condense.errors.UserError: unknown NAS-Bench-201 cell ... `...|skip_connect~0|...`
     """
     edges = [edge.rpartition("~")[::2] for edge in re.split(r"[|+]+", text.strip().strip("|"))]
     operations = tuple(op for op, _ in edges)
