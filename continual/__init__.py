@@ -1,12 +1,12 @@
 """Class-incremental learning with condensed memories, in Avalanche.
 
->>> from continual import CondensedBuffer, class_stream
+>>> from continual import CondensedBuffer  # doctest: +SKIP
 >>> ReplayPlugin(  # doctest: +SKIP
 ...     mem_size=2000, storage_policy=CondensedBuffer("runs/cifar100", max_size=2000)
 ... )
 
-Avalanche takes seconds to import and may be absent: each name here is imported when it is first used. The protocol
-that trains from scratch (`continual.protocol`) needs no Avalanche.
+Avalanche takes seconds to import and may not be installed, so each name here is imported when it is
+first used. Runs that train from scratch (`continual.study`) do not need Avalanche.
 """
 
 from importlib import import_module
