@@ -48,22 +48,25 @@ class Plan:
     repeats: int = 3
     """Networks trained for each order."""
     mode: str = "scratch"
-    """`scratch` trains new networks on the memory at each step; `replay` runs `strategy`."""
+    """`scratch` (new networks at each step, as the paper's) or `replay` (an Avalanche strategy)."""
     strategy: str = "replay"
-    """In mode `replay`, one of `continual.plugins.STRATEGIES`."""
+    """In mode `replay`: `replay`, `lwf`, `gdumb`, `er-ace` or `mir`."""
     network: str = "convnet"
+    """Network that learns."""
     epochs: int | None = None
-    """Passes at each step. None stands for 1,000 from scratch and for 20 in replay."""
+    """Passes at each step; 1,000 from scratch and 20 in replay unless given."""
     batch: int = 256
-    """Images in a batch."""
+    """Images in a minibatch of the network that learns."""
     condense_steps: int | None = None
-    """Steps of every condensation. None stands for those of each recipe."""
+    """Steps of every condensation; those of each recipe unless given."""
     classes: int | None = None
-    """How many classes of the dataset to take, drawn with seed 0. None stands for all."""
+    """Take so many of the dataset's classes, drawn once: a smaller problem; all unless given."""
     storage: str = "uint8"
     """How memories are kept: as `uint8` pixels or as `float32` images."""
     seed: int = 0
+    """Every random number follows from it."""
     device: str = "auto"
+    """`auto`, `cpu` or `cuda`; `auto` takes a GPU where there is one."""
 
     def __post_init__(self) -> None:
         for name in ("ipc", "orders", "repeats", "batch"):

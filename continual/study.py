@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from condense.networks.build import build
 from condense.progress import progress
 from condense.runs.shelf import Selection, Shelf
 from condense.sets.condensed import CondensedSet
+from condense.settings import plain, read
 from condense.study.interrupt import Interrupted, stoppable
 from condense.study.record import Record, locked
 from condense.study.study import Study
@@ -45,6 +47,22 @@ from continual.orders import class_order, of_classes, split
 from continual.plan import CLASS_BALANCED, Plan
 from continual.results import Results
 from continual.scratch import ScratchBench
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What plan.json records: everything that a resumed run needs.
+
+    >>> Job(plan=Plan(steps=5), source=Source(name="digits"), fingerprint="3f2a").cache is None
+    True
+    """
+
+    plan: Plan
+    source: Source
+    fingerprint: str
+    """The fingerprint of the dataset."""
+    cache: str | None = None
+    """The folder of the memories. None stands for `memories` in the run folder."""
 
 
 def run(
@@ -85,16 +103,16 @@ def run(
     folder = Path(out)
     _check(dataset, plan)
     workers = _workers(plan, workers, minutes)
-    job = {
-        "plan": dataclasses.asdict(plan),
-        "source": dataclasses.asdict(source or Source(name=dataset.name)),
-        "fingerprint": dataset.fingerprint,
-        "cache": None if cache is None else str(cache),
-    }
+    job = Job(
+        plan=plan,
+        source=source or Source(name=dataset.name),
+        fingerprint=dataset.fingerprint,
+        cache=None if cache is None else str(cache),
+    )
     with locked(folder):
-        _record(folder).check_free(job)
-        _record(folder).write(job)
-        return _Run(dataset, plan, folder, job, quiet).finish(workers, minutes)
+        _record(folder).check_free(plain(job))
+        _record(folder).write(plain(job))
+        return _Run(dataset, folder, job, quiet).finish(workers, minutes)
 
 
 def resume(
@@ -116,26 +134,20 @@ def resume(
     condense.errors.UserError: no-such-folder holds no run (no plan.json): start one with ...
     """
     folder = Path(out)
-    job = _record(folder).read()
-    try:
-        plan = Plan(**{**job["plan"], "methods": tuple(job["plan"]["methods"])})
-        source, fingerprint = Source(**job["source"]), job["fingerprint"]
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / 'plan.json'} is not of this version of condensekit: {error}"
-        ) from None
-    _check_strategy(plan)
-    workers = _workers(plan, workers, minutes)
+    record = _record(folder)
+    job = read(Job, record.read(), f"{record.path} is not of this version of condensekit")
+    _check_strategy(job.plan)
+    workers = _workers(job.plan, workers, minutes)
     with locked(folder):
-        dataset = dataset or source.load()
-        if dataset.fingerprint != fingerprint:
+        dataset = dataset or job.source.load()
+        if dataset.fingerprint != job.fingerprint:
             raise UserError(
-                f"{folder} measures {source.name} with content {fingerprint}, "
+                f"{folder} measures {job.source.name} with content {job.fingerprint}, "
                 f"but {dataset.name} found now has content {dataset.fingerprint}"
             )
         if cache is not None:
-            job["cache"] = str(cache)
-        return _Run(dataset, plan, folder, job, quiet).finish(workers, minutes)
+            job = dataclasses.replace(job, cache=str(cache))
+        return _Run(dataset, folder, job, quiet).finish(workers, minutes)
 
 
 def chosen(dataset: Dataset, classes: int | None) -> Dataset:
@@ -204,11 +216,10 @@ def _record(folder: Path) -> Record:
 class _Run:
     """A plan under way in its folder."""
 
-    def __init__(
-        self, dataset: Dataset, plan: Plan, folder: Path, job: dict[str, Any], quiet: bool
-    ) -> None:
+    def __init__(self, dataset: Dataset, folder: Path, job: Job, quiet: bool) -> None:
+        self.plan = plan = job.plan
         self.dataset = chosen(dataset, plan.classes)
-        self.plan, self.folder, self.job, self.quiet = plan, folder, job, quiet
+        self.folder, self.job, self.quiet = folder, job, quiet
         self.preprocess = make_preprocess("standard", self.dataset)
         orders = [class_order(len(self.dataset.classes), seed) for seed in range(plan.orders)]
         self.groups = [split(order, plan.steps) for order in orders]
@@ -216,7 +227,7 @@ class _Run:
         self.sizes: dict[str, dict[str, int]] = {}
         self.how_to_go_on = f"go on with `continual --resume {folder}`"
         self.shelf = Shelf(
-            folder=Path(job["cache"] or folder / "memories"),
+            folder=Path(job.cache or folder / "memories"),
             preprocess=self.preprocess,
             device=plan.device,
             quiet=quiet,
@@ -327,13 +338,14 @@ class _Run:
             f"{self.dataset.name}: {classes} classes in {self.plan.steps} steps, "
             f"{self.plan.ipc} images a class, {how}"
         )
-        summary = {"memory": self.sizes, "left": self.results.left}
+        job = plain(self.job)
+        summary = {"left": self.results.left, "memory": self.sizes}
         summary["methods"] = self.results.to_json()
-        write_json(self.folder / "summary.json", {**self.job, **summary})
+        write_json(self.folder / "summary.json", {**job, **summary})
         picture = results.plot(
             self.results, self.folder / "accuracy.png", title, classes // self.plan.steps
         )
-        results.page(self.results, self.folder / "report.html", picture, self.job, self.sizes)
+        results.page(self.results, self.folder / "report.html", picture, job, self.sizes)
 
 
 @contextlib.contextmanager

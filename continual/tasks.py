@@ -40,7 +40,9 @@ class ScratchTask:
     def __str__(self) -> str:
         """The task in a few words, for messages."""
         step = self.step + 1
-        return f"a network on `{self.method}`, order {self.order}, repeat {self.repeat}, step {step}"
+        return (
+            f"a network on `{self.method}`, order {self.order}, repeat {self.repeat}, step {step}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
