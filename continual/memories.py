@@ -55,9 +55,9 @@ class Online:
     ... )
     >>> experience = of_classes(load_dataset("digits"), (3, 8))
     >>> preprocess = make_preprocess("standard", experience)
-    >>> how = {"shape": (1, 8, 8), "preprocess": preprocess, "recipe": recipe}
+    >>> options = {"shape": (1, 8, 8), "preprocess": preprocess, "recipe": recipe}
     >>> with TemporaryDirectory() as folder:
-    ...     online = Online(folder=folder, ipc=2, steps=1, **how)
+    ...     online = Online(folder=folder, ipc=2, steps=1, **options)
     ...     len(online.condense(experience.train))
     4
     """
@@ -107,8 +107,8 @@ class Online:
             device=self.device,
             quiet=self.quiet,
         )
-        made = Made(source=Source(name=dataset.name), ipc=self.ipc, seed=self.seed, how=recipe)
-        return shelf.made(made, dataset, seconds=self.seconds)
+        wanted = Made(source=Source(name=dataset.name), ipc=self.ipc, seed=self.seed, how=recipe)
+        return shelf.made(wanted, dataset, seconds=self.seconds)
 
 
 def parse(
@@ -144,7 +144,7 @@ def parse(
 
 
 def memories(
-    how: Recipe | CondensedSet | Selection,
+    recipe: Recipe | CondensedSet | Selection,
     dataset: Dataset,
     groups: Sequence[Sequence[int]],
     shelf: Shelf,
@@ -154,44 +154,44 @@ def memories(
 ) -> list[CondensedSet]:
     """The memory of each group of classes, with the labels and class names of `dataset`.
 
-    `how` is the result of `parse`. What is not on the shelf is made, with `ipc` images per class.
+    `recipe` is the result of `parse`. What is not on the shelf is made, with `ipc` images per class.
 
     >>> from tempfile import TemporaryDirectory
     >>> from condense import load_dataset
     >>> with TemporaryDirectory() as folder:
     ...     shelf = Shelf(folder=Path(folder), quiet=True)
-    ...     how, digits = Selection(method="random"), load_dataset("digits")
-    ...     sets = memories(how, digits, [(3, 8), (1, 0)], shelf, ipc=2)
+    ...     recipe, digits = Selection(method="random"), load_dataset("digits")
+    ...     sets = memories(recipe, digits, [(3, 8), (1, 0)], shelf, ipc=2)
     >>> [one.labels.tolist() for one in sets]
     [[3, 3, 8, 8], [0, 0, 1, 1]]
     """
-    if isinstance(how, CondensedSet):
-        return [of_set(how, group) for group in groups]
-    made = Made(source=Source(name=dataset.name), ipc=ipc, seed=seed, how=how)
-    if separable(how, dataset):
-        whole = shelf.made(made, dataset)
+    if isinstance(recipe, CondensedSet):
+        return [of_set(recipe, group) for group in groups]
+    wanted = Made(source=Source(name=dataset.name), ipc=ipc, seed=seed, how=recipe)
+    if separable(recipe, dataset):
+        whole = shelf.made(wanted, dataset)
         return [of_set(whole, group) for group in groups]
     parts = [sorted(group) for group in groups]
     return [
-        _relabelled(shelf.made(made, of_classes(dataset, part)), dataset, part) for part in parts
+        _relabelled(shelf.made(wanted, of_classes(dataset, part)), dataset, part) for part in parts
     ]
 
 
-def separable(how: Recipe | Selection, dataset: Dataset) -> bool:
+def separable(recipe: Recipe | Selection, dataset: Dataset) -> bool:
     """Whether the images made for a class depend on that class alone.
 
     >>> from condense import load_dataset
     >>> digits = load_dataset("digits")
-    >>> separable(Selection(method="random"), digits), separable(Selection(method="herding"), digits)
-    (True, False)
+    >>> [separable(Selection(method=name), digits) for name in ("random", "herding")]
+    [True, False]
     """
-    if isinstance(how, Selection):
-        return how.method == "random"
-    if not isinstance(how.method, Matching):
+    if isinstance(recipe, Selection):
+        return recipe.method == "random"
+    if not isinstance(recipe.method, Matching):
         return False
-    joint = joins_images(build(how.network, dataset.shape, len(dataset.classes)))
+    joint = joins_images(build(recipe.network, dataset.shape, len(dataset.classes)))
     # The networks of a pool are trained on all classes.
-    return not joint and how.init in ("random", "noise") and not how.pool
+    return not joint and recipe.init in ("random", "noise") and not recipe.pool
 
 
 def of_set(condensed: CondensedSet, classes: Sequence[int]) -> CondensedSet:

@@ -1,4 +1,4 @@
-"""Mode `replay`: an Avalanche strategy goes through a stream, with a condensed memory or its own."""
+"""Mode `replay`: an Avalanche strategy trains on a stream, with a condensed memory or its own."""
 
 import contextlib
 import shutil

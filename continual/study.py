@@ -306,14 +306,14 @@ class _Run:
         """What each step adds to the memory, by order and step; empty for Avalanche's buffer."""
         if method == CLASS_BALANCED:
             return []
-        how = parse(method, self.dataset, self.plan.ipc, self.plan.condense_steps)
+        recipe = parse(method, self.dataset, self.plan.ipc, self.plan.condense_steps)
         common = {"ipc": self.plan.ipc, "seed": self.plan.seed}
         held = []
         # A condensation shows its own progress.
-        quiet = self.quiet or not isinstance(how, Selection)
+        quiet = self.quiet or not isinstance(recipe, Selection)
         with progress(f"memories by {method}", len(self.groups), quiet=quiet) as report:
             for groups in self.groups:
-                held.append(memories(how, self.dataset, groups, self.shelf, **common))
+                held.append(memories(recipe, self.dataset, groups, self.shelf, **common))
                 report(len(held))
         if self.plan.storage == "float32":
             return held
@@ -333,10 +333,10 @@ class _Run:
     def _write(self) -> None:
         """Write statistics, plot and report of what is measured."""
         classes = len(self.dataset.classes)
-        how = "from scratch" if self.plan.mode == "scratch" else self.plan.strategy
+        training = "from scratch" if self.plan.mode == "scratch" else self.plan.strategy
         title = (
             f"{self.dataset.name}: {classes} classes in {self.plan.steps} steps, "
-            f"{self.plan.ipc} images a class, {how}"
+            f"{self.plan.ipc} images a class, {training}"
         )
         job = plain(self.job)
         summary = {"left": self.results.left, "memory": self.sizes}

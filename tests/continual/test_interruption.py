@@ -108,7 +108,7 @@ def test_a_run_killed_at_random_ends_as_an_undisturbed_one(tmp_path, undisturbed
     process = started(PLANS[mode], out, "--workers", workers, "--threads", "1")
     output, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert json.loads(output) == undisturbed[mode].to_json()
+    assert json.loads(output) == json.loads(json.dumps(undisturbed[mode].to_json()))
 
 
 @pytest.mark.parametrize("mode", PLANS)
