@@ -154,7 +154,7 @@ def memories(
 ) -> list[CondensedSet]:
     """The memory of each group of classes, with the labels and class names of `dataset`.
 
-    `recipe` is the result of `parse`. What is not on the shelf is made, with `ipc` images per class.
+    `recipe` is the result of `parse`. What is not on the shelf is made, with `ipc` images a class.
 
     >>> from tempfile import TemporaryDirectory
     >>> from condense import load_dataset

@@ -26,6 +26,13 @@ FINISHED = (
     "condense.training.pool",
     "condense.training.score",
     "condense.training.train",
+    "continual.memories",
+    "continual.orders",
+    "continual.plan",
+    "continual.results",
+    "continual.scratch",
+    "continual.study",
+    "continual.tasks",
 )
 """Modules and packages in which every public function and class has an example."""
 
