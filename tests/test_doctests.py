@@ -42,6 +42,13 @@ FINISHED = (
     "nas.spaces",
     "nas.training",
     "nas.watch",
+    "continual.memories",
+    "continual.orders",
+    "continual.plan",
+    "continual.results",
+    "continual.scratch",
+    "continual.study",
+    "continual.tasks",
 )
 """Modules and packages in which every public function and class has an example."""
 
