@@ -297,7 +297,7 @@ def evaluate(
     RUNS are run folders or set files. Several are sets of one kind (say, five seeds): the interval is then over the sets.
     """
     from condense.progress import progress
-    from condense.runs.job import source_of
+    from condense.runs.shelf import source_of
     from condense.sets.condensed import CondensedSet
     from condense.training.evaluate import evaluate as measure
     from condense.training.train import protocol_for
@@ -379,10 +379,10 @@ def select(
     out: str,
 ) -> None:
     """Select real images as a set: the baselines every condensed set has to beat."""
-    from condense.runs import run
+    from condense.runs import shelf
 
     source = find_source(dataset, data_dir, resolution, hold_out)
-    run.select_into(
+    shelf.select_into(
         Path(out), source.load(download=download), source, method=method, ipc=ipc,
         preprocess=preprocess, seed=seed, device=device, storage=storage,
     )  # fmt: skip
@@ -463,10 +463,10 @@ def import_command(
     out: str,
 ) -> None:
     """Read a set published by others: a .pt file, a folder of pictures by class, or .npz."""
-    from condense.runs import run
+    from condense.runs import shelf
 
     source = find_source(dataset, data_dir, resolution, hold_out)
-    run.import_into(
+    shelf.import_into(
         Path(out),
         Path(path),
         source.load(download=download),

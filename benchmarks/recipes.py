@@ -5,7 +5,7 @@ then trained on each set and tested on the whole test set, once, or with --hold-
 What is measured of a set is kept and not measured again: a study may be stopped, and grow line by line and set by set.
 """
 
-import json
+import tempfile
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,15 @@ from condense import (
     Recipe,
     Score,
     UserError,
-    condense,
     evaluate,
     load_dataset,
     recipe_for,
-    resume,
 )
+from condense.data.catalogue import Source
 from condense.data.images import Dataset
-from condense.data.preprocess import make_preprocess
-from condense.files import digest, read_json
-from condense.methods.selection import select
+from condense.files import read_json
 from condense.report.figures import bars
+from condense.runs.shelf import Made, Selection, Shelf
 from condense.sets.condensed import CondensedSet
 
 CANDIDATES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -54,17 +52,15 @@ def recipe_of(line: str, dataset: Dataset, ipc: int, changes: dict[str, Any]) ->
 def make(
     line: str, dataset: Dataset, ipc: int, changes: dict[str, Any], seed: int, runs: Path | None
 ) -> CondensedSet:
-    """The set of a line of the table; with `runs`, a folder of run folders, it is gone on with where it was begun."""
-    if line in RANDOM:
-        return select(
-            "random", dataset, ipc, preprocess=make_preprocess(RANDOM[line], dataset), seed=seed
-        )
-    recipe = recipe_of(line, dataset, ipc, changes)
-    told = json.dumps([dataset.fingerprint, ipc, recipe.to_json()])
-    run = runs / f"{digest({}, told)[:16]}-seed{seed}" if runs else None
-    if run and (run / "run.json").exists():
-        return resume(run, dataset)
-    return condense(dataset, ipc=ipc, recipe=recipe, seed=seed, out=run, checkpoint_every=20)
+    """The set of a line of the table; kept in `runs`, if given, it is made once, and gone on with."""
+    how = (
+        Selection(method="random", preprocess=RANDOM[line])
+        if line in RANDOM
+        else recipe_of(line, dataset, ipc, changes)
+    )
+    made = Made(source=Source(name=dataset.name), ipc=ipc, seed=seed, how=how)
+    with tempfile.TemporaryDirectory() as passing:
+        return Shelf(folder=runs or Path(passing), checkpoint_every=20).made(made, dataset)
 
 
 @click.command()

@@ -7,7 +7,7 @@ import click
 
 from benchmarks import results
 from condense import CondensedSet, Protocol, evaluate
-from condense.runs.job import source_of
+from condense.runs.shelf import source_of
 from condense.sets.condensed import STORAGES
 
 

@@ -1,9 +1,16 @@
 """Dataset condensation: distil an image dataset into a few synthetic images per class.
 
->>> from condense import condense, evaluate, load_dataset
+>>> from condense import Protocol, condense, evaluate, load_dataset, recipe_for
 >>> digits = load_dataset("digits")
->>> condensed = condense(digits, ipc=5, steps=200)
->>> evaluate(condensed, digits, repeats=5)["convnet"].mean
+>>> recipe = recipe_for("dm", "digits", digits.shape, ipc=2)
+>>> small = recipe.override({"network": "convnet-d2-w16", "real_batch": 32, "steps": 5})
+>>> condensed = condense(digits, ipc=2, recipe=small, quiet=True)
+>>> condensed.images.shape
+torch.Size([20, 1, 8, 8])
+>>> protocol = Protocol(epochs=30, augment="none")
+>>> scores = evaluate(condensed, digits, "convnet-d2-w16", repeats=2, protocol=protocol)
+>>> scores["convnet-d2-w16"].mean > 0.2
+True
 """
 
 from condense.data.catalogue import load_dataset

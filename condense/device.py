@@ -1,4 +1,4 @@
-"""Which device to work on, and what it has been asked for."""
+"""Which device to compute on, how much memory it used, and whether it is fast in bfloat16."""
 
 import contextlib
 import ctypes
@@ -17,9 +17,16 @@ _LARGEST = 64 << 20
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; otherwise the device named, `cpu` or `cuda`, which must exist.
+    """The device called `name`: `cpu`, `cuda`, or `auto`, which is CUDA where available.
 
-    On a CPU, what this process frees it keeps from now on: see `_keep_freed_memory`.
+    Raises `UserError` for another name, and for `cuda` on a machine without it. If the device is
+    the CPU, this process keeps its freed memory from now on (see `_keep_freed_memory`).
+
+    >>> pick_device("cpu")
+    device(type='cpu')
+    >>> pick_device("tpu")
+    Traceback (most recent call last):
+    condense.errors.UserError: --device tpu: it must be auto, cpu or cuda
     """
     if name not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device {name}: it must be auto, cpu or cuda")
@@ -33,10 +40,12 @@ def pick_device(name: str) -> torch.device:
 
 
 def _keep_freed_memory() -> None:
-    """Let this process keep up to a gigabyte of the blocks below 64 MB that it frees, under the GNU C library; a no-op elsewhere.
+    """Let this process keep freed memory: blocks below 64 MB, up to one gigabyte in total.
 
-    A step on a CPU frees the very maps that the next step needs. Returned to the system in between, they come back as hundreds
-    of thousands of pages to be zeroed one fault at a time: 10 to 45 % of a step (docs/performance.md).
+    This applies to the GNU C library; elsewhere the function does nothing. A training step on a
+    CPU frees exactly the memory that the next step needs. If it were returned to the system in
+    between, the system would hand it back as hundreds of thousands of pages, and zero each one at
+    first use. That costs 10 to 45 % of a step (docs/performance.md).
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -46,7 +55,14 @@ def _keep_freed_memory() -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most memory used so far, in bytes: allocated on a GPU, resident in this process on a CPU."""
+    """The most memory used so far, in bytes.
+
+    On a GPU this is the memory that PyTorch allocated there; on a CPU, the resident memory of this
+    process.
+
+    >>> peak_memory(torch.device("cpu")) > 1_000_000
+    True
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if _STATUS.exists():
@@ -55,24 +71,33 @@ def peak_memory(device: torch.device) -> int:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Count `peak_memory` from what is in use now, where the system can (CUDA, Linux)."""
+    """Restart `peak_memory` from the memory in use now, where the system allows it (CUDA, Linux).
+
+    >>> reset_peak_memory(torch.device("cpu"))
+    >>> peak_memory(torch.device("cpu")) > 0
+    True
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _STATUS.exists():
-        with contextlib.suppress(OSError):  # not every container may
+        with contextlib.suppress(OSError):  # some containers forbid it
             _STATUS.with_name("clear_refs").write_text("5")
 
 
 def fast_bfloat16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 matrices faster than float32 ones: most GPUs; CPUs with AMX or AVX-512 BF16 alone.
+    """Whether `device` multiplies matrices faster in bfloat16 than in float32.
 
-    Elsewhere on a CPU bfloat16 is emulated, hundreds of times slower.
+    Most GPUs do. Of the CPUs, only those with AMX or AVX-512 BF16 do: the others emulate bfloat16,
+    which is hundreds of times slower.
+
+    >>> fast_bfloat16(torch.device("cpu")) in (True, False)
+    True
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # PyTorch has no public query of a CPU's instructions beyond the widest vector.
-    asked = (
+    # PyTorch has no public function that tells whether a CPU has these instructions.
+    queries = (
         getattr(torch.cpu, name, None)
         for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     )
-    return any(query() for query in asked if query is not None)
+    return any(query() for query in queries if query is not None)

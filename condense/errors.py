@@ -1,7 +1,7 @@
-"""What a user did wrong, in one line.
+"""Errors that a user can cause and fix, each told in one line.
 
-Everything a user can get wrong is raised as a `UserError`: what is wrong, where, and what to do.
-The command line prints it and exits with 2; any other exception is a fault of ours.
+They are all raised as `UserError`. The command line prints the message and exits with code 2.
+Any other exception is a bug in this package.
 """
 
 from collections.abc import Iterable
@@ -9,13 +9,18 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """Bad input, named in one line: what is wrong, where, what to do."""
+    """Invalid input. The message says in one line what is wrong, where, and what to do about it.
+
+    >>> raise UserError("`steps` is -1: it must be 0 or more")
+    Traceback (most recent call last):
+    condense.errors.UserError: `steps` is -1: it must be 0 or more
+    """
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a `name` that is not among the `known` ones, nearest first.
+    """The error for a `name` that is not one of the `known` names; it suggests the closest ones.
 
-    >>> unknown("dataset", "cifar1O", ["cifar10", "mnist"]).args[0]
+    >>> str(unknown("dataset", "cifar1O", ["cifar10", "mnist"]))
     'unknown dataset `cifar1O`: did you mean `cifar10`? known: cifar10, mnist'
     """
     known = list(known)

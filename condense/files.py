@@ -1,8 +1,9 @@
-"""Files that are whole or not there: atomic writes, and tensors that notice damage.
+"""Files that are written completely or not at all, and tensor files that detect damage.
 
-A file is written beside its destination, flushed to the disk and renamed, so a reader (or a run killed at any
-moment) sees the old content or the new, never a part. Tensors go into safetensors files that carry a digest of
-their content, since safetensors notices a truncated file but not a flipped bit.
+A file is written next to its destination, flushed to disk and then renamed. A reader therefore
+sees either the old content or the new, never part of it, even if the run is killed in between.
+Tensors are stored in safetensors files together with a digest of their content, because
+safetensors detects a truncated file but not a flipped bit.
 """
 
 import hashlib
@@ -22,7 +23,15 @@ from condense.errors import UserError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path` atomically, making its folder. A full or read-only disk is a `UserError`."""
+    """Write `content` to `path` atomically, creating its folder.
+
+    Raises `UserError` if the disk is full or cannot be written.
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_bytes(Path(folder, "new", "note.txt"), b"done")
+    ...     Path(folder, "new", "note.txt").read_text()
+    'done'
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -31,7 +40,7 @@ def write_bytes(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(beside, 0o644)  # mkstemp's files are private; ours are meant to be shared
+            os.chmod(beside, 0o644)  # mkstemp makes private files; ours are meant to be shared
             os.replace(beside, path)
         except BaseException:
             Path(beside).unlink(missing_ok=True)
@@ -43,12 +52,23 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
+    """Write `value` as indented JSON, atomically.
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_json(Path(folder, "run.json"), {"ipc": 10})
+    ...     read_json(Path(folder, "run.json"))
+    {'ipc': 10}
+    """
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; a missing or damaged one is a `UserError`."""
+    """Read a JSON file. Raises `UserError` if it is missing or damaged.
+
+    >>> read_json(Path("no-such-run.json"))
+    Traceback (most recent call last):
+    condense.errors.UserError: no-such-run.json does not exist
+    """
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -58,7 +78,15 @@ def read_json(path: Path) -> Any:
 
 
 def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """32 hex digits that change with any name, type, shape or byte of `tensors`, and with `text`."""
+    """A digest of tensors and a text, as 32 hexadecimal digits.
+
+    It changes with every name, type, shape and byte of `tensors`, and with `text`.
+
+    >>> digest({"x": torch.zeros(2)}) == digest({"x": torch.zeros(2)})
+    True
+    >>> digest({"x": torch.zeros(2)}) == digest({"x": torch.zeros(1, 2)})
+    False
+    """
     state = hashlib.blake2b(text.encode(), digest_size=16)
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -68,10 +96,19 @@ def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write `tensors` and a JSON-able `header` as one safetensors file; equal content gives equal bytes."""
+    """Write `tensors` and a `header`, which JSON must be able to hold, as one safetensors file.
+
+    Equal content gives equal bytes.
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_tensors(Path(folder, "set.safetensors"), {"x": torch.ones(2)}, {"ipc": 1})
+    ...     load_tensors(Path(folder, "set.safetensors"))
+    ({'x': tensor([1., 1.])}, {'ipc': 1})
+    """
     tensors = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     text = json.dumps(header, sort_keys=True)
-    # One metadata entry: safetensors keeps no order among several, and equal sets must be equal files.
+    # A single metadata entry: safetensors does not keep several in order, and equal content must
+    # give equal bytes.
     write_bytes(
         path,
         save(
@@ -81,15 +118,23 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote: the tensors (on the CPU) and the header. Damage is a `UserError`."""
+    """Read what `save_tensors` wrote: the tensors, on the CPU, and the header.
+
+    Raises `UserError` if the file is missing, damaged or was written by another program.
+
+    >>> load_tensors(Path("no-such-set.safetensors"))
+    Traceback (most recent call last):
+    condense.errors.UserError: no-such-set.safetensors does not exist
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file: {error}") from None
+        raise UserError(f"{path} is damaged or not a safetensors file: {error}") from None
     if "condensekit" not in metadata:
         raise UserError(f"{path} was not written by condensekit: import it first")
     try:

@@ -1,4 +1,4 @@
-"""How far a long task is: a live bar on a terminal, plain lines now and then elsewhere. Always on stderr."""
+"""Progress of a long task, shown on stderr: a live bar on a terminal, else a line now and then."""
 
 import sys
 import time
@@ -7,18 +7,34 @@ from contextlib import contextmanager
 from typing import Protocol
 
 _PLAIN_EVERY = 10.0
-"""Seconds between plain lines."""
+"""Seconds between two plain lines."""
 
 
 class Progress(Protocol):
-    """What a long task tells: each time, how much is done and a word on how it goes."""
+    """The function that a long task calls to report how far it is.
+
+    `done` is the number of finished units, `note` a short remark such as the current loss.
+
+    >>> def work(report: Progress) -> None:
+    ...     report(1, "loss 0.5")
+    >>> work(lambda done, note="": print(done, note))
+    1 loss 0.5
+    """
 
     def __call__(self, done: int, note: str = "") -> None: ...
 
 
 @contextmanager
 def progress(title: str, total: int, start: int = 0, *, quiet: bool = False) -> Iterator[Progress]:
-    """Show progress of `total` units, of which `start` are done already; yields the function to report with."""
+    """Show the progress of `total` units; yields the function to report with.
+
+    `start` is the number of units that an earlier run has already done. With `quiet` nothing is
+    shown.
+
+    >>> with progress("condensing", total=2, quiet=True) as report:
+    ...     for step in range(2):
+    ...         report(step + 1, note="loss 0.5")
+    """
     if quiet:
         yield lambda done, note="": None
     elif sys.stderr.isatty():

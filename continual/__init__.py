@@ -1,7 +1,9 @@
 """Class-incremental learning with condensed memories, in Avalanche.
 
 >>> from continual import CondensedBuffer, class_stream
->>> ReplayPlugin(mem_size=2000, storage_policy=CondensedBuffer("runs/cifar100", max_size=2000))
+>>> ReplayPlugin(  # doctest: +SKIP
+...     mem_size=2000, storage_policy=CondensedBuffer("runs/cifar100", max_size=2000)
+... )
 
 Avalanche takes seconds to import and may be absent: each name here is imported when it is first used. The protocol
 that trains from scratch (`continual.protocol`) needs no Avalanche.

@@ -7,32 +7,25 @@ step by step, of the images of the step's classes alone.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from condense.data.catalogue import Source
 from condense.data.images import Dataset, Images
 from condense.data.preprocess import Preprocess
-from condense.device import pick_device
 from condense.errors import UserError, unknown
-from condense.files import digest
 from condense.methods import METHODS, Matching
 from condense.methods.base import Recipe
 from condense.methods.recipes import RECIPES, published_as, recipe_for
-from condense.methods.selection import SELECTIONS, select, start
+from condense.methods.selection import SELECTIONS
 from condense.networks.accelerate import joins_images
 from condense.networks.build import build
-from condense.runs.job import Job, record
-from condense.runs.run import rehearse, resume
-from condense.sets.condensed import FILE_NAME, CondensedSet
-from condense.sets.provenance import provenance
-from condense.study.record import locked
+from condense.runs.shelf import Made, Selection, Shelf
+from condense.sets.condensed import CondensedSet
 from condense.training.evaluate import check_belongs
 from continual.orders import of_classes
 
@@ -41,94 +34,6 @@ FEATURE_EPOCHS = 20
 
 With four classes of CIFAR-100 they are 160 gradient steps, and enough: see docs/continual.md.
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cache:
-    """Where memories are kept, and what they have in common."""
-
-    folder: Path
-    ipc: int
-    preprocess: Preprocess
-    """The space of all memories and of the stream."""
-    seed: int = 0
-    device: str = "auto"
-    quiet: bool = True
-
-    def made(self, how: Recipe | str, dataset: Dataset) -> CondensedSet:
-        """`ipc` images of every class, by a recipe or a selection; found if they were made before, gone on with if begun."""
-        folder = self.folder / self._key(how, dataset)
-        if isinstance(how, Recipe):
-            return self._condensed(how, dataset, folder)
-        if not (folder / FILE_NAME).exists():
-            chosen = select(
-                how,
-                dataset,
-                self.ipc,
-                preprocess=self.preprocess,
-                seed=self.seed,
-                feature_epochs=FEATURE_EPOCHS,
-                device=self.device,
-            )
-            chosen.save(folder)
-        return CondensedSet.load(folder)
-
-    def within(self, seconds: float, how: Recipe, dataset: Dataset) -> CondensedSet:
-        """`made`, in about so many seconds: their number of steps is decided by the speed of the first few, and recorded."""
-        folder = (
-            self.folder / f"{self._key(dataclasses.replace(how, steps=0), dataset)}-{seconds:g}s"
-        )
-        if not (folder / "run.json").exists():
-            told = rehearse(dataset, ipc=self.ipc, recipe=how, seed=self.seed, device=self.device)
-            how = how.override({"steps": max(1, int(seconds / max(told["seconds_a_step"], 1e-4)))})
-        return self._condensed(how, dataset, folder)
-
-    def _key(self, how: Recipe | str, dataset: Dataset) -> str:
-        """A readable name and a digest of all that decides the images."""
-        told = how.to_json() if isinstance(how, Recipe) else [how, FEATURE_EPOCHS]
-        content = [
-            dataset.fingerprint,
-            dataset.classes,
-            told,
-            self.ipc,
-            self.seed,
-            self.preprocess.fingerprint,
-        ]
-        name = how.method.name if isinstance(how, Recipe) else how
-        return f"{name}-{digest({}, json.dumps(content))[:16]}"
-
-    def _condensed(self, recipe: Recipe, dataset: Dataset, folder: Path) -> CondensedSet:
-        if not (folder / "run.json").exists():
-            self._begin(recipe, dataset, folder)
-        return resume(folder, dataset, quiet=self.quiet)
-
-    def _begin(self, recipe: Recipe, dataset: Dataset, folder: Path) -> None:
-        """A run folder with starting images under our preprocessing: a run of its own would fit one to these classes."""
-        device = pick_device(self.device).type
-        how: dict[str, Any] = {"preprocess": self.preprocess, "seed": self.seed, "device": device}
-        begun = start(recipe.init, dataset, self.ipc, formation=recipe.formation, **how)
-        facts = {
-            "ipc": self.ipc,
-            "seed": self.seed,
-            "recipe": recipe.to_json(),
-            "device": device,
-            "steps": 0,
-        }
-        job = Job(
-            source=Source(name=dataset.name),
-            fingerprint=dataset.fingerprint,
-            ipc=self.ipc,
-            seed=self.seed,
-            recipe=recipe,
-            device=device,
-            chunk=None,
-            checkpoint_every=200,
-        )
-        with locked(folder):
-            dataclasses.replace(begun, provenance=provenance(dataset, **facts)).save(
-                folder / "start.safetensors"
-            )
-            record(folder, job, finished=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,31 +83,26 @@ class Online:
             )
         if self.steps is not None:
             recipe = recipe.override({"steps": self.steps})
-        cache = Cache(
+        shelf = Shelf(
             folder=Path(self.folder),
-            ipc=self.ipc,
             preprocess=self.preprocess,
-            seed=self.seed,
             device=self.device,
             quiet=self.quiet,
         )
-        return (
-            cache.made(recipe, dataset)
-            if self.seconds is None
-            else cache.within(self.seconds, recipe, dataset)
-        )
+        made = Made(source=Source(name=dataset.name), ipc=self.ipc, seed=self.seed, how=recipe)
+        return shelf.made(made, dataset, seconds=self.seconds)
 
 
 def parse(
     method: str, dataset: Dataset, ipc: int, steps: int | None
-) -> Recipe | CondensedSet | str:
-    """What `method` means: a selection's name, a recipe, or the set in a file.
+) -> Recipe | CondensedSet | Selection:
+    """What `method` means: a selection, a recipe, or the set in a file.
 
     `NAME` or `NAME:key=value,...`, NAME a selection, a recipe or a method, as published; the settings are the recipe's.
     Or the path of a set, whose classes must be those of `dataset`, all there.
     """
     if method in SELECTIONS:
-        return method
+        return Selection(method=method, feature_epochs=FEATURE_EPOCHS)
     if Path(method).suffix == ".safetensors" or Path(method).is_dir():
         return _whole(Path(method), dataset)
     name, _, text = method.partition(":")
@@ -218,24 +118,29 @@ def parse(
 
 
 def memories(
-    how: Recipe | CondensedSet | str,
+    how: Recipe | CondensedSet | Selection,
     dataset: Dataset,
     groups: Sequence[Sequence[int]],
-    cache: Cache,
+    shelf: Shelf,
+    *,
+    ipc: int,
+    seed: int = 0,
 ) -> list[CondensedSet]:
     """The memory of each group of classes, with the labels and class names of `dataset`."""
     if isinstance(how, CondensedSet):
         return [of_set(how, group) for group in groups]
+    made = Made(source=Source(name=dataset.name), ipc=ipc, seed=seed, how=how)
     if separable(how, dataset):
-        whole = cache.made(how, dataset)
+        whole = shelf.made(made, dataset)
         return [of_set(whole, group) for group in groups]
-    return [_grouped(how, dataset, sorted(group), cache) for group in groups]
+    parts = [sorted(group) for group in groups]
+    return [_spread(shelf.made(made, of_classes(dataset, part)), dataset, part) for part in parts]
 
 
-def separable(how: Recipe | str, dataset: Dataset) -> bool:
+def separable(how: Recipe | Selection, dataset: Dataset) -> bool:
     """Whether the images made for a class depend on that class alone."""
-    if isinstance(how, str):
-        return how == "random"
+    if isinstance(how, Selection):
+        return how.method == "random"
     if not isinstance(how.method, Matching):
         return False
     joint = joins_images(build(how.network, dataset.shape, len(dataset.classes)))
@@ -262,11 +167,8 @@ def quantised(condensed: CondensedSet) -> CondensedSet:
     return dataclasses.replace(condensed, images=condensed.preprocess.apply(condensed.pixels()))
 
 
-def _grouped(
-    how: Recipe | str, dataset: Dataset, classes: Sequence[int], cache: Cache
-) -> CondensedSet:
-    """The memory of some classes, made from their images alone, with the labels of the whole dataset."""
-    part = cache.made(how, of_classes(dataset, classes))
+def _spread(part: CondensedSet, dataset: Dataset, classes: Sequence[int]) -> CondensedSet:
+    """A set that was made of some classes alone, with the labels of the whole dataset."""
     facts = part.provenance | {
         "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
         "only": list(classes),

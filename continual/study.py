@@ -31,10 +31,11 @@ from condense.methods.selection import check_ipc
 from condense.networks.build import build
 from condense.progress import progress
 from condense.randomness import derive
+from condense.runs.shelf import Selection, Shelf
 from condense.sets.condensed import CondensedSet
 from condense.study.record import locked
 from continual import results
-from continual.memories import Cache, memories, parse, quantised, union
+from continual.memories import memories, parse, quantised, union
 from continual.orders import class_order, of_classes, split
 from continual.plan import CLASS_BALANCED, Plan
 from continual.results import Results, Row
@@ -164,11 +165,9 @@ class _Run:
                         }
                     )
                 )
-        self.cache = Cache(
+        self.shelf = Shelf(
             folder=Path(job["cache"] or folder / "memories"),
-            ipc=plan.ipc,
             preprocess=self.preprocess,
-            seed=plan.seed,
             device=plan.device,
             quiet=quiet,
         )
@@ -207,11 +206,13 @@ class _Run:
         if method == CLASS_BALANCED:
             return []
         how = parse(method, self.dataset, self.plan.ipc, self.plan.condense_steps)
+        common = {"ipc": self.plan.ipc, "seed": self.plan.seed}
         held = []
-        quiet = self.quiet or not isinstance(how, str)  # a condensation tells its own progress
+        # A condensation tells its own progress.
+        quiet = self.quiet or not isinstance(how, Selection)
         with progress(f"memories by {method}", len(self.groups), quiet=quiet) as told:
             for groups in self.groups:
-                held.append(memories(how, self.dataset, groups, self.cache))
+                held.append(memories(how, self.dataset, groups, self.shelf, **common))
                 told(len(held))
         return (
             [list(map(quantised, sets)) for sets in held] if self.plan.storage == "uint8" else held

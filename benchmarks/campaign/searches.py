@@ -18,9 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from condense import UserError, condense, recipe_for, resume
+from condense import UserError, recipe_for
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
+from condense.runs.shelf import Made, Shelf
 from condense.study.interrupt import Interrupted
 from condense.study.workers import Workers
 from nas.plan import change
@@ -98,16 +99,14 @@ def plan(scale: Scale) -> Iterator[tuple[float, str, Callable[["Workplace", str]
 
 def make_set(place: "Workplace", name: str, *, scale: Scale) -> None:
     """Condense the set, without the images that are held out."""
-    record, run = place.record(name), place.out / f"{name}.run"
+    record, shelf = place.record(name), Shelf(folder=place.out / f"{name}.run")
     rest = _dataset(place, scale).hold_out(scale.held_out, seed=0)
     recipe = recipe_for("paper", rest.name, rest.shape, scale.ipc).override(scale.recipe)
+    source = Source(name=scale.dataset, data_dir=place.data_dir, hold_out=scale.held_out)
     with _kept(place, record, "condense"):
-        begun = (run / "run.json").exists()
-        condensed = (
-            resume(run, rest) if begun else condense(rest, ipc=scale.ipc, recipe=recipe, out=run)
-        )
+        condensed = shelf.made(Made(source=source, ipc=scale.ipc, how=recipe), rest)
     condensed.save(_set(place), storage="float16")
-    shutil.rmtree(run)
+    shutil.rmtree(shelf.folder)
     place.keep(
         record | {"finished": True, "ipc": scale.ipc, "recipe": recipe.to_json()},
         f"{recipe.steps} steps",

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.campaign.workplace import Workplace
-from condense import CondensedSet, Protocol, Recipe, Score, UserError, condense, resume
-from condense.data.images import Dataset
+from condense import CondensedSet, Protocol, Recipe, Score, UserError
+from condense.data.catalogue import Source
 from condense.device import pick_device
 from condense.files import read_json
 from condense.progress import progress
 from condense.randomness import derive
+from condense.runs.shelf import Made, Shelf
+from condense.sets.condensed import FILE_NAME
 from condense.study.interrupt import Interrupted
 from condense.training.evaluate import check_belongs, train_many
 
@@ -59,8 +61,8 @@ def condense_and_evaluate(place: Workplace, name: str, *, cell: Cell) -> None:
         "epochs": cell.protocol.epochs,
         "evaluated": "the float32 set, by networks of the recipe's architecture, on the whole test set",
     }
-    run = place.out / f"{name}.run"
-    condensed, dataset = _condensed(place, record, run, cell), place.dataset(cell.dataset)
+    shelf = Shelf(folder=place.out / f"{name}.run", checkpoint_every=CHECKPOINT_EVERY)
+    condensed, dataset = _condensed(place, record, shelf, cell), place.dataset(cell.dataset)
     check_belongs(condensed, dataset)
     first, device = len(accuracies_of(record)), pick_device("auto")
     test = (
@@ -92,23 +94,23 @@ def condense_and_evaluate(place: Workplace, name: str, *, cell: Cell) -> None:
         record | {"finished": True, "score": score.to_json()},
         f"accuracy {score.mean:.2%}, std {score.std:.2%}",
     )
-    shutil.rmtree(run)
+    shutil.rmtree(shelf.folder)
 
 
-def _condensed(place: Workplace, record: dict[str, Any], run: Path, cell: Cell) -> CondensedSet:
-    """The float32 set of a cell, from its run folder: finished, gone on with, or begun."""
-    if (run / "set.safetensors").exists() and "set" in record:
+def _condensed(place: Workplace, record: dict[str, Any], shelf: Shelf, cell: Cell) -> CondensedSet:
+    """The float32 set of a cell: finished, gone on with, or begun."""
+    source, dataset = Source(name=cell.dataset), place.dataset(cell.dataset)
+    made = Made(source=source, ipc=cell.ipc, seed=cell.seed, how=cell.recipe)
+    run = shelf.place(made, dataset)
+    if (run / FILE_NAME).exists() and "set" in record:
         return CondensedSet.load(run)
-    dataset = place.dataset(cell.dataset)
-    begun = (run / "run.json").exists()
-    if (
-        begun
-        and (theirs := read_json(run / "run.json")["job"]["device"]) != pick_device("auto").type
-    ):
+    if (run / "run.json").exists() and (
+        theirs := read_json(run / "run.json")["job"]["device"]
+    ) != pick_device("auto").type:
         raise UserError(f"{run} was begun on {theirs}: go on with it there, or delete it")
     try:
         with place.leg(record, "condense"):
-            condensed = resume(run, dataset) if begun else _begin(dataset, run, cell)
+            condensed = shelf.made(made, dataset)
     except (Interrupted, KeyboardInterrupt) as stopped:
         place.keep(record, str(stopped).split(";")[0] or "begun")
         raise
@@ -128,21 +130,15 @@ def _condensed(place: Workplace, record: dict[str, Any], run: Path, cell: Cell) 
     return condensed
 
 
-def _begin(dataset: Dataset, run: Path, cell: Cell) -> CondensedSet:
-    return condense(
-        dataset, ipc=cell.ipc, recipe=cell.recipe, seed=cell.seed, out=run, checkpoint_every=CHECKPOINT_EVERY
-    )  # fmt: skip
-
-
 def accuracies_of(record: dict[str, Any]) -> list[float]:
     return [value for leg in record.get("evaluate", []) for value in leg.get("accuracies", [])]
 
 
 def _lighten(run: Path) -> None:
     """Leave of a run folder what going on needs, to be carried to the next machine: its record, and the set or the state."""
-    finished = (run / "set.safetensors").exists()
+    finished = (run / FILE_NAME).exists()
     needed = (
-        {"run.json", "set.safetensors"}
+        {"run.json", FILE_NAME}
         if finished
         else {"run.json", "start.safetensors", "pool", "checkpoints"}
     )

@@ -2,7 +2,7 @@
 
 A work folder holds
 
-sets/KEY/           the run folder of a condensation, or the file of a selection
+sets/KEY/           a set, as `condense.runs.shelf` keeps it
 scores/KEY.json     the accuracies of networks trained on one set by one protocol
 experts/KEY/        the expert trajectories that MTT needs
 
@@ -28,47 +28,19 @@ from condense import (
     Recipe,
     Score,
     UserError,
-    condense,
     load_dataset,
-    resume,
 )
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
-from condense.data.preprocess import Preprocess, make_preprocess
+from condense.data.preprocess import Preprocess
 from condense.device import pick_device
 from condense.files import read_json, write_json
 from condense.methods import MTT
-from condense.methods.selection import select
 from condense.progress import progress
 from condense.randomness import derive
+from condense.runs.shelf import Made, Shelf
 from condense.training.evaluate import check_belongs, train_many
 from condense.training.experts import Training, train_experts
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Selection:
-    """A set of real images."""
-
-    method: str
-    """One of `condense.methods.selection.SELECTIONS`."""
-    preprocess: str
-    network: str
-    """Whose embeddings, after `feature_epochs` passes over the real images, the choice is made by; `random` looks at none."""
-    feature_epochs: int
-
-    def to_json(self) -> dict[str, Any]:
-        """All of it."""
-        return dataclasses.asdict(self)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Made:
-    """One set, and how it is made."""
-
-    source: Source
-    ipc: int
-    seed: int
-    how: Recipe | Selection
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,32 +90,15 @@ class Work:
         self.folder, self._data_dir, self.device = folder, data_dir, pick_device(device)
         self.dataset = cache(self._load)
         self._tests: dict[str, Tensor] = {}
+        self._shelf = Shelf(
+            folder=folder / "sets", device=self.device.type, prepare=self.with_experts
+        )
 
     def condensed(self, made: Made) -> CondensedSet:
         """The set: read, gone on with, or made."""
-        folder, dataset = self.folder / "sets" / self._key(made), self.dataset(made.source)
-        if (folder / "set.safetensors").exists():
-            return CondensedSet.load(folder)
-        if isinstance(made.how, Recipe):
-            if (folder / "run.json").exists():
-                return resume(folder, dataset)
-            source = dataclasses.replace(made.source, data_dir=self._data_dir)
-            return condense(
-                dataset, ipc=made.ipc, recipe=self.with_experts(made.how, dataset), seed=made.seed, out=folder,
-                device=self.device.type, source=source,
-            )  # fmt: skip
-        chosen = select(
-            made.how.method,
-            dataset,
-            made.ipc,
-            preprocess=make_preprocess(made.how.preprocess, dataset),
-            seed=made.seed,
-            network=made.how.network,
-            feature_epochs=made.how.feature_epochs,
-            device=self.device.type,
-        )
-        chosen.save(folder)
-        return chosen
+        dataset = self.dataset(made.source)
+        source = dataclasses.replace(made.source, data_dir=self._data_dir)
+        return self._shelf.made(dataclasses.replace(made, source=source), dataset)
 
     def with_experts(self, recipe: Recipe, dataset: Dataset) -> Recipe:
         """`recipe` with the experts it needs, trained first: one for every 50 steps, 100 for the 5,000 published."""
@@ -193,7 +148,7 @@ class Work:
                 accuracies.append(value)
                 seconds = round(time.monotonic() - began, 2)
                 about = {
-                    "made": _plain(made),
+                    "made": made.to_json(),
                     "trained": dataclasses.asdict(trained),
                     "seconds_since_started": seconds,
                 }
@@ -220,7 +175,7 @@ class Work:
                     continue
                 if len(self.accuracies(made, entry.trained)) < entry.trained.repeats:
                     about = {
-                        "made": _plain(made),
+                        "made": made.to_json(),
                         "trained": dataclasses.asdict(entry.trained),
                         "campaign": record["name"],
                     }
@@ -256,11 +211,9 @@ class Work:
         return self._tests[key]
 
     def _scores(self, made: Made, trained: Trained) -> Path:
-        judged = [self._key(made), trained.network, dataclasses.asdict(trained.protocol)]
+        key = self._shelf.place(made, self.dataset(made.source)).name
+        judged = [key, trained.network, dataclasses.asdict(trained.protocol)]
         return self.folder / "scores" / f"{_digest(judged)}.json"
-
-    def _key(self, made: Made) -> str:
-        return _digest([self.dataset(made.source).fingerprint, _plain(made)])
 
 
 def lacking(entries: list[Entry], work: Work) -> dict[Entry, str]:
@@ -286,10 +239,6 @@ def work_through(entries: list[Entry], work: Work, failed: dict[Entry, str]) -> 
                 work.train(entry.sets[seed], entry.trained)
             except UserError as error:
                 failed[entry] = str(error)
-
-
-def _plain(made: Made) -> dict[str, Any]:
-    return dataclasses.asdict(made) | {"how": made.how.to_json()}
 
 
 def _origin(*facts: Any) -> str:

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.tables.cells import Made, Selection, Trained
+from benchmarks.tables.cells import Trained
 from condense import Protocol, Recipe, recipe_for
 from condense.data.catalogue import Source
 from condense.data.folders import IMAGENET_SUBSETS
 from condense.methods import METHODS
 from condense.methods.recipes import published_as
 from condense.methods.selection import SELECTIONS
+from condense.runs.shelf import Made, Selection
 from condense.training.train import protocol_for
 
 DEFAULT = "default"

@@ -1,4 +1,4 @@
-"""Datasets that fit into memory: scikit-learn's digits, torchvision's files, a user's `.npz`."""
+"""Datasets that fit into memory: scikit-learn's digits, torchvision's datasets, a user's `.npz`."""
 
 import hashlib
 import warnings
@@ -46,11 +46,12 @@ Split = tuple[Tensor, Tensor]
 def _dataset(
     name: str, train: Split, test: Split, classes: Sequence[str], resolution: int | None
 ) -> Dataset:
-    """Square images of one size and number of channels."""
+    """A dataset of square images, all of one size and with the same number of channels."""
     sides = [resolution or min(pixels.shape[2:]) for pixels, _ in (train, test)]
     if sides[0] != sides[1]:
         raise UserError(
-            f"{name}: training images of side {sides[0]}, test images of side {sides[1]}; give a resolution"
+            f"{name}: training images of side {sides[0]}, "
+            f"test images of side {sides[1]}; give a resolution"
         )
     channels = max(pixels.shape[1] for pixels, _ in (train, test))
     splits = [
@@ -65,7 +66,13 @@ def _dataset(
 
 
 def digits(resolution: int | None) -> Dataset:
-    """The 1,797 handwritten digits of scikit-learn, 8x8: 1,435 to train, 362 to test. Values 0..16 become 0..255."""
+    """The 1,797 handwritten digits of scikit-learn, 8x8: 1,435 training and 362 test images.
+
+    The grey values 0..16 are scaled to 0..255.
+
+    >>> digits(resolution=None).train.pixels.max()
+    tensor(255, dtype=torch.uint8)
+    """
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
@@ -84,7 +91,11 @@ def _torchvision_class(name: str) -> Any:
 
 
 def official_files(name: str, root: Path) -> list[tuple[Path, str]]:
-    """Path and official MD5 of every file that torchvision reads for `name`."""
+    """The path and the official MD5 of every file that torchvision reads for `name`.
+
+    >>> [(path.name, md5[:6]) for path, md5 in official_files("svhn", Path("data"))]
+    [('train_32x32.mat', 'e26ded'), ('test_32x32.mat', 'eb5a98')]
+    """
     source = _torchvision_class(name)
     if name in _IDX_MD5:
         return [
@@ -100,19 +111,27 @@ def official_files(name: str, root: Path) -> list[tuple[Path, str]]:
 
 
 def _fault(name: str, root: Path) -> str | None:
-    """The first missing or damaged file of a torchvision dataset, in words."""
+    """What is wrong with the first missing or damaged file of a torchvision dataset, if any is."""
     for path, md5 in official_files(name, root):
         if not path.is_file():
-            return f"{path}: missing (expected md5 {md5}); give the folder with --data-dir, or --download"
+            return (
+                f"{path}: missing (expected md5 {md5}); "
+                "give the folder with --data-dir, or --download"
+            )
         with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "md5").hexdigest()
-        if found != md5:
-            return f"{path}: damaged (expected md5 {md5}, found {found}); delete it and --download"
+            actual = hashlib.file_digest(file, "md5").hexdigest()
+        if actual != md5:
+            return f"{path}: damaged (expected md5 {md5}, found {actual}); delete it and --download"
     return None
 
 
 def torchvision(name: str, root: Path, resolution: int | None, download: bool) -> Dataset:
-    """A dataset that torchvision knows, from its files below `root`, checked against their official MD5."""
+    """A torchvision dataset, read from its files below `root`, which must have their official MD5.
+
+    >>> torchvision("mnist", Path("empty"), resolution=None, download=False)
+    Traceback (most recent call last):
+    condense.errors.UserError: empty/MNIST/raw/train-images-idx3-ubyte: missing ...
+    """
     source = _torchvision_class(name)
     keys = (
         [{"split": "train"}, {"split": "test"}]
@@ -127,15 +146,16 @@ def torchvision(name: str, root: Path, resolution: int | None, download: bool) -
         except (OSError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(
-                f"cannot download `{name}` to {root} ({reason}); fetch it elsewhere and give --data-dir"
+                f"cannot download `{name}` to {root} ({reason}); "
+                "fetch it elsewhere and give --data-dir"
             ) from error
         fault = _fault(name, root)
     if fault:
         raise UserError(fault)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # NumPy 2.4 on the arrays pickled in CIFAR
+        warnings.simplefilter("ignore")  # NumPy 2.4 warns about the arrays pickled in CIFAR
         train, test = (source(root, **key) for key in keys)
-    if name == "svhn":  # channels first already, and 0 is 0
+    if name == "svhn":  # already has channels first, and label 0 for the digit 0
         pairs = [
             (torch.from_numpy(np.ascontiguousarray(split.data)), torch.from_numpy(split.labels))
             for split in (train, test)
@@ -151,17 +171,27 @@ def torchvision(name: str, root: Path, resolution: int | None, download: bool) -
 
 
 def _channels_first(images: np.ndarray) -> Tensor:
-    """[N, H, W] or [N, H, W, ch] -> [N, ch, H, W]"""
+    """[N, H, W] or [N, H, W, ch] to [N, ch, H, W]."""
     pixels = torch.from_numpy(images)
     return (pixels[..., None] if pixels.ndim == 3 else pixels).permute(0, 3, 1, 2).contiguous()
 
 
 def npz(name: str, resolution: int | None) -> Dataset:
-    """The arrays of a file in the MedMNIST convention.
+    """The dataset in an `.npz` file that follows the MedMNIST convention.
 
-    `train_images` and `test_images` are uint8 [N, H, W] or [N, H, W, 3], `train_labels` and `test_labels` integers
-    [N] or [N, 1]. Labels become 0..C-1 in their order; `class_names` [C], if there, names them in that order, else
-    a class is called by its label. Other arrays, such as `val_images`, are not read.
+    `train_images` and `test_images` are uint8 [N, H, W] or [N, H, W, 3]. `train_labels` and
+    `test_labels` are integers, [N] or [N, 1]; in ascending order they become 0..C-1. The optional
+    `class_names` [C] names the classes in that order; without it a class is named by its label.
+    Other arrays, such as `val_images`, are not read.
+
+    Raises `UserError` for a file that is missing, damaged or does not follow the convention.
+
+    >>> images = np.zeros((4, 8, 8), np.uint8)
+    >>> labels = np.array([3, 5, 3, 5])
+    >>> np.savez("mine.npz", train_images=images, train_labels=labels,
+    ...          test_images=images, test_labels=labels)
+    >>> npz("mine.npz", resolution=None).classes
+    ('3', '5')
     """
     path = Path(name).expanduser()
     arrays = _read(path)
@@ -169,12 +199,14 @@ def npz(name: str, resolution: int | None) -> Dataset:
     values, test_values = (np.unique(labels) for _, labels in splits)
     if len(strange := np.setdiff1d(test_values, values)):
         raise UserError(
-            f"{path}: label {strange[0]} is in `test_labels` but not in `train_labels`; remove its images"
+            f"{path}: label {strange[0]} is in `test_labels` "
+            "but not in `train_labels`; remove its images"
         )
     names = arrays.get("class_names", values)
     if names.shape != values.shape:
         raise UserError(
-            f"{path}: `class_names` has shape {list(names.shape)}, but `train_labels` has images of {len(values)} classes; "
+            f"{path}: `class_names` has shape {list(names.shape)}, but `train_labels` has images "
+            f"of {len(values)} classes; "
             "give one name for each, in the order of the labels"
         )
     classes = [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()]
@@ -187,17 +219,16 @@ def npz(name: str, resolution: int | None) -> Dataset:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        with (
-            open(path, "rb") as raw,
-            np.load(raw, allow_pickle=False) as file,
-        ):  # NumPy leaves a damaged file open
+        # The file is opened here because NumPy leaves a damaged file open.
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in (*_NPZ, "class_names") if name in file}
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except Exception as error:  # a reader may raise anything on damaged bytes
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"{path}: not a readable .npz of plain arrays ({reason}); save it again with numpy.savez"
+            f"{path}: not a readable .npz of plain arrays ({reason}); "
+            "save it again with numpy.savez"
         ) from error
     if missing := [name for name in _NPZ if name not in arrays]:
         raise UserError(f"{path}: no array `{missing[0]}`; expected {', '.join(_NPZ)}")
@@ -207,19 +238,20 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 def _checked(
     path: Path, split: str, arrays: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The images of a split and its labels, [N]."""
+    """The images of a split and its labels, int64 [N]."""
     images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-    found = f"{path}: `{split}_images` is {images.dtype} {list(images.shape)}"
+    described = f"{path}: `{split}_images` is {images.dtype} {list(images.shape)}"
     if (
         images.dtype != np.uint8
         or images.ndim not in (3, 4)
         or images.shape[3:] not in ((), (1,), (3,))
     ):
-        raise UserError(f"{found}; expected uint8 [N, H, W] or [N, H, W, 3]")
+        raise UserError(f"{described}; expected uint8 [N, H, W] or [N, H, W, 3]")
     if not images.size:
-        raise UserError(f"{found}; expected at least one image")
+        raise UserError(f"{described}; expected at least one image")
     if labels.dtype.kind not in "iu" or labels.shape not in ((len(images),), (len(images), 1)):
         raise UserError(
-            f"{path}: `{split}_labels` is {labels.dtype} {list(labels.shape)}; expected one integer an image, [{len(images)}]"
+            f"{path}: `{split}_labels` is {labels.dtype} {list(labels.shape)}; expected one "
+            f"integer an image, [{len(images)}]"
         )
     return images, labels.reshape(-1).astype(np.int64)

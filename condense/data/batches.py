@@ -1,4 +1,4 @@
-"""The real training images on the device, and the batches drawn of them."""
+"""Batches of real training images, drawn on the device."""
 
 import torch
 from torch import Tensor
@@ -8,11 +8,20 @@ from condense.data.preprocess import Preprocess, Whiten
 from condense.randomness import uniforms
 
 _WHITENED_BYTES = 2 * 2**30
-"""Most memory for a whitened training set: CIFAR takes 0.6 GB."""
+"""The most memory that a whitened training set may take. CIFAR takes 0.6 GB."""
 
 
 class RealImages:
-    """The real training images on the device, and the batches drawn of them."""
+    """The real training images on the device, from which each step draws its batches.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> real = RealImages(digits, preprocess, per_class=4, seed=0, device=torch.device("cpu"))
+    >>> real.batch(torch.arange(10), step=0).shape
+    torch.Size([40, 1, 8, 8])
+    """
 
     def __init__(
         self,
@@ -26,14 +35,15 @@ class RealImages:
         self._per_class, self._seed = per_class, seed
         self._preprocess = preprocess.to(device)
         self._pixels = train.pixels.to(device)
-        # Whitening is a matrix product for every image drawn: where there is room, it is done once for all.
+        # Whitening costs a matrix product for every image that is drawn. If there is enough
+        # memory, all images are whitened once, here.
         self._whitened = (
             isinstance(preprocess, Whiten) and 4 * train.pixels.numel() <= _WHITENED_BYTES
         )
         if self._whitened:
             self._pixels = self._preprocess.apply(self._pixels)
         self._counts = train.counts().to(device)
-        # Row c lists the images of class c; short rows are filled up with an index that is never drawn.
+        # Row c lists the images of class c. Short rows are padded; the padding is never drawn.
         table = torch.zeros(len(train.classes), int(train.counts().max()), dtype=torch.int64)
         for label in range(len(train.classes)):
             indices = train.of_class(label)
@@ -48,10 +58,13 @@ class RealImages:
         per_class: int | None = None,
         purpose: str = "real",
     ) -> Tensor:
-        """A batch of each class, preprocessed, class-major: float32 [C * B, ch, H, W].
+        """A preprocessed batch, ordered by class: float32 [C * B, ch, H, W].
 
-        Drawn without replacement; of a class with fewer than B images, all are taken equally often, to within one.
-        `per_class` is another B than that of the steps; another `purpose` draws other images in the same step.
+        It holds B images of each class, B being the `per_class` of this object or of this call.
+
+        Images are drawn without replacement. If a class has fewer than B images, all are taken, and
+        repeated equally often, give or take one. Another `purpose` draws other images in the same
+        step.
         """
         per_class = per_class or self._per_class
         table, counts = self._table[classes], self._counts[classes]

@@ -1,8 +1,9 @@
-"""Datasets by name, as uint8 images in memory or mapped from a file: `load_dataset("cifar10", "data")`.
+"""Load a dataset by name: `load_dataset("cifar10", "data")`.
 
-Every source ends as the same `Dataset`: a user's folder or array is as good as CIFAR-10. Pixels stay uint8 until a
-preprocessing makes them floats. `condense.data.arrays` reads what fits into memory, `condense.data.folders` what lies
-in image files, decoded once (`condense.data.decoded`).
+Every source gives the same kind of `Dataset`, whether it is CIFAR-10 or a user's own folder or
+array. Pixels stay uint8 until a preprocessing step turns them into floats. `condense.data.arrays`
+reads what fits into memory. `condense.data.folders` reads image files, which are decoded once and
+then mapped into memory (`condense.data.decoded`).
 """
 
 from collections.abc import Callable
@@ -72,10 +73,16 @@ NAMED = {
 
 DATASETS = {
     **{name: entry.about for name, entry in NAMED.items()},
-    "folder:PATH": "your images: PATH/train/<class> and PATH/test/<class> (or val), or PATH/<class>; 32 px unless told",
-    "FILE.npz": "your arrays, as in MedMNIST: train_images, train_labels, test_images, test_labels, maybe class_names",
+    "folder:PATH": (
+        "your images: PATH/train/<class> and PATH/test/<class> (or val), "
+        "or PATH/<class>; 32 px by default"
+    ),
+    "FILE.npz": (
+        "your arrays, named as in MedMNIST: train_images, train_labels, test_images, test_labels "
+        "and optionally class_names"
+    ),
 }
-"""Everything that `load_dataset` takes, with a line about it."""
+"""The names that `load_dataset` accepts, each with a line about the dataset."""
 
 
 def load_dataset(
@@ -85,18 +92,32 @@ def load_dataset(
     resolution: int | None = None,
     download: bool = False,
 ) -> Dataset:
-    """The dataset called `name`, one of `DATASETS`; its files are looked for in `data_dir` (default: ./data).
+    """Load the dataset called `name`.
 
-    `resolution` is the side in pixels: the shorter side is resized to it (bilinear, antialiased) and the centre
-    cropped. None keeps the usual one of a named set (ImageNet 64, its subsets 128), the own size of an array (its
-    centre square), and means 32 for `folder:PATH`. `download` fetches missing files of mnist, fashionmnist, svhn,
-    cifar10 and cifar100.
+    Parameters
+    ----------
+    name: one of `DATASETS`.
+    data_dir: the folder that holds the files; ./data by default.
+    resolution: the side of the images in pixels. The shorter side is resized to it (bilinear,
+        antialiased) and the centre is cropped. By default a named dataset keeps its usual size
+        (64 for ImageNet, 128 for its subsets), an array keeps its own size (its centre square),
+        and the images of `folder:PATH` become 32 px.
+    download: whether to download missing files of mnist, fashionmnist, svhn, cifar10 or cifar100.
 
-    What has no test images of its own is split by a fixed rule: the second of every five images of a class, in the
-    order of the file names (or of scikit-learn's digits), is a test image. Folders and arrays whose images are all
-    greyscale have one channel, others three.
+    A folder or array without test images is split by a fixed rule: in each class, the second of
+    every five images becomes a test image. Images are counted in the order of their file names (or
+    of scikit-learn's digits). A folder or array in which all images are greyscale has one channel;
+    any other has three.
 
-    Raises `UserError` for an unknown name and for missing or damaged data, naming the file.
+    Raises `UserError` for an unknown name, and for missing or damaged data, naming the file.
+
+    >>> digits = load_dataset("digits")
+    >>> digits.train.pixels.shape, digits.train.pixels.dtype
+    (torch.Size([1435, 1, 8, 8]), torch.uint8)
+    >>> len(digits.test)
+    362
+    >>> load_dataset("digits", resolution=16).shape
+    (1, 16, 16)
     """
     if resolution is not None and resolution < 1:
         raise UserError(f"resolution {resolution} is not a side in pixels: give 1 or more")
@@ -117,7 +138,15 @@ def _root(data_dir: str | Path | None) -> Path:
 def verify(
     name: str, data_dir: str | Path | None = None, *, resolution: int | None = None
 ) -> list[str]:
-    """Load a dataset and describe in lines what is there; raises `UserError` naming what is missing or damaged."""
+    """Load a dataset and describe what is there, as lines of text.
+
+    Raises `UserError` that names the file if data is missing or damaged.
+
+    >>> for line in verify("digits"):
+    ...     print(line)
+    1435 training images 1x8x8 of 10 classes, 139 to 146 a class
+    362 test images 1x8x8 of 10 classes, 35 to 37 a class
+    """
     dataset = load_dataset(name, data_dir, resolution=resolution)
     lines = []
     if name in arrays.TORCHVISION:
@@ -128,25 +157,36 @@ def verify(
     for split, images in (("training", dataset.train), ("test", dataset.test)):
         counts, shape = images.counts(), "x".join(map(str, images.shape))
         lines.append(
-            f"{len(images)} {split} images {shape} of {len(counts)} classes, {counts.min()} to {counts.max()} a class"
+            f"{len(images)} {split} images {shape} of {len(counts)} classes, {counts.min()} to "
+            f"{counts.max()} a class"
         )
     return lines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Where a dataset came from, so that a resumed run finds it again."""
+    """Where a dataset comes from, so that a resumed run can load it again.
+
+    >>> len(Source(name="digits", hold_out=100).load().test)
+    100
+    """
 
     name: str
+    """One of `DATASETS`."""
     data_dir: str | None = None
+    """The folder that holds the files."""
     resolution: int | None = None
+    """The side of the images in pixels; None for the usual one."""
     hold_out: int = 0
-    """Training images set apart as the test set, for making choices; 0: the real test set."""
+    """The number of training images that serve as the test set, for making choices.
+
+    With 0 the real test set is used."""
 
     def load(self, *, download: bool = False) -> Dataset:
-        """The dataset itself."""
+        """Load the dataset."""
         dataset = load_dataset(
             self.name, self.data_dir, resolution=self.resolution, download=download
         )
-        # One split whatever the seed of a run: sets of several seeds are evaluated on the same images.
+        # The split does not depend on the seed of a run, so that sets condensed with different
+        # seeds are evaluated on the same images.
         return dataset.hold_out(self.hold_out, seed=0) if self.hold_out else dataset

@@ -1,13 +1,15 @@
-"""Image files, decoded once: square uint8 pixels in a memory-mapped file beside the data.
+"""Image files that are decoded once: square uint8 pixels in a memory-mapped file next to the data.
 
-A cache file holds the pixels of every split, one after another, and a seal of 16-byte digests:
+A cache file holds the pixels of all splits, one split after the other, and then four kinds of
+digests of 16 bytes each:
 
-    pixels uint8 [N, ch, R, R] | key of the source | content of each split | check of the blocks read at start
+    pixels uint8 [N, ch, R, R] | key of the source | one digest per split | check of some blocks
 
-The key covers every file's path, size and modification time, so a changed folder is decoded again. The check covers
-one block of 1 MiB in 64 places and the seal: all of a small cache, a sample of a large one. Reading all 16 GB of
-ImageNet at 64 px would take longer than the start may, and what happens to such files is truncation, partial copies
-and overwriting, which size and sample reveal. Whatever does not fit is rebuilt.
+The key covers the path, size and modification time of every image file, so that a changed folder
+is decoded again. The check covers the other digests and up to 64 blocks of 1 MiB: all of a small
+cache, and a sample of a large one. Reading the 16 GB of ImageNet at 64 px completely would take too
+long at every start. The damage that such files do suffer (truncation, partial copies, overwriting)
+shows in the file size or in the sample. A cache that fails the check is rebuilt.
 """
 
 import os
@@ -28,27 +30,39 @@ from torch import Tensor
 
 from condense.errors import UserError
 
-VERSION = 1  # of the decoding: raise it when the pixels change
+VERSION = 1  # of the decoding; raise it when the decoded pixels change
 _DIGEST = 16
 _BLOCK = 1 << 20
 _BLOCKS = 64
 
 
 class Pixels(NamedTuple):
-    """The images of one split: uint8 [N, ch, R, R] and the hex digest of their bytes."""
+    """The images of one split.
+
+    >>> black = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    >>> Pixels(black, digest(black)).pixels.shape
+    torch.Size([1, 3, 8, 8])
+    """
 
     pixels: Tensor
+    """uint8 [N, ch, R, R]."""
     digest: str
+    """Hex digest of the bytes of `pixels`."""
 
 
 def square(image: Any, resolution: int) -> Any:
-    """A PIL image or uint8 tensor [N, ch, H, W] as `resolution` x `resolution`.
+    """Resize and crop a PIL image or a uint8 tensor [N, ch, H, W] to `resolution` x `resolution`.
 
-    The shorter side is resized (bilinear, antialiased), then the centre is cropped.
+    The shorter side is resized to `resolution` (bilinear, antialiased), then the centre is cropped.
+
+    >>> square(Image.new("RGB", (40, 30)), 16).size
+    (16, 16)
+    >>> square(torch.zeros(2, 3, 30, 40, dtype=torch.uint8), 16).shape
+    torch.Size([2, 3, 16, 16])
     """
     import torchvision.transforms.functional as F
 
-    if isinstance(image, Tensor):  # in chunks: resizing goes through float32
+    if isinstance(image, Tensor):  # in chunks, because resizing converts to float32
         chunks = image.split(1024)
         return torch.cat(
             [
@@ -60,7 +74,11 @@ def square(image: Any, resolution: int) -> Any:
 
 
 def digest(pixels: Tensor) -> str:
-    """The hex digest of uint8 pixels, as the cache stores it."""
+    """The hex digest of uint8 pixels, as the cache stores it.
+
+    >>> len(digest(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)))
+    32
+    """
     return blake2b(pixels.cpu().contiguous().numpy().data, digest_size=_DIGEST).hexdigest()
 
 
@@ -72,13 +90,27 @@ def cached_pixels(
     channels: int | None,
     home: Path | None,
 ) -> list[Pixels]:
-    """The pixels of the image files of each split, memory-mapped; decoded now unless a valid cache is there.
+    """The memory-mapped pixels of the image files of each split.
 
-    `name` and the folder `source` name the cache file. `channels` is 1 or 3; None means 1 where every image of every
-    split is greyscale, else 3. The cache lies in `home`/.condensekit-cache, or in the user's cache folder where that
-    cannot be written or `home` is None. The tensors may be written to: the mapping is private, the file is not touched.
+    If there is no valid cache yet, the files are decoded now.
 
+    Parameters
+    ----------
+    name, source: a label and the folder of the images; together they name the cache file.
+    splits: the paths of the image files of each split.
+    resolution: the side of the decoded images in pixels.
+    channels: 1 or 3. None means 1 if every image of every split is greyscale, else 3.
+    home: the folder in which .condensekit-cache is created. If it is None or cannot be written,
+        the cache goes to the user's cache folder.
+
+    The tensors may be written to: the mapping is private and the file does not change.
     Raises `UserError` for a file that cannot be decoded and for a cache that cannot be written.
+
+    >>> Image.new("L", (40, 30)).save("1.png")
+    >>> here = Path.cwd()
+    >>> (train,) = cached_pixels("mine", here, [["1.png"]], 16, channels=None, home=here)
+    >>> train.pixels.shape
+    torch.Size([1, 1, 16, 16])
     """
     key = _key(splits, resolution, channels)
     sizes = [len(files) for files in splits]
@@ -87,20 +119,20 @@ def cached_pixels(
     )
     folders = _folders(home)
     for folder in folders:
-        if found := _open(folder / file_name, key, sizes, resolution):
-            return found
+        if cached := _open(folder / file_name, key, sizes, resolution):
+            return cached
     path = _first_writable(folders) / file_name
 
     from filelock import FileLock
 
-    with FileLock(f"{path}.lock"):  # a second process waits here and finds what the first one built
-        found = _open(path, key, sizes, resolution)
-        if not found:
+    with FileLock(f"{path}.lock"):  # a second process waits here, then finds the finished cache
+        cached = _open(path, key, sizes, resolution)
+        if not cached:
             _build(path, key, splits, resolution, channels)
-            found = _open(path, key, sizes, resolution)
-    if not found:
+            cached = _open(path, key, sizes, resolution)
+    if not cached:
         raise UserError(f"{path}: changed while it was read; run again")
-    return found
+    return cached
 
 
 def _key(splits: Sequence[Sequence[str]], resolution: int, channels: int | None) -> bytes:
@@ -130,12 +162,13 @@ def _first_writable(folders: list[Path]) -> Path:
         if os.access(folder, os.W_OK):
             return folder
     raise UserError(
-        f"nowhere to keep decoded images: cannot write to {' or '.join(map(str, folders))}; set XDG_CACHE_HOME"
+        "nowhere to keep decoded images: "
+        f"cannot write to {' or '.join(map(str, folders))}; set XDG_CACHE_HOME"
     )
 
 
 def _open(path: Path, key: bytes, sizes: list[int], resolution: int) -> list[Pixels] | None:
-    """The splits in the cache at `path`, or None where it is absent, of another source, or damaged."""
+    """The splits in the cache at `path`; None if it is missing, damaged or of another source."""
     try:
         with open(path, "rb") as file:
             seal_size = _DIGEST * (len(sizes) + 2)
@@ -173,7 +206,10 @@ def _check(file: BinaryIO, total: int, seal: bytes) -> bytes:
 def _build(
     path: Path, key: bytes, splits: Sequence[Sequence[str]], resolution: int, channels: int | None
 ) -> None:
-    """Decode every file into `path`; threads suffice, as Pillow decodes and resizes without Python's lock."""
+    """Decode all files into `path`.
+
+    Threads are enough, since Pillow releases Python's lock while it decodes and resizes.
+    """
     from rich.console import Console
     from rich.progress import track
 
@@ -188,7 +224,7 @@ def _build(
             ThreadPool(os.cpu_count()) as pool,
             open(beside, "w+b") as out,
         ):
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+            warnings.simplefilter("ignore")  # Pillow warns about odd metadata
             channels = channels or (1 if all(map(_is_grey, files)) else 3)
             images = pool.imap(
                 partial(_decode, resolution=resolution, channels=channels), files, chunksize=16
@@ -213,7 +249,8 @@ def _build(
         os.replace(beside, path)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot write the decoded images ({error.strerror}); make room, or move the data"
+            f"{path}: cannot write the decoded images ({error.strerror}); "
+            "make room, or move the data"
         ) from error
     finally:
         beside.unlink(missing_ok=True)
@@ -237,11 +274,9 @@ def _is_grey(file: str) -> bool:
 
 
 def _decode(file: str, resolution: int, channels: int) -> bytes:
-    """The pixels uint8 [ch, R, R] of an image file."""
+    """The pixels of an image file: uint8 [ch, R, R], as bytes."""
     with _image(file) as image:
-        if image.mode.startswith(
-            "I"
-        ):  # 16 bits a pixel: keep the upper 8; Pillow would clip at 255
+        if image.mode.startswith("I"):  # 16 bits: keep the upper 8, where Pillow would clip at 255
             image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
         image = square(image.convert("L" if channels == 1 else "RGB"), resolution)
         return (

@@ -1,4 +1,4 @@
-"""Datasets in image files: ImageNet and its subsets, Tiny ImageNet, a user's folder."""
+"""Datasets of image files: ImageNet and its subsets, Tiny ImageNet, a user's own folder."""
 
 import os
 from collections import Counter
@@ -12,7 +12,7 @@ from condense.data.decoded import cached_pixels
 from condense.data.images import Dataset, Images, second_of_five
 from condense.errors import UserError
 
-# The subsets of ImageNet, wnid: name, in the order of the DataDAM paper, Table 9.
+# The subsets of ImageNet as {wnid: name}, in the order of the DataDAM paper, Table 9.
 IMAGENET_SUBSETS = {
     "imagenette": {
         "n01440764": "tench",
@@ -57,7 +57,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".
 
 @dataclass(frozen=True)
 class _Files:
-    """Image files and the class index of each."""
+    """Image files, with the class index of each."""
 
     paths: list[str]
     labels: list[int]
@@ -68,13 +68,27 @@ class _Files:
 
 
 def folder(name: str, home: Path | None, resolution: int) -> Dataset:
-    """`folder:PATH`: PATH/train/<class> with PATH/test/<class> (or val), else PATH/<class>, split by `second_of_five`."""
+    """The user's images that `name`, `folder:PATH`, points to.
+
+    They are read from PATH/train/<class> and PATH/test/<class> (or val). If there is no folder
+    `train`, they are read from PATH/<class> and split by `second_of_five`. `home` is the folder for
+    the cache of decoded pixels; by default it is the user's cache folder.
+
+    >>> from PIL import Image
+    >>> for name in ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"):
+    ...     Path("pets", name).parent.mkdir(parents=True, exist_ok=True)
+    ...     Image.new("RGB", (40, 30), "red").save(Path("pets", name))
+    >>> pets = folder("folder:pets", home=Path("pets"), resolution=16)
+    >>> pets.classes, pets.shape, len(pets.train), len(pets.test)
+    (('cat', 'dog'), (3, 16, 16), 2, 2)
+    """
     source = Path(name.removeprefix("folder:")).expanduser().resolve()
     top = source / "train" if _subfolders(source / "train") else source
     classes = _subfolders(top)
     if not classes:
         raise UserError(
-            f"{source}: no class folders; expected PATH/train/<class> and PATH/test/<class>, or PATH/<class>"
+            f"{source}: no class folders; "
+            "expected PATH/train/<class> and PATH/test/<class>, or PATH/<class>"
         )
     train = _files(top, classes)
     tests = [
@@ -88,19 +102,28 @@ def folder(name: str, home: Path | None, resolution: int) -> Dataset:
         held = second_of_five(torch.tensor(train.labels))
         if not held.any():
             raise UserError(
-                f"{top}: one image a class leaves none for testing; add images, or a folder {source / 'test'}"
+                f"{top}: one image a class leaves none for testing; "
+                f"add images, or a folder {source / 'test'}"
             )
         train, test = train.where((~held).tolist()), train.where(held.tolist())
     return _decoded(name, source, classes, (train, test), resolution, None, home)
 
 
 def imagenet(name: str, root: Path, resolution: int) -> Dataset:
-    """ImageNet-1K or a subset of it, from the train/<wnid> and val/<wnid> of `root`, `root`/imagenet or `root`/`name`."""
+    """ImageNet-1K or one of its subsets, from folders train/<wnid> and val/<wnid>.
+
+    They are looked for in `root`, `root`/`name` and `root`/imagenet.
+
+    >>> imagenet("imagenette", Path("empty"), resolution=128)
+    Traceback (most recent call last):
+    condense.errors.UserError: empty/train: missing; ...
+    """
     places = [root, root / name, root / "imagenet"]
     source = next((place.resolve() for place in places if _subfolders(place / "train")), None)
     if source is None:
         raise UserError(
-            f"{root / 'train'}: missing; give with --data-dir the folder that has ImageNet's train/<wnid>, val/<wnid>"
+            f"{root / 'train'}: missing; give with --data-dir the folder that has ImageNet's "
+            "train/<wnid>, val/<wnid>"
         )
     if name in IMAGENET_SUBSETS:
         wnids, classes = list(IMAGENET_SUBSETS[name]), list(IMAGENET_SUBSETS[name].values())
@@ -113,14 +136,22 @@ def imagenet(name: str, root: Path, resolution: int) -> Dataset:
         )
         if len(wnids) != len(classes):
             raise UserError(
-                f"{source / 'train'}: expected 1000 class folders, found {len(wnids)}; for fewer use folder:{source}"
+                f"{source / 'train'}: expected 1000 class folders, found {len(wnids)}; for fewer "
+                f"use folder:{source}"
             )
     splits = _files(source / "train", wnids), _files(source / "val", wnids)
     return _decoded(name, source, classes, splits, resolution, 3, root)
 
 
 def tiny_imagenet(root: Path, resolution: int) -> Dataset:
-    """Tiny ImageNet, from the folder tiny-imagenet-200 in `root` (or `root` itself); its validation images are the test."""
+    """Tiny ImageNet, from the folder tiny-imagenet-200 in `root`, or from `root` itself.
+
+    Its validation images serve as the test set.
+
+    >>> tiny_imagenet(Path("empty"), resolution=64)
+    Traceback (most recent call last):
+    condense.errors.UserError: .../empty/train: missing; ...
+    """
     source = (
         root / "tiny-imagenet-200" if (root / "tiny-imagenet-200").is_dir() else root
     ).resolve()
@@ -128,7 +159,8 @@ def tiny_imagenet(root: Path, resolution: int) -> Dataset:
     wnids = sorted(_lines(listed)) if listed.is_file() else _subfolders(source / "train")
     if not wnids:
         raise UserError(
-            f"{source / 'train'}: missing; give with --data-dir the folder that holds the unpacked tiny-imagenet-200"
+            f"{source / 'train'}: missing; give with --data-dir the folder that holds the "
+            "unpacked tiny-imagenet-200"
         )
     train, test = _files(source / "train", wnids), _Files([], [])
     annotations = source / "val" / "val_annotations.txt"
@@ -137,7 +169,8 @@ def tiny_imagenet(root: Path, resolution: int) -> Dataset:
         file, wnid, *_ = [*line.split("\t"), ""]
         if wnid not in index:
             raise UserError(
-                f"{annotations}: line {number} has the unknown class `{wnid}`; unpack the archive again"
+                f"{annotations}: line {number} has the unknown class `{wnid}`; "
+                "unpack the archive again"
             )
         test.paths.append(str(source / "val" / "images" / file))
         test.labels.append(index[wnid])
@@ -155,7 +188,10 @@ def tiny_imagenet(root: Path, resolution: int) -> Dataset:
 
 
 def _tiny_names(words: Path, wnids: list[str]) -> list[str]:
-    """The first word for each class, with the wnid where two classes share it; the wnid alone without `words`."""
+    """A name for each class: the first of its words, followed by the wnid if two classes share it.
+
+    Without the file `words` the name is the wnid.
+    """
     table = (
         dict(line.split("\t", 1) for line in _lines(words) if "\t" in line)
         if words.is_file()
@@ -177,7 +213,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _subfolders(folder: Path) -> list[str]:
-    """The sorted names of the folders in `folder`; none where it is missing."""
+    """The sorted names of the folders in `folder`; an empty list if it does not exist."""
     if not folder.is_dir():
         return []
     return sorted(
@@ -188,21 +224,22 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _files(folder: Path, classes: Sequence[str]) -> _Files:
-    """The image files below `folder`/<class>, sorted, for each of the `classes`."""
+    """The sorted image files below `folder`/<class>, for each of the `classes`."""
     files = _Files([], [])
     for c, name in enumerate(classes):
-        found = [
+        paths = [
             os.path.join(parent, file)
             for parent, _, names in os.walk(folder / name)
             for file in names
             if file.lower().endswith(_SUFFIXES) and not file.startswith(".")
         ]
-        if not found:
+        if not paths:
             raise UserError(
-                f"{folder / name}: no images of class `{name}`; expected {', '.join(_SUFFIXES)} files"
+                f"{folder / name}: no images of class `{name}`; "
+                f"expected {', '.join(_SUFFIXES)} files"
             )
-        files.paths.extend(sorted(found))
-        files.labels.extend([c] * len(found))
+        files.paths.extend(sorted(paths))
+        files.labels.extend([c] * len(paths))
     return files
 
 

@@ -1,4 +1,4 @@
-"""Labelled images in memory, and a dataset: a training and a test set of them."""
+"""Labelled images in memory, and datasets that consist of a training and a test set."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -14,17 +14,30 @@ from condense.randomness import generator
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled images: pixels uint8 [N, ch, H, W], labels int64 [N] in 0..C-1, and the names of the C classes."""
+    """Labelled images.
+
+    >>> pixels = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
+    >>> images = Images(pixels, torch.tensor([0, 1, 1]), ("cat", "dog"))
+    >>> images.counts()
+    tensor([1, 2])
+    >>> images.of_class(1)
+    tensor([1, 2])
+    >>> len(images.subset(images.labels == 1))
+    2
+    """
 
     pixels: Tensor
+    """uint8 [N, ch, H, W]."""
     labels: Tensor
+    """int64 [N], in 0..C-1."""
     classes: tuple[str, ...]
+    """The names of the C classes."""
     pixel_digest: str | None = field(default=None, repr=False)
-    """Hex digest of the pixels where it is already known: a cache knows its own."""
+    """Hex digest of the pixels if it is already known, as for images from a cache."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(ch, H, W)"""
+        """The shape of one image: (channels, height, width)."""
         channels, height, width = self.pixels.shape[1:]
         return channels, height, width
 
@@ -32,11 +45,11 @@ class Images:
         return len(self.labels)
 
     def subset(self, indices: Tensor) -> "Images":
-        """A copy of the images at `indices` (int64, or bool [N]), in that order."""
+        """A copy of the images at `indices`, int64 in any order, or a mask, bool [N]."""
         return Images(self.pixels[indices], self.labels[indices], self.classes)
 
     def of_class(self, c: int) -> Tensor:
-        """The indices of class `c`, ascending int64."""
+        """The indices of the images of class `c`, int64 in ascending order."""
         return (self.labels == c).nonzero().flatten()
 
     def counts(self) -> Tensor:
@@ -45,7 +58,7 @@ class Images:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex characters that name the pixels and labels, however they are stored."""
+        """16 hexadecimal digits that identify pixels and labels, however they are stored."""
         text = f"{list(self.pixels.shape)} {self.pixel_digest or digest(self.pixels)}"
         return hashlib.blake2b(
             text.encode() + self.labels.cpu().numpy().tobytes(), digest_size=8
@@ -54,7 +67,18 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training and a test set of the same shape and classes. Every class has training images."""
+    """A training and a test set with the same image shape and the same classes.
+
+    Every class has training images.
+
+    >>> from condense import load_dataset
+    >>> digits = load_dataset("digits")
+    >>> digits.shape, len(digits.classes)
+    ((1, 8, 8), 10)
+    >>> tuning = digits.hold_out(100, seed=0)
+    >>> len(tuning.train), len(tuning.test)
+    (1335, 100)
+    """
 
     name: str
     train: Images
@@ -64,7 +88,7 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(ch, H, W)"""
+        """The shape of one image: (channels, height, width)."""
         return self.train.shape
 
     @property
@@ -90,15 +114,17 @@ class Dataset:
         return f"{len(self.test)} {kind} images of {self.name}"
 
     def hold_out(self, count: int, seed: int) -> "Dataset":
-        """The training images without `count` of them, which become the test set: for choices.
+        """A dataset for making choices: `count` of the training images become its test set.
 
-        Stratified: a class gives its proportional share, rounded by largest remainder, and keeps at least one image.
+        Every class gives its proportional share, rounded by largest remainder, and keeps at least
+        one training image. Raises `UserError` for a `count` that would leave a class without any.
         """
         counts = self.train.counts()
         if not 1 <= count <= int((counts - 1).sum()):
             raise UserError(
-                f"cannot hold out {count} of the {len(self.train)} training images of `{self.name}`: "
-                f"choose 1 to {int((counts - 1).sum())}, so that every class keeps one"
+                f"cannot hold out {count} of the {len(self.train)} training images of "
+                f"`{self.name}`: choose 1 to {int((counts - 1).sum())}, "
+                "so that every class keeps one"
             )
         held = torch.zeros(len(self.train), dtype=torch.bool)
         for c, quota in enumerate(_quotas(counts, count).tolist()):
@@ -112,7 +138,10 @@ class Dataset:
 
 
 def _quotas(counts: Tensor, total: int) -> Tensor:
-    """Shares of `total` in proportion to `counts` [C], by largest remainder; a class keeps at least one."""
+    """Divide `total` in proportion to `counts` [C], by largest remainder.
+
+    Each class keeps at least one of its images.
+    """
     shares = counts * total
     quotas = shares // counts.sum()
     by_remainder = (shares % counts.sum()).argsort(descending=True, stable=True)
@@ -123,7 +152,11 @@ def _quotas(counts: Tensor, total: int) -> Tensor:
 
 
 def second_of_five(labels: Tensor) -> Tensor:
-    """The mask of the test images, bool [N]: in each class the second of every five."""
+    """The mask of the test images, bool [N]: in each class the second of every five images.
+
+    >>> second_of_five(torch.zeros(7, dtype=torch.int64)).tolist()
+    [False, True, False, False, False, False, True]
+    """
     mask = torch.zeros(len(labels), dtype=torch.bool)
     for c in labels.unique():
         mask[(labels == c).nonzero().flatten()[1::5]] = True

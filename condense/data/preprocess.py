@@ -1,8 +1,10 @@
-"""What happens to pixels before a network sees them: fitted once on real images, saved with the set, inverted for pictures.
+"""Preprocessing: what happens to pixels before a network sees them.
 
-Two transforms, by name: `standard` (`Standardize`: per channel) and `zca` (`Whiten`). Both take uint8 pixels to
-float32 images and back. A condensed set lives in its transform's space, so it carries the transform with it;
-`fingerprint` says whether two are the same.
+A transform is fitted once on the real images, saved together with a condensed set, and inverted to
+show pictures. There are two: `standard` (`Standardize`, per channel) and `zca` (`Whiten`). Both
+turn uint8 pixels into float32 images and back. The images of a condensed set are stored in
+transformed form, so the set carries its transform along. `fingerprint` tells whether two transforms
+are the same.
 """
 
 import hashlib
@@ -28,31 +30,48 @@ PUBLISHED = {
         ("tinyimagenet", "imagenet-1k", "imagenette", "imagewoof", "imagesquawk"), _IMAGENET
     ),
 }
-"""Mean and standard deviation per channel that the literature uses, by dataset name."""
+"""The means and standard deviations per channel that the literature uses, by dataset name."""
 
 _BLOCK_VALUES = 1 << 22
-"""Pixels are transformed in blocks of about this many values, so that temporaries stay below 100 MB."""
+"""The size of a block in values. Blocks keep the temporary tensors below 100 MB."""
 _EPS = 0.1
-"""Added to the variances before whitening, as in all published ZCA sets."""
+"""Added to the variances before whitening, as for all published ZCA sets."""
 _LARGEST_ZCA = 3 * 64 * 64
-"""Values per image: the matrix grows with the square of this, the time to fit it with the cube."""
+"""The most values per image.
+
+The size of the matrix grows with the square of this number, the time to fit it with the cube."""
 
 
 @dataclass(frozen=True, eq=False)
 class Preprocess:
-    """A fitted, invertible transform of pixels. Its fields are its tensors, all on one device.
+    """A fitted, invertible transform of pixels. Its fields are tensors, all on one device.
 
-    A subclass says how one block of images in [0, 1] is transformed and restored, and which images it accepts.
+    A subclass defines how a block of images in [0, 1] is transformed and restored, and which images
+    it accepts.
+
+    >>> preprocess: Preprocess = Standardize(mean=torch.tensor([0.5]), std=torch.tensor([0.25]))
+    >>> pixels = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2)
+    >>> preprocess.apply(pixels).flatten()
+    tensor([-2.,  2.])
+    >>> preprocess.quantise(preprocess.apply(pixels)).flatten()
+    tensor([  0, 255], dtype=torch.uint8)
     """
 
     name: ClassVar[str]
+    """The name in `PREPROCESS`."""
     mean: Tensor
+    """What is subtracted from images in [0, 1]."""
 
     def apply(self, pixels: Tensor) -> Tensor:
-        """Transform uint8 [N, ch, H, W], on any device, into float32 [N, ch, H, W] on the device of this transform."""
+        """Transform uint8 pixels [N, ch, H, W] into float32 images of the same shape.
+
+        The pixels may be on any device. The result is on the device of this transform. Raises
+        `UserError` for pixels of another type or shape.
+        """
         if pixels.dtype != torch.uint8:
             raise UserError(
-                f"preprocessing takes uint8 pixels, and these are {pixels.dtype}: give the images as 0..255"
+                f"preprocessing takes uint8 pixels, and these are {pixels.dtype}: "
+                "give the images as 0..255"
             )
         self._check(pixels)
         images = torch.empty(pixels.shape, dtype=torch.float32, device=self.mean.device)
@@ -61,20 +80,23 @@ class Preprocess:
         return images
 
     def unapply(self, images: Tensor) -> Tensor:
-        """The exact inverse of `apply`: float [N, ch, H, W] in transformed space to pixels / 255, not clamped."""
+        """The exact inverse of `apply`: transformed float images [N, ch, H, W] to pixels / 255.
+
+        The result is not clamped.
+        """
         self._check(images)
         return self._backward(images.to(self.mean.device))
 
     def invert(self, images: Tensor) -> Tensor:
-        """`unapply`, clamped into [0, 1]: what can be looked at."""
+        """The result of `unapply`, clamped to [0, 1], so that it can be shown."""
         return self.unapply(images).clamp(0, 1)
 
     def quantise(self, images: Tensor) -> Tensor:
-        """The nearest uint8 pixels to transformed images; `quantise(apply(pixels))` is `pixels`."""
+        """The nearest uint8 pixels to transformed images: `quantise(apply(pixels))` is `pixels`."""
         return (self.invert(images) * 255).round().to(torch.uint8)
 
     def state(self) -> dict[str, Tensor]:
-        """The tensors of this transform, for saving; `from_state` is the way back."""
+        """The tensors of this transform, for saving; `from_state` restores it."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def to(self, device: torch.device | str) -> Self:
@@ -83,7 +105,10 @@ class Preprocess:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of the name and every bit of the tensors: equal for equal transforms only."""
+        """16 hexadecimal digits that cover the name and every bit of the tensors.
+
+        Only equal transforms have equal fingerprints.
+        """
         content = hashlib.blake2b(self.name.encode(), digest_size=8)
         for key, value in self.state().items():
             content.update(f"{key}{tuple(value.shape)}".encode())
@@ -102,27 +127,38 @@ class Preprocess:
 
 @dataclass(frozen=True, eq=False)
 class Standardize(Preprocess):
-    """`(x - mean) / std` per channel; mean and std are float32 [ch], in units of x in [0, 1]."""
+    """Standardisation per channel: `(x - mean) / std`.
+
+    `mean` and `std` are float32 [ch], for x in [0, 1].
+
+    >>> pixels = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
+    >>> fitted = Standardize.fit(pixels)
+    >>> fitted.mean, fitted.std
+    (tensor([0.5000]), tensor([0.5000]))
+    """
 
     name: ClassVar[str] = "standard"
     std: Tensor
+    """What centred images are divided by."""
 
     def __post_init__(self) -> None:
         if self.mean.ndim != 1 or self.std.shape != self.mean.shape:
             raise UserError(
-                f"`standard` needs a mean and a std per channel, found {tuple(self.mean.shape)} and {tuple(self.std.shape)}: "
+                f"`standard` needs a mean and a std per channel, found {tuple(self.mean.shape)} "
+                f"and {tuple(self.std.shape)}: "
                 "save the transform again"
             )
 
     @classmethod
     def fit(cls, pixels: Tensor) -> Self:
-        """Mean and standard deviation of every channel of uint8 [N, ch, H, W].
+        """Compute mean and standard deviation of every channel of uint8 pixels [N, ch, H, W].
 
-        A deviation below one grey level (a channel that is constant) becomes one grey level.
+        A deviation below one grey level, as of a constant channel, is set to one grey level.
         """
         _check_fit(pixels, least=1)
         total = torch.zeros(2, pixels.shape[1], dtype=torch.float64)
-        for block in _blocks(pixels):  # sums of integers below 2**53: exact, whatever the block
+        # The sums are integers below 2**53, hence exact for any block size.
+        for block in _blocks(pixels):
             values = pixels[block].double()
             total += torch.stack(
                 [values.sum(dim=(0, 2, 3)), values.square().sum(dim=(0, 2, 3))]
@@ -134,7 +170,8 @@ class Standardize(Preprocess):
     def _check(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != len(self.mean):
             raise UserError(
-                f"images of shape {tuple(images.shape)} do not fit a standardisation of {len(self.mean)} channels: "
+                f"images of shape {tuple(images.shape)} do not fit a standardisation of "
+                f"{len(self.mean)} channels: "
                 "give [N, ch, H, W] with the channels it was fitted on"
             )
 
@@ -147,30 +184,46 @@ class Standardize(Preprocess):
 
 @dataclass(frozen=True, eq=False)
 class Whiten(Preprocess):
-    """ZCA: `(x - mean) @ matrix` on flattened images, `matrix = U (S + 0.1)^-1/2 U^T` of the covariance `U S U^T`.
+    """ZCA whitening of flattened images: `(x - mean) @ matrix`.
 
-    mean is float32 [ch, H, W], matrix is float32 [D, D] with D = ch * H * W and symmetric. For 32 px colour images
-    it is 38 MB. Only fitting needs kornia; what is saved is applied by a matrix product.
+    With the covariance `U S U^T` of the images, `matrix` is `U (S + 0.1)^-1/2 U^T`. It is
+    symmetric, float32 [D, D] with D = ch * H * W; `mean` is float32 [ch, H, W]. For colour images
+    of 32 px the matrix takes 38 MB. Only fitting needs kornia; a saved transform is applied by a
+    matrix product.
+
+    >>> pixels = torch.randint(256, (20, 1, 4, 4), dtype=torch.uint8)
+    >>> whiten = Whiten.fit(pixels)
+    >>> whiten.matrix.shape
+    torch.Size([16, 16])
+    >>> torch.equal(whiten.quantise(whiten.apply(pixels)), pixels)
+    True
     """
 
     name: ClassVar[str] = "zca"
     matrix: Tensor
+    """What centred and flattened images are multiplied by."""
 
     def __post_init__(self) -> None:
         if self.mean.ndim != 3 or self.matrix.shape != (self.mean.numel(), self.mean.numel()):
             raise UserError(
-                f"`zca` needs a mean [ch, H, W] and a square matrix of its size, found {tuple(self.mean.shape)} and "
+                "`zca` needs a mean [ch, H, W] and a square matrix of its size, found "
+                f"{tuple(self.mean.shape)} and "
                 f"{tuple(self.matrix.shape)}: save the transform again"
             )
 
     @classmethod
     def fit(cls, pixels: Tensor) -> Self:
-        """Fit to uint8 [N, ch, H, W], N >= 2, scaled to [0, 1]. Takes 15 s and 3 GB for the images of CIFAR-10."""
+        """Fit to uint8 pixels [N, ch, H, W], N >= 2, scaled to [0, 1].
+
+        This takes 15 s and 3 GB of memory for the training images of CIFAR-10. Raises `UserError`
+        for images of more than 64 x 64 px in colour, or as many values.
+        """
         _check_fit(pixels, least=2)
         if pixels[0].numel() > _LARGEST_ZCA:
             raise UserError(
-                f"zca on images of {pixels[0].numel()} values would need a matrix of that size squared: "
-                f"use `standard`, or a resolution of at most {_LARGEST_ZCA} values an image"
+                f"zca on images of {pixels[0].numel()} values would need a matrix of that size "
+                "squared: use `standard`, "
+                f"or a resolution of at most {_LARGEST_ZCA} values an image"
             )
         from kornia.enhance import ZCAWhitening
 
@@ -180,14 +233,16 @@ class Whiten(Preprocess):
 
     @cached_property
     def _inverse(self) -> Tensor:
-        # The eigenvalues of `matrix` lie between 1 / sqrt(largest variance + 0.1) and 1 / sqrt(0.1): 24-fold on
-        # CIFAR-10. Inverting it costs half a second and no accuracy, storing the inverse would double the file.
+        # The eigenvalues of `matrix` lie between 1 / sqrt(largest variance + 0.1) and
+        # 1 / sqrt(0.1), which is a factor of 24 on CIFAR-10. Inverting it takes half a second and
+        # loses no accuracy, while storing the inverse would double the file.
         return torch.linalg.inv(self.matrix)
 
     def _check(self, images: Tensor) -> None:
         if images.shape[1:] != self.mean.shape:
             raise UserError(
-                f"images of shape {tuple(images.shape)} do not fit a ZCA of {tuple(self.mean.shape)}: "
+                f"images of shape {tuple(images.shape)} do not fit a ZCA of "
+                f"{tuple(self.mean.shape)}: "
                 "give [N, ch, H, W] with the shape it was fitted on"
             )
 
@@ -205,11 +260,23 @@ PREPROCESS: dict[str, type[Standardize] | type[Whiten]] = {
 
 
 _FITTED: "WeakKeyDictionary[Dataset, dict[str, Preprocess]]" = WeakKeyDictionary()
-"""Transforms by dataset and name: whitening takes most of a minute to fit, and a study makes many sets of one dataset."""
+"""The fitted transforms of each dataset, by name.
+
+Whitening takes most of a minute to fit, and a study makes many sets from one dataset."""
 
 
 def make_preprocess(name: str, dataset: "Dataset") -> Preprocess:
-    """The transform called `name` for `dataset`: published constants where there are any, else fitted on its training images."""
+    """The transform called `name` for `dataset`.
+
+    It uses the published constants if there are any; otherwise it is fitted on the training images.
+    Raises `UserError` for an unknown name.
+
+    >>> from condense import load_dataset
+    >>> digits = load_dataset("digits")
+    >>> images = make_preprocess("standard", digits).apply(digits.train.pixels)
+    >>> abs(images.mean().item()) < 1e-5, abs(images.std().item() - 1) < 1e-4
+    (True, True)
+    """
     if name == "standard" and dataset.name in PUBLISHED:
         mean, std = PUBLISHED[dataset.name]
         return Standardize(mean=torch.tensor(mean), std=torch.tensor(std))
@@ -220,12 +287,20 @@ def make_preprocess(name: str, dataset: "Dataset") -> Preprocess:
 
 
 def from_state(name: str, state: Mapping[str, Tensor]) -> Preprocess:
-    """The transform whose `name` and `state()` these are."""
+    """Restore the transform called `name` from its `state()`.
+
+    Raises `UserError` if the tensors are not those of such a transform.
+
+    >>> state = {"mean": torch.tensor([0.5]), "std": torch.tensor([0.25])}
+    >>> from_state("standard", state).name
+    'standard'
+    """
     kind = _kind(name)
     wanted = {field.name for field in fields(kind)}
     if state.keys() != wanted:
         raise UserError(
-            f"preprocessing `{name}` consists of {sorted(wanted)}, found {sorted(state)}: the file is damaged"
+            f"preprocessing `{name}` consists of {sorted(wanted)}, found {sorted(state)}: "
+            "the file is damaged"
         )
     return kind(**state)
 

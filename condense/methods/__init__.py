@@ -1,4 +1,4 @@
-"""Methods by name. Adding one is a file and a line here."""
+"""Condensation methods, by name. To add one, write a module and list its class in `METHODS`."""
 
 from condense.methods.base import Looping, Matching, Method
 from condense.methods.cafe import CAFE
@@ -33,7 +33,7 @@ METHODS: dict[str, type[Method]] = {
         VAE,
     )
 }
-"""Every method, by name."""
+"""Every method class, by name."""
 
 __all__ = [
     "CAFE",

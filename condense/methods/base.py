@@ -1,8 +1,9 @@
-"""What a method is, what it is given, what it makes, and what several methods need.
+"""What a method is, what it receives and returns, and helpers that several methods share.
 
-A run drives a `Learner`: images (and, for some methods, labels) that are learned step by step. The engine is the learner
-of every matching method; a method with an outer loop of its own brings its own. Both share the command, the checkpoints,
-the resuming, the saving and the evaluation, which know nothing else of them.
+A run drives a `Learner`: images, and for some methods labels, that are learned step by step. All
+matching methods share one learner, the engine of a run. A method with an outer loop of its own
+brings its own learner. Commands, checkpoints, resuming, saving and evaluation are the same for
+both, and know nothing else about a method.
 """
 
 import dataclasses
@@ -22,90 +23,139 @@ from condense.sets.condensed import CondensedSet
 from condense.settings import replaced, require
 
 Described = list[Tensor]
-"""What is matched of each image: tensors [N, D_l], or grouped by class [C, images of a class, D_l]."""
+"""What is matched, for each image: tensors [N, D_l], or by class [C, images per class, D_l]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Method(ABC):
-    """A method: a frozen dataclass of hyperparameters with the computation that defines it."""
+    """A condensation method: its hyperparameters, and the computation that defines it.
+
+    >>> from condense.methods import DM, METHODS
+    >>> issubclass(DM, Method), METHODS["dm"] is DM
+    (True, True)
+    >>> DM.published("cifar10", (3, 32, 32), ipc=10)
+    {'steps': 20000, 'lr': 1.0}
+    """
 
     name: ClassVar[str]
-    """What it is called in `condense.methods.METHODS` and on the command line."""
+    """Its name in `condense.methods.METHODS` and on the command line."""
     matches_embedding: ClassVar[bool] = False
-    """Whether the last of what is matched is the network's embedding, which a calibration needs."""
+    """Whether the last tensor that is matched is the network's embedding.
+
+    Calibration requires this."""
 
     @classmethod
     @abstractmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-        """Its authors' settings for images `shape` (ch, H, W): the recipe's fields and its own, where not the defaults."""
+        """The settings of its authors for images of `shape` (ch, H, W).
+
+        These are fields of the recipe and of the method, where they differ from the defaults.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matching(Method):
-    """A matching method.
+    """A method that matches a description of real and synthetic images under a network.
 
-    The loss of a class depends on that class's images alone, so the engine may treat the classes in chunks.
+    The loss of a class depends only on the images of that class, so that the engine may process the
+    classes in chunks.
+
+    >>> from condense.methods import MMD
+    >>> real, synthetic = [torch.ones(1, 8, 3)], [torch.zeros(1, 2, 3)]  # one class
+    >>> MMD().parts(real, synthetic)
+    {'mmd': tensor([3.])}
     """
 
     @abstractmethod
     def describe(self, network: Network, images: Tensor) -> Described:
-        """What is matched of each of `images` [N, ch, H, W] under a network: tensors [N, D_l]."""
+        """What is matched of `images` [N, ch, H, W] under `network`: tensors [N, D_l]."""
 
     @abstractmethod
     def parts(self, real: Described, synthetic: Described) -> dict[str, Tensor]:
-        """Named terms, each [C], whose sum is the loss of each class.
+        """The terms of the loss by name, each [C]; their sum is the loss of each class.
 
-        `real` holds tensors [C, B, D_l] without gradient, `synthetic` [C, I, D_l] with.
+        `real` holds tensors [C, B, D_l] without gradient, `synthetic` [C, I, D_l] with gradient.
         """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Looping(Method):
-    """A method with an outer loop of its own: it makes the learner."""
+    """A method that has its own outer loop and therefore makes its own learner.
+
+    >>> from condense.methods import DC, DM
+    >>> isinstance(DC(), Looping), isinstance(DM(), Looping)
+    (True, False)
+    """
 
     @abstractmethod
     def learner(self, problem: "Problem") -> "Learner":
-        """The learner of a run. Raises `UserError` for what cannot be done, before anything is written."""
+        """The learner of a run.
+
+        Raises `UserError` for what is impossible, before anything is written.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """How a set is condensed, whatever the dataset. Everything here changes the result; nothing else may, but the seed."""
+    """How a set is condensed, for any dataset.
+
+    Everything here affects the result. Apart from the seed, nothing else does. Raises `UserError`
+    for a value out of range.
+
+    >>> from condense.methods import DM
+    >>> recipe = Recipe(name="mine", method=DM(), steps=500)
+    >>> recipe.override({"lr": "0.1", "loss_scale": 10}).method.loss_scale
+    10.0
+    >>> Recipe(name="mine", method=DM(), momentum=2)
+    Traceback (most recent call last):
+    condense.errors.UserError: `momentum` is 2: it must be in [0, 1)
+    """
 
     name: str
-    """The named recipe this one started from."""
+    """The named recipe that this one started from."""
     method: Method
-    """What is matched, with its own hyperparameters."""
+    """The method, with its own hyperparameters."""
     network: str = "convnet"
-    """Network whose random initialisations are matched under; see `condense.networks`."""
+    """The network, by name (see `condense.networks.build`).
+
+    Images are matched under random initialisations of it."""
     real_batch: int = 256
-    """Real images of each class in a step."""
+    """Real images of each class per step."""
     steps: int = 8000
-    """Steps, each under a freshly initialised network."""
+    """The number of steps, each under a freshly initialised network."""
     lr: float = 1.0
-    """Learning rate of the pixels (SGD, no decay, no schedule)."""
+    """The learning rate of the pixels (SGD without decay or schedule)."""
     momentum: float = 0.5
-    """Momentum of the pixels, in [0, 1)."""
+    """The momentum of the pixels, in [0, 1)."""
     init: str = "random"
-    """Starting images: a selection of real ones (`random`, `kcenter`, ...) or `noise`."""
+    """The starting images: a selection of real ones (`random`, `kcenter`, ...) or `noise`."""
     preprocess: str = "standard"
-    """`standard` or `zca`; the set is stored and evaluated under it."""
+    """`standard` or `zca`. The set is stored and evaluated in this form."""
     augment: str = "dsa"
-    """Siamese augmentation, the same for real and synthetic images of a class."""
+    """Siamese augmentation: the same for the real and the synthetic images of a class."""
     formation: int = 1
-    """f: each stored image is a mosaic of f x f, enlarged before they are matched and trained on (IDC's multi-formation)."""
+    """The f of IDC's multi-formation: each stored image is a mosaic of f x f images.
+
+    They are enlarged before they are matched and trained on."""
     pool: int = 0
-    """Networks trained on the real images; a step matches under a point of one's training. 0: under random networks."""
+    """The number of networks in a pool of networks that are trained on the real images.
+
+    Each step then matches under a point of the training of one of them. With 0 it matches under
+    random networks."""
     pool_steps: int = 800
-    """Steps each of them is trained for, on 64 real images each."""
+    """The number of training steps of each of these networks, with 64 real images per step."""
     pool_from: float = 0.0
-    """Where on the way from a network's first to its last weights the points that are matched under begin, in [0, 1]."""
+    """Where the points to match under begin, from the first (0) to the last (1) weights."""
     pool_to: float = 1.0
-    """Where they end."""
+    """Where these points end, in [`pool_from`, 1]."""
     calibration: float = 0.0
-    """Weight of the cross-entropy of the synthetic images under the pool's network, for methods that match its embedding."""
+    """Weight of the cross-entropy of the synthetic images under the pool's network.
+
+    Only for methods that match the embedding of the network."""
     soft_labels: bool = False
-    """Whether the finished images are labelled by the pool's networks: half hard, half their mean answer."""
+    """Whether the networks of the pool give the finished images soft labels.
+
+    A soft label is half the hard label and half the mean prediction of the networks."""
 
     def __post_init__(self) -> None:
         require("real_batch", self.real_batch, self.real_batch >= 1, "1 or more")
@@ -134,12 +184,16 @@ class Recipe:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """All hyperparameters; `condense.methods.recipes.from_json` reads it back."""
+        """All hyperparameters; `condense.methods.recipes.from_json` reads them back."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return fields | {"method": {"name": self.method.name, **dataclasses.asdict(self.method)}}
 
     def override(self, changes: Mapping[str, Any]) -> "Recipe":
-        """This recipe with some fields changed, its own or its method's; text is read as the field's type."""
+        """This recipe with some fields changed, either its own or those of its method.
+
+        Text is converted to the type of the field. Raises `UserError` for an unknown field or an
+        invalid value.
+        """
         own = {field.name for field in dataclasses.fields(self)} - {"name", "method"}
         theirs = {field.name for field in dataclasses.fields(self.method)}
         for key in changes:
@@ -155,63 +209,118 @@ class Recipe:
 
 
 _EXPLODED = 1e4
-"""Pixels this far from 0, in preprocessed units, come of a diverged run: real ones are within 10."""
+"""The largest plausible absolute value of a preprocessed pixel.
+
+Real images stay within 10; a run that exceeds this number has diverged."""
 
 
 class Diverged(UserError):
-    """The loss or the pixels are no longer finite or within reason. The text says when, and what to lower."""
+    """The loss or the pixels are no longer finite or plausible.
+
+    The message says at which step, and what to lower.
+
+    >>> issubclass(Diverged, UserError)
+    True
+    """
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
-    """What is to be condensed, and how."""
+    """What to condense, and how.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods import DC, selection
+    >>> digits = load_dataset("digits")
+    >>> problem = Problem(
+    ...     dataset=digits,
+    ...     recipe=Recipe(name="mine", method=DC(), network="convnet-d2-w8", real_batch=4),
+    ...     start=selection.noise(
+    ...         digits, ipc=1, preprocess=make_preprocess("standard", digits), seed=0
+    ...     ),
+    ...     seed=0,
+    ...     device=torch.device("cpu"),
+    ... )
+    >>> learner = problem.recipe.method.learner(problem)
+    >>> learner.images.shape
+    torch.Size([10, 1, 8, 8])
+    """
 
     dataset: Dataset
-    """The real images; only the training half may be read."""
+    """The real images. Only the training images may be used."""
     recipe: Recipe
     """Every hyperparameter."""
     start: CondensedSet
-    """The starting images, class-major, equally many of each class, with the preprocessing they live in."""
+    """The starting images, with their preprocessing.
+
+    They are ordered by class, with the same number for each class."""
     seed: int
-    """With the step and the class it determines every draw."""
+    """Together with the step and the class it determines every draw."""
     device: torch.device
-    """Where the work is done."""
+    """The device to compute on."""
 
 
 class Learner(ABC):
-    """Learned images and the step that changes them; after equal steps from an equal state the bits are equal (on a CPU)."""
+    """Images that are learned, and the step that changes them.
+
+    On a CPU, the same number of steps from the same state gives the same bits.
+
+    >>> class Darken(Learner):
+    ...     def __init__(self) -> None:
+    ...         self.classes, self.images = torch.arange(2), torch.ones(2, 1, 8, 8)
+    ...     def step(self, step: int) -> dict[str, Tensor]:
+    ...         self.images *= 0.5
+    ...         return {"brightness": self.images.mean()}
+    ...     def tensors(self) -> dict[str, Tensor]:
+    ...         return {"images": self.images}
+    >>> learner = Darken()
+    >>> start = learner.state()
+    >>> learner.read(learner.step(0), done=1)
+    {'brightness': 0.5}
+    >>> learner.load_state(start)
+    >>> learner.images.mean()
+    tensor(1.)
+    """
 
     classes: Tensor
-    """The classes of this learner, int64: all, or those of one of several ranks."""
+    """The classes of this learner, int64: all of them, or those of one of several ranks."""
     images: Tensor
-    """What has been learned: float32 [classes * I, ch, H, W], class-major in the order of `classes`."""
+    """The learned images, float32 [classes * I, ch, H, W], ordered as in `classes`."""
     labels: Tensor | None = None
-    """Learned labels, float32 [N, C]; None where the labels stay as they were."""
+    """The learned labels, float32 [N, C]; None if labels are not learned."""
 
     @abstractmethod
     def step(self, step: int) -> dict[str, Tensor]:
-        """Carry out step number `step`, from 0; returns the named parts of the loss, scalars on the device.
+        """Carry out step number `step`, counted from 0.
 
-        Whatever is drawn is a function of the seed and `step`. The result is good until the next step.
+        Returns the terms of the loss by name: scalars on the device, which the next step may
+        overwrite. Every random number must be a function of the seed and `step`.
         """
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """All that a step changes and the next one needs, by name: what a checkpoint holds beside the number of the step."""
+        """All tensors, by name, that a step changes and the next step needs.
+
+        A checkpoint holds these and the number of the step.
+        """
 
     def learned(self) -> dict[str, Any]:
-        """What was learned beside images and labels and belongs to the set, JSON-able: the rate to train by, say."""
+        """Anything else that was learned and belongs to the set, as JSON: a learning rate, say."""
         return {}
 
     def read(self, totals: dict[str, Tensor], done: int) -> dict[str, float]:
-        """What `step` returned, as numbers, after `done` steps. Waits for the device. Raises `Diverged`."""
+        """The terms of the loss that `step` returned, as numbers, after `done` steps.
+
+        This waits for the device. Raises `Diverged`.
+        """
         losses = {name: float(total) for name, total in totals.items()}
         if not (
             torch.tensor(list(losses.values())).isfinite().all()
             and self.images.abs().amax() < _EXPLODED
         ):
             raise Diverged(
-                f"the loss diverged by step {done} (not finite, or pixels beyond reason): lower --lr or --loss-scale"
+                f"the loss diverged by step {done} (not finite, or pixels beyond reason): lower "
+                "--lr or --loss-scale"
             )
         return losses
 
@@ -221,25 +330,34 @@ class Learner(ABC):
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from `state()`."""
+        """Continue from a `state()`."""
         for name, tensor in self.tensors().items():
             tensor.copy_(state[name])
 
 
 _CLASSES = {"cifar100": 100, "tinyimagenet": 200, "imagenet-1k": 1000}
-"""Classes of the named datasets that have more than ten."""
+"""The number of classes of the named datasets that have more than ten."""
 
 
 def share(images: int, dataset_name: str) -> int:
-    """Real images of each class that make a published batch of `images`, at least 1; ten classes where the name does not tell."""
+    """The number of real images per class that gives a published batch of `images`, at least 1.
+
+    A dataset whose name is unknown is taken to have ten classes.
+
+    >>> share(1024, "cifar10"), share(1024, "cifar100")
+    (102, 10)
+    """
     return max(1, images // _CLASSES.get(dataset_name, 10))
 
 
 def mean_error(real: Tensor, synthetic: Tensor, error: str) -> Tensor:
-    """Distance between the mean of `real` [C, B, D] and of `synthetic` [C, I, D]: [C].
+    """The distance between the means of `real` [C, B, D] and `synthetic` [C, I, D]: [C].
 
-    `mse` is the squared Euclidean distance (a sum, as the papers write it, not a mean), `mae` the sum of absolute
-    differences, `cosine` 1 - cos of the angle.
+    `error` is `mse` (squared Euclidean distance, which is a sum as in the papers, not a mean),
+    `mae` (sum of absolute differences) or `cosine` (1 - cosine of the angle).
+
+    >>> mean_error(torch.ones(1, 8, 3), torch.zeros(1, 2, 3), "mse")
+    tensor([3.])
     """
     real, synthetic = real.mean(dim=1), synthetic.mean(dim=1)
     if error == "mse":
@@ -250,5 +368,11 @@ def mean_error(real: Tensor, synthetic: Tensor, error: str) -> Tensor:
 
 
 def widen(values: Tensor) -> Tensor:
-    """`values` in float32 at least: sums over channels and means over images are too much for half precision."""
+    """Convert `values` to float32 if their type is narrower.
+
+    Half precision is too coarse for sums over channels and means over images.
+
+    >>> widen(torch.ones(2, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
     return values.to(torch.promote_types(values.dtype, torch.float32))

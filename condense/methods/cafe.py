@@ -1,15 +1,18 @@
-"""CAFE: align the mean features of every layer, tell the classes apart by them, and let the network follow the images.
+"""CAFE: align the mean features of every layer, and classify real images by these means.
 
-Wang, Zhao, Peng, Zhu, Yang, Wang, Huang, Bilen, Wang and You, "CAFE: Learning to Condense Dataset by Aligning Features",
-CVPR 2022. With f_l the features of layer l, e the embedding and B real images of each class:
+Wang, Zhao, Peng, Zhu, Yang, Wang, Huang, Bilen, Wang and You, "CAFE: Learning to Condense Dataset
+by Aligning Features", CVPR 2022. With f_l the features of layer l, e the embedding and B real
+images of each class:
 
     alignment      = sum over classes k and layers l of || mean_real f_kl - mean_syn f_kl ||^2
-    discrimination = - sum over real images x of class k of log softmax(<e(x), mean_syn e_1>, ..., <e(x), mean_syn e_C>)_k
+    discrimination = - sum over classes k and real images x of class k of
+                     log softmax(<e(x), mean_syn e_1>, ..., <e(x), mean_syn e_C>)_k
     loss           = scale * (alignment + beta * discrimination)
 
-The two loops are dynamic. After each update of the images, the network is trained on them until its accuracy on real
-query images has moved by more than `inner_bound`; once that accuracy, seen after each update, has moved by less than
-`outer_bound`, a fresh network takes its place. Both look at the last `queue` accuracies.
+The two loops adapt to the accuracy of the network on real query images. After each update of the
+images, the network is trained on them until this accuracy has changed by more than `inner_bound`.
+The accuracy is also measured after each update of the images: once it has changed by less than
+`outer_bound`, a fresh network replaces the present one. Both rules use the last `queue` accuracies.
 """
 
 from dataclasses import dataclass
@@ -33,26 +36,37 @@ _TRAIN_BATCH = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CAFE(Looping):
-    """The paper's losses and loops. A step is one update of the images with the inner loop that follows it."""
+    """The losses and loops of the paper.
+
+    A step is one update of the images and the inner loop that follows it.
+
+    >>> from condense import Recipe, condense, load_dataset
+    >>> method = CAFE(query=4, most_passes=2)
+    >>> recipe = Recipe(name="mine", method=method, network="convnet-d2-w8", real_batch=8, steps=1)
+    >>> condense(load_dataset("digits"), ipc=1, recipe=recipe, quiet=True).images.shape
+    torch.Size([10, 1, 8, 8])
+    """
 
     name: ClassVar[str] = "cafe"
 
     loss_scale: float = 1.0
-    """Factor on the whole loss. With a fixed learning rate it sets the step size of the pixels."""
+    """Factor of the whole loss. At a fixed learning rate it scales the steps of the pixels."""
     discrimination: float = 0.01
-    """beta, the weight of the discrimination loss, itself a sum over all real images."""
+    """beta, the weight of the discrimination loss, which is a sum over all real images."""
     outer_bound: float = 0.04
-    """lambda_1: accuracies within it end the time of a network."""
+    """lambda_1: a network is replaced when its accuracies differ by less than this."""
     inner_bound: float = 0.03
-    """lambda_2: accuracies further apart than it end an inner loop."""
+    """lambda_2: an inner loop ends when its accuracies differ by more than this."""
     queue: int = 10
-    """Accuracies that are looked at."""
+    """The number of last accuracies that are compared."""
     query: int = 128
-    """Real images of each class on which accuracy is measured."""
+    """Real images of each class on which the accuracy is measured."""
     most_passes: int = 100
-    """Passes of an inner loop at most. The paper has no bound; on images that teach nothing the accuracy never moves."""
+    """The most passes of an inner loop.
+
+    The paper has no such bound, but on images that teach nothing the accuracy never changes."""
     network_lr: float = 0.01
-    """Learning rate of the inner loop: SGD without momentum, batches of 256."""
+    """The learning rate of the inner loop: SGD without momentum, in batches of 256."""
 
     def __post_init__(self) -> None:
         require("loss_scale", self.loss_scale, self.loss_scale > 0, "above 0")
@@ -64,7 +78,7 @@ class CAFE(Looping):
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-        """CAFE+DSA: from noise, rate 0.1, 2,000 networks, each of which is used for ten updates at least."""
+        """CAFE+DSA: from noise, rate 0.1, 2,000 networks, each used for at least ten updates."""
         return {"steps": 20_000, "lr": 0.1, "init": "noise"}
 
     def learner(self, problem: Problem) -> Learner:
@@ -73,12 +87,23 @@ class CAFE(Looping):
 
 
 def alignment(real: list[Tensor], synthetic: list[Tensor]) -> Tensor:
-    """The alignment loss of mean features [C, D_l] of every layer: a scalar."""
+    """The alignment loss of the mean features [C, D_l] of every layer: a scalar.
+
+    >>> alignment([torch.ones(2, 3)], [torch.zeros(2, 3)])
+    tensor(6.)
+    """
     return torch.stack([(r - s).square().sum() for r, s in zip(real, synthetic, strict=True)]).sum()
 
 
 def discrimination(real: Tensor, centres: Tensor) -> Tensor:
-    """The discrimination loss of embeddings [C, B, D] of real images, classified by the classes' `centres` [C, D]: a scalar."""
+    """The discrimination loss of the embeddings [C, B, D] of real images: a scalar.
+
+    They are classified by the `centres` [C, D] of the classes.
+
+    >>> far = 100 * torch.eye(2)
+    >>> discrimination(far[:, None], centres=far)
+    tensor(0.)
+    """
     logits = real.flatten(0, 1) @ centres.T
     truth = torch.arange(len(real), device=real.device).repeat_interleave(real.shape[1])
     return functional.cross_entropy(logits, truth, reduction="sum")
@@ -107,13 +132,12 @@ class _Learner(Learner):
                 self.classes.split(max(1, block_size(self.images, device) // self._per_class))
             )
         self._used = torch.zeros((), dtype=torch.int64)  # networks before this one
-        self._queue = torch.full(
-            (method.queue,), torch.nan
-        )  # accuracies after the last updates; nan: none yet
+        # The accuracies after the last updates of the images; NaN if there are not enough yet.
+        self._queue = torch.full((method.queue,), torch.nan)
         networks.initialise(self._network, self._seed, 0)
 
     def step(self, step: int) -> dict[str, Tensor]:
-        """One update of the images, and either the inner loop or a fresh network."""
+        """Update the images, then run the inner loop or start with a fresh network."""
         parts = self._update(step)
         self._queue = torch.cat([self._queue[1:], torch.tensor([self._accuracy(step, 0)])])
         if self._queue.isfinite().all() and _range(self._queue.tolist()) < self._method.outer_bound:
@@ -136,7 +160,10 @@ class _Learner(Learner):
         }
 
     def _update(self, step: int) -> dict[str, Tensor]:
-        """Move the images by SGD with momentum; the rate is halved at six, eight and nine tenths of the run."""
+        """Move the images by SGD with momentum.
+
+        The learning rate is halved at six, eight and nine tenths of the run.
+        """
         self._network.requires_grad_(False)
         with torch.no_grad():
             real_means, real = self._real_features(step)
@@ -144,7 +171,8 @@ class _Learner(Learner):
         drawn = self._augment.matching(leaf, self.classes, self._seed, step).unflatten(
             0, (len(self.classes), -1)
         )
-        # Only the means of a class go on, so each block of classes is seen again in the backward pass and memory stays small.
+        # Only the means of a class are kept. The backward pass computes each block of classes
+        # again, which keeps memory small.
         blocks = [
             checkpoint(self._means, drawn[block], use_reentrant=False) for block in self._blocks
         ]
@@ -163,7 +191,10 @@ class _Learner(Learner):
         return {name: part.detach() for name, part in parts.items()}
 
     def _real_features(self, step: int) -> tuple[list[Tensor], Tensor]:
-        """Mean features [C, D_l] of every layer, and all embeddings [C, B, D], a class at a time."""
+        """The mean features [C, D_l] of every layer and all embeddings [C, B, D].
+
+        Classes are processed one at a time if they do not affect each other.
+        """
         drawn = self._real.batch(self.classes, step)
         drawn = self._augment.matching(drawn, self.classes, self._seed, step).unflatten(
             0, (len(self.classes), -1)
@@ -180,14 +211,14 @@ class _Learner(Learner):
         return [features.mean(dim=1) for features in self._features(images)]
 
     def _features(self, images: Tensor) -> list[Tensor]:
-        """The features of images [c, n, ch, H, W]: each layer's map and last the embedding, [c, n, D_l]."""
+        """The features of images [c, n, ch, H, W]: all maps, then the embedding, [c, n, D_l]."""
         maps, embedding = self._network.observe(images.flatten(0, 1))
         return [
             widen(layer).flatten(1).unflatten(0, images.shape[:2]) for layer in (*maps, embedding)
         ]
 
     def _train(self, step: int) -> None:
-        """The inner loop: passes over the images until the accuracy has moved."""
+        """The inner loop: passes over the images until the accuracy has changed enough."""
         self._network.requires_grad_(True)
         weights: list[Tensor] = list(self._network.parameters())
         seen: list[float] = []
@@ -211,7 +242,10 @@ class _Learner(Learner):
 
     @torch.no_grad()
     def _accuracy(self, step: int, number: int) -> float:
-        """The share of real query images that the network knows, after `number` passes of this step's inner loop."""
+        """The share of real query images that the network classifies correctly.
+
+        `number` is the number of passes in this step's inner loop so far.
+        """
         purpose = f"cafe query {number}"
         correct = torch.zeros((), device=self.images.device)
         for c in self.classes.split(1):

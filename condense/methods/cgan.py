@@ -1,9 +1,11 @@
-"""cGAN: a generator that a discriminator, told the class, cannot tell from the real images.
+"""cGAN: a generator whose images a discriminator, which knows the class, should take for real ones.
 
-Mirza and Osindero, "Conditional Generative Adversarial Nets", 2014, equation 2, with the generator's loss that does not saturate
-(Goodfellow et al., 2014, section 3) and small convolutional networks in place of the paper's for MNIST:
+Mirza and Osindero, "Conditional Generative Adversarial Nets", 2014, equation 2. The generator has
+the loss that does not saturate (Goodfellow et al., 2014, section 3). Small convolutional networks
+replace those of the paper for MNIST.
 
-    discriminator: - E log D(x | y) - E log(1 - D(G(z | y) | y))        generator: - E log D(G(z | y) | y)
+    discriminator: - E log D(x | y) - E log(1 - D(G(z | y) | y))
+    generator:     - E log D(G(z | y) | y)
 """
 
 from dataclasses import dataclass
@@ -19,14 +21,22 @@ from condense.settings import require
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CGAN(Looping):
-    """The paper's losses. The recipe's `lr` and `momentum` are the rate and beta_1 of both networks' Adam."""
+    """The losses of the paper.
+
+    The recipe's `lr` and `momentum` are the learning rate and beta_1 of Adam for both networks.
+
+    >>> from condense import Recipe, condense, load_dataset
+    >>> recipe = Recipe(name="mine", method=CGAN(width=8), real_batch=4, steps=1, lr=1e-3)
+    >>> condense(load_dataset("digits"), ipc=1, recipe=recipe, quiet=True).images.shape
+    torch.Size([10, 1, 8, 8])
+    """
 
     name: ClassVar[str] = "cgan"
 
     latent: int = 100
-    """Length of a latent."""
+    """The length of a latent vector."""
     width: int = 32
-    """Channels of both networks at full resolution; twice as many at half."""
+    """Channels of both networks at full resolution, doubled with each halving of the resolution."""
 
     def __post_init__(self) -> None:
         require("latent", self.latent, self.latent >= 1, "1 or more")
@@ -34,7 +44,7 @@ class CGAN(Looping):
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-        """100 real images a step; Adam as Radford, Metz and Chintala (2016) use it."""
+        """100 real images per step; Adam as Radford, Metz and Chintala (2016) use it."""
         return {
             "steps": 50_000,
             "real_batch": share(100, dataset_name),
@@ -49,14 +59,24 @@ class CGAN(Looping):
         return _Learner(self, problem)
 
 
-def discriminator_loss(of_real: Tensor, of_made: Tensor) -> Tensor:
-    """Of the discriminator's logits for real and made images: a scalar."""
-    return functional.softplus(-of_real).mean() + functional.softplus(of_made).mean()
+def discriminator_loss(of_real: Tensor, of_generated: Tensor) -> Tensor:
+    """The loss of the discriminator, given its logits for real and for generated images: a scalar.
+
+    >>> import torch
+    >>> discriminator_loss(torch.tensor([50.0]), torch.tensor([-50.0])).item() < 1e-6
+    True
+    """
+    return functional.softplus(-of_real).mean() + functional.softplus(of_generated).mean()
 
 
-def generator_loss(of_made: Tensor) -> Tensor:
-    """Of the discriminator's logits for made images: a scalar."""
-    return functional.softplus(-of_made).mean()
+def generator_loss(of_generated: Tensor) -> Tensor:
+    """The loss of the generator, given the discriminator's logits for its images: a scalar.
+
+    >>> import torch
+    >>> generator_loss(torch.tensor([0.0]))
+    tensor(0.6931)
+    """
+    return functional.softplus(-of_generated).mean()
 
 
 class _Learner(Generative):
@@ -66,13 +86,14 @@ class _Learner(Generative):
         self._discriminator_adam = self.train("discriminator", self._discriminator)
 
     def step(self, step: int) -> dict[str, Tensor]:
-        """One step of the discriminator, then one of the generator on the same latents."""
-        made = self.generator(self.latents("latents", step, self.batch), self.truth)
+        """One step of the discriminator, then one of the generator with the same latent vectors."""
+        generated = self.generator(self.latents("latents", step, self.batch), self.truth)
         real = self.real.batch(self.classes, step)
-        doubted = discriminator_loss(
-            self._discriminator(real, self.truth), self._discriminator(made.detach(), self.truth)
+        discriminator = discriminator_loss(
+            self._discriminator(real, self.truth),
+            self._discriminator(generated.detach(), self.truth),
         )
-        self.move(doubted, self._discriminator_adam)
-        loss = generator_loss(self._discriminator(made, self.truth))
+        self.move(discriminator, self._discriminator_adam)
+        loss = generator_loss(self._discriminator(generated, self.truth))
         self.move(loss, self.adam)
-        return {"discriminator": doubted.detach(), "generator": loss.detach()}
+        return {"discriminator": discriminator.detach(), "generator": loss.detach()}

@@ -1,15 +1,17 @@
 """DataDAM: match spatial attention in every layer, and the mean of the last features.
 
-Sajedi, Khaki, Amjadian, Liu, Lawryshyn and Plataniotis, "DataDAM: Efficient Dataset Distillation with Attention
-Matching", ICCV 2023. For class k, with z_l the normalised attention map of layer l and e the embedding:
+Sajedi, Khaki, Amjadian, Liu, Lawryshyn and Plataniotis, "DataDAM: Efficient Dataset Distillation
+with Attention Matching", ICCV 2023. For class k, with z_l the normalised attention map of layer l
+and e the embedding:
 
-    A_l(x)  = sum over channels c of |f_lc(x)|^p                                                     (equation 1)
-    L_SAM_k = sum over layers l < L of || mean_real z_l - mean_syn z_l ||^2                          (equation 2)
-    L_MMD_k = || mean_real e - mean_syn e ||^2                                                       (equation 3)
-    loss_k  = scale * (L_SAM_k + lambda * L_MMD_k)                                                   (equation 4)
+    A_l(x)  = sum over channels c of |f_lc(x)|^p                                      (equation 1)
+    L_SAM_k = sum over layers l < L of || mean_real z_l - mean_syn z_l ||^2           (equation 2)
+    L_MMD_k = || mean_real e - mean_syn e ||^2                                        (equation 3)
+    loss_k  = scale * (L_SAM_k + lambda * L_MMD_k)                                    (equation 4)
 
-Later work attends to channels as well, A_lc(x) = sum over positions of |f_lc(x)|^p (Khaki et al., "ATOM", CVPR workshops 2024),
-and measures the last term otherwise (see `condense.methods.discrepancy`).
+Later work also matches attention over channels, A_lc(x) = sum over positions of |f_lc(x)|^p (Khaki
+et al., "ATOM", CVPR workshops 2024), and measures the last term in other ways (see
+`condense.methods.discrepancy`).
 """
 
 from dataclasses import dataclass
@@ -29,32 +31,46 @@ _SUMMED: dict[str, list[tuple[int, ...]]] = {
     "channel": [(2, 3)],
     "both": [(1,), (2, 3)],
 }
-"""Dimensions of a map [N, ch, H, W] that each attention map sums over."""
+"""The dimensions of a map [N, ch, H, W] over which each attention map sums."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataDAM(Matching):
-    """The paper's loss, with what its ablations vary. See `Method` for the two functions."""
+    """The loss of the paper, with the options of its ablations.
+
+    >>> import torch
+    >>> from condense.networks.build import build
+    >>> method, network = DataDAM(loss_scale=100.0), build("convnet-d2-w8", (1, 8, 8), 10)
+    >>> images = torch.rand(6, 1, 8, 8)
+    >>> described = method.describe(network, images)  # the attention of layer 0, and the embedding
+    >>> [tuple(part.shape) for part in described]
+    [(6, 64), (6, 32)]
+    >>> one_class = [part[None] for part in described]
+    >>> {name: term.item() for name, term in method.parts(one_class, one_class).items()}
+    {'attention': 0.0, 'mmd': 0.0}
+    """
 
     name: ClassVar[str] = "datadam"
     matches_embedding: ClassVar[bool] = True
 
     power: float = 4.0
-    """p of the attention map, above 0."""
+    """The exponent p of the attention map, above 0."""
     attention: Literal["spatial", "channel", "both"] = "spatial"
-    """What is attended to in a layer: positions, channels, or both, each an attention map of its own."""
+    """Attention over positions, over channels, or both, each in a map of its own."""
     normalise: Literal["l2", "l1", "none"] = "l2"
-    """Norm by which each image's attention map is divided."""
+    """The norm by which each image's attention map is divided."""
     error: Literal["mse", "mae", "cosine"] = "mse"
-    """Distance between mean attention maps: sum of squares, sum of absolute values, or 1 - cosine."""
+    """The distance between mean attention maps.
+
+    It is a sum of squares, a sum of absolute values, or 1 - cosine."""
     layers: tuple[int, ...] | None = None
-    """Layers whose attention is matched, from 0; None: all but the last."""
+    """The layers whose attention is matched, counted from 0. None means all but the last."""
     task_balance: float = 0.01
-    """lambda, the weight of the matching of the embeddings."""
+    """lambda, the weight of the term that matches embeddings."""
     discrepancy: Literal["mean", "rbf", "cf"] = "mean"
-    """How far real and synthetic embeddings are apart; see `condense.methods.discrepancy`."""
+    """The distance between real and synthetic embeddings; see `condense.methods.discrepancy`."""
     loss_scale: float = 1.0
-    """Factor on the whole loss. With a fixed learning rate it sets the step size of the pixels."""
+    """Factor of the whole loss. At a fixed learning rate it scales the steps of the pixels."""
 
     def __post_init__(self) -> None:
         require("power", self.power, self.power > 0, "above 0")
@@ -76,7 +92,10 @@ class DataDAM(Matching):
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-        """The DataDAM paper, taken literally: loss scale 1. See `condense.recipes` for what its code does instead."""
+        """The settings of the DataDAM paper, including its loss scale of 1.
+
+        Its code has others; see `official-code` in `condense.methods.recipes`.
+        """
         return {
             "task_balance": 0.01 if shape[-1] < 64 else 0.02,
             "lr": 1.0 if ipc <= 50 else 10.0,
@@ -84,7 +103,11 @@ class DataDAM(Matching):
         }
 
     def describe(self, network: Network, images: Tensor) -> Described:
-        """The normalised attention of each matched layer, [N, H_l * W_l] or [N, ch_l], and last the embedding [N, D]."""
+        """The attention of each matched layer, normalised, and the embedding.
+
+        Attention is [N, H_l * W_l] over positions and [N, ch_l] over channels. The embedding is
+        [N, D].
+        """
         maps, embedding = network.observe(images)
         layers = range(len(maps) - 1) if self.layers is None else self.layers
         if self.layers and not all(0 <= layer < len(maps) for layer in self.layers):
@@ -97,7 +120,7 @@ class DataDAM(Matching):
         ]
 
     def parts(self, real: Described, synthetic: Described) -> dict[str, Tensor]:
-        """The two terms of each class, [C], weighted so that their sum is the loss."""
+        """The two terms of each class, [C], with their weights; their sum is the loss."""
         *real_maps, real_embedding = real
         *synthetic_maps, synthetic_embedding = synthetic
         mmd = DISCREPANCIES[self.discrepancy](real_embedding, synthetic_embedding)

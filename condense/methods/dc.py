@@ -1,14 +1,17 @@
-"""DC: match the gradients that real and synthetic images give a network, while it is trained on the synthetic ones.
+"""DC: match the gradients of real and synthetic images in a network that is trained meanwhile.
 
-Zhao, Mopuri and Bilen, "Dataset Condensation with Gradient Matching", ICLR 2021, algorithm 1. In every step a fresh network
-theta; then, `outer_loops` times, with B_c a batch of real images of class c and S_c all synthetic ones:
+Zhao, Mopuri and Bilen, "Dataset Condensation with Gradient Matching", ICLR 2021, algorithm 1. Every
+step starts with a fresh network theta. The following is repeated `outer_loops` times, with B_c a
+batch of real images of class c and S_c all synthetic images of that class:
 
-    S_c   <- S_c - lr * gradient of D(gradient of L(S_c, theta), gradient of L(B_c, theta))   for each class c
-    theta <- theta after `inner_loops` passes over S                                          but for the last time
-    D(a, b) = sum over layers, over output nodes i of 1 - cos(a_i, b_i)                       (equations 9 and 10)
+    S_c   <- S_c - lr * gradient of D(gradient of L(S_c, theta), gradient of L(B_c, theta))
+             for each class c
+    theta <- theta after `inner_loops` passes over S, except the last time
+    D(a, b) = sum over layers, over output nodes i of 1 - cos(a_i, b_i)     (equations 9 and 10)
 
-a_i are the weights that lead to node i. Parameters with a single number a node (biases, normalisations) are left out, as in
-the authors' code: the cosine of single numbers is a sign.
+a_i are the gradients of the weights that lead to node i. Parameters with a single number per node
+(biases, normalisations) are left out, as in the authors' code, because the cosine of two single
+numbers is just a sign.
 """
 
 from dataclasses import dataclass
@@ -26,27 +29,35 @@ from condense.settings import require
 from condense.training.descent import CrossEntropy
 
 _LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
-"""Outer and inner loops by images a class, as published; numbers between take the next."""
+"""Outer and inner loops, as published, by images per class; other numbers use the next larger."""
 _BATCH = 256
-"""Images in a step of the network's training."""
+"""Images per step when training the network."""
 _TINY = 1e-6
 """Added to the product of the lengths, as in the authors' code."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DC(Looping):
-    """The loops of algorithm 1. A step of the recipe is one of its K outermost iterations: one network."""
+    """The loops of algorithm 1.
+
+    A step of the recipe is one of the K outermost iterations, with one network.
+
+    >>> from condense import Recipe, condense, load_dataset
+    >>> recipe = Recipe(name="mine", method=DC(), network="convnet-d2-w8", real_batch=8, steps=1)
+    >>> condense(load_dataset("digits"), ipc=1, recipe=recipe, quiet=True).images.shape
+    torch.Size([10, 1, 8, 8])
+    """
 
     name: ClassVar[str] = "dc"
 
     outer_loops: int = 1
-    """Times that the images are matched in a step (the paper's T)."""
+    """How often the images are matched per step (T in the paper)."""
     inner_loops: int = 1
-    """Passes over the synthetic images by which the network is trained between two matchings."""
+    """Passes over the synthetic images that train the network between two matchings."""
     net_lr: float = 0.01
-    """Learning rate of the network."""
+    """The learning rate of the network."""
     net_momentum: float = 0.5
-    """Momentum of the network, in [0, 1)."""
+    """The momentum of the network, in [0, 1)."""
 
     def __post_init__(self) -> None:
         require("outer_loops", self.outer_loops, self.outer_loops >= 1, "1 or more")
@@ -56,20 +67,42 @@ class DC(Looping):
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-        """The paper's and its code's: 1,000 networks, and as many matchings of each as there are images a class, up to 50."""
+        """The settings of the paper and its code.
+
+        There are 1,000 networks, each matched as often as there are images per class, up to 50.
+        """
         outer, inner = next((loops for most, loops in _LOOPS.items() if ipc <= most), _LOOPS[50])
         return {
-            "steps": 1000, "real_batch": 256, "lr": 0.1, "momentum": 0.5, "init": "noise", "augment": "none",
-            "outer_loops": outer, "inner_loops": inner,
+            "steps": 1000, "real_batch": 256, "lr": 0.1, "momentum": 0.5, "init": "noise",
+            "augment": "none", "outer_loops": outer, "inner_loops": inner,
         }  # fmt: skip
 
     def learner(self, problem: Problem) -> Learner:
-        """The learner of DC, and of DSA: what tells them apart is the recipe's augmentation."""
+        """The learner of DC and of DSA, which differ only in the augmentation of the recipe."""
         return GradientMatching(self, problem)
 
 
 class GradientMatching(Learner):
-    """Algorithm 1. Given the network the classes do not depend on each other, so each is moved as soon as it is matched."""
+    """The learner of algorithm 1.
+
+    For a given network the classes do not depend on each other. Each class is therefore moved as
+    soon as it is matched.
+
+    >>> from condense import Recipe, load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import noise
+    >>> digits = load_dataset("digits")
+    >>> problem = Problem(
+    ...     dataset=digits,
+    ...     recipe=Recipe(name="mine", method=DC(), network="convnet-d2-w8", real_batch=4),
+    ...     start=noise(digits, ipc=1, preprocess=make_preprocess("standard", digits), seed=0),
+    ...     seed=0,
+    ...     device=torch.device("cpu"),
+    ... )
+    >>> learner = GradientMatching(DC(), problem)
+    >>> list(learner.step(0))
+    ['distance']
+    """
 
     def __init__(self, method: DC, problem: Problem) -> None:
         dataset, recipe, device = problem.dataset, problem.recipe, problem.device
@@ -87,7 +120,10 @@ class GradientMatching(Learner):
         self.per_class = len(self.images) // num_classes
 
     def step(self, step: int) -> dict[str, Tensor]:
-        """One network: match, train, match, ... Returns the distance, summed over the classes, averaged over the matchings."""
+        """Match and train one network.
+
+        Returns the distance, summed over classes and averaged over matchings.
+        """
         weights = self.loss.fresh(self.seed, step)
         velocity, distance = torch.zeros_like(weights), weights.new_zeros(())
         for loop in range(self.method.outer_loops):
@@ -108,7 +144,10 @@ class GradientMatching(Learner):
     def gradient(
         self, weights: Tensor, rows: Tensor, label: Tensor, number: int
     ) -> tuple[Tensor, Tensor]:
-        """D of one class (`label`, int64 [1]) in matching `number`, and its gradient with respect to the images at `rows`."""
+        """D of one class, and its gradient with respect to the images at `rows`.
+
+        `label` is the class, int64 [1]; `number` is that of the matching.
+        """
         real = self.augment.matching(self.real.batch(label, number), label, self.seed, number)
         wanted = self.loss.gradient(weights, real, label.expand(len(real)))[1]
         leaf = self.images[rows].requires_grad_()
@@ -118,17 +157,18 @@ class GradientMatching(Learner):
         )
         given = self.loss.gradient(weights, drawn, labels)[1].requires_grad_()
         distance = gradient_distance(self.loss.layers(wanted), self.loss.layers(given))
-        # D depends on the images by way of `given`: its gradient there is the direction whose product is pulled back.
+        # D depends on the images through `given`. The gradient of D with respect to `given` is the
+        # direction to pull back.
         (direction,) = torch.autograd.grad(distance, given)
         of_drawn = self.loss.pull_back(weights, drawn, labels, direction, to_weights=False)[1]
         return distance.detach(), torch.autograd.grad(drawn, leaf, of_drawn)[0]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The images and their momentum: the network is drawn anew in every step."""
+        """The images and their momentum. The network is drawn again in every step."""
         return {"images": self.images, "momentum": self.momentum}
 
     def _train(self, weights: Tensor, velocity: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        """Weights and velocity after `inner_loops` passes over the synthetic images, by SGD with momentum."""
+        """Weights and velocity after `inner_loops` passes of SGD with momentum."""
         labels = self.classes.repeat_interleave(self.per_class)
         batches = -(-len(labels) // _BATCH)
         for loop in range(self.method.inner_loops):
@@ -149,7 +189,16 @@ class GradientMatching(Learner):
 
 
 def gradient_distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
-    """D: over all parameters with several numbers a node, the sum of 1 - cos of what leads to each node (its first axis)."""
+    """D(a, b), the distance between two gradients, each given by parameter.
+
+    For all parameters with several numbers per node (along the first axis), it sums 1 - cosine over
+    the nodes.
+
+    >>> a = {"weight": torch.eye(2), "bias": torch.ones(2)}
+    >>> b = {"weight": -torch.eye(2), "bias": torch.ones(2)}
+    >>> gradient_distance(a, b)
+    tensor(4.0000)
+    """
     total = next(iter(a.values())).new_zeros(())
     for of_a, of_b in zip(a.values(), b.values(), strict=True):
         if of_a.ndim > 1:

@@ -1,14 +1,16 @@
-"""DD: a fresh network shall do well on real images after a few steps of gradient descent on the synthetic ones.
+"""DD: a fresh network should do well on real images after a few steps on the synthetic ones.
 
-Wang, Zhu, Torralba and Efros, "Dataset Distillation", 2018, algorithm 1 with random initial weights. Of I images a class, step
-i of the network learns from the i-th of each class; all of them are gone through `passes` times, each time with rates of their
-own, T = passes * I steps in all. In every step of the recipe, with fresh weights theta_0 and a batch B of real images:
+Wang, Zhu, Torralba and Efros, "Dataset Distillation", 2018, algorithm 1 with random initial
+weights. With I images per class, step i of the network uses the i-th image of each class. It goes
+through all of them `passes` times, with different learning rates each time: T = passes * I steps in
+all. Every step of the recipe takes fresh weights theta_0 and a batch B of real images:
 
     theta_t+1 = theta_t - eta_t * gradient of L(S_t mod I, theta_t)
     images and rates eta move down the gradient of L(B, theta_T), through all T steps.
 
-As in the authors' code the rates are kept positive (eta = softplus of what is learned), and everything moves by Adam
-with a learning rate that is halved now and then. A batch holds equally many images of each class; theirs is drawn of all.
+As in the authors' code, the rates are kept positive (eta is the softplus of what is learned), and
+images and rates are moved by Adam with a learning rate that is halved at intervals. A batch holds
+the same number of images of each class, while theirs is drawn from all images.
 """
 
 from dataclasses import dataclass
@@ -26,21 +28,31 @@ from condense.settings import require
 from condense.training.descent import CrossEntropy, through_descent
 
 _BETA2, _TINY = 0.999, 1e-8
-"""Adam's, beside the recipe's momentum, which is its beta_1."""
+"""Constants of Adam. Its beta_1 is the momentum of the recipe."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DD(Looping):
-    """Algorithm 1 with its hyperparameters. The recipe's `lr` and `momentum` are Adam's learning rate and beta_1."""
+    """Algorithm 1 with its hyperparameters.
+
+    The recipe's `lr` and `momentum` are the learning rate and beta_1 of Adam.
+
+    >>> from condense import Recipe, condense, load_dataset
+    >>> method = DD(passes=2)
+    >>> recipe = Recipe(name="mine", method=method, network="convnet-d2-w8", real_batch=8, steps=1)
+    >>> condensed = condense(load_dataset("digits"), ipc=1, recipe=recipe, quiet=True)
+    >>> len(condensed.provenance["learned"]["rates"])
+    2
+    """
 
     name: ClassVar[str] = "dd"
 
     passes: int = 3
-    """Times that a network goes through the images."""
+    """How often a network goes through the images."""
     first_rate: float = 0.02
-    """Every rate of the network's steps to begin with."""
+    """The initial value of all learning rates of the network."""
     halve_every: int = 2000
-    """Steps after which the learning rate is halved, again and again."""
+    """The learning rate of Adam is halved after every so many steps."""
 
     def __post_init__(self) -> None:
         require("passes", self.passes, self.passes >= 1, "1 or more")
@@ -49,13 +61,14 @@ class DD(Looping):
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-        """The paper's for CIFAR-10, 10 images a class, and its code's: 400 passes over the real images in batches of 1,024.
+        """The settings for CIFAR-10 with 10 images per class, from the paper and its code.
 
-        They are some 20,000 steps, halved every 40 passes; the images start as noise and are not augmented.
+        The 400 passes over the real images in batches of 1,024 are some 20,000 steps. The rate is
+        halved every 40 passes. The images start as noise and are not augmented.
         """
         return {
-            "steps": 20_000, "real_batch": 100, "lr": 0.01, "momentum": 0.5, "init": "noise", "augment": "none", "passes": 3,
-            "first_rate": 0.02, "halve_every": 2000,
+            "steps": 20_000, "real_batch": 100, "lr": 0.01, "momentum": 0.5, "init": "noise",
+            "augment": "none", "passes": 3, "first_rate": 0.02, "halve_every": 2000,
         }  # fmt: skip
 
     def learner(self, problem: Problem) -> Learner:
@@ -64,7 +77,25 @@ class DD(Looping):
 
 
 class Distillation(Learner):
-    """Algorithm 1: images and the rates of the steps they are used in, by Adam."""
+    """The learner of algorithm 1: images and learning rates, moved by Adam.
+
+    >>> from condense import Recipe, load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import noise
+    >>> digits = load_dataset("digits")
+    >>> problem = Problem(
+    ...     dataset=digits,
+    ...     recipe=Recipe(name="mine", method=DD(), network="convnet-d2-w8", real_batch=4),
+    ...     start=noise(digits, ipc=1, preprocess=make_preprocess("standard", digits), seed=0),
+    ...     seed=0,
+    ...     device=torch.device("cpu"),
+    ... )
+    >>> learner = Distillation(DD(), problem)
+    >>> list(learner.step(0))
+    ['real']
+    >>> len(learner.learned()["rates"])
+    3
+    """
 
     def __init__(self, method: DD, problem: Problem) -> None:
         dataset, recipe, device = problem.dataset, problem.recipe, problem.device
@@ -79,7 +110,7 @@ class Distillation(Learner):
         self.classes = torch.arange(num_classes, device=device)
         self.images = problem.start.images.to(device, torch.float32, copy=True)
         self.per_class = len(self.images) // num_classes
-        # The number whose softplus is the first rate.
+        # The softplus of this number is the initial rate.
         first = torch.tensor(method.first_rate, dtype=torch.float64).expm1().log()
         self.raw_rates = first.float().repeat(method.passes * self.per_class).to(device)
         self._moments = {
@@ -89,7 +120,7 @@ class Distillation(Learner):
         }
 
     def step(self, step: int) -> dict[str, Tensor]:
-        """One network. Returns its loss on the real batch."""
+        """Train one network, then move images and rates. Returns its loss on the real batch."""
         real = self.augment.matching(
             self.real.batch(self.classes, step), self.classes, self.seed, step
         )
@@ -114,11 +145,11 @@ class Distillation(Learner):
         return {"real": loss}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Images and rates, with Adam's moments."""
+        """Images and rates, with their moments."""
         return {"images": self.images, "raw_rates": self.raw_rates, **self._moments}
 
     def learned(self) -> dict[str, Any]:
-        """The rates of a network's steps, in their order."""
+        """The learning rates of a network's steps, in order."""
         return {"rates": functional.softplus(self.raw_rates).tolist()}
 
     def _adam(self, name: str, value: Tensor, gradient: Tensor, step: int) -> None:

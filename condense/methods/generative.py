@@ -1,7 +1,10 @@
-"""What the generative baselines share: a generator of images of a class, whose samples at fixed latents are the set.
+"""What the generative baselines share: a conditional generator.
 
-They learn to make images that look real, not images that teach: rows of comparison (the DataDAM paper, table 11). BigGAN and
-DC-VAE need their own large models: images made by them are read with `condensekit import`.
+The set consists of its samples for fixed latents.
+
+These methods learn to make images that look real, not images that are good to train on. They serve
+for comparison (table 11 of the DataDAM paper). BigGAN and DC-VAE need large models of their own;
+images that they generate can be read with `condensekit import`.
 """
 
 from itertools import pairwise
@@ -19,9 +22,14 @@ from condense.randomness import derive, uniforms
 
 
 class Decoder(nn.Module):
-    """Latents [N, L] and classes one-hot [N, C] to images [N, ch, H, W], in preprocessed space.
+    """A network from latents [N, L] and one-hot classes [N, C] to images [N, ch, H, W].
 
-    A linear layer makes a small map, which is doubled in size and halved in channels, down to `width`, until it is an image.
+    The images are in preprocessed space. A linear layer makes a small map. Its size is doubled
+    and its channels are halved, down to `width`, until it has the size of an image.
+
+    >>> decoder = Decoder(latent=5, num_classes=10, shape=(1, 8, 8), width=4)
+    >>> decoder(torch.randn(2, 5), torch.eye(10)[:2]).shape
+    torch.Size([2, 1, 8, 8])
     """
 
     def __init__(self, latent: int, num_classes: int, shape: Shape, width: int) -> None:
@@ -47,9 +55,13 @@ class Decoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images [N, ch, H, W] and their classes one-hot [N, C] to `outputs` numbers each, [N, outputs]: the decoder's mirror image.
+    """A network from images [N, ch, H, W] and one-hot classes [N, C] to numbers [N, outputs].
 
-    The classes enter as constant channels beside those of the image.
+    It mirrors the decoder. The classes enter as additional, constant channels of the images.
+
+    >>> encoder = Encoder(num_classes=10, shape=(1, 8, 8), width=4, outputs=3)
+    >>> encoder(torch.rand(2, 1, 8, 8), torch.eye(10)[:2]).shape
+    torch.Size([2, 3])
     """
 
     def __init__(self, num_classes: int, shape: Shape, width: int, outputs: int) -> None:
@@ -70,7 +82,11 @@ class Encoder(nn.Module):
 
 
 def halvings(shape: Shape) -> int:
-    """How often an image can be halved, both sides even, until a side is 4 or less."""
+    """How often an image can be halved evenly on both sides before a side is 4 or less.
+
+    >>> halvings((3, 32, 32)), halvings((1, 28, 28)), halvings((1, 8, 8))
+    (3, 2, 1)
+    """
     _, height, width = shape
     times = 0
     while (
@@ -81,9 +97,26 @@ def halvings(shape: Shape) -> int:
 
 
 class Generative(Learner):
-    """A learner whose images are what the generator makes of fixed latents. The starting images are only counted.
+    """A learner whose images are the output of a generator for fixed latents.
 
-    A subclass adds what it trains beside the generator, and `step`.
+    Of the starting images, only the number matters. A subclass adds whatever else it trains, and
+    `step`.
+
+    >>> from condense import Recipe, load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods import VAE
+    >>> from condense.methods.selection import noise
+    >>> digits = load_dataset("digits")
+    >>> problem = Problem(
+    ...     dataset=digits,
+    ...     recipe=Recipe(name="mine", method=VAE(width=4), real_batch=4, lr=1e-3),
+    ...     start=noise(digits, ipc=1, preprocess=make_preprocess("standard", digits), seed=0),
+    ...     seed=0,
+    ...     device=torch.device("cpu"),
+    ... )
+    >>> learner = problem.recipe.method.learner(problem)
+    >>> isinstance(learner, Generative), learner.images.shape
+    (True, torch.Size([10, 1, 8, 8]))
     """
 
     def __init__(self, problem: Problem, latent: int, width: int) -> None:
@@ -101,7 +134,7 @@ class Generative(Learner):
 
     @property
     def images(self) -> Tensor:  # type: ignore[override]  # read, never set
-        """Samples of the generator as it stands, always of the same latents."""
+        """Samples of the present generator, always for the same latents."""
         per_class = len(self.problem.start) // len(self.classes)
         with torch.no_grad():
             return self.generator(
@@ -109,7 +142,10 @@ class Generative(Learner):
             )
 
     def train(self, name: str, module: nn.Module) -> torch.optim.Adam:
-        """Give `module` fresh weights, keep it in the checkpoints under `name`, and return its optimiser."""
+        """Prepare `module` for training; returns its optimiser.
+
+        It receives fresh weights, and is stored in checkpoints under `name`.
+        """
         module.to(self.problem.device)
         networks.initialise(module, derive(self.problem.seed, name), 0)
         optimiser = adam(module.parameters(), self.problem.recipe.lr, self.problem.recipe.momentum)
@@ -117,7 +153,10 @@ class Generative(Learner):
         return optimiser
 
     def move(self, loss: Tensor, *optimisers: torch.optim.Adam) -> None:
-        """One step of each optimiser along the gradient of `loss` with respect to their own parameters alone."""
+        """Take one step of each optimiser along the gradient of `loss`.
+
+        Gradients are computed only for the parameters of these optimisers.
+        """
         parameters = [
             parameter
             for optimiser in optimisers
@@ -131,24 +170,25 @@ class Generative(Learner):
             optimiser.step()
 
     def one_hot(self, per_class: int) -> Tensor:
-        """The classes of `per_class` images of each, class-major: float32 [C * per_class, C]."""
+        """One-hot classes of `per_class` images of each class: float32 [C * per_class, C]."""
         return functional.one_hot(self.classes).float().repeat_interleave(per_class, dim=0)
 
     def latents(self, purpose: str, step: int, per_class: int) -> Tensor:
-        """Standard normal latents of `per_class` images of each class: [C * per_class, L]."""
-        # A multiple of 2**-24 in [0, 1), moved by half of that and stretched: symmetric in (-1, 1).
+        """Standard normal latents for `per_class` images of each class: [C * per_class, L]."""
+        # Multiples of 2**-24 in [0, 1) are shifted by half of that and stretched, so that they are
+        # symmetric in (-1, 1).
         drawn = self.uniform_latents(purpose, step, per_class) + 2.0**-24
         return torch.erfinv(drawn) * 2**0.5
 
     def uniform_latents(self, purpose: str, step: int, per_class: int) -> Tensor:
-        """Latents uniform in [-1, 1): [C * per_class, L]."""
+        """Latents that are uniform in [-1, 1): [C * per_class, L]."""
         drawn = uniforms(self.problem.seed, purpose, step, self.classes, per_class * self.latent)
         return (2 * drawn - 1).unflatten(1, (per_class, self.latent)).flatten(0, 1)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights and optimisers of all that is trained."""
-        found: dict[str, Tensor] = {}
+        """The weights and optimisers of everything that is trained."""
+        state: dict[str, Tensor] = {}
         for name, (module, optimiser) in self._trained.items():
-            found |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
-            found |= state_of(f"{name} adam", optimiser)
-        return found
+            state |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+            state |= state_of(f"{name} adam", optimiser)
+        return state

@@ -1,14 +1,17 @@
-"""KIP: images that make kernel ridge regression, with the kernel of an infinitely wide network, right on the real ones.
+"""KIP: images from which kernel ridge regression predicts the labels of the real images.
 
-Nguyen, Chen and Lee, "Dataset Meta-Learning from Kernel Ridge-Regression", ICLR 2021, equation 7. With S the support
-(the learned images, labels y_s), T a batch of real images (labels y_t) and K the neural tangent kernel:
+Nguyen, Chen and Lee, "Dataset Meta-Learning from Kernel Ridge-Regression", ICLR 2021, equation 7.
+The kernel K is that of an infinitely wide network, the neural tangent kernel. With S the support
+(the learned images, labels y_s) and T a batch of real images (labels y_t):
 
-    loss = 1/2 || y_t - K_TS (K_SS + lambda I)^-1 y_s ||^2 / |T|,   lambda = ridge * trace(K_SS) / |S|
+    loss   = 1/2 || y_t - K_TS (K_SS + lambda I)^-1 y_s ||^2 / |T|
+    lambda = ridge * trace(K_SS) / |S|
 
-(the division, which Adam does not notice, is ours). Labels are one-hot less 1 / C. The kernel is exact, of ReLU networks with
-`depth` hidden layers (Jacot, Gabriel and Hongler, 2018), fully connected or convolutional with 3x3 filters and no pooling
-(Novak et al., 2019; Arora et al., 2019): with k and t the covariances of outputs and of gradients, a layer does
-k, t = relu(k, t), then k = weights * k + biases, t = k + weights * t.
+The division by |T| is not in the paper; it makes no difference to Adam. Labels are one-hot minus
+1 / C. The kernel is exact for ReLU networks with `depth` hidden layers (Jacot, Gabriel and Hongler,
+2018). They are fully connected, or convolutional with 3x3 filters and without pooling (Novak et
+al., 2019; Arora et al., 2019). With k and t the covariances of outputs and of gradients, a layer
+computes k, t = relu(k, t), then k = weights * k + biases, t = k + weights * t.
 """
 
 from dataclasses import dataclass
@@ -26,27 +29,43 @@ from condense.methods.base import Learner, Looping, Problem, share
 from condense.settings import require
 
 _WEIGHTS, _BIASES = 2.0, 1e-4
-"""Variances of the weights (times the number of inputs) and of the biases."""
+"""The variances of the weights (times the number of inputs) and of the biases."""
 _LARGEST_COSINE = 1 - 1e-6
-"""Of the angle between two images. Beyond, the slope of the arc cosine is too steep for float32; at 1 it is infinite."""
+"""The largest cosine between two images.
+
+Above it, the slope of the arc cosine is too steep for float32; at 1 it is infinite."""
 _BLOCK_VALUES = 1 << 22
-"""Entries of a kernel, times its positions, that are computed at once: some 30 tensors of 16 MB."""
+"""The entries of a kernel, times its positions, that are computed at once.
+
+They make up some 30 tensors of 16 MB."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KIP(Looping):
-    """The paper's loss. The recipe's `lr` and `momentum` are Adam's rate and beta_1; `network` is not looked at."""
+    """The loss of the paper.
+
+    The recipe's `lr` and `momentum` are the learning rate and beta_1 of Adam. Its `network` is not
+    used.
+
+    >>> from condense import Recipe, condense, load_dataset
+    >>> recipe = Recipe(name="mine", method=KIP(learn_labels=True), real_batch=8, steps=1, lr=0.01)
+    >>> condensed = condense(load_dataset("digits"), ipc=1, recipe=recipe, quiet=True)
+    >>> condensed.soft
+    True
+    """
 
     name: ClassVar[str] = "kip"
 
     kernel: Literal["fc", "conv"] = "fc"
-    """Fully connected, or convolutional."""
+    """The kernel of a fully connected or of a convolutional network."""
     depth: int = 1
-    """Hidden layers."""
+    """The number of hidden layers."""
     ridge: float = 1e-6
-    """Regularisation, as a part of the mean of the kernel's diagonal."""
+    """The regularisation, relative to the mean of the kernel's diagonal."""
     learn_labels: bool = False
-    """Whether y_s is learned too. Such labels are regression targets: networks are trained on them by the protocol `kip`."""
+    """Whether to learn y_s, too.
+
+    Such labels are regression targets; networks are trained on them by the protocol `kip`."""
 
     def __post_init__(self) -> None:
         require("kernel", self.kernel, self.kernel in ("fc", "conv"), "fc or conv")
@@ -55,7 +74,10 @@ class KIP(Looping):
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-        """Adam with rate 0.04 (0.01 for digits), standardised images, balanced batches; the 5,000 real images are ours."""
+        """Adam with rate 0.04 (0.01 for digits), standardised images, balanced batches.
+
+        The 5,000 real images per batch are not from the paper.
+        """
         digits = dataset_name in ("digits", "mnist")
         return {
             "lr": 0.01 if digits else 0.04,
@@ -73,10 +95,16 @@ class KIP(Looping):
 def ntk(x: Tensor, y: Tensor, depth: int, window: int) -> Tensor:
     """The neural tangent kernel of images [N, ch, H, W] and [M, ch, H, W]: [N, M].
 
-    The network has `depth` hidden ReLU layers with filters of `window` x `window` positions and reads out all positions. With
-    window 1 and images of one position, [N, ch * H * W, 1, 1], it is fully connected.
+    The network has `depth` hidden ReLU layers, with filters of `window` x `window` positions, and
+    its output depends on all positions. It is fully connected if `window` is 1 and the images have
+    one position, [N, ch * H * W, 1, 1].
+
+    >>> images = torch.rand(3, 1, 8, 8)
+    >>> kernel = ntk(images, images, depth=1, window=3)
+    >>> kernel.shape, torch.allclose(kernel, kernel.T, rtol=1e-3)
+    (torch.Size([3, 3]), True)
     """
-    # Where the two images of a pair are one, k is a number for each image and position.
+    # For a pair of equal images, k is one number per image and position: k_x and k_y.
     k_x, k_y = x.square().mean(dim=1), y.square().mean(dim=1)  # [N, H, W], [M, H, W]
     k = (x.flatten(2).permute(2, 0, 1) @ y.flatten(2).permute(2, 1, 0)).permute(1, 2, 0).unflatten(
         2, x.shape[2:]
@@ -92,7 +120,10 @@ def ntk(x: Tensor, y: Tensor, depth: int, window: int) -> Tensor:
 
 
 def _spread(values: Tensor, window: int) -> Tensor:
-    """The mean of [..., H, W] over a window at each position, zeros outside: what a convolution does to a covariance."""
+    """The mean of [..., H, W] over a window at each position, with zeros outside.
+
+    This is what a convolution does to a covariance.
+    """
     if window == 1:
         return values
     flat = values.flatten(0, -3)[:, None]
@@ -100,16 +131,26 @@ def _spread(values: Tensor, window: int) -> Tensor:
 
 
 def _relu(k_x: Tensor, k_y: Tensor, k: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """The covariances after a ReLU (Cho and Saul, 2009): of outputs with covariance k and variances k_x, k_y; of gradients."""
+    """The covariances of outputs and of gradients after a ReLU (Cho and Saul, 2009).
+
+    The inputs of the ReLU have covariance k and variances k_x and k_y.
+    """
     scale = (k_x * k_y).sqrt()
     cosine = (k / scale).clamp(-_LARGEST_COSINE, _LARGEST_COSINE)
-    away = torch.pi - cosine.acos()  # pi less the angle
+    away = torch.pi - cosine.acos()  # pi minus the angle
     slope = away / (2 * torch.pi)
     return scale * ((1 - cosine.square()).sqrt() / (2 * torch.pi) + slope * cosine), slope * t
 
 
 def loss_of(k_ts: Tensor, k_ss: Tensor, y_t: Tensor, y_s: Tensor, ridge: float) -> Tensor:
-    """The regression's loss on targets y_t [T, C] from the support's labels y_s [S, C]: a scalar, the mean over targets."""
+    """The loss of the regression, averaged over targets: a scalar.
+
+    `y_t` [T, C] are the labels of the targets, `y_s` [S, C] those of the support.
+
+    >>> kernel, labels = torch.eye(2), torch.tensor([[0.5, -0.5], [-0.5, 0.5]])
+    >>> loss_of(kernel, kernel, labels, labels, ridge=1e-9).item() < 1e-6
+    True
+    """
     damped = k_ss + ridge * k_ss.diagonal().mean() * torch.eye(
         len(k_ss), dtype=k_ss.dtype, device=k_ss.device
     )
@@ -148,14 +189,16 @@ class _Learner(Learner):
         targets = self._augment.matching(
             self._real.batch(self.classes, step), self.classes, self._seed, step
         )
-        # The solve is ill-conditioned: in double precision. Against the targets the kernel is large, and single does.
+        # Solving is ill-conditioned and needs double precision. The kernel between targets and
+        # support is large, and single precision suffices.
         k_ss = self._kernel(support.double(), support.double())
         block = max(
             1,
             _BLOCK_VALUES
             // (len(support) * (targets[0, 0].numel() if self._method.kernel == "conv" else 1)),
         )
-        # Each block is computed again in the backward pass, so memory does not grow with the number of targets.
+        # The backward pass computes each block again, so that memory does not grow with the number
+        # of targets.
         k_ts = torch.cat(
             [
                 checkpoint(self._kernel, part, support, use_reentrant=False)

@@ -1,14 +1,17 @@
-"""LD: keep real images as they are and learn soft labels for them.
+"""LD: keep real images as they are, and learn soft labels for them.
 
-Bohdal, Yang and Hospedales, "Flexible Dataset Distillation: Learn Labels Instead of Images", 2020: the second-order
-algorithm. With base images x and labels y, a network theta, a real batch (x_t, y_t) and the cross-entropy L:
+Bohdal, Yang and Hospedales, "Flexible Dataset Distillation: Learn Labels Instead of Images", 2020:
+the second-order algorithm. With base images x and labels y, a network theta, a real batch (x_t,
+y_t) and the cross-entropy L:
 
-    theta' = theta - inner_lr * grad_theta L(f_theta(x), y)           a step on the base images
-    y      = Adam step along grad_y L(f_theta'(x_t), y_t)             then each label clipped to [0, 1] and divided by its sum
-    theta  = Adam step along grad_theta L(f_theta(x), y)              the network learns along
+    theta' = theta - inner_lr * grad_theta L(f_theta(x), y)     a step on the base images
+    y      = Adam step along grad_y L(f_theta'(x_t), y_t)       then each label is clipped to [0, 1]
+                                                                and divided by its sum
+    theta  = Adam step along grad_theta L(f_theta(x), y)        the network learns as well
 
-A fresh network follows once the moving average of the error after the inner step has not fallen for `patience` steps.
-Labels start uniform. They are probabilities, and what networks are trained on with the cross-entropy later.
+When the moving average of the error after the inner step has not fallen for `patience` steps, a
+fresh network replaces the present one. Labels start uniform. They are probabilities, and networks
+are trained on them with the cross-entropy.
 """
 
 from collections.abc import Mapping
@@ -30,23 +33,32 @@ from condense.randomness import generator
 from condense.settings import require
 
 _SMALLEST = 1e-8
-"""Of a label's entries: above 0, so that their sum is never 0."""
+"""The smallest entry of a label; it is above 0, so that the sum of a label is never 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LD(Looping):
-    """The paper's algorithm. The recipe's `lr` and `momentum` are Adam's rate and beta_1 for the labels."""
+    """The algorithm of the paper.
+
+    The recipe's `lr` and `momentum` are the learning rate and beta_1 of Adam for the labels.
+
+    >>> from condense import Recipe, condense, load_dataset
+    >>> recipe = Recipe(name="mine", method=LD(), network="convnet-d2-w8", real_batch=8, steps=1)
+    >>> condensed = condense(load_dataset("digits"), ipc=1, recipe=recipe, quiet=True)
+    >>> condensed.labels.shape
+    torch.Size([10, 10])
+    """
 
     name: ClassVar[str] = "ld"
 
     inner_lr: float = 0.01
-    """Learning rate of the step that the labels are judged by."""
+    """The learning rate of the inner step, by which the labels are judged."""
     inner_batch: int | None = 50
-    """Base images in it, drawn anew each time; None: all."""
+    """Base images in the inner step, drawn again each time. None means all."""
     network_lr: float = 1e-3
-    """Adam's rate for the network."""
+    """The learning rate of Adam for the network."""
     patience: int = 50
-    """Steps of the moving average, and steps it may go without a new lowest value."""
+    """The length of the moving average, and the number of steps without a new minimum, in steps."""
 
     def __post_init__(self) -> None:
         require("inner_lr", self.inner_lr, self.inner_lr > 0, "above 0")
@@ -61,7 +73,7 @@ class LD(Looping):
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-        """1,024 real images a step, 400 epochs of 45,000 images, no augmentation."""
+        """1,024 real images per step, 400 epochs of 45,000 images, no augmentation."""
         return {
             "steps": 17_600,
             "real_batch": share(1024, dataset_name),
@@ -96,13 +108,14 @@ class _Learner(Learner):
         )
         self._network_adam = adam(self._network.parameters(), method.network_lr)
         networks.initialise(self._network, self._seed, 0)
-        # Errors of the network under way, the last first; how many there are; steps since the lowest mean, and that mean.
+        # For the present network: its last errors, the latest first; the number of its steps; the
+        # steps since the lowest mean error; and that mean.
         self._errors = torch.zeros(method.patience)
         self._used, self._age, self._waited = (torch.zeros((), dtype=torch.int64) for _ in range(3))
         self._lowest = torch.full((), torch.inf)
 
     def step(self, step: int) -> dict[str, Tensor]:
-        """One step of the labels, and one of the network or a fresh network."""
+        """One step of the labels, and one of the network, which may then be replaced."""
         chosen = torch.randperm(len(self.images), generator=generator(self._seed, "ld base", step))[
             : self._method.inner_batch
         ]
@@ -130,7 +143,7 @@ class _Learner(Learner):
         return {"outer": outer, "inner": loss.detach()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Labels, the network, the optimisers, and what decides when a fresh network is due."""
+        """Labels, network, optimisers, and what decides when the network is replaced."""
         weights = {f"network.{name}": value for name, value in self._network.state_dict().items()}
         counts = {
             "errors": self._errors,
@@ -145,16 +158,17 @@ class _Learner(Learner):
     def _soft_loss(
         self, images: Tensor, labels: Tensor, weights: Mapping[str, Tensor]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The cross-entropy of `images` with soft `labels`, and its gradient, itself differentiable."""
+        """The cross-entropy of `images` with soft `labels`, and its differentiable gradient."""
         loss = functional.cross_entropy(self._network(images), labels)
         return loss, torch.autograd.grad(loss, list(weights.values()), create_graph=True)
 
     def _judge(
         self, weights: Mapping[str, Tensor], images: Tensor
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """The cross-entropy of all real images under `weights`, their error, and the slope of the first at each weight.
+        """The cross-entropy of all real images under `weights`, their error, and the gradient.
 
-        Block by block, so that memory does not grow with the number of images.
+        The gradient is that of the cross-entropy with respect to each weight. It is computed block
+        by block, so that memory does not grow with the number of images.
         """
         leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
         slopes = [torch.zeros_like(weight) for weight in leaves.values()]
@@ -169,7 +183,7 @@ class _Learner(Learner):
         return loss, wrong / len(images), slopes
 
     def _replace_if_done(self, error: float) -> None:
-        """Take note of the error after a step, and begin with a fresh network if this one learns no more."""
+        """Record the error after a step, and replace the network if it has stopped learning."""
         self._errors = torch.cat([torch.tensor([error]), self._errors[:-1]])
         self._age += 1
         if self._age < self._method.patience:

@@ -1,13 +1,15 @@
-"""MTT: training on the synthetic images shall lead where training on the real ones led.
+"""MTT: training on the synthetic images should have the same effect as training on the real ones.
 
-Cazenavette, Wang, Torralba, Efros and Zhu, "Dataset Distillation by Matching Training Trajectories", CVPR 2022, algorithm 1.
-In every step an expert and a pass t < `max_start` are drawn, a student starts at the expert's weights theta*_t and makes
-`student_steps` steps of gradient descent on augmented batches of synthetic images, with the learned rate alpha:
+Cazenavette, Wang, Torralba, Efros and Zhu, "Dataset Distillation by Matching Training
+Trajectories", CVPR 2022, algorithm 1. Every step draws an expert and a pass t < `max_start`. A
+student starts from the expert's weights theta*_t and makes `student_steps` steps of gradient
+descent on augmented batches of synthetic images, with the learned rate alpha:
 
-    loss = || theta_N - theta*_t+M ||^2 / || theta*_t - theta*_t+M ||^2         M = `expert_passes`    (equation 2)
+    loss = || theta_N - theta*_t+M ||^2 / || theta*_t - theta*_t+M ||^2             (equation 2)
 
-and images and alpha move down its gradient, through all the student's steps. The experts are made by `condensekit experts`.
-The published code keeps the graph of all steps; here one step's at a time is made (`condense.descent`): the same gradient.
+where M is `expert_passes`. Images and alpha move down its gradient, through all steps of the
+student. `condensekit experts` trains the experts. The published code keeps the graph of all steps;
+here only one step's graph exists at a time (`condense.training.descent`), for the same gradient.
 """
 
 from dataclasses import dataclass
@@ -25,7 +27,8 @@ from condense.settings import require
 from condense.training.descent import CrossEntropy, through_descent
 from condense.training.experts import Experts
 
-# Student steps, expert passes, last start, learning rate of the images, of the rate, first rate, batch, ZCA.
+# By dataset and images per class: student steps, expert passes, latest start, learning rate of the
+# images, learning rate of the rate, initial rate, batch, ZCA.
 _PUBLISHED = {
     ("cifar10", 1): (50, 2, 2, 100.0, 1e-7, 0.01, None, True),
     ("cifar10", 10): (30, 2, 20, 100.0, 1e-5, 0.001, None, True),
@@ -41,24 +44,37 @@ _PUBLISHED = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MTT(Looping):
-    """Algorithm 1 with its hyperparameters. The recipe's `lr` and `momentum` are those of the images; it draws no real batch."""
+    """Algorithm 1 with its hyperparameters.
+
+    The recipe's `lr` and `momentum` are those of the images. Its `real_batch` is not used.
+
+    >>> from condense import Recipe, condense, load_dataset
+    >>> from condense.training.experts import Training, train_experts
+    >>> digits, network = load_dataset("digits"), "convnet-d2-w8"
+    >>> training = Training(network=network, preprocess="standard", passes=2)
+    >>> _ = train_experts(digits, training, 1, "experts", quiet=True)
+    >>> method = MTT(experts="experts", student_steps=2, expert_passes=1, max_start=1)
+    >>> recipe = Recipe(name="mine", method=method, network=network, steps=1)
+    >>> list(condense(digits, ipc=1, recipe=recipe, quiet=True).provenance["learned"])
+    ['lr']
+    """
 
     name: ClassVar[str] = "mtt"
 
     experts: str = ""
-    """Folder of the experts, as `condensekit experts` makes it."""
+    """The folder of the experts, made by `condensekit experts`."""
     student_steps: int = 30
-    """Steps of the student (N)."""
+    """Steps of the student (N in the paper)."""
     expert_passes: int = 2
-    """Passes of the expert that the student shall catch up with (M)."""
+    """Passes of the expert that the student should catch up with (M)."""
     max_start: int = 20
-    """The student starts at an expert's weights after fewer passes than this (T+)."""
+    """The student starts from an expert's weights after fewer passes than this (T+)."""
     first_rate: float = 0.01
-    """The student's learning rate to begin with."""
+    """The initial learning rate of the student."""
     rate_lr: float = 1e-5
-    """Learning rate of the student's learning rate; 0 leaves it as it is."""
+    """The learning rate for the student's learning rate; 0 keeps it fixed."""
     batch: int | None = None
-    """Synthetic images in a step of the student; None: all."""
+    """Synthetic images per step of the student. None means all."""
 
     def __post_init__(self) -> None:
         require("student_steps", self.student_steps, self.student_steps >= 1, "1 or more")
@@ -75,9 +91,10 @@ class MTT(Looping):
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-        """The settings of the published commands for CIFAR and Tiny ImageNet; others take those of CIFAR-100 at 10 images.
+        """The settings of the published commands for CIFAR and Tiny ImageNet.
 
-        Other numbers of images take the settings of the next larger published one.
+        Other datasets use those of CIFAR-100 at 10 images per class. Other numbers of images use
+        the settings of the next larger published number.
         """
         size = 1 if ipc <= 1 else 10 if ipc <= 10 else 50
         known = dataset_name if (dataset_name, size) in _PUBLISHED else "cifar100"
@@ -86,8 +103,8 @@ class MTT(Looping):
         ]
         return {
             "steps": 5000, "lr": lr, "momentum": 0.5, "preprocess": "zca" if zca else "standard",
-            "student_steps": steps, "expert_passes": passes, "max_start": start, "first_rate": rate, "rate_lr": rate_lr,
-            "batch": batch,
+            "student_steps": steps, "expert_passes": passes, "max_start": start,
+            "first_rate": rate, "rate_lr": rate_lr, "batch": batch,
         }  # fmt: skip
 
     def learner(self, problem: Problem) -> Learner:
@@ -96,7 +113,25 @@ class MTT(Looping):
 
 
 class TrajectoryMatching(Learner):
-    """Algorithm 1: images and the student's rate, each with momentum."""
+    """The learner of algorithm 1: images and the student's learning rate, both with momentum.
+
+    Raises `UserError` if the experts are missing, too short, or do not fit the run.
+
+    >>> from condense import Recipe, load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import noise
+    >>> digits, method = load_dataset("digits"), MTT()
+    >>> problem = Problem(
+    ...     dataset=digits,
+    ...     recipe=Recipe(name="mine", method=method, network="convnet-d2-w8"),
+    ...     start=noise(digits, ipc=1, preprocess=make_preprocess("standard", digits), seed=0),
+    ...     seed=0,
+    ...     device=torch.device("cpu"),
+    ... )
+    >>> TrajectoryMatching(method, problem)
+    Traceback (most recent call last):
+    condense.errors.UserError: `experts` is missing: give --experts DIR, ...
+    """
 
     def __init__(self, method: MTT, problem: Problem) -> None:
         dataset, recipe, device = problem.dataset, problem.recipe, problem.device
@@ -108,8 +143,9 @@ class TrajectoryMatching(Learner):
         self.experts.check_fit(dataset, recipe.network, recipe.preprocess)
         if method.max_start - 1 + method.expert_passes > self.experts.passes:
             raise UserError(
-                f"`max_start` {method.max_start} and `expert_passes` {method.expert_passes} need experts of "
-                f"{method.max_start - 1 + method.expert_passes} passes, those in {method.experts} have {self.experts.passes}"
+                f"`max_start` {method.max_start} and `expert_passes` {method.expert_passes} "
+                f"need experts of {method.max_start - 1 + method.expert_passes} passes, "
+                f"those in {method.experts} have {self.experts.passes}"
             )
         num_classes = len(dataset.classes)
         self.method, self.recipe, self.seed, self.device = method, recipe, problem.seed, device
@@ -124,7 +160,10 @@ class TrajectoryMatching(Learner):
         self.rate_momentum = torch.zeros_like(self.rate)
 
     def step(self, step: int) -> dict[str, Tensor]:
-        """One student, from where an expert was. Returns the loss: 1 for a student that did not move at all."""
+        """Train one student from a point of an expert's training.
+
+        Returns the loss, which is 1 for a student that does not move at all.
+        """
         method, draw = self.method, generator(self.seed, "expert", step)
         expert = int(torch.randint(self.experts.count, (), generator=draw))
         first = int(torch.randint(method.max_start, (), generator=draw))
@@ -165,11 +204,14 @@ class TrajectoryMatching(Learner):
         }
 
     def learned(self) -> dict[str, Any]:
-        """The rate, by which a network is to be trained on the images."""
+        """The learning rate with which a network should be trained on the images."""
         return {"lr": float(self.rate)}
 
     def _batches(self, step: int) -> list[Tensor]:
-        """The images of each step of the student: all of them in a new order, batch by batch, again and again."""
+        """The images of each step of the student.
+
+        All images are taken batch by batch, in a new order each time they are used up.
+        """
         size, batches = self.method.batch or len(self.images), list[Tensor]()
         while len(batches) < self.method.student_steps:
             order = torch.randperm(

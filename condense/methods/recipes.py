@@ -1,7 +1,8 @@
-"""Recipes: every hyperparameter of a condensation, by name, in one object that is saved with each result.
+"""Recipes: all hyperparameters of a condensation in one named object, saved with each result.
 
-`paper` and `official-code` are two different things: the DataDAM paper and the code its authors published disagree
-on the power, the scale, the batch, the normalisation and the number of steps (docs/protocols.md). Neither is silently corrected.
+`paper` and `official-code` differ: the DataDAM paper and the code that its authors published
+disagree on the power, the scale, the batch, the normalisation and the number of steps
+(docs/protocols.md). Both are reproduced as they are.
 """
 
 import dataclasses
@@ -30,9 +31,15 @@ def recipe_for(
     *,
     method: str | None = None,
 ) -> Recipe:
-    """The named recipe for a dataset of images `shape` (ch, H, W) and `ipc` images per class.
+    """The recipe called `name` for a dataset of images of `shape` (ch, H, W).
 
-    `method` puts another method, with its own published hyperparameters, under the recipe's other settings.
+    `ipc` is the number of images per class. `method` replaces the method of the recipe, with its
+    own published hyperparameters; the other settings of the recipe stay. Raises `UserError` for an
+    unknown recipe or method.
+
+    >>> recipe = recipe_for("dm", "mnist", (1, 28, 28), ipc=10)
+    >>> recipe.steps, recipe.augment
+    (20000, 'dsa-noflip')
     """
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
@@ -54,12 +61,23 @@ def recipe_for(
 
 
 def published_as(method: str) -> str:
-    """The name of the recipe that is a method as published."""
+    """The name of the recipe that reproduces a method as published.
+
+    >>> published_as("datadam"), published_as("dm")
+    ('paper', 'dm')
+    """
     return "paper" if _method(method) is DataDAM else method
 
 
 def from_json(fields: Mapping[str, Any]) -> Recipe:
-    """The recipe that `Recipe.to_json` described. A field this version does not know is a `UserError`."""
+    """The recipe that `Recipe.to_json` described.
+
+    Raises `UserError` for a field that this version does not know.
+
+    >>> recipe = recipe_for("dm", "mnist", (1, 28, 28), ipc=10)
+    >>> from_json(recipe.to_json()) == recipe
+    True
+    """
     method = dict(fields["method"])
     return Recipe(**{**fields, "method": replaced(_method(method.pop("name"))(), method)})
 
@@ -73,7 +91,7 @@ def _published(
 
 
 def _official_code(dataset_name: str, shape: tuple[int, int, int], ipc: int) -> Recipe:
-    """What the published DataDAM code does by default: BatchNorm, power 1, both terms times 100."""
+    """The defaults of the published DataDAM code: BatchNorm, power 1, both terms times 100."""
     return Recipe(
         name="official-code",
         method=DataDAM(power=1.0, loss_scale=100.0, task_balance=0.01),
@@ -85,9 +103,10 @@ def _official_code(dataset_name: str, shape: tuple[int, int, int], ipc: int) -> 
 
 
 def _best(dataset_name: str, shape: tuple[int, int, int], ipc: int) -> Recipe:
-    """The paper's at the scale of the published code, on mosaics, under partly trained networks that also calibrate.
+    """The settings of the paper at the scale of its code, with additions from later work.
 
-    Chosen on held-out images among what later work added (docs/tables.md).
+    These are mosaics and partly trained networks, which also calibrate the images. They were chosen
+    on held-out images (docs/tables.md).
     """
     recipe = Recipe(
         name="best",
@@ -108,3 +127,4 @@ RECIPES: dict[str, Callable[[str, tuple[int, int, int], int], Recipe]] = {
     "official-code": _official_code,
     "best": _best,
 }
+"""The recipes by name; each is made for a dataset name, an image shape and images per class."""

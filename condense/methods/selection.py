@@ -1,7 +1,8 @@
-"""Coresets: real training images chosen to stand for the rest. Baselines to beat, and starting points to move.
+"""Coresets: real training images that are chosen to represent the rest.
 
-Every method chooses within each class, in an order: the first images of a larger choice are the smaller choice.
-Herding and k-center see an image as its embedding under a network trained briefly on the training images.
+They serve as baselines and as starting points for condensation. Every method chooses within each
+class, in an order: a smaller choice is the beginning of a larger one. Herding and k-center see an
+image as its embedding in a network that was trained briefly on the training images.
 """
 
 import dataclasses
@@ -29,13 +30,13 @@ SELECTIONS = {
     "kcenter": "images that leave no other far from a chosen one (Sener and Savarese 2018)",
     "forgetting": "images most often learned and lost again in training (Toneva et al. 2019)",
 }
+"""The methods of selection, each with a line about it."""
 FEATURE_EPOCHS = 5
 """Passes over the training images for the network behind herding, k-center and forgetting.
 
-Published baselines train for tens to hundreds of passes; five are minutes on a CPU for CIFAR-10, and hours are not
-worth a starting point. A baseline to be quoted deserves more.
-"""
-_EMBED_BATCH = 50  # as in testing: small blocks are quicker on a CPU
+Published baselines train for tens to hundreds of passes. On CIFAR-10 five passes take minutes on a
+CPU instead of hours, which is enough for a starting point. For a baseline to quote, use more."""
+_EMBED_BATCH = 50  # small blocks are faster on a CPU, as in testing
 
 
 def select(
@@ -49,7 +50,15 @@ def select(
     feature_epochs: int = FEATURE_EPOCHS,
     device: str = "auto",
 ) -> CondensedSet:
-    """The training images that `indices` chooses, as a `CondensedSet` under `preprocess`."""
+    """The training images that `indices` chooses, as a `CondensedSet` with `preprocess`.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> select("random", digits, 2, preprocess=preprocess, seed=0).labels[:6]
+    tensor([0, 0, 1, 1, 2, 2])
+    """
     options: dict[str, Any] = (
         {} if method == "random" else {"network": network, "feature_epochs": feature_epochs}
     )
@@ -68,7 +77,17 @@ def select(
 
 
 def noise(dataset: Dataset, ipc: int, *, preprocess: Preprocess, seed: int) -> CondensedSet:
-    """`ipc` images a class of standard normal noise in preprocessed space; those of a class depend on seed and class alone."""
+    """`ipc` images per class of standard normal noise, in preprocessed space.
+
+    The images of a class depend only on the seed and the class.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> noise(digits, 2, preprocess=preprocess, seed=0).images.shape
+    torch.Size([20, 1, 8, 8])
+    """
     classes = range(len(dataset.classes))
     images = torch.cat(
         [torch.randn(ipc, *dataset.shape, generator=generator(seed, "noise", c)) for c in classes]
@@ -86,8 +105,19 @@ def start(
     seed: int,
     device: str = "auto",
 ) -> CondensedSet:
-    """What a condensation starts from: `ipc` images a class of `noise` or of a selection; in formation f, each a mosaic of
-    f * f selected ones."""
+    """The set that a condensation starts from: `ipc` images per class, noise or a selection.
+
+    In formation f, each image is a mosaic of f * f selected images. Raises `UserError` for an
+    unknown selection, and if the images or a class are too small.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> mosaics = start("random", digits, 2, formation=2, preprocess=preprocess, seed=0)
+    >>> len(mosaics), len(mosaics.decoded())
+    (20, 80)
+    """
     check(formation, *dataset.shape[1:])
     check_ipc(dataset, ipc, formation)
     if init == "noise":
@@ -112,28 +142,41 @@ def indices(
     feature_epochs: int = FEATURE_EPOCHS,
     device: str = "auto",
 ) -> Tensor:
-    """Which training images `method` chooses: int64 [C * ipc], class after class, each class in the order of choice.
+    """The indices of the training images that `method` chooses: int64 [C * ipc].
+
+    They are ordered by class, and within a class in the order of choice.
 
     Parameters
     ----------
     method: one of `SELECTIONS`.
     ipc: images per class, from 1 to the size of the smallest class.
-    preprocess, network, feature_epochs: the network, drawn and trained from `seed`, on the preprocessed training images
-        for `feature_epochs` passes (`Protocol` with batch 256 and no augmentation), which gives the embeddings or is
-        watched forgetting. With 0 passes embeddings are those of the random initialisation. `random` uses none of it.
+    preprocess, network, feature_epochs: the network is initialised and trained from `seed` on the
+        preprocessed training images, for `feature_epochs` passes with a batch of 256 and without
+        augmentation. Its embeddings are used, or what it forgets during training. After 0 passes,
+        the embeddings are those of its random initialisation. `random` needs no network.
 
-    Raises `UserError` for an unknown method, for an `ipc` larger than a class, and for `forgetting` with fewer than 2 passes.
+    Raises `UserError` for an unknown method, for an `ipc` larger than a class, and for `forgetting`
+    with fewer than 2 passes.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> chosen = indices("random", digits, 2, preprocess=preprocess, seed=0)
+    >>> digits.train.labels[chosen[:6]]
+    tensor([0, 0, 1, 1, 2, 2])
     """
     if method not in SELECTIONS:
         raise unknown("selection", method, SELECTIONS)
     if method == "forgetting" and feature_epochs < 2:
         raise UserError(
-            f"forgetting takes 2 or more feature epochs, not {feature_epochs}: what was never learned is not forgotten"
+            f"forgetting takes 2 or more feature epochs, not {feature_epochs}: what was never "
+            "learned is not forgotten"
         )
     check_ipc(dataset, ipc)
     images = dataset.train
     members = [images.of_class(c) for c in range(len(images.classes))]
-    # Where chance decides, it is by this order, not by that of the files.
+    # This order decides where the choice is random or tied, not the order of the files.
     shuffled = [
         of_c[torch.randperm(len(of_c), generator=generator(seed, "select", c))]
         for c, of_c in enumerate(members)
@@ -155,25 +198,29 @@ def indices(
     )
 
 
-# How each method chooses among the N points of one class: local indices int64 [count], in the order of choice.
+# The next functions choose among the N points of one class. They return local indices, int64
+# [count], in the order of choice.
 
 
 def herd(points: Tensor, count: int) -> Tensor:
-    """Greedy mean matching on `points` [N, D]: each choice brings the mean of the chosen nearest to the mean of all.
+    """Greedy mean matching on `points` [N, D]; returns int64 [count].
 
-    Welling, "Herding dynamical weights to learn" (2009), as used by Rebuffi et al., "iCaRL" (2017), algorithm 4,
-    without iCaRL's normalisation of the features, as condensation papers do. A point is chosen once.
+    Each choice brings the mean of the chosen points as close as possible to the mean of all. A
+    point is chosen only once. Welling, "Herding dynamical weights to learn" (2009), as used by
+    Rebuffi et al., "iCaRL" (2017), algorithm 4, but without iCaRL's normalisation of the features,
+    as in condensation papers.
+
+    >>> herd(torch.tensor([[0.0], [4.0], [5.0], [9.0]]), count=2)
+    tensor([1, 2])
     """
     centred = points.double() - points.double().mean(dim=0)
     squares = centred.square().sum(dim=1)
-    total = torch.zeros_like(
-        centred[0]
-    )  # sum of the chosen: the nearer to 0, the nearer their mean to the mean of all
+    # The closer the sum of the chosen points to 0, the closer their mean to the mean of all.
+    total = torch.zeros_like(centred[0])
     free, chosen = torch.zeros_like(squares), []
     for _ in range(count):
-        best = (
-            squares + 2 * (centred @ total) + free
-        ).argmin()  # ||total + point||^2, but for a constant
+        # ||total + point||^2, except for a constant.
+        best = (squares + 2 * (centred @ total) + free).argmin()
         total = total + centred[best]
         free[best] = torch.inf
         chosen.append(best)
@@ -181,51 +228,70 @@ def herd(points: Tensor, count: int) -> Tensor:
 
 
 def spread(points: Tensor, count: int) -> Tensor:
-    """Greedy k-center on `points` [N, D]: the point nearest the mean, then always the one farthest from the chosen.
+    """Greedy k-center on `points` [N, D]; returns int64 [count].
 
-    Sener and Savarese, "Active learning for convolutional neural networks: a core-set approach" (2018), algorithm 1.
+    It starts with the point closest to the mean, then always takes the point farthest from those
+    chosen. Sener and Savarese, "Active learning for convolutional neural networks: a core-set
+    approach" (2018), algorithm 1.
+
+    >>> spread(torch.tensor([[0.0], [4.0], [5.0], [9.0]]), count=2)
+    tensor([1, 3])
     """
     points = points.double()
     best = (points - points.mean(dim=0)).square().sum(dim=1).argmin()
     distances, chosen = torch.full_like(points[:, 0], torch.inf), [best]
     while len(chosen) < count:
         distances = torch.minimum(distances, (points - points[best]).square().sum(dim=1))
-        distances[best] = -1  # never again, even where every other point is a copy of a chosen one
+        distances[best] = -1  # never again, even if all other points are copies of chosen ones
         best = distances.argmax()
         chosen.append(best)
     return torch.stack(chosen).cpu()
 
 
 def forgetting_counts(history: Tensor) -> Tensor:
-    """How often each image was forgotten, int64 [N], from whether it was right at each presentation, bool [E, N].
+    """How often each image was forgotten, int64 [N].
 
-    A forgetting event is a right answer followed by a wrong one; an image never right counts as forgotten E times,
-    more often than any other can be. Toneva et al., "An empirical study of example forgetting" (2019), section 3.
+    `history`, bool [E, N], says whether the network was right about an image at each of E
+    presentations. An image is forgotten when a right answer is followed by a wrong one. An image
+    that was never right counts as forgotten E times, more often than any other can be. Toneva et
+    al., "An empirical study of example forgetting" (2019), section 3.
+
+    >>> history = torch.tensor([[True, False, True], [False, False, True]])
+    >>> forgetting_counts(history)
+    tensor([1, 2, 0])
     """
     events = (history[:-1] & ~history[1:]).sum(dim=0)
     return events.masked_fill(~history.any(dim=0), len(history))
 
 
 _LAST: WeakKeyDictionary[Dataset, tuple[Any, networks.Network, Tensor]] = WeakKeyDictionary()
-"""What `_trained` returned last for a dataset, and for what: a comparison asks for the same with every method and number."""
+"""The last result of `_trained` for each dataset, and its arguments.
+
+A comparison asks for the same network for every method and every number of images."""
 
 
 def _trained(
     name: str, dataset: Dataset, preprocess: Preprocess, epochs: int, seed: int
 ) -> tuple[networks.Network, Tensor]:
-    """The network `name`, drawn and trained from `seed`, on the device of `preprocess`, and its history as of `_train`."""
-    asked = (name, preprocess.fingerprint, preprocess.mean.device, epochs, seed)
-    if dataset not in _LAST or _LAST[dataset][0] != asked:
+    """The network `name`, trained from `seed`, and its history as returned by `_train`.
+
+    It is on the device of `preprocess`.
+    """
+    arguments = (name, preprocess.fingerprint, preprocess.mean.device, epochs, seed)
+    if dataset not in _LAST or _LAST[dataset][0] != arguments:
         model = networks.build(name, dataset.shape, len(dataset.classes)).to(preprocess.mean.device)
         networks.initialise(model, derive(seed, "select"), 0)
-        _LAST[dataset] = (asked, model, _train(model, dataset, preprocess, epochs, seed))
+        _LAST[dataset] = (arguments, model, _train(model, dataset, preprocess, epochs, seed))
     return _LAST[dataset][1:]
 
 
 def _train(
     model: networks.Network, dataset: Dataset, preprocess: Preprocess, epochs: int, seed: int
 ) -> Tensor:
-    """Train `model` on the training images; returns whether it was right about each when it met it, bool [epochs, N]."""
+    """Train `model` on the training images; returns a history, bool [epochs, N].
+
+    It says whether the model was right about each image when it met it.
+    """
     images = dataset.train
     history = torch.zeros(epochs, len(images), dtype=torch.bool)
     meetings = torch.zeros(len(images), dtype=torch.int64)
@@ -236,7 +302,7 @@ def _train(
         meetings[chosen] += 1
 
     protocol = Protocol(epochs=epochs, augment="none")
-    passed = 3 * epochs * images.pixels[:, 0].numel()  # a backward pass costs two forward ones
+    passed = 3 * epochs * images.pixels[:, 0].numel()  # a backward pass counts as two forward ones
     fast = accelerate(model, passed, next(model.parameters()).device)
     train(
         fast,
@@ -254,7 +320,7 @@ def _train(
 def _embed(
     model: networks.Network, pixels: Tensor, chosen: Tensor, preprocess: Preprocess
 ) -> Tensor:
-    """The embeddings of the `chosen` images, float32 [N, D], on the model's device, in evaluation mode."""
+    """The embeddings of the `chosen` images, float32 [N, D], with `model` in evaluation mode."""
     device = next(model.parameters()).device
     model.eval()
     return torch.cat(
@@ -268,14 +334,22 @@ def _embed(
 def _packed(
     dataset: Dataset, images: Tensor, preprocess: Preprocess, *, ipc: int, **facts: Any
 ) -> CondensedSet:
-    """Class-major preprocessed `images` of `dataset`, `ipc` a class, as a set."""
+    """A set of preprocessed `images`, ordered by class, `ipc` of each class."""
     labels = torch.arange(len(dataset.classes)).repeat_interleave(ipc)
     origin = provenance(dataset, preprocess=preprocess.fingerprint, ipc=ipc, **facts)
     return CondensedSet(images, labels, dataset.classes, preprocess, origin)
 
 
 def check_ipc(dataset: Dataset, ipc: int, formation: int = 1) -> None:
-    """Raise a `UserError` unless every class has the training images that `ipc`, 1 or more, take in a formation."""
+    """Raise `UserError` unless every class has enough training images for `ipc` in a formation.
+
+    `ipc` must be 1 or more.
+
+    >>> from condense import load_dataset
+    >>> check_ipc(load_dataset("digits"), ipc=1000)
+    Traceback (most recent call last):
+    condense.errors.UserError: ipc 1000 is more than class `8` of digits has: 139 ...
+    """
     if ipc < 1:
         raise UserError(f"ipc is {ipc}: it must be 1 or more")
     counts = dataset.train.counts()
@@ -284,9 +358,11 @@ def check_ipc(dataset: Dataset, ipc: int, formation: int = 1) -> None:
         name, size = dataset.classes[smallest], int(counts[smallest])
         if formation > 1:
             raise UserError(
-                f"ipc {ipc} in formation {formation} starts from {ipc * formation**2} images a class, and class `{name}` of "
+                f"ipc {ipc} in formation {formation} starts from {ipc * formation**2} images a "
+                f"class, and class `{name}` of "
                 f"{dataset.name} has {size}: lower the ipc"
             )
         raise UserError(
-            f"ipc {ipc} is more than class `{name}` of {dataset.name} has: {size} training images; lower the ipc"
+            f"ipc {ipc} is more than class `{name}` of {dataset.name} has: {size} training "
+            "images; lower the ipc"
         )

@@ -1,7 +1,8 @@
-"""VAE: an autoencoder with normal latents, told the class; its decoder makes the images.
+"""VAE: an autoencoder with normal latents that knows the class; its decoder makes the images.
 
-Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, conditional as by Sohn, Lee and Yan, NeurIPS 2015. With the
-encoder's mean m and log variance v, a latent z = m + exp(v / 2) * normal noise, and unit variance of the pixels:
+Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, made conditional as by Sohn, Lee
+and Yan, NeurIPS 2015. With the encoder's mean m and log variance v, a latent z = m + exp(v / 2) *
+normal noise, and unit variance of the pixels:
 
     loss = 1/2 || x - decoder(z, y) ||^2 + 1/2 sum of (m^2 + exp(v) - v - 1)
 """
@@ -18,14 +19,22 @@ from condense.settings import require
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VAE(Looping):
-    """The negative evidence bound. The recipe's `lr` and `momentum` are the rate and beta_1 of both networks' Adam."""
+    """The negative evidence lower bound.
+
+    The recipe's `lr` and `momentum` are the learning rate and beta_1 of Adam for both networks.
+
+    >>> from condense import Recipe, condense, load_dataset
+    >>> recipe = Recipe(name="mine", method=VAE(width=8), real_batch=4, steps=1, lr=1e-3)
+    >>> condense(load_dataset("digits"), ipc=1, recipe=recipe, quiet=True).images.shape
+    torch.Size([10, 1, 8, 8])
+    """
 
     name: ClassVar[str] = "vae"
 
     latent: int = 64
-    """Length of a latent."""
+    """The length of a latent vector."""
     width: int = 32
-    """Channels of both networks at full resolution; twice as many at half."""
+    """Channels of both networks at full resolution, doubled with each halving of the resolution."""
 
     def __post_init__(self) -> None:
         require("latent", self.latent, self.latent >= 1, "1 or more")
@@ -33,7 +42,7 @@ class VAE(Looping):
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
-        """100 real images a step, as in the paper; Adam in place of its Adagrad."""
+        """100 real images per step, as in the paper, but with Adam instead of Adagrad."""
         return {
             "steps": 50_000,
             "real_batch": share(100, dataset_name),
@@ -49,7 +58,15 @@ class VAE(Looping):
 
 
 def bound(images: Tensor, decoded: Tensor, mean: Tensor, log_variance: Tensor) -> dict[str, Tensor]:
-    """The two terms of the loss, means over images: scalars. Images [N, ch, H, W]; mean and log variance [N, L]."""
+    """The two terms of the loss, averaged over images: scalars.
+
+    Images are [N, ch, H, W], `mean` and `log_variance` [N, L].
+
+    >>> import torch
+    >>> images, zeros = torch.ones(2, 1, 2, 2), torch.zeros(2, 5)
+    >>> bound(images, torch.zeros_like(images), zeros, zeros)
+    {'reconstruction': tensor(2.), 'divergence': tensor(0.)}
+    """
     divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(dim=1)
     return {
         "reconstruction": 0.5 * (images - decoded).square().flatten(1).sum(dim=1).mean(),

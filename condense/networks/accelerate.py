@@ -1,7 +1,9 @@
-"""Networks made faster where that pays: what lies between convolutions compiled into one pass, in channels-last.
+"""Networks compiled with `torch.compile`, where that saves time, in the channels-last layout.
 
-On two CPU cores this is a factor of 2 to 3; a third to a half of the rest goes where bfloat16 is fast. Compiling costs
-seconds for every shape, so short work is better left alone.
+Compilation fuses the operations between two convolutions into one pass over memory. On two CPU
+cores this makes a network two to three times as fast. Where bfloat16 is fast, it saves a third to a
+half of the remaining time. Compiling takes seconds for every input shape, so short work is better
+left uncompiled.
 """
 
 import copy
@@ -22,16 +24,28 @@ from condense.device import fast_bfloat16
 T = TypeVar("T")
 
 _WORTH_COMPILING = 2e7
-"""Pixels into a network, in all, above which compiling pays: some 20 s of eager training or 60 s of forward passes."""
+"""The number of input pixels, in total, above which compiling pays.
+
+It stands for about 20 s of uncompiled training, or 60 s of forward passes."""
 _BLOCK_PIXELS = {"cpu": 50 * 1024, "cuda": 1280 * 1024}
-"""Pixels a device takes at once. On a CPU the widest maps of 50 float32 images of 32 px stay in cache, and are among the
-blocks that `condense.device` keeps when they are freed; on a GPU it is a bound on memory."""
+"""The number of pixels that a device takes at once.
+
+On a CPU this is 50 images of 32 px. Their widest float32 maps stay in cache, and are among the
+blocks of memory that `condense.device` keeps when they are freed. On a GPU it bounds the memory."""
 LAYOUT = {"cpu": torch.channels_last, "cuda": torch.channels_last}
-"""Order of a map's numbers in memory; `python -m benchmarks.step --layout` measures both."""
+"""The memory layout of a map, by device. `python -m benchmarks.step --layout` compares layouts."""
 
 
 class Compiled(Generic[T]):
-    """`run`, a function of images [N, ch, H, W], compiled for each shape it meets; eager where no compiler works."""
+    """A function of images [N, ch, H, W], compiled for each shape it is called with.
+
+    If the compiler does not work here, the function runs uncompiled and one warning is printed.
+
+    >>> mean = Compiled(lambda images: images.mean())
+    >>> with torch.compiler.set_stance("force_eager"):  # no need to compile for an example
+    ...     mean(torch.ones(2, 3, 8, 8))
+    tensor(1.)
+    """
 
     _warned = False
 
@@ -39,11 +53,13 @@ class Compiled(Generic[T]):
         def call(images: Tensor) -> T:
             return run(images)
 
-        # PyTorch compiles a code object for at most eight shapes or models: each instance gets one of its own.
+        # PyTorch compiles a code object for at most eight shapes or models, so each instance gets
+        # a code object of its own.
         call.__code__ = call.__code__.replace()
         self._plain = run
         self._compiled: Callable[[Tensor], T] | None = torch.compile(call, dynamic=False)
-        # What fails shall fail here, where there is a way out, and not when gradients are first asked for.
+        # Compile the backward pass early: a failure can be handled here, but not later, when
+        # gradients are first computed.
         autograd_config.force_non_lazy_backward_lowering = True
 
     def __call__(self, images: Tensor) -> T:
@@ -53,22 +69,19 @@ class Compiled(Generic[T]):
                 return self._compiled(images)
             except torch.OutOfMemoryError:
                 raise
-            except (
-                RuntimeError,
-                OSError,
-                ImportError,
-            ) as error:  # the compiler's errors have no narrower kind in common
+            # The compiler's errors have no narrower type in common.
+            except (RuntimeError, OSError, ImportError) as error:
                 if _unfinished_discarded(error):
                     continue
-                result = self._plain(
-                    images
-                )  # were it no fault of the compiler, this would raise it again
+                # If the compiler is not to blame, this raises the error again.
+                result = self._plain(images)
                 self._compiled = None
                 if not Compiled._warned:
                     Compiled._warned = True
                     reason = (str(error).splitlines() or [type(error).__name__])[0]
                     print(
-                        f"torch.compile does not work here, going on without it, slower: {reason}",
+                        "torch.compile does not work here, "
+                        f"so networks run uncompiled and slower: {reason}",
                         file=sys.stderr,
                     )
                 return result
@@ -76,20 +89,28 @@ class Compiled(Generic[T]):
 
 
 def _unfinished_discarded(error: Exception) -> bool:
-    """Whether `error` is about libraries in PyTorch's cache that a killed process left unfinished, which are then deleted.
+    """Whether `error` comes from unfinished libraries in PyTorch's cache, which are deleted here.
 
-    PyTorch would fail on them for ever (pytorch/pytorch issue 102539).
+    A process that is killed while compiling leaves them behind, and PyTorch would fail on them
+    forever (pytorch/pytorch issue 102539).
     """
     named = map(Path, re.findall(r"(\S+\.so): (?:file too short|invalid ELF header)", str(error)))
     unfinished = [path for path in named if path.exists()]
     for path in unfinished:
-        with suppress(OSError):  # of another user
+        with suppress(OSError):  # it belongs to another user
             path.unlink()
     return bool(unfinished) and not any(path.exists() for path in unfinished)
 
 
 class Accelerated(nn.Module):
-    """A network whose logits are computed compiled, and in bfloat16 where the device is made for it; the weights stay float32."""
+    """A network whose logits are computed by compiled code, in bfloat16 where that is fast.
+
+    The weights stay float32.
+
+    >>> network = Accelerated(nn.Conv2d(3, 8, 3), torch.device("cpu"))
+    >>> type(copy.deepcopy(network)).__name__
+    'Conv2d'
+    """
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         super().__init__()
@@ -102,14 +123,21 @@ class Accelerated(nn.Module):
             return self._compiled(images).float()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
-        """A plain copy of the network: what is compiled computes with the weights of the original."""
+        """A copy of the plain network, since the compiled code uses the weights of the original."""
         return copy.deepcopy(self.network, memo)
 
 
 class InBlocks(nn.Module):
-    """A network that takes its images in blocks of one size, the last filled up with zeros: for batches of many sizes.
+    """A network that takes its images in blocks of one size, the last one padded with zeros.
 
-    Each size that a compiled network meets is compiled anew. Right where no image enters another's maps.
+    It is meant for batches of many sizes, since a compiled network is compiled again for each size.
+    The result is only right for networks in which the images of a batch do not affect each other.
+
+    >>> from condense.networks.build import build
+    >>> network = build("convnet-d2-w8", (1, 8, 8), 10)
+    >>> images = torch.rand(5, 1, 8, 8)
+    >>> torch.allclose(InBlocks(network, size=4)(images), network(images), atol=1e-5)
+    True
     """
 
     def __init__(self, network: nn.Module, size: int) -> None:
@@ -123,22 +151,40 @@ class InBlocks(nn.Module):
 
 
 def accelerate(network: nn.Module, pixels: float, device: torch.device) -> nn.Module:
-    """`network`, made faster if `pixels`, those of all images that will pass through it, are enough for that to pay.
+    """Make `network` faster if enough images will pass through it for that to pay.
 
-    The result shares its weights with `network`.
+    `pixels` is the total number of pixels of these images. The result shares its weights with
+    `network`; for little work it is `network` itself.
+
+    >>> network = nn.Conv2d(3, 8, 3)
+    >>> accelerate(network, pixels=1000, device=torch.device("cpu")) is network
+    True
+    >>> type(accelerate(network, pixels=1e9, device=torch.device("cpu"))).__name__
+    'Accelerated'
     """
     return Accelerated(network, device) if worth_compiling(pixels) else network
 
 
 def worth_compiling(pixels: float) -> bool:
-    """Whether so many pixels, summed over all images and passes, are worth the seconds of compiling."""
+    """Whether compiling pays for this many pixels, summed over all images and passes.
+
+    >>> worth_compiling(50 * 32 * 32), worth_compiling(50_000 * 32 * 32)
+    (False, True)
+    """
     return pixels > _WORTH_COMPILING
 
 
 def block_size(images: Tensor, device: torch.device) -> int:
-    """How many of `images` [N, ch, H, W] to take at once: the largest even share that suits the device, if it is no tiny one.
+    """How many of `images` [N, ch, H, W] to process at once on `device`.
 
-    Equal shares are equal shapes, and every shape is compiled anew.
+    This is the largest equal share of the images that suits the device. If it is less than half of
+    what the device takes, it is what the device takes. Equal shares have equal shapes, and a
+    network is compiled again for every shape.
+
+    >>> block_size(torch.zeros(100, 3, 32, 32), torch.device("cpu"))
+    50
+    >>> block_size(torch.zeros(64, 3, 32, 32), torch.device("cpu"))
+    32
     """
     most = max(1, min(len(images), _BLOCK_PIXELS[device.type] // images[0, 0].numel()))
     share = max(size for size in range(1, most + 1) if len(images) % size == 0)
@@ -146,5 +192,9 @@ def block_size(images: Tensor, device: torch.device) -> int:
 
 
 def joins_images(network: nn.Module) -> bool:
-    """Whether the images of a batch enter each other's maps, as BatchNorm's statistics make them."""
+    """Whether the images of a batch affect each other, as through the statistics of BatchNorm.
+
+    >>> joins_images(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
+    True
+    """
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())

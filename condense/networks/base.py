@@ -1,4 +1,4 @@
-"""What every network is, and the parts that several of them are made of."""
+"""The interface of a network, and the building blocks that several networks share."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -7,20 +7,36 @@ import torch
 from torch import Tensor, nn
 
 Shape = tuple[int, int, int]
+"""The shape of an image: (channels, height, width)."""
 
 
 Norm = Callable[[int], nn.Module]
+"""A normalisation layer, made from the number of channels."""
 
 
 class Network(nn.Module):
-    """A classifier that shows its inside: every layer's map, and the embedding its `classifier` reads."""
+    """A classifier that also gives the maps of its layers and the embedding that it classifies.
+
+    >>> from condense.networks.build import build
+    >>> network: Network = build("convnet-d2-w8", (1, 8, 8), num_classes=10)
+    >>> images = torch.rand(4, 1, 8, 8)
+    >>> [tuple(layer.shape) for layer in network.maps(images)]
+    [(4, 8, 8, 8), (4, 8, 4, 4)]
+    >>> network.embed(images).shape, network(images).shape
+    (torch.Size([4, 32]), torch.Size([4, 10]))
+    """
 
     classifier: nn.Module
+    """Maps the embedding to the logits."""
     embedding_size: int
     """D, the length of the embedding."""
 
     def observe(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Of images [N, ch, H, W]: each layer's activations before pooling, [N, ch_l, H_l, W_l], and the embedding [N, D]."""
+        """The maps and the embedding of images [N, ch, H, W].
+
+        The maps are each layer's activations before pooling, [N, ch_l, H_l, W_l]. The embedding is
+        [N, D].
+        """
         raise NotImplementedError
 
     def maps(self, x: Tensor) -> list[Tensor]:
@@ -28,7 +44,7 @@ class Network(nn.Module):
         return self.observe(x)[0]
 
     def embed(self, x: Tensor) -> Tensor:
-        """The last map after its pooling, flattened: [N, D]."""
+        """The embedding: the last map, pooled and flattened, [N, D]."""
         return self.observe(x)[1]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,7 +53,15 @@ class Network(nn.Module):
 
 
 class Staged(Network):
-    """A chain of stages, each a (body, pool): the body's output is a map. Then a classifier with `hidden` layers."""
+    """A chain of stages, followed by a classifier with `hidden` layers.
+
+    A stage is a pair (body, pool); the output of the body is a map.
+
+    >>> stages = [(conv(1, 6, 3, padding=1), halve())]
+    >>> network = Staged(stages, shape=(1, 8, 8), num_classes=10, hidden=(20,))
+    >>> network.embedding_size
+    96
+    """
 
     def __init__(
         self,
@@ -49,7 +73,8 @@ class Staged(Network):
         super().__init__()
         bodies, pools = zip(*stages, strict=True)
         self.bodies, self.pools = nn.ModuleList(bodies), nn.ModuleList(pools)
-        # Two blank images tell the size. Networks are built on the meta device, where this computes nothing.
+        # Two blank images show the size of the embedding. Networks are built on the meta device,
+        # where this computes nothing.
         self.embedding_size = self.observe(torch.zeros(2, *shape))[1].shape[1]
         widths = [self.embedding_size, *hidden, num_classes]
         layers = [
@@ -68,41 +93,54 @@ class Staged(Network):
 
 
 class InstanceNorm(nn.GroupNorm):
-    """GroupNorm with one group a channel: each map [H, W] of each image standardised, then scaled and shifted.
+    """Instance normalisation: GroupNorm with one group per channel.
 
-    Unlike PyTorch's own it takes a single image with maps of 1 x 1, whose output is the shift.
+    Each map [H, W] of each image is standardised, then scaled and shifted. In contrast to PyTorch's
+    own layer, this one accepts a single image with maps of 1 x 1; its output is then the shift.
+
+    >>> maps = InstanceNorm(8)(torch.rand(1, 8, 4, 4))
+    >>> maps.shape, maps.mean().abs().item() < 1e-5
+    (torch.Size([1, 8, 4, 4]), True)
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels)
 
     def forward(self, input: Tensor) -> Tensor:
-        # Eager, PyTorch's kernel is fastest: forward and backward at [64, 128, 32, 32] on one CPU core take 31 ms, 145 ms
-        # by the formula. The compiler fuses the formula with what is around it, and keeps channels-last.
+        # Uncompiled, PyTorch's kernel is fastest: forward and backward at [64, 128, 32, 32] on one
+        # CPU core take 31 ms, and 145 ms by the formula. The compiler, however, can fuse the
+        # formula with the surrounding operations and keep the channels-last layout.
         if torch.compiler.is_compiling():
             return self._formula(input)
         return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
     def _formula(self, x: Tensor) -> Tensor:
-        wide = x.to(
-            torch.promote_types(x.dtype, torch.float32)
-        )  # half precision is too coarse for the moments
+        # Half precision is too coarse for mean and variance.
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
         var, mean = torch.var_mean(wide, dim=(2, 3), correction=0, keepdim=True)
-        # The sum over one number changes nothing but makes the compiler for CPUs keep what it sums: it would compute the root
-        # and the division anew for each pixel.
+        # The sum over a single number changes no value, but it makes the compiler for CPUs keep
+        # that number. Otherwise it would compute the root and the division again for each pixel.
         scale = (torch.rsqrt(var + self.eps) * self.weight[:, None, None]).cumsum(dim=2)
         return ((wide - mean) * scale + self.bias[:, None, None]).to(x.dtype)
 
 
 def extra_padding(shape: Shape) -> int:
-    """What the first convolution pads beside its usual padding, to make one-channel 28 px images 32 px."""
+    """Additional padding of the first convolution, which makes one-channel 28 px images 32 px.
+
+    >>> extra_padding((1, 28, 28)), extra_padding((3, 32, 32))
+    (2, 0)
+    """
     return 2 if shape == (1, 28, 28) else 0
 
 
 def conv(
     inputs: int, outputs: int, kernel: int, *, padding: int, norm: Norm | None = None
 ) -> nn.Sequential:
-    """Convolution, normalisation and ReLU."""
+    """A convolution, then a normalisation if one is given, then ReLU.
+
+    >>> conv(3, 8, 5, padding=2)(torch.rand(1, 3, 16, 16)).shape
+    torch.Size([1, 8, 16, 16])
+    """
     layers = [
         nn.Conv2d(inputs, outputs, kernel, padding=padding),
         norm(outputs) if norm else None,
@@ -112,5 +150,11 @@ def conv(
 
 
 def halve() -> nn.Module:
-    """Max pooling that keeps the last row and column of an odd map, so that no image is too small."""
+    """Max pooling by two that keeps the last row and column of an odd map.
+
+    Images can therefore be of any size.
+
+    >>> halve()(torch.rand(1, 8, 5, 5)).shape
+    torch.Size([1, 8, 3, 3])
+    """
     return nn.MaxPool2d(2, ceil_mode=True)

@@ -1,7 +1,9 @@
-"""Networks by readable name: the ConvNet family, the architectures of `condense.zoo`, and fresh weights for any of them.
+"""Build networks from their names, and give them fresh weights.
 
-A ConvNet is `convnet` with any of these parts, in any order: depth `d3`, width `w128`, norm, activation, pool. What is
-left out takes its default: the depth that suits the image size, `w128-instance-relu-avg`.
+A ConvNet is called `convnet`, followed by any of these parts in any order: depth (`d3`), width
+(`w128`), normalisation, activation, pooling. A part that is left out has its default: the depth
+that suits the image size, and `w128-instance-relu-avg`. The other names are those of
+`condense.networks.zoo`.
 """
 
 import math
@@ -20,8 +22,12 @@ from condense.randomness import uniforms
 __all__ = ["NETWORKS", "ConvNetSpec", "InstanceNorm", "Network", "build", "canonical", "initialise"]
 
 NETWORKS: dict[str, str] = {
-    "convnet": "3x3 convolutions of width 128, as many as suit the image size (3 at 32 px); the default",
-    "convnet-d3-w128-instance-relu-avg": "the same in full; also batch, layer, group, none; sigmoid, leakyrelu; max, none",
+    "convnet": (
+        "3x3 convolutions of width 128, as many as suit the image size (3 at 32 px); the default"
+    ),
+    "convnet-d3-w128-instance-relu-avg": (
+        "the same in full; also batch, layer, group, none; sigmoid, leakyrelu; max, none"
+    ),
     **{name: entry.about for name, entry in ZOO.items()},
 }
 _ALIASES = {"resnet18": "resnet18-bn"}
@@ -43,7 +49,8 @@ _POOLS: dict[str, Callable[[], nn.Module]] = {
     "max": lambda: nn.MaxPool2d(2),
     "avg": lambda: nn.AvgPool2d(2),
 }
-# What each part of a name sets. A bare `none` is the norm before the activation and the pooling after it.
+# The field that each part of a name sets, and its value. A bare `none` means the normalisation if
+# it stands before the activation, and the pooling if it stands after it.
 _PARTS = {
     **{norm: ("norm", norm) for norm in _NORMS if norm != "none"},
     **{activation: ("activation", activation) for activation in _ACTIVATIONS},
@@ -55,22 +62,37 @@ _PARTS = {
 
 @dataclass(frozen=True)
 class ConvNetSpec:
-    """A ConvNet in words: `depth` blocks of 3x3 convolution, norm, activation and 2x2 pooling, then a linear layer."""
+    """The parts of a ConvNet: blocks of 3x3 convolution, norm, activation and 2x2 pooling.
+
+    A linear layer follows after the last block.
+
+    >>> ConvNetSpec.parse("convnet-w64-batch", (3, 32, 32))
+    ConvNetSpec(depth=3, width=64, norm='batch', activation='relu', pool='avg')
+    """
 
     depth: int
+    """The number of blocks."""
     width: int = 128
+    """The channels of every convolution."""
     norm: str = "instance"
+    """`none`, `batch`, `layer`, `instance` or `group` (4 groups)."""
     activation: str = "relu"
+    """`sigmoid`, `relu` or `leakyrelu`."""
     pool: str = "avg"
+    """`none`, `max` or `avg`."""
 
     @property
     def name(self) -> str:
-        """The name in full, each part in its place."""
+        """The full name, with all parts in their usual order."""
         return f"convnet-d{self.depth}-w{self.width}-{self.norm}-{self.activation}-{self.pool}"
 
     @classmethod
     def parse(cls, name: str, shape: Shape) -> "ConvNetSpec":
-        """Read a name that starts with `convnet`; images of `shape` give the depth where the name has none."""
+        """Read a name that starts with `convnet`.
+
+        If the name has no depth, the image `shape` determines it. Raises `UserError` for a part
+        that is unknown, ambiguous or given twice.
+        """
         fields: dict[str, int | str] = {}
         for part in name.split("-")[1:]:
             field, value = _part(name, part, "activation" in fields)
@@ -80,7 +102,7 @@ class ConvNetSpec:
         return cls(**{"depth": _default_depth(shape), **fields})  # type: ignore[arg-type]
 
     def make(self, shape: Shape, num_classes: int) -> Network:
-        """The network for images of `shape`."""
+        """The network for images of `shape`. Raises `UserError` if they are too small."""
         if self.norm == "group" and self.width % 4:
             raise UserError(
                 f"network `{self.name}` has 4 groups of channels: its width must be a multiple of 4"
@@ -90,7 +112,8 @@ class ConvNetSpec:
         if self.pool != "none" and min(height, width) < 2**self.depth:
             least = 2**self.depth
             raise UserError(
-                f"network `{self.name}` needs {least} px, images are {shape[1]} x {shape[2]}: take a lower depth or `nopool`"
+                f"network `{self.name}` needs {least} px, images are {shape[1]} x {shape[2]}: "
+                "take a lower depth or `nopool`"
             )
         stages: list[tuple[nn.Module, nn.Module]] = []
         for _ in range(self.depth):
@@ -107,13 +130,14 @@ class ConvNetSpec:
 
 
 def _part(name: str, part: str, after_activation: bool) -> tuple[str, int | str]:
-    """The field that a part of a ConvNet's name sets, and its value."""
+    """The field that a part of a ConvNet's name sets, and the value it sets."""
     if number := re.fullmatch(r"([dw])([1-9][0-9]*)", part):
         return {"d": "depth", "w": "width"}[number[1]], int(number[2])
     if part == "none":
         if not set(name.split("-")) & _ACTIVATIONS.keys():
             raise UserError(
-                f"`none` in network `{name}` could be the norm or the pooling: write `nonorm` or `nopool`"
+                f"`none` in network `{name}` could be the norm or the pooling: "
+                "write `nonorm` or `nopool`"
             )
         return ("pool" if after_activation else "norm"), "none"
     if part not in _PARTS:
@@ -122,12 +146,17 @@ def _part(name: str, part: str, after_activation: bool) -> tuple[str, int | str]
 
 
 def _default_depth(shape: Shape) -> int:
-    """Blocks that leave a last map of about 4 px: 2 up to 16 px, 3 at 28 and 32, 4 at 64, 5 at 128."""
+    """The depth that leaves a last map of about 4 px.
+
+    That is 2 for images of up to 16 px, 3 at 28 and 32 px, 4 at 64 px, and 5 at 128 px.
+    """
     return max(2, round(math.log2(min(shape[1:]))) - 2)
 
 
 def canonical(name: str, shape: Shape) -> str:
-    """The full name of the network that `name` means for images of `shape` (channels, height, width).
+    """The full name of the network that `name` stands for, with images of `shape` (ch, H, W).
+
+    Raises `UserError` for an unknown name.
 
     >>> canonical("convnet", (3, 32, 32))
     'convnet-d3-w128-instance-relu-avg'
@@ -141,18 +170,27 @@ def canonical(name: str, shape: Shape) -> str:
 
 
 def build(name: str, shape: Shape, num_classes: int) -> Network:
-    """The network of that name, in training mode on the default device, for images of `shape` (channels, height, width).
+    """Build the network called `name` for images of `shape` (channels, height, width).
 
-    It has the weights of `initialise(network, 0, 0)`. Raises `UserError` for an unknown name and too small images.
+    It is in training mode, on the default device, with the weights of `initialise(network, 0, 0)`.
+    Raises `UserError` for an unknown name and for images that are too small.
+
+    >>> network = build("convnet-d2-w8", (1, 8, 8), num_classes=10)
+    >>> network(torch.rand(4, 1, 8, 8)).shape
+    torch.Size([4, 10])
+    >>> build("lenet", (1, 8, 8), num_classes=10)
+    Traceback (most recent call last):
+    condense.errors.UserError: network `lenet` needs images of at least 16 px, these are 8 x 8
     """
     name = canonical(name, shape)
     device = torch.get_default_device()
-    # Built on the meta device, where nothing is computed: so no random numbers of the global generator are drawn.
+    # On the meta device nothing is computed, so the global random generator is left alone.
     with torch.device("meta"):
         if name in ZOO:
             if min(shape[1:]) < ZOO[name].smallest:
                 raise UserError(
-                    f"network `{name}` needs images of at least {ZOO[name].smallest} px, these are {shape[1]} x {shape[2]}"
+                    f"network `{name}` needs images of at least {ZOO[name].smallest} px, these "
+                    f"are {shape[1]} x {shape[2]}"
                 )
             network = ZOO[name].make(shape, num_classes)
         else:
@@ -163,20 +201,33 @@ def build(name: str, shape: Shape, num_classes: int) -> Network:
 
 
 _COLUMNS = 1024
-_BLOCK = 1024  # rows drawn together: with more, a large network's temporaries leave the allocator's cache (5 times slower)
+# Rows that are drawn together. With more, the temporary tensors of a large network leave the
+# allocator's cache, which is five times slower.
+_BLOCK = 1024
 
 
 @torch.no_grad()
 def initialise(network: nn.Module, seed: int, step: int | Tensor) -> None:
-    """Give `network` fresh weights in place, a function of (seed, step) alone, from PyTorch's default distributions.
+    """Give `network` fresh weights, in place, from PyTorch's default distributions.
 
-    Convolutions and linear layers: weight and bias uniform within 1 / sqrt(fan_in). Normalisations: 1 and 0, running
-    statistics reset. Tokens and positions: normal, standard deviation 0.02. `step` may be an int64 tensor on the
-    network's device, where everything is computed; the order of a weight in memory does not matter.
+    The weights depend only on (seed, step). Weights and biases of convolutions and linear layers
+    are uniform within 1 / sqrt(fan_in). Normalisations start with weight 1 and bias 0, and their
+    running statistics are reset. Class tokens and positions are normal with standard deviation
+    0.02. `step` may be an int64 tensor on the network's device, where everything is computed. The
+    memory layout of a weight makes no difference.
+
+    >>> network = build("convnet-d2-w8", (1, 8, 8), num_classes=10)
+    >>> initialise(network, seed=0, step=1)
+    >>> first = network.classifier[0].weight.clone()
+    >>> initialise(network, seed=0, step=2)
+    >>> torch.equal(network.classifier[0].weight, first)
+    False
+    >>> initialise(network, seed=0, step=1)
+    >>> torch.equal(network.classifier[0].weight, first)
+    True
     """
-    drawn: list[
-        tuple[nn.Parameter, float | None]
-    ] = []  # with the bound of its uniform distribution; None for a normal one
+    # Each parameter with the bound of its uniform distribution, or None for a normal one.
+    drawn: list[tuple[nn.Parameter, float | None]] = []
     for module in network.modules():
         if isinstance(module, nn.GroupNorm | nn.LayerNorm | nn.BatchNorm2d):
             module.reset_parameters()
@@ -188,10 +239,12 @@ def initialise(network: nn.Module, seed: int, step: int | Tensor) -> None:
             )
             drawn += [(parameter, bound) for parameter in module.parameters(recurse=False)]
     sizes = [parameter.numel() for parameter, _ in drawn]
-    # One draw for all: number k is in row k // 1024 and column k % 1024, so it does not depend on the network's size, and
-    # the generator computes its per-row and per-column halves for a thousandth of the numbers.
+    # One draw serves all parameters. Number k is in row k // 1024 and column k % 1024, so it does
+    # not depend on the size of the network, and the generator only has to compute its per-row and
+    # per-column parts for a thousandth of the numbers.
     rows = torch.arange(-(-sum(sizes) // _COLUMNS), device=drawn[0][0].device)
-    # A multiple of 2**-24 in [0, 1), moved by half of that and stretched: symmetric in (-1, 1).
+    # Multiples of 2**-24 in [0, 1) are shifted by half of that and stretched, so that they are
+    # symmetric in (-1, 1).
     uniform = [
         uniforms(seed, "network", step, block, _COLUMNS).mul_(2).add_(2.0**-24 - 1)
         for block in rows.split(_BLOCK)

@@ -1,7 +1,8 @@
-"""Work on a GPU as CUDA graphs: hundreds of small kernels launched at once, with no word from the host in between.
+"""Run work on a GPU as CUDA graphs, which launch hundreds of small kernels at once.
 
-What a graph needs, a step of condensation and one of training have: static shapes, no look at a value from the host, and
-random numbers that are a function of the step's number, which lies in a tensor on the device.
+A graph needs static shapes, no value that is read on the host, and random numbers that are a
+function of the step number, which is a tensor on the device. A step of condensation and a step of
+training meet these conditions.
 """
 
 import sys
@@ -18,13 +19,23 @@ _WARM_UPS = 3
 
 
 class Graphed(Generic[R]):
-    """`run`, captured at the first call with arguments of each shape and replayed from then on; run plainly where that fails.
+    """A function that is captured as a CUDA graph when first called, and replayed from then on.
+
+    It is captured once for each combination of argument shapes. If capturing fails, a warning is
+    printed once, and the function runs uncaptured.
 
     Parameters
     ----------
-    run: a function of tensors on the device, whose values it may need, and of numbers, whose values it may not: they become
-        tensors. What it returns is overwritten by the next call.
-    state: every tensor that `run` changes: the warm-up that capturing needs leaves no trace in them.
+    run: a function of tensors and numbers. Its tensors are on the device. Numbers become tensors
+        too, so it must not depend on their values on the host. The next call overwrites its result.
+    state: every tensor that `run` changes. Capturing runs the function a few times to warm up; its
+        effects on these tensors are undone.
+
+    >>> weights = torch.zeros(2)
+    >>> step = lambda rate: weights.add_(rate)
+    >>> step = Graphed(step, [weights]) if has_graphs(weights.device) else step
+    >>> step(0.5)
+    tensor([0.5000, 0.5000])
     """
 
     _warned = False
@@ -54,9 +65,8 @@ class Graphed(Generic[R]):
     def _capture(
         self, shapes: tuple[torch.Size | None, ...], arguments: Sequence[Argument]
     ) -> None:
-        before = [
-            tensor.detach().to("cpu", copy=True) for tensor in self._state
-        ]  # a second copy on the device might not fit
+        # Kept on the CPU, because a second copy might not fit on the device.
+        before = [tensor.detach().to("cpu", copy=True) for tensor in self._state]
         inputs = [_tensor(value, self._device) for value in arguments]
         try:
             replay, result = capture(lambda: self._run(*inputs), self._device)
@@ -67,7 +77,8 @@ class Graphed(Generic[R]):
                 Graphed._warned = True
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 print(
-                    f"no CUDA graph here, launching each kernel by itself, slower: {reason}",
+                    "CUDA graphs do not work here, "
+                    f"so kernels are launched one by one and slower: {reason}",
                     file=sys.stderr,
                 )
         with torch.no_grad():
@@ -76,18 +87,29 @@ class Graphed(Generic[R]):
 
 
 def has_graphs(device: torch.device) -> bool:
-    """Whether such a device can have graphs at all; whether this one does, the first capture tells."""
+    """Whether devices of this kind have graphs. The first capture shows whether this one does.
+
+    >>> has_graphs(torch.device("cpu"))
+    False
+    """
     return device.type == "cuda"
 
 
 def capture(work: Callable[[], R], device: torch.device) -> tuple[Callable[[], None], R]:
-    """`work` as one CUDA graph, after it has been done a few times to warm up: what replays it, and where its result will lie.
+    """Capture `work` as one CUDA graph; returns a function that replays it, and its result.
 
-    Compilers, libraries and the allocator do at the first use what a capture does not allow.
+    The tensors of the result are overwritten by each replay. `work` first runs a few times to warm
+    up, because compilers, libraries and the allocator do things at their first use that a capture
+    does not allow. Raises `RuntimeError` if `work` cannot be captured.
+
+    >>> counter = torch.zeros(1)
+    >>> if has_graphs(counter.device):
+    ...     replay, result = capture(lambda: counter.add_(1), counter.device)
+    ...     replay()
     """
     graph = torch.cuda.CUDAGraph()
-    # One stream for both: libraries and autograd keep something for each. Leaving it is up to the outer block: a capture
-    # that fails stays on it.
+    # Warm-up and capture use one stream, because libraries and autograd keep state for each stream.
+    # The outer block leaves the stream; a capture that fails would stay on it.
     with torch.cuda.device(device):
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
@@ -101,7 +123,7 @@ def capture(work: Callable[[], R], device: torch.device) -> tuple[Callable[[], N
 
 
 def _tensor(value: Argument, device: torch.device) -> Tensor:
-    """The value in memory of its own on the device, numbers in full precision."""
+    """The value in its own memory on the device; numbers are stored in full precision."""
     if isinstance(value, Tensor):
         return value.to(device, copy=True)
     return torch.full(

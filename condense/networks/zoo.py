@@ -1,7 +1,7 @@
-"""What every network is, and the published architectures beside the ConvNet, in their forms for small images.
+"""Published architectures other than the ConvNet, in their versions for small images.
 
-Shapes are (channels, height, width) of an image. A one-channel 28 px image is padded to 32 px by the first convolution.
-Networks are built, and named, through `condense.networks`.
+A shape is (channels, height, width). The first convolution pads one-channel 28 px images to 32 px.
+`condense.networks.build` builds these networks by name.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,11 @@ from condense.networks.base import (
 
 
 def alexnet(shape: Shape, num_classes: int) -> Network:
-    """AlexNet (Krizhevsky et al., 2012) for 32 px: five convolutions, one linear layer."""
+    """AlexNet (Krizhevsky et al., 2012) for 32 px: five convolutions, one linear layer.
+
+    >>> alexnet((3, 32, 32), 10).embedding_size
+    3072
+    """
     stages = [
         (conv(shape[0], 128, 5, padding=2 + extra_padding(shape)), halve()),
         (conv(128, 192, 5, padding=2), halve()),
@@ -38,7 +42,11 @@ def alexnet(shape: Shape, num_classes: int) -> Network:
 
 
 def vgg11(shape: Shape, num_classes: int, norm: Norm | None = None) -> Network:
-    """VGG-11 (Simonyan and Zisserman, 2015) for 32 px: eight convolutions, one linear layer."""
+    """VGG-11 (Simonyan and Zisserman, 2015) for 32 px: eight convolutions, one linear layer.
+
+    >>> vgg11((3, 32, 32), 10, norm=InstanceNorm).embedding_size
+    512
+    """
     widths = [shape[0], 64, 128, 256, 256, 512, 512, 512, 512]
     pooled = [True, True, False, True, False, True, False, True]
     paddings = [1 + extra_padding(shape), *[1] * 7]
@@ -50,7 +58,11 @@ def vgg11(shape: Shape, num_classes: int, norm: Norm | None = None) -> Network:
 
 
 def lenet(shape: Shape, num_classes: int) -> Network:
-    """LeNet-5 (LeCun et al., 1998) with ReLU and max pooling."""
+    """LeNet-5 (LeCun et al., 1998) with ReLU and max pooling.
+
+    >>> lenet((1, 28, 28), 10).embedding_size
+    400
+    """
     stages = [
         (conv(shape[0], 6, 5, padding=extra_padding(shape)), nn.MaxPool2d(2)),
         (conv(6, 16, 5, padding=0), nn.MaxPool2d(2)),
@@ -59,7 +71,11 @@ def lenet(shape: Shape, num_classes: int) -> Network:
 
 
 def mlp(shape: Shape, num_classes: int) -> Network:
-    """Two hidden layers of 128; their maps are [N, 128, 1, 1]."""
+    """A multilayer perceptron with two hidden layers of 128 units; their maps are [N, 128, 1, 1].
+
+    >>> mlp((1, 8, 8), 10)(torch.rand(2, 1, 8, 8)).shape
+    torch.Size([2, 10])
+    """
     sizes = [(shape[0] * shape[1] * shape[2], 128), (128, 128)]
     layers = [
         nn.Sequential(
@@ -71,7 +87,11 @@ def mlp(shape: Shape, num_classes: int) -> Network:
 
 
 class Residual(nn.Module):
-    """The basic block of ResNet: two 3x3 convolutions beside a shortcut."""
+    """The basic block of ResNet: two 3x3 convolutions and a shortcut around them.
+
+    >>> Residual(8, 16, stride=2, norm=InstanceNorm)(torch.rand(1, 8, 4, 4)).shape
+    torch.Size([1, 16, 2, 2])
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, norm: Norm) -> None:
         super().__init__()
@@ -91,7 +111,14 @@ class Residual(nn.Module):
 
 
 def resnet18(shape: Shape, num_classes: int, norm: Norm) -> Network:
-    """ResNet-18 (He et al., 2016) for 32 px: a 3x3 stem without pooling, global average pooling; a map a stage of two blocks."""
+    """ResNet-18 (He et al., 2016) for 32 px.
+
+    It starts with a 3x3 convolution without pooling and ends with global average pooling. Each of
+    its four stages, of two blocks, has one map.
+
+    >>> resnet18((3, 32, 32), 10, norm=InstanceNorm).embedding_size
+    512
+    """
     stem = nn.Conv2d(shape[0], 64, 3, padding=1 + extra_padding(shape), bias=False)
     bodies = [
         nn.Sequential(
@@ -111,7 +138,11 @@ def resnet18(shape: Shape, num_classes: int, norm: Norm) -> Network:
 
 
 class EncoderBlock(nn.Module):
-    """A Transformer encoder block, normalised first, on tokens [N, T, width]."""
+    """A Transformer encoder block on tokens [N, T, width], with normalisation before each part.
+
+    >>> EncoderBlock(width=12, heads=3)(torch.rand(2, 5, 12)).shape
+    torch.Size([2, 5, 12])
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -128,16 +159,24 @@ class EncoderBlock(nn.Module):
         return tokens + self.mlp(tokens)
 
     def _attend(self, tokens: Tensor) -> Tensor:
-        q, k, v = (
-            self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # each [N, heads, T, width / heads]
-        # Written out: the fused attention has no second derivative, which gradient matching needs.
+        # q, k and v are [N, heads, T, width / heads].
+        q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        # Written out, because fused attention lacks the second derivative that gradient matching
+        # needs.
         weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
         return (weights @ v).transpose(1, 2).flatten(2)
 
 
 class VisionTransformer(Network):
-    """ViT (Dosovitskiy et al., 2021). A map is the grid of a block's patch tokens; the embedding is the last class token."""
+    """ViT (Dosovitskiy et al., 2021).
+
+    The map of a block is the grid of its patch tokens. The embedding is the final class token.
+    Raises `UserError` if the patches do not fit into the image.
+
+    >>> network = VisionTransformer((1, 8, 8), 10, width=12, depth=2, heads=3)
+    >>> [tuple(grid.shape) for grid in network.maps(torch.rand(4, 1, 8, 8))]
+    [(4, 12, 8, 8), (4, 12, 8, 8)]
+    """
 
     def __init__(
         self, shape: Shape, num_classes: int, *, width: int = 192, depth: int = 12, heads: int = 3
@@ -147,7 +186,8 @@ class VisionTransformer(Network):
         patch = max(1, round(min(height, side) / 8))
         if height % patch or side % patch:
             raise UserError(
-                f"`vit-tiny` cuts {height} x {side} px images into {patch} px patches, which must fit: take a multiple of {patch}"
+                f"`vit-tiny` cuts {height} x {side} px images into {patch} px patches, which must "
+                f"fit: take a multiple of {patch}"
             )
         self.embedding_size = width
         self.patches = nn.Conv2d(channels, width, patch, stride=patch)
@@ -173,18 +213,25 @@ class VisionTransformer(Network):
 
 
 class Entry(NamedTuple):
-    """An architecture by name: a line about it, the least image side in pixels, and how it is made."""
+    """An architecture in the `ZOO`.
+
+    >>> ZOO["lenet"].about, ZOO["lenet"].smallest
+    ('LeNet-5: 2 convolutions, 3 linear layers', 16)
+    """
 
     about: str
+    """A line that describes it."""
     smallest: int
+    """The smallest side of an image, in pixels."""
     make: Callable[[Shape, int], Network]
+    """Makes the network from the image shape and the number of classes."""
 
 
 ZOO = {
     "alexnet": Entry("AlexNet: 5 convolutions, no normalisation", 1, alexnet),
     "vgg11": Entry("VGG-11: 8 convolutions, no normalisation", 1, vgg11),
     "vgg11-bn": Entry("VGG-11 with batch normalisation", 1, partial(vgg11, norm=nn.BatchNorm2d)),
-    # Up to 16 px its last maps are 1 x 1, of which instance normalisation leaves nothing.
+    # Up to 16 px its last maps are 1 x 1, and instance normalisation leaves nothing of those.
     "vgg11-in": Entry(
         "VGG-11 with instance normalisation: the one of the papers",
         17,
@@ -195,7 +242,7 @@ ZOO = {
         1,
         partial(resnet18, norm=nn.BatchNorm2d),
     ),
-    # The same up to 8 px.
+    # The same happens here up to 8 px.
     "resnet18-in": Entry(
         "ResNet-18 with instance normalisation", 9, partial(resnet18, norm=InstanceNorm)
     ),
@@ -205,3 +252,4 @@ ZOO = {
         "Vision Transformer: 12 blocks of width 192, an 8 x 8 grid of patches", 1, VisionTransformer
     ),
 }
+"""The architectures by name."""

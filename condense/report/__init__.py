@@ -1,1 +1,1 @@
-"""Pictures, figures, tables and pages."""
+"""Reports: pictures of condensed sets, figures, TensorBoard curves and HTML pages."""

@@ -1,4 +1,4 @@
-"""Loss curves and image grids for TensorBoard, where it is installed."""
+"""Loss curves and pictures for TensorBoard, if it is installed."""
 
 import contextlib
 import sys
@@ -13,13 +13,23 @@ from condense.sets.condensed import CondensedSet
 
 
 class Curves:
-    """What a run draws; nothing where there is no writer."""
+    """What a run records for TensorBoard. Without a `writer` nothing is recorded.
+
+    >>> class Printer:  # in place of TensorBoard's SummaryWriter
+    ...     def add_scalar(self, name: str, value: float, step: int) -> None:
+    ...         print(name, value, step)
+    >>> Curves(Printer()).losses(10, {"mmd": 0.5, "attention": 0.25}, seconds=0.1)
+    loss/mmd 0.5 10
+    loss/attention 0.25 10
+    loss/total 0.75 10
+    seconds a step 0.1 10
+    """
 
     def __init__(self, writer: Any) -> None:
         self._writer = writer
 
     def losses(self, step: int, losses: Mapping[str, float], seconds: float) -> None:
-        """Each part of the loss, their sum, and the time of a step."""
+        """Record each term of the loss, their sum, and the time of a step."""
         if self._writer:
             for name, loss in losses.items():
                 self._writer.add_scalar(f"loss/{name}", loss, step)
@@ -27,7 +37,7 @@ class Curves:
             self._writer.add_scalar("seconds a step", seconds, step)
 
     def picture(self, step: int, state: CondensedSet) -> None:
-        """Up to ten images of each of the first ten classes."""
+        """Record up to ten images of each of the first ten classes."""
         if self._writer:
             pixels, classes = state.pixels(), range(min(len(state.classes), 10))
             self._writer.add_images(
@@ -37,13 +47,20 @@ class Curves:
 
 @contextlib.contextmanager
 def curves(folder: Path | None, done: int) -> Iterator[Curves]:
-    """Curves in `folder`/tensorboard from step `done` on; none without a folder, or without TensorBoard, said once."""
+    """Record curves in `folder`/tensorboard, from step `done` on.
+
+    Without a folder nothing is recorded. Without TensorBoard nothing is recorded either, and one
+    message says so.
+
+    >>> with curves(folder=None, done=0) as run:
+    ...     run.losses(10, {"mmd": 0.5}, seconds=0.1)
+    """
     if folder is None:
         yield Curves(None)
         return
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its own imports warn
+            warnings.simplefilter("ignore")  # TensorBoard's own imports give warnings
             from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         print(

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 def bars(path: str | Path, scores: Mapping[str, Measured], title: str = "") -> Path:
-    """Write a PNG of horizontal bars, one an accuracy, with 95 % intervals; returns the file."""
+    """Write a PNG of horizontal bars, one per accuracy, with 95 % intervals; returns the file.
+
+    >>> from condense.training.score import Score
+    >>> bars("bars.png", {"random": Score((0.3, 0.4)), "dm": Score((0.5, 0.6))}).name
+    'bars.png'
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 0.9 + 0.42 * len(scores)), layout="constrained", dpi=150)
@@ -45,13 +50,24 @@ def bars(path: str | Path, scores: Mapping[str, Measured], title: str = "") -> P
 
 
 def png_bytes(image: "Image.Image") -> bytes:
+    """A Pillow image as the content of a PNG file.
+
+    >>> from PIL import Image
+    >>> png_bytes(Image.new("L", (8, 8)))[1:4]
+    b'PNG'
+    """
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def save_figure(figure: "Figure", path: Path) -> Path:
-    """Write a matplotlib figure as a PNG; returns the file."""
+    """Write a matplotlib figure as a PNG; returns the file.
+
+    >>> from matplotlib.figure import Figure
+    >>> save_figure(Figure(figsize=(1, 1)), Path("figure.png")).name
+    'figure.png'
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     write_bytes(path, buffer.getvalue())

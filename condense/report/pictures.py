@@ -13,10 +13,19 @@ from condense.report.figures import png_bytes
 
 
 def picture(condensed: CondensedSet, per_class: int = 10, cell: int = 48) -> "Image.Image":
-    """The set as one picture: a row for each class that has images, its name first, then up to `per_class` of them.
+    """The set as one picture, with a row for each class that has images.
 
-    An image is enlarged by the whole number that brings its height to at least `cell` pixels. Rows of many classes
-    are laid side by side, so that the picture stays about square.
+    A row shows the name of the class, then up to `per_class` images. An image is enlarged by the
+    smallest whole factor that makes it at least `cell` pixels high. Many classes are laid out in
+    several columns, so that the picture is roughly square.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import noise
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> picture(noise(digits, 3, preprocess=preprocess, seed=0)).mode
+    'RGB'
     """
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
@@ -55,6 +64,15 @@ def picture(condensed: CondensedSet, per_class: int = 10, cell: int = 48) -> "Im
 
 
 def grid(condensed: CondensedSet, path: str | Path, per_class: int = 10) -> Path:
-    """Write `picture(condensed, per_class)` as a PNG; returns the file."""
+    """Write `picture(condensed, per_class)` as a PNG; returns the file.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import noise
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> grid(noise(digits, 3, preprocess=preprocess, seed=0), "grid.png").name
+    'grid.png'
+    """
     write_bytes(Path(path), png_bytes(picture(condensed, per_class)))
     return Path(path)

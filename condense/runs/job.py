@@ -23,11 +23,9 @@ from condense.errors import UserError
 from condense.files import load_tensors, read_json, save_tensors, write_json
 from condense.methods import recipes
 from condense.methods.base import Recipe
-from condense.report.pictures import grid
 from condense.runs.ranks import Ranks
-from condense.sets.condensed import CondensedSet
 from condense.sets.provenance import version
-from condense.study.record import differences, locked
+from condense.study.record import differences
 
 _KEEP = 2
 """Checkpoints kept: the last, and the one before it should the last be damaged."""
@@ -61,20 +59,6 @@ class Job:
                 "recipe": recipes.from_json(fields["recipe"]),
             }
         )
-
-
-def source_of(path: Path, data_dir: str | None = None) -> Source:
-    """Where the dataset of the set at `path` (a run folder or the file in it) is; `data_dir` if it has moved."""
-    record = (path if path.is_dir() else path.parent) / "run.json"
-    if not record.exists():
-        raise UserError(
-            f"{path} does not say where its dataset is (no {record.name} beside it): give --dataset and --data-dir"
-        )
-    try:
-        source = Source(**read_json(record)["source"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{record} is not of this version of condensekit: {error}") from None
-    return dataclasses.replace(source, data_dir=data_dir) if data_dir else source
 
 
 def load_job(folder: Path) -> Job:
@@ -113,20 +97,6 @@ def record(folder: Path, job: Job, **progress: Any) -> None:
         "progress": progress,
     }
     write_json(folder / "run.json", told)
-
-
-def keep(folder: Path, source: Source, storage: str, condensed: CondensedSet) -> CondensedSet:
-    """Make `folder` the home of a set that no run made: selected or imported. A folder that holds a run is left alone."""
-    with locked(folder):
-        if (folder / "run.json").exists():
-            raise UserError(f"{folder} already holds a run: choose another --out")
-        condensed.save(folder, storage=storage)
-        grid(condensed, folder / "grid.png")
-        write_json(
-            folder / "run.json",
-            {"source": dataclasses.asdict(source), "provenance": condensed.provenance},
-        )
-    return condensed
 
 
 class Checkpoints:

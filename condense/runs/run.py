@@ -13,7 +13,7 @@ from torch import Tensor
 
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
-from condense.data.preprocess import make_preprocess
+from condense.data.preprocess import Preprocess, make_preprocess
 from condense.device import peak_memory, pick_device
 from condense.errors import UserError, unknown
 from condense.methods import Looping
@@ -25,25 +25,15 @@ from condense.progress import progress
 from condense.report.curves import curves
 from condense.report.pictures import grid
 from condense.runs.engine import Engine
-from condense.runs.job import Checkpoints, Job, check_free, keep, load_job, record, source_of
+from condense.runs.job import Checkpoints, Job, check_free, load_job, record
 from condense.runs.ranks import Ranks
 from condense.sets.condensed import STORAGES, CondensedSet
-from condense.sets.exchange import import_set
 from condense.sets.provenance import provenance
 from condense.study.interrupt import Interrupted, stop_signal
 from condense.study.record import locked
 from condense.training.pool import Pool, train_pool
 
-__all__ = [
-    "Interrupted",
-    "Source",
-    "condense",
-    "import_into",
-    "rehearse",
-    "resume",
-    "select_into",
-    "source_of",
-]
+__all__ = ["Interrupted", "condense", "rehearse", "resume"]
 
 _LOOK_EVERY = {"cpu": 1, "cuda": 50}
 """Steps between looks at the loss: on a GPU a look waits for the device."""
@@ -58,6 +48,7 @@ def condense(
     ipc: int,
     recipe: str | Recipe = "paper",
     steps: int | None = None,
+    preprocess: Preprocess | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     device: str = "auto",
@@ -69,14 +60,16 @@ def condense(
 ) -> CondensedSet:
     """Condense `dataset` into `ipc` images per class.
 
-    With `out` the run is kept in that folder, checkpointed every `checkpoint_every` steps, and can be resumed; without, it lives
-    in memory. `recipe` is a name of `RECIPES` or a `Recipe`; `steps` replaces its number of steps. Raises `UserError`
-    for bad input, for a folder that holds another run, and for a loss that diverges; `Interrupted` on Ctrl-C, state saved.
+    With `out` the run is kept in that folder, checkpointed every `checkpoint_every` steps, and can
+    be resumed; without, it lives in memory. `recipe` is a name of `RECIPES` or a `Recipe`; `steps`
+    replaces its number of steps. `preprocess`, already fitted, replaces the recipe's, which is
+    fitted to `dataset`. Raises `UserError` for bad input, for a folder that holds another run, and
+    for a loss that diverges; `Interrupted` on Ctrl-C, state saved.
     """
     if isinstance(recipe, str):
         recipe = recipe_for(recipe, dataset.name, dataset.shape, ipc)
-    if steps is not None:
-        recipe = recipe.override({"steps": steps})
+    changes = {"steps": steps, "preprocess": preprocess and preprocess.name}
+    recipe = recipe.override({key: value for key, value in changes.items() if value is not None})
     if checkpoint_every < 1:
         raise UserError(f"--checkpoint-every {checkpoint_every}: it must be 1 or more")
     select.check_ipc(dataset, ipc, recipe.formation)
@@ -93,26 +86,15 @@ def condense(
     )
     ranks = Ranks.join()
     ranks.agree(job.to_json())
-    if out is None:
-        if ranks.count > 1:
-            raise UserError("several ranks need a run folder that all of them see: give --out")
-        start = _start(dataset, job)
-        pool = _pool(dataset, job, start, ranks, None)
-        learner = _learner(dataset, job, start, ranks, pool)
-        _steps(learner, job, 0, lambda step: None, lambda step, losses, seconds: None, quiet)
-        return _finished(start, [_learned(learner)], learner.learned(), job.recipe, pool)
-    folder = Path(out)
-    with _owned(folder, ranks):
-        if ranks.leads:
-            check_free(folder, job)
-            start = _start(dataset, job)
-            _learner(
-                dataset, job, start, ranks
-            )  # all that can be wrong with a job shows before the folder becomes its own
-            start.save(folder / "start.safetensors")
-            record(folder, job, finished=False)
-        ranks.wait()
-        return _go_on(folder, job, dataset, ranks, quiet)
+    if out is not None:
+        return _begin(Path(out), job, dataset, preprocess, ranks, quiet)
+    if ranks.count > 1:
+        raise UserError("several ranks need a run folder that all of them see: give --out")
+    start = _start(dataset, job, preprocess)
+    pool = _pool(dataset, job, start, ranks, None)
+    learner = _learner(dataset, job, start, ranks, pool)
+    _steps(learner, job, 0, lambda step: None, lambda step, losses, seconds: None, quiet)
+    return _finished(start, [_learned(learner)], learner.learned(), job.recipe, pool)
 
 
 def rehearse(
@@ -191,45 +173,6 @@ def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = Fal
         return _go_on(folder, job, dataset, ranks, quiet)
 
 
-def select_into(
-    folder: Path,
-    dataset: Dataset,
-    source: Source,
-    *,
-    method: str,
-    ipc: int,
-    preprocess: str,
-    seed: int,
-    device: str,
-    storage: str,
-) -> CondensedSet:
-    """Select `ipc` real images per class by `method` and keep them as a set in `folder`."""
-    fitted = make_preprocess(preprocess, dataset)
-    return keep(
-        folder,
-        source,
-        storage,
-        select.select(method, dataset, ipc, preprocess=fitted, seed=seed, device=device),
-    )
-
-
-def import_into(
-    folder: Path,
-    path: Path,
-    dataset: Dataset,
-    source: Source,
-    *,
-    preprocess: str,
-    experiment: int,
-    storage: str,
-) -> CondensedSet:
-    """Read the foreign set at `path` and keep it in `folder`."""
-    imported = import_set(
-        path, dataset.classes, make_preprocess(preprocess, dataset), experiment, dataset.name
-    )
-    return keep(folder, source, storage, imported)
-
-
 def _shortened(recipe: Recipe) -> Recipe:
     """The recipe with as much of a pool as is worth timing."""
     return recipe.override({"pool": 1, "pool_steps": _TIMED_STEPS}) if recipe.pool else recipe
@@ -294,6 +237,27 @@ def _learner(
         ranks=ranks.count,
         pool=pool,
     )
+
+
+def _begin(
+    folder: Path,
+    job: Job,
+    dataset: Dataset,
+    preprocess: Preprocess | None,
+    ranks: Ranks,
+    quiet: bool,
+) -> CondensedSet:
+    """Make `folder` the home of a new run, and work to its end."""
+    with _owned(folder, ranks):
+        if ranks.leads:
+            check_free(folder, job)
+            start = _start(dataset, job, preprocess)
+            # All that can be wrong with a job shows before the folder becomes its own.
+            _learner(dataset, job, start, ranks)
+            start.save(folder / "start.safetensors")
+            record(folder, job, finished=False)
+        ranks.wait()
+        return _go_on(folder, job, dataset, ranks, quiet)
 
 
 def _go_on(folder: Path, job: Job, dataset: Dataset, ranks: Ranks, quiet: bool) -> CondensedSet:
@@ -407,28 +371,23 @@ def _finished(
     return dataclasses.replace(result, labels=pool.labels(network, result))
 
 
-def _start(dataset: Dataset, job: Job) -> CondensedSet:
-    """The starting images, under a preprocessing fitted to the dataset."""
+def _start(dataset: Dataset, job: Job, preprocess: Preprocess | None) -> CondensedSet:
+    """The starting images, under `preprocess` or, by default, the recipe's, fitted to the dataset."""
     if job.storage not in STORAGES:
         raise unknown("storage", job.storage, STORAGES)
-    recipe, preprocess = job.recipe, make_preprocess(job.recipe.preprocess, dataset)
-    how: dict[str, Any] = {
-        "formation": recipe.formation,
-        "preprocess": preprocess,
-        "seed": job.seed,
-        "device": job.device,
-    }
-    start = select.start(recipe.init, dataset, job.ipc, **how)
-    facts = {
-        "ipc": job.ipc,
-        "seed": job.seed,
-        "recipe": recipe.to_json(),
-        "device": job.device,
-        "steps": 0,
-    }
-    return dataclasses.replace(
-        start, provenance=provenance(dataset, preprocess=preprocess.fingerprint, **facts)
+    recipe, preprocess = job.recipe, preprocess or make_preprocess(job.recipe.preprocess, dataset)
+    how: dict[str, Any] = {"preprocess": preprocess, "seed": job.seed, "device": job.device}
+    start = select.start(recipe.init, dataset, job.ipc, formation=recipe.formation, **how)
+    origin = provenance(
+        dataset,
+        preprocess=preprocess.fingerprint,
+        ipc=job.ipc,
+        seed=job.seed,
+        recipe=recipe.to_json(),
+        device=job.device,
+        steps=0,
     )
+    return dataclasses.replace(start, provenance=origin)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
-"""A condensed set and its file: images, labels, class names, preprocessing and provenance, together.
+"""A condensed set and its file: images, labels, class names, preprocessing and provenance.
 
-The file is one safetensors file. Images are stored as they are (`float32`, `float16`), or as `uint8` pixels that
-go through the set's preprocessing again when read. Equal sets give equal bytes, so a resumed run can be compared
-with an undisturbed one, and a flipped bit is noticed.
+All of it is stored in one safetensors file. Images are stored as they are (`float32`, `float16`),
+or as `uint8` pixels, to which the set's preprocessing is applied again when the file is read. Equal
+sets give equal bytes, so that a resumed run can be compared with an uninterrupted one. A flipped
+bit is detected.
 """
 
 import json
@@ -21,30 +22,51 @@ from condense.errors import UserError, unknown
 from condense.files import digest, load_tensors, save_tensors
 from condense.sets.mosaics import check, decode
 
-FORMAT = 2  # of the file; raise it when an older reader would misread a newer file
+FORMAT = 2  # of the file; raise it when an older version would misread a newer file
 FILE_NAME = "set.safetensors"  # inside a run folder
 STORAGES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
 
 
 @dataclass(frozen=True, eq=False)
 class CondensedSet:
-    """N images, synthetic or selected, that stand for a dataset. It lives in host memory.
+    """N synthetic or selected images that stand for a dataset, in the memory of the host.
 
-    Raises `UserError` when the parts do not fit together: shapes, label range, non-finite values.
+    Raises `UserError` if its parts do not fit together: shapes, label range, non-finite values.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> preprocess = make_preprocess("standard", load_dataset("digits"))
+    >>> images, labels = torch.zeros(4, 1, 8, 8), torch.tensor([0, 0, 1, 1])
+    >>> condensed = CondensedSet(images, labels, ("zero", "one"), preprocess, {"seed": 0})
+    >>> len(condensed), condensed.shape, condensed.ipc
+    (4, (1, 8, 8), 2)
+    >>> file = condensed.save("small.safetensors")
+    >>> CondensedSet.load(file).fingerprint == condensed.fingerprint
+    True
+    >>> len(condensed.merge(condensed))
+    8
     """
 
     images: Tensor
-    """float32 [N, ch, H, W], preprocessed, as they are stored."""
+    """float32 [N, ch, H, W], preprocessed; mosaics where `formation` is above 1."""
     labels: Tensor
-    """int64 [N] in 0..C-1 (hard), or float32 [N, C] (soft: learned targets, not necessarily probabilities)."""
+    """Hard labels, int64 [N] in 0..C-1, or soft labels, float32 [N, C].
+
+    Soft labels are learned targets, not necessarily probabilities."""
     classes: tuple[str, ...]
-    """C names. A set may hold images of some classes only, as a memory of a few classes does."""
+    """The names of the C classes. A set may have images of only some of them."""
     preprocess: Preprocess
-    """What made `images` from uint8 pixels; a network trained on the set is tested under this transform alone."""
+    """The transform that turned uint8 pixels into `images`.
+
+    A network that was trained on the set must be tested under the same transform."""
     provenance: dict[str, Any]
-    """How it was made, JSON-able: versions, seed, recipe, dataset, device, steps. No clock: it goes into the file."""
+    """How the set was made, in plain JSON: versions, seed, recipe, dataset, device, steps.
+
+    It contains no times, because it is stored in the file, and equal runs must give equal files."""
     formation: int = 1
-    """Each image is a mosaic of f x f smaller ones, which `decoded` enlarges: what a network is trained on."""
+    """The f of f x f smaller images that make up each stored image.
+
+    `decoded` enlarges them to what a network is trained on."""
 
     def __post_init__(self) -> None:
         images, labels = (
@@ -54,9 +76,8 @@ class CondensedSet:
         _check(images, labels, len(self.classes))
         check(self.formation, *images.shape[2:])
         try:
-            provenance = json.loads(
-                json.dumps(self.provenance, allow_nan=False)
-            )  # what the file would give back
+            # The same form as after reading it from a file.
+            provenance = json.loads(json.dumps(self.provenance, allow_nan=False))
         except (TypeError, ValueError) as error:
             raise UserError(
                 f"`provenance` of a condensed set must be plain JSON: {error}"
@@ -78,26 +99,26 @@ class CondensedSet:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(ch, H, W)."""
+        """The shape of one image: (channels, height, width)."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
     @property
     def soft(self) -> bool:
-        """Whether `labels` is float32 [N, C]."""
+        """Whether the labels are soft."""
         return self.labels.ndim == 2
 
     def class_of(self) -> Tensor:
-        """The class of each image, int64 [N]: its label, or the largest entry of a soft one."""
+        """The class of each image, int64 [N]: its hard label, or the largest of a soft one."""
         return self.labels.argmax(dim=1) if self.soft else self.labels
 
     def counts(self) -> Tensor:
-        """Images of each class, int64 [C]."""
+        """The number of images of each class, int64 [C]."""
         return torch.bincount(self.class_of(), minlength=len(self.classes))
 
     @property
     def ipc(self) -> int:
-        """Images per class, of the class that has most."""
+        """Images per class: the number in the largest class."""
         return int(self.counts().max())
 
     def per_class(self, c: int) -> Tensor:
@@ -105,36 +126,49 @@ class CondensedSet:
         return self.images[self.class_of() == c]
 
     def pixels(self) -> Tensor:
-        """The images as uint8 [N, ch, H, W], for looking at or for other tools: inverted, clipped and rounded."""
+        """The images as uint8 pixels [N, ch, H, W], to look at or for other tools.
+
+        The preprocessing is inverted; the values are clipped and rounded.
+        """
         return self.preprocess.quantise(self.images)
 
     def decoded(self) -> Self:
-        """The set to train on: each mosaic as the images it stands for, with its label; itself where it holds none."""
+        """The set to train on: each mosaic is replaced by the images it contains.
+
+        Every one of them has the label of the mosaic. A set without mosaics is returned as it is.
+        """
         if self.formation == 1:
             return self
         labels = self.labels.repeat_interleave(self.formation**2, dim=0)
         return replace(self, images=decode(self.images, self.formation), labels=labels, formation=1)
 
     def as_dataset(self) -> TensorDataset:
-        """A torch `Dataset` of (image, label) pairs, decoded."""
+        """The decoded set as a torch `Dataset` of (image, label) pairs."""
         decoded = self.decoded()
         return TensorDataset(decoded.images, decoded.labels)
 
     def nbytes(self, storage: str = "float32") -> int:
-        """Bytes of images and labels under a storage; the preprocessing, which sets share, is not counted."""
+        """The size of images and labels in bytes, stored as `float32`, `float16` or `uint8`.
+
+        The preprocessing is not counted, since sets share it.
+        """
         return self.images.numel() * _dtype(storage).itemsize + self.labels.nbytes
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of the content: images, labels, classes, preprocessing, formation; whatever the provenance."""
+        """16 hexadecimal digits that identify the content.
+
+        They cover images, labels, classes, preprocessing and formation, but not the provenance.
+        """
         formation = [self.formation] if self.formation > 1 else []
         text = json.dumps([self.classes, self.preprocess.fingerprint, *formation])
         return digest({"images": self.images, "labels": self.labels}, text)[:16]
 
     def merge(self, other: Self) -> Self:
-        """The images of both sets, those of `self` first; hard labels become one-hot where the other's are soft.
+        """The images of both sets, those of this one first.
 
-        Raises `UserError` unless classes, image shape, preprocessing and formation are the same.
+        If one set has soft labels, the hard labels of the other become one-hot. Raises `UserError`
+        unless both have the same classes, image shape, preprocessing and formation.
         """
         for what, mine, theirs in (
             ("classes", ", ".join(self.classes), ", ".join(other.classes)),
@@ -161,10 +195,13 @@ class CondensedSet:
         return self.labels if self.soft else F.one_hot(self.labels, len(self.classes)).float()
 
     def save(self, path: str | Path, storage: str = "float32") -> Path:
-        """Write the set to `path` (a file, or a folder that gets `set.safetensors`), atomically; returns the file.
+        """Write the set to `path` atomically; returns the file.
 
-        `float32` keeps every bit. `float16` halves the file. `uint8` quarters it: pixels are clipped to what a
-        picture can hold and move by at most half a grey level.
+        `path` is a .safetensors file, or a folder, in which `set.safetensors` is written. `storage`
+        `float32` keeps every bit. `float16` halves the size of the images. `uint8` quarters it:
+        pixels are clipped to the range of a picture and move by at most half a grey level.
+
+        Raises `UserError` for an unknown storage, and for images that are too large for `float16`.
         """
         images = self.pixels() if storage == "uint8" else self.images.to(_dtype(storage))
         if storage == "float16" and not images.isfinite().all():
@@ -186,18 +223,22 @@ class CondensedSet:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a set from its file or its run folder. Raises `UserError` for a missing, damaged or foreign file."""
+        """Read a set from its file or from its run folder.
+
+        Raises `UserError` if it is missing or damaged, or was written by another program.
+        """
         path, file = Path(path), _file(Path(path))
         if path.is_file() and path != file:
-            raise UserError(f"{path} is no .safetensors file: import it first")
+            raise UserError(f"{path} is not a .safetensors file: import it first")
         if not file.exists():
             hint = "the run has not ended, resume it" if path.is_dir() else "check the path"
             raise UserError(f"no condensed set at {file}: {hint}")
         tensors, header = load_tensors(file)
         if header.get("format") not in range(1, FORMAT + 1):
-            found = header.get("format", "none")
+            version = header.get("format", "none")
             raise UserError(
-                f"{file} has set format {found}, this version reads up to {FORMAT}: use the version that wrote it"
+                f"{file} has set format {version}, this version reads up to {FORMAT}: use the "
+                "version that wrote it"
             )
         try:
             images, labels = tensors.pop("images"), tensors.pop("labels")
@@ -207,13 +248,13 @@ class CondensedSet:
             facts = tuple(header["classes"]), preprocess, header["provenance"]
             return cls(images, labels, *facts, formation=header.get("formation", 1))
         except KeyError as error:
-            raise UserError(f"{file} lacks {error}: it is no condensed set") from None
+            raise UserError(f"{file} lacks {error}: it is not a condensed set") from None
         except UserError as error:
             raise UserError(f"{file}: {error}") from None
 
 
 def _check(images: Tensor, labels: Tensor, num_classes: int) -> None:
-    """Raise `UserError` unless images and labels are what `CondensedSet` promises."""
+    """Raise `UserError` unless images and labels are as `CondensedSet` describes them."""
     if images.ndim != 4 or images.dtype != torch.float32 or images.numel() == 0:
         raise UserError(
             f"`images` of a condensed set must be float32 [N, ch, H, W], not {_type_of(images)}"
@@ -225,7 +266,8 @@ def _check(images: Tensor, labels: Tensor, num_classes: int) -> None:
         raise UserError(f"`labels` of a condensed set must be {wanted}, not {_type_of(labels)}")
     if hard and not ((labels >= 0) & (labels < num_classes)).all():
         raise UserError(
-            f"`labels` run from {int(labels.min())} to {int(labels.max())}, but there are {num_classes} classes"
+            f"`labels` run from {int(labels.min())} to {int(labels.max())}, but there are "
+            f"{num_classes} classes"
         )
     for name, values in (("images", images), ("labels", labels)):
         if not values.isfinite().all():
@@ -247,5 +289,5 @@ def _dtype(storage: str) -> torch.dtype:
 
 
 def _file(path: Path) -> Path:
-    """The set file that `path` means: itself, or the one in the run folder it names."""
+    """The file that `path` refers to: itself, or the set in the run folder it names."""
     return path if path.suffix == ".safetensors" else path / FILE_NAME

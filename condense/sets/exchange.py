@@ -1,8 +1,8 @@
-"""Condensed sets to and from the files of others.
+"""Read condensed sets from the files of other tools, and write such files.
 
-Read: the published `.pt` layouts (DC, DSA, DM, DataDAM: a dict of experiments; MTT and others: images and labels
-side by side), folders of pictures named by class, and MedMNIST-style `.npz`. Written: the same three kinds.
-Nothing here runs code found in a file.
+It reads the published `.pt` layouts (DC, DSA, DM, DataDAM: a dict of experiments; MTT and others:
+images and labels in two files), folders of pictures named by class, and MedMNIST-style `.npz`
+files. It writes the same three formats. Code in a file is never run.
 """
 
 import io
@@ -35,16 +35,30 @@ def import_set(
     experiment: int = 0,
     name: str = "",
 ) -> CondensedSet:
-    """Read a foreign set.
+    """Read a set that another tool wrote.
 
-    `path` is one of: a `.pt` with `{"data": [[images, labels], ...]}` (`experiment` chooses), a `.pt` with two
-    tensors, a pair `images*.pt` and `labels*.pt` (either the first file or a folder with `images_best.pt`), a
-    folder of class folders of pictures, or an `.npz` with uint8 `train_images` and `train_labels`.
+    Parameters
+    ----------
+    path: one of
+        - a `.pt` file with `{"data": [[images, labels], ...]}`,
+        - a `.pt` file with two tensors,
+        - a pair `images*.pt` and `labels*.pt`: the first file, or a folder with `images_best.pt`,
+        - a folder of pictures in class folders,
+        - an `.npz` file with uint8 `train_images` and `train_labels`.
+    classes: the names of the classes.
+    preprocess: how the images were preprocessed, which such files do not say. It is applied to
+        uint8 pixels; float images are taken to be preprocessed already.
+    experiment: which of several experiments in a `.pt` file to read.
+    name: the name of the dataset, for the provenance.
 
-    Such files do not say how their images were preprocessed: `preprocess` names it. Float images are taken to be
-    in its space already, uint8 pixels go through it. `name` is the dataset's, for the provenance.
+    Raises `UserError` for missing, damaged or unknown files, and for files that could only be read
+    by unpickling.
 
-    Raises `UserError` for missing, damaged or unknown files, and for those that only unpickling could read.
+    >>> from condense.data.preprocess import Standardize
+    >>> preprocess = Standardize(mean=torch.tensor([0.5]), std=torch.tensor([0.25]))
+    >>> torch.save([torch.zeros(2, 1, 8, 8), torch.tensor([0, 1])], "foreign.pt")
+    >>> import_set("foreign.pt", ("zero", "one"), preprocess).labels
+    tensor([0, 1])
     """
     path, classes = Path(path), tuple(classes)
     if not path.exists():
@@ -71,14 +85,29 @@ def import_set(
 def export_set(condensed: CondensedSet, path: str | Path, form: str) -> Path:
     """Write a set for other tools; returns `path`.
 
-    `folder`: PNG files in folders named by class (hard labels only). `npz`: uint8 `train_images` [N, H, W(, 3)],
-    `train_labels` [N, 1] (soft: float32 [N, C]) and `class_names`. `pt`: `{"data": [[images, labels]]}`, float32 in
-    preprocessed space. The first two lose what lies outside a picture's range, and the preprocessing. Mosaics are
-    written decoded.
+    `form` is one of
+
+    - `folder`: PNG files in folders named by class, for hard labels only;
+    - `npz`: uint8 `train_images` [N, H, W(, 3)], `train_labels` [N, 1] (soft labels: float32
+      [N, C]) and `class_names`;
+    - `pt`: `{"data": [[images, labels]]}` with preprocessed float32 images.
+
+    The first two clip pixels to the range of a picture and do not store the preprocessing. Mosaics
+    are written decoded.
+
+    Raises `UserError` for an unknown format and for a folder that is not empty.
+
+    >>> from condense.data.preprocess import Standardize
+    >>> preprocess = Standardize(mean=torch.tensor([0.5]), std=torch.tensor([0.25]))
+    >>> images, labels = torch.zeros(2, 1, 8, 8), torch.tensor([0, 1])
+    >>> condensed = CondensedSet(images, labels, ("zero", "one"), preprocess, {})
+    >>> folder = export_set(condensed, "pictures", "folder")
+    >>> sorted(file.as_posix() for file in folder.rglob("*.png"))
+    ['pictures/one/00001.png', 'pictures/zero/00000.png']
     """
     if form not in EXPORTERS:
         raise unknown("export format", form, EXPORTERS)
-    condensed = condensed.decoded()  # what another tool would train on
+    condensed = condensed.decoded()
     path = Path(path)
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"cannot export to {path}: the folder is not empty, choose another")
@@ -90,10 +119,14 @@ def export_set(condensed: CondensedSet, path: str | Path, form: str) -> Path:
 
 
 def _allowed() -> list[Any]:
-    """What a `.pt` may hold beside tensors and containers: published files keep accuracies as `numpy.float64`."""
+    """What a `.pt` file may hold besides tensors and containers.
+
+    Published files store accuracies as `numpy.float64`.
+    """
     readers = []
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # NumPy 1, NumPy 2
-        # Ours in place of NumPy's: `frombuffer` refuses objects. torch 2.6 goes by these attributes.
+        # This function replaces NumPy's, because `frombuffer` refuses Python objects. torch 2.6
+        # recognises it by the attributes that are set below.
         def scalar(dtype: np.dtype, content: bytes) -> float | int:
             return np.frombuffer(content, dtype)[0].item()
 
@@ -103,7 +136,7 @@ def _allowed() -> list[Any]:
 
 
 def _load_pt(path: Path) -> Any:
-    """The content of a `.pt` file, on the CPU, by `torch.load` with `weights_only=True`."""
+    """The content of a `.pt` file, on the CPU, read by `torch.load` with `weights_only=True`."""
     try:
         with torch.serialization.safe_globals(_allowed()):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -112,16 +145,17 @@ def _load_pt(path: Path) -> Any:
             f"{path} does not exist, but its other half does: both are needed"
         ) from None
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        if found is None:
-            raise UserError(f"{path} is damaged or no .pt file") from None
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is None:
+            raise UserError(f"{path} is damaged or not a .pt file") from None
         raise UserError(
-            f"{path} holds `{found[1]}`, which only unpickling (running code from the file) could read: refused; "
-            "save its images and labels as two tensors"
+            f"{path} holds `{refused[1]}`, which only unpickling (running code from "
+            "the file) could read: refused; save its images and labels as two tensors"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         raise UserError(
-            f"{path} is damaged or no .pt file: {str(error).splitlines()[0] if str(error) else 'empty'}"
+            f"{path} is damaged or not a .pt file: "
+            f"{str(error).splitlines()[0] if str(error) else 'empty'}"
         ) from None
 
 
@@ -136,7 +170,8 @@ def _read_pt(path: Path, experiment: int) -> tuple[Tensor, Tensor]:
         experiments = content["data"]
         if not 0 <= experiment < len(experiments):
             raise UserError(
-                f"{path} holds {len(experiments)} experiments (from 0): there is no experiment {experiment}"
+                f"{path} holds {len(experiments)} experiments (from 0): "
+                f"there is no experiment {experiment}"
             )
         content = experiments[experiment]
     match content:
@@ -157,7 +192,7 @@ def _write_pt(condensed: CondensedSet, path: Path) -> None:
 
 
 def _read_npz(path: Path) -> tuple[Tensor, Tensor]:
-    """uint8 [N, ch, H, W] and labels of an `.npz` in the MedMNIST convention."""
+    """The images, uint8 [N, ch, H, W], and the labels of a MedMNIST-style `.npz` file."""
     try:
         with path.open("rb") as content:  # np.load would leave a damaged file open
             file = np.load(content, allow_pickle=False)
@@ -176,10 +211,11 @@ def _read_npz(path: Path) -> tuple[Tensor, Tensor]:
         zipfile.BadZipFile,
         zlib.error,
     ):
-        raise UserError(f"{path} is damaged, holds objects, or is no .npz file") from None
+        raise UserError(f"{path} is damaged, holds objects, or is not an .npz file") from None
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise UserError(
-            f"`train_images` of {path} must be uint8 [N, H, W] or [N, H, W, ch], not {images.dtype} {list(images.shape)}"
+            f"`train_images` of {path} must be uint8 [N, H, W] or [N, H, W, ch], not "
+            f"{images.dtype} {list(images.shape)}"
         )
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -208,12 +244,12 @@ def _write_npz(condensed: CondensedSet, path: Path) -> None:
 
 
 def _folder_name(name: str) -> str:
-    """A class name as a folder: `T-shirt/top` becomes `T-shirt_top`."""
+    """A class name as the name of a folder: `T-shirt/top` becomes `T-shirt_top`."""
     return re.sub(r"[^\w .,()+-]|^\.+", "_", name).strip() or "_"
 
 
 def _folders(classes: Sequence[str]) -> dict[str, int]:
-    """Folder name to class; raises `UserError` where two classes would share one."""
+    """The class of each folder name. Raises `UserError` if two classes would share a folder."""
     folders = {_folder_name(name): c for c, name in enumerate(classes)}
     if len(folders) < len(classes):
         raise UserError("two classes have the same folder name: use the format npz or pt")
@@ -221,7 +257,7 @@ def _folders(classes: Sequence[str]) -> dict[str, int]:
 
 
 def _read_folder(path: Path, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """uint8 [N, ch, H, W] and int64 [N] from class folders, in class and file order."""
+    """Images uint8 [N, ch, H, W] and labels int64 [N] of class folders, by class, then by file."""
     folders = _folders(classes)
     for folder in sorted(entry.name for entry in path.iterdir() if entry.is_dir()):
         if folder not in folders:
@@ -235,13 +271,15 @@ def _read_folder(path: Path, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
     ]
     if not files:
         raise UserError(
-            f"{path} has no pictures in folders named by class ({', '.join(list(folders)[:3])}, ...)"
+            f"{path} has no pictures in folders named by "
+            f"class ({', '.join(list(folders)[:3])}, ...)"
         )
     pixels = [_read_picture(file) for file, _ in files]
     for (file, _), one in zip(files, pixels, strict=True):
         if one.shape != pixels[0].shape:
             raise UserError(
-                f"{file} is {list(one.shape)} (ch, H, W), but {files[0][0]} is {list(pixels[0].shape)}"
+                f"{file} is {list(one.shape)} (ch, H, W), but {files[0][0]} is "
+                f"{list(pixels[0].shape)}"
             )
     return torch.stack(pixels), torch.tensor([c for _, c in files])
 
@@ -254,7 +292,7 @@ def _read_picture(file: Path) -> Tensor:
         with Image.open(file) as picture:
             pixels = np.array(picture if picture.mode == "L" else picture.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"{file} is damaged or no picture: {error}") from None
+        raise UserError(f"{file} is damaged or not a picture: {error}") from None
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).movedim(-1, 0).contiguous()
 
 
@@ -266,7 +304,8 @@ def _write_folder(condensed: CondensedSet, path: Path) -> None:
     folders = list(_folders(condensed.classes))
     if condensed.shape[0] not in (1, 3):
         raise UserError(
-            f"images of {condensed.shape[0]} channels are no pictures: use the format pt"
+            f"images of {condensed.shape[0]} channels "
+            "cannot be stored as pictures: use the format pt"
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,5 @@
-"""Networks trained on a set: the protocols, the scores, experts and pools."""
+"""Training: networks trained on a set of images, and the accuracy they reach.
+
+`condense.training.train` trains one network. `condense.training.evaluate` measures the accuracy of
+networks that were trained on a condensed set.
+"""

@@ -1,8 +1,8 @@
-"""Training steps as functions of weights and images, and the derivatives of what they lead to: for methods that learn images
-by way of the training they cause.
+"""Differentiate through training steps, for methods that learn images by the training they cause.
 
-The weights of a network are one vector [P]. No graph outlives a block of images: a batch of any size and a training of any
-length need the memory of one block, plus a vector for each step.
+The weights of a network are one vector [P]. A graph never outlives a block of images. A batch of
+any size and a training of any length therefore need the memory of one block, plus one vector for
+each step.
 """
 
 from collections.abc import Callable
@@ -18,32 +18,47 @@ from condense.networks.build import initialise
 
 
 def weights_of(network: nn.Module) -> Tensor:
-    """A copy of all parameters as one vector [P], each in the order of its axes, however it lies in memory."""
+    """A copy of all parameters as one vector [P].
+
+    Each parameter is in the order of its axes, whatever its memory layout is.
+
+    >>> weights_of(nn.Linear(3, 2)).shape
+    torch.Size([8])
+    """
     return torch.cat([parameter.detach().reshape(-1) for parameter in network.parameters()])
 
 
 class CrossEntropy:
-    """The mean cross-entropy of a network over a batch, as a function of its weights, a vector [P], and of the images.
+    """The mean cross-entropy of a network over a batch, as a function of weights and images.
 
-    Labels are int64 [N] or float [N, C]. Raises `UserError` for a network whose BatchNorm joins the images of a batch: its
-    loss is no mean over them.
+    The weights are a vector [P]. Labels are int64 [N] or float [N, C]. `name` is the name of the
+    network for error messages. Raises `UserError` for a network with BatchNorm: it joins the images
+    of a batch, so that the loss is not a mean over them.
+
+    >>> from condense.networks.build import build
+    >>> loss = CrossEntropy(build("convnet-d2-w8", (1, 8, 8), num_classes=3), "convnet-d2-w8")
+    >>> weights = loss.fresh(seed=0, step=0)
+    >>> value, gradient = loss.gradient(weights, torch.rand(5, 1, 8, 8), torch.arange(5) % 3)
+    >>> gradient.shape == weights.shape
+    True
     """
 
     def __init__(self, network: nn.Module, name: str) -> None:
         if joins_images(network):
             raise UserError(
-                f"`{name}`: BatchNorm joins the images of a batch, which this method differentiates apart: use an instance norm"
+                f"`{name}`: BatchNorm joins the images of a batch, which this method "
+                "differentiates apart: use an instance norm"
             )
         self._network = network.requires_grad_(False)
         self._shapes = {key: parameter.shape for key, parameter in network.named_parameters()}
 
     def fresh(self, seed: int, step: int) -> Tensor:
-        """Fresh weights, a function of (seed, step): [P]."""
+        """Fresh weights [P] that depend only on (seed, step)."""
         initialise(self._network, seed, step)
         return weights_of(self._network)
 
     def layers(self, vector: Tensor) -> dict[str, Tensor]:
-        """The parts of a vector [P], by the name of the parameter and in its shape."""
+        """Split a vector [P] into parts with the names and shapes of the parameters."""
         sizes = [shape.numel() for shape in self._shapes.values()]
         return {
             key: part.view(shape)
@@ -69,9 +84,10 @@ class CrossEntropy:
         *,
         to_weights: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The product of the gradient and `direction` [P], and its derivatives with respect to images and weights.
+        """The product of the gradient and `direction` [P], and the derivatives of this product.
 
-        The last is the Hessian times `direction`; zero unless `to_weights`.
+        The first derivative is with respect to the images. The second is with respect to the
+        weights, which is the Hessian times `direction`; it is zero unless `to_weights`.
         """
         weights, images = weights.detach().requires_grad_(), images.detach()
         total, of_weights, of_images = weights.new_zeros(()), torch.zeros_like(weights), []
@@ -108,14 +124,38 @@ def through_descent(
     batch: Callable[[int, Tensor], tuple[Tensor, Tensor]],
     outcome: Callable[[Tensor], tuple[Tensor, Tensor]],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What T steps of gradient descent lead to, and its gradients with respect to the images and to the rates [T].
+    """The outcome of T steps of gradient descent, with its gradients.
 
-        w_0 = start,   w_t+1 = w_t - rates_t * gradient of loss(w_t, batch_t(images)),   outcome(w_T)
+        w_0   = start
+        w_t+1 = w_t - rates_t * gradient of loss(w_t, batch_t(images))
+        value = outcome(w_T)
 
-    batch: of the number of a step and of the images: what the step learns from, images (differentiable) and labels.
-    outcome: of the last weights: its value and its gradient [P].
+    Parameters
+    ----------
+    loss: the loss that each step descends.
+    start: w_0, [P].
+    images: [N, ch, H, W].
+    rates: the learning rate of each step, [T].
+    batch: maps the number of a step and the images to what the step learns from: images, which
+        must be differentiable, and labels.
+    outcome: maps the last weights to a value and its gradient [P].
 
-    This is reverse accumulation written out: a step's graph is made when its turn comes and dropped again.
+    Returns the value and its gradients with respect to the images and to the rates. This is reverse
+    accumulation, written out so that the graph of a step exists only while that step is processed.
+
+    >>> from condense.networks.build import build
+    >>> loss = CrossEntropy(build("convnet-d2-w8", (1, 8, 8), num_classes=2), "convnet-d2-w8")
+    >>> images, labels = torch.rand(2, 1, 8, 8), torch.tensor([0, 1])
+    >>> value, of_images, of_rates = through_descent(
+    ...     loss,
+    ...     loss.fresh(seed=0, step=0),
+    ...     images,
+    ...     torch.full((3,), 0.1),
+    ...     batch=lambda step, images: (images, labels),
+    ...     outcome=lambda weights: loss.gradient(weights, images, labels),
+    ... )
+    >>> of_images.shape, of_rates.shape
+    (torch.Size([2, 1, 8, 8]), torch.Size([3]))
     """
     path = [start]
     for number, rate in enumerate(rates):

@@ -1,7 +1,8 @@
-"""Expert trajectories: the weights of networks trained on the whole real set, pass by pass; what `mtt` imitates.
+"""Expert trajectories: the weights of networks during training on the real images, used by `mtt`.
 
-A folder holds experts.json (what they were trained on, and how) and one safetensors file for each expert: its weights
-before the first pass and after every pass, [passes + 1, P]. It can be gone on with, and extended, at any time.
+A folder holds experts.json, which says on what and how the experts were trained, and one
+safetensors file for each expert: its weights before the first pass and after every pass,
+[passes + 1, P]. Training can be resumed, and experts added, at any time.
 """
 
 import dataclasses
@@ -33,22 +34,29 @@ _STORAGES = {"float16": torch.float16, "float32": torch.float32}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
-    """How experts are trained: plain SGD with augmentation (Cazenavette et al. 2022, section 4, and their code)."""
+    """How experts are trained: plain SGD with augmentation.
+
+    This follows section 4 of Cazenavette et al. (2022) and their code. Raises `UserError` for a
+    value out of range.
+
+    >>> Training(network="convnet-d2-w8", passes=2).lr
+    0.01
+    """
 
     network: str = "convnet"
-    """Network, by name."""
+    """The network, by name."""
     preprocess: str = "zca"
-    """Transform of the real images, that of the set to be condensed: `standard` or `zca`."""
+    """The transform of the real images, `standard` or `zca`: that of the set to be condensed."""
     passes: int = 50
     """Passes over the real images."""
     lr: float = 0.01
-    """Learning rate; without momentum and decay, so that the weights alone tell how to go on."""
+    """The learning rate. Without momentum and decay, the weights determine how to continue."""
     batch: int = 256
-    """Images in a step."""
+    """Images per step."""
     augment: str = "dsa"
-    """Augmentation of each batch."""
+    """The augmentation of each batch."""
     seed: int = 0
-    """With the number of an expert it determines weights, order and augmentation."""
+    """Together with the number of an expert, it determines weights, order and augmentation."""
     storage: str = "float16"
     """`float32`, or `float16`: half the space, weights rounded to one part in 2,000."""
 
@@ -69,9 +77,16 @@ def train_experts(
     device: str = "auto",
     quiet: bool = False,
 ) -> "Experts":
-    """Train `count` experts on `dataset` and keep them in the folder `out`; those it holds already are left as they are.
+    """Train `count` experts on `dataset` and store them in the folder `out`.
 
-    Raises `UserError` for bad input, and for a folder of experts of another dataset or training.
+    Experts that the folder already holds are kept. Raises `UserError` for invalid input, and for a
+    folder that holds experts of another dataset or training.
+
+    >>> from condense import load_dataset
+    >>> training = Training(network="convnet-d2-w8", preprocess="standard", passes=1)
+    >>> experts = train_experts(load_dataset("digits"), training, 2, "experts", quiet=True)
+    >>> experts.count
+    2
     """
     require("count", count, count >= 1, "1 or more")
     training = dataclasses.replace(
@@ -102,7 +117,7 @@ def train_experts(
             weight_decay=0.0,
             augment=training.augment,
         )
-        with progress("experts", count * training.passes, quiet=quiet) as told:
+        with progress("experts", count * training.passes, quiet=quiet) as report:
             for number in range(count):
                 if _path(folder, number).exists():
                     continue
@@ -112,14 +127,21 @@ def train_experts(
                     seed = derive(training.seed, "expert training", number, done)
                     train(fast, images, labels, sgd, seed, prepare=preprocess.apply)
                     path.append(weights_of(network).cpu())
-                    told(number * training.passes + done, f"expert {number + 1}")
+                    report(number * training.passes + done, f"expert {number + 1}")
                 weights = torch.stack(path).to(_STORAGES[training.storage])
                 save_tensors(_path(folder, number), {"weights": weights}, {"expert": number})
     return Experts(folder)
 
 
 class Experts:
-    """The experts in a folder. Raises `UserError` where there is none."""
+    """The experts in a folder.
+
+    Raises `UserError` if the folder holds none.
+
+    >>> Experts("empty")
+    Traceback (most recent call last):
+    condense.errors.UserError: empty holds no experts: ...
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -132,11 +154,12 @@ class Experts:
             self.count += 1
         if not (self.record and self.count):
             raise UserError(
-                f"{self.folder} holds no experts: train some with `condensekit experts --out {self.folder}`"
+                f"{self.folder} holds no experts: "
+                f"train some with `condensekit experts --out {self.folder}`"
             )
 
     def check_fit(self, dataset: Dataset, network: str, preprocess: str) -> None:
-        """Raise a `UserError` unless they were trained on `dataset`, by that network, under that preprocessing."""
+        """Raise `UserError` unless dataset, network and preprocessing are those of the experts."""
         training = self.record["training"]
         for what, theirs, ours in (
             (
@@ -149,11 +172,12 @@ class Experts:
         ):
             if theirs != ours:
                 raise UserError(
-                    f"the experts in {self.folder} have {what} {theirs}, the run has {ours}: both must be the same"
+                    f"the experts in {self.folder} have {what} {theirs}, the run has {ours}: "
+                    "both must be the same"
                 )
 
     def weights(self, number: int, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """The weights of expert `number` after `first` and after `last` passes, each float32 [P], on the host."""
+        """The weights of an expert after `first` and `last` passes: float32 [P], on the CPU."""
         path = load_tensors(_path(self.folder, number))[0]["weights"]
         return path[first].float(), path[last].float()
 
@@ -163,7 +187,7 @@ def _path(folder: Path, number: int) -> Path:
 
 
 def _check_same(theirs: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:
-    """Raise a `UserError` unless two records are of the same dataset and training."""
+    """Raise `UserError` unless two records describe the same dataset and training."""
     try:
         flat = [
             {**{key: record[key] for key in ("dataset", "fingerprint")}, **record["training"]}
@@ -180,5 +204,6 @@ def _check_same(theirs: dict[str, Any], ours: dict[str, Any], folder: Path) -> N
     ]
     if changed:
         raise UserError(
-            f"{folder} holds experts of another training ({', '.join(changed)}): choose another --out"
+            f"{folder} holds experts of another training ({', '.join(changed)}): "
+            "choose another --out"
         )

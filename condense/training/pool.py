@@ -1,9 +1,11 @@
-"""A pool of networks trained a little on the real images: what later methods match under in place of random networks.
+"""A pool of networks that are partly trained on the real images, to match under.
 
-Zhao et al., "Improved Distribution Matching" (IDM, CVPR 2023), match under networks of a queue that are being trained; Zhang
-et al., "DANCE" (IJCAI 2024), under points between a network's first and last weights, which stand for its training. So do we:
-a step draws one network of the pool and a point of its way, uniformly in [0, 1], and a pool is the last weights of each, for
-the first follow from the seed. All of it is indexing of one tensor, so that a step remains one CUDA graph.
+Zhao et al., "Improved Distribution Matching" (IDM, CVPR 2023), match under networks from a queue
+that is being trained. Zhang et al., "DANCE" (IJCAI 2024), match under points between the first and
+the last weights of a network, which stand for its training. Here, too, a step draws one network of
+the pool, and a point between its first and its last weights, uniformly in [0, 1]. A pool stores
+only the last weights, since the first follow from the seed. A draw is an indexing of one tensor, so
+that a step can still be captured as one CUDA graph.
 """
 
 import math
@@ -32,9 +34,19 @@ _BATCH = 64
 class Pool:
     """The trained weights of P networks of one architecture.
 
+    Parameters
+    ----------
     trained: float32 [P, W], all parameters of each network, in their order; on the device.
-    seed: that of the run; the first weights of the networks, and what a step draws, follow from it.
-    stage: where on a network's way, from 0 (its first weights) to 1 (its last), the points of the steps lie.
+    seed: the seed of the run. It determines the first weights and what each step draws.
+    stage: the part of the way from the first weights (0) to the last (1) in which points are drawn.
+
+    >>> from condense.networks.build import build
+    >>> network = build("convnet-d2-w8", (1, 8, 8), num_classes=10)
+    >>> size = sum(parameter.numel() for parameter in network.parameters())
+    >>> pool = Pool(torch.zeros(3, size), seed=0, stage=(1.0, 1.0))
+    >>> pool.draw(network, step=0)
+    >>> network.classifier[0].weight.abs().max().item()
+    0.0
     """
 
     def __init__(self, trained: Tensor, seed: int, stage: tuple[float, float] = (0.0, 1.0)) -> None:
@@ -43,24 +55,33 @@ class Pool:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self._trained.device
 
     @torch.no_grad()
     def draw(self, network: Network, step: int | Tensor) -> None:
-        """Give `network` the weights of a step: a point between the first and the last ones of one network of the pool."""
+        """Give `network` the weights of a step.
+
+        They are a point between the first and the last weights of one network of the pool.
+        """
         u = uniforms(self._seed, "pool", step, self._lane, 2)
         which = (u[:, 0] * len(self._trained)).long().clamp(max=len(self._trained) - 1)
         begin(network, self._seed, which[0])
         point = self._stage[0] + (self._stage[1] - self._stage[0]) * u[0, 1]
-        # Not `self._trained[which]`: an index of no dimensions would be read on the host, which a graph does not allow.
+        # Not `self._trained[which]`: a scalar index would be read on the host, which a CUDA graph
+        # does not allow.
         for parameter, last in _beside(network, self._trained.index_select(0, which)[0]):
             parameter.lerp_(last, point)
 
     @torch.no_grad()
     def labels(self, network: Network, condensed: CondensedSet) -> Tensor:
-        """Soft labels of a set's images, [N, C]: half the label each has, half the mean answer (softmax) of the trained networks
-        to what it decodes to. So the largest entry stays that of its class. `network` lends its architecture."""
+        """Soft labels for the images of a set, [N, C].
+
+        A soft label is half the label that the image has, and half the mean prediction (softmax) of
+        the trained networks for the image, or for the images that it decodes to. The largest entry
+        is therefore always that of its class. `network` provides the architecture; its weights are
+        overwritten.
+        """
         parts, answers = condensed.decoded().images.split(_BATCH), []
         for weights in self._trained:
             for parameter, last in _beside(network, weights):
@@ -74,7 +95,7 @@ class Pool:
 
 
 def _beside(network: Network, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each parameter of `network`, beside its value in `weights` [W]."""
+    """Each parameter of `network`, with its value in `weights` [W]."""
     parameters = list(network.parameters())
     values = weights.split([parameter.numel() for parameter in parameters])
     return (
@@ -84,7 +105,15 @@ def _beside(network: Network, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]
 
 
 def begin(network: Network, seed: int, which: int | Tensor) -> None:
-    """The weights from which network number `which` of a pool is trained."""
+    """Give `network` the weights that network number `which` of a pool starts training from.
+
+    >>> from condense.networks.build import build
+    >>> network = build("convnet-d2-w8", (1, 8, 8), num_classes=10)
+    >>> before = network.classifier[0].weight.clone()
+    >>> begin(network, seed=0, which=1)
+    >>> torch.equal(network.classifier[0].weight, before)
+    False
+    """
     networks.initialise(network, derive(seed, "pool"), which)
 
 
@@ -100,15 +129,33 @@ def train_pool(
     device: torch.device,
     folder: Path | None,
 ) -> Tensor:
-    """The weights [P, W] of `count` networks called `name`, each trained for `steps` steps on 64 real images.
+    """Train `count` networks called `name` for `steps` steps each; returns their weights [P, W].
 
-    With a `folder`, each is kept in a file of its own when it is trained, and read if it is there.
+    A step uses 64 real images. If there is a `folder`, each network is saved there when it is
+    trained; networks that are already there are read instead of trained.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> digits = load_dataset("digits")
+    >>> weights = train_pool(
+    ...     digits,
+    ...     "convnet-d2-w8",
+    ...     count=2,
+    ...     steps=3,
+    ...     augment="none",
+    ...     preprocess=make_preprocess("standard", digits),
+    ...     seed=0,
+    ...     device=torch.device("cpu"),
+    ...     folder=None,
+    ... )
+    >>> len(weights)
+    2
     """
     network = networks.build(name, dataset.shape, len(dataset.classes)).to(device)
     fast = accelerate(
         network, 3.0 * count * steps * _BATCH * dataset.train.pixels[0, 0].numel(), device
     )
-    found = []
+    trained = []
     for which in range(count):
         path = folder / f"network-{which:02}.safetensors" if folder else None
         weights = _kept(path)
@@ -122,12 +169,12 @@ def train_pool(
             ).cpu()
             if path:
                 save_tensors(path, {"weights": weights}, {})
-        found.append(weights.to(device))
-    return torch.stack(found)
+        trained.append(weights.to(device))
+    return torch.stack(trained)
 
 
 def _kept(path: Path | None) -> Tensor | None:
-    """The weights in a file, if it is there; a damaged one is named and passed over."""
+    """The weights in a file, if it exists; a damaged file is reported and ignored."""
     if path is None or not path.exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""The accuracy of several networks, with its interval."""
+"""The accuracy of several networks, with a confidence interval."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,16 +8,23 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The accuracies, in [0, 1], of networks of one architecture."""
+    """The accuracies, in [0, 1], of networks of one architecture.
+
+    >>> score = Score((0.50, 0.52, 0.60, 0.62), sets=2)
+    >>> score.mean, score.per_set
+    (0.56, ((0.5, 0.52), (0.6, 0.62)))
+    >>> Score((0.50, 0.52, 0.51)).ci95
+    (0.4851..., 0.5348...)
+    """
 
     accuracies: tuple[float, ...]
-    """Of every network, those of the first set first."""
+    """The accuracy of every network, ordered by set."""
     sets: int = 1
-    """Condensed sets they were trained on, with equally many networks each."""
+    """The number of condensed sets, on each of which as many networks were trained."""
 
     @property
     def per_set(self) -> tuple[tuple[float, ...], ...]:
-        """The accuracies of each set's networks."""
+        """The accuracies of the networks, grouped by set."""
         repeats = len(self.accuracies) // self.sets
         return tuple(
             self.accuracies[first : first + repeats]
@@ -31,16 +38,17 @@ class Score:
 
     @property
     def std(self) -> float:
-        """The standard deviation over all networks, with N - 1; 0 for a single one."""
+        """The sample standard deviation over all networks; 0 for a single one."""
         return _std(self.accuracies)
 
     @property
     def ci95(self) -> tuple[float, float]:
-        """A 95 % interval for the mean, by Student's t, within [0, 1].
+        """A 95 % confidence interval for the mean, by Student's t, within [0, 1].
 
-        With several sets it is taken over the means of the sets: the networks of one set share its luck, and treating
-        them as independent would make the interval too short. With one set it is over its networks, and says
-        nothing about another set from another seed. From a single value nothing follows: (0, 1).
+        With several sets it is computed from the means of the sets. The networks of one set have
+        the quality of that set in common; if they were treated as independent, the interval would
+        be too short. With one set it is computed from its networks, and says nothing about another
+        set from another seed. A single value gives the interval (0, 1).
         """
         from scipy.stats import t
 
@@ -51,7 +59,7 @@ class Score:
         return max(0.0, self.mean - half), min(1.0, self.mean + half)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON: accuracies, sets, mean, std, ci95."""
+        """The score as plain JSON: accuracies, sets, mean, std, ci95."""
         return {
             "accuracies": list(self.accuracies),
             "sets": self.sets,
@@ -66,7 +74,12 @@ def _std(values: Sequence[float]) -> float:
 
 
 class Measured(Protocol):
-    """What is shown of an accuracy; `Score` has it. All in [0, 1]."""
+    """What is needed to show an accuracy, as `Score` has it. All numbers are in [0, 1].
+
+    >>> measured: Measured = Score((0.5, 0.7))
+    >>> measured.mean
+    0.6
+    """
 
     @property
     def accuracies(self) -> Sequence[float]: ...
@@ -78,25 +91,35 @@ class Measured(Protocol):
 
 @dataclass(frozen=True)
 class Statistic:
-    """A number measured in several orders, each with as many repeats."""
+    """A number that is measured in several orders of the classes, repeatedly in each.
+
+    >>> statistic = Statistic(((0.50, 0.54), (0.56, 0.60)))
+    >>> statistic.mean
+    0.55
+    >>> str(statistic).split()
+    ['55.0', '±', '38.1']
+    """
 
     values: tuple[tuple[float, ...], ...]
-    """By order, then by repeat."""
+    """The values by order, then by repeat; each order has the same number of repeats."""
 
     @property
     def mean(self) -> float:
-        """Over all."""
+        """The mean over all values."""
         return fmean(value for repeats in self.values for value in repeats)
 
     @property
     def std(self) -> float:
-        """Over all, with N - 1; 0 for a single value."""
+        """The sample standard deviation over all values; 0 for a single one."""
         values = [value for repeats in self.values for value in repeats]
         return stdev(values) if len(values) > 1 else 0.0
 
     @property
     def ci95(self) -> tuple[float, float] | None:
-        """A 95 % interval for the mean by Student's t; None where there is but one value."""
+        """A 95 % confidence interval for the mean, by Student's t; None for a single value.
+
+        With several orders it is computed from their means.
+        """
         from scipy.stats import t
 
         values = (
@@ -110,7 +133,7 @@ class Statistic:
         return fmean(values) - half, fmean(values) + half
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """The statistic as plain JSON: mean, std, ci95, values."""
         return {
             "mean": self.mean,
             "std": self.std,
@@ -119,7 +142,6 @@ class Statistic:
         }
 
     def __str__(self) -> str:
-        half = (
-            "" if self.ci95 is None else f"\u00a0±\u00a0{100 * (self.ci95[1] - self.mean):.1f}"
-        )  # never broken
+        # Non-breaking spaces keep the number and its interval on one line.
+        half = "" if self.ci95 is None else f"\u00a0±\u00a0{100 * (self.ci95[1] - self.mean):.1f}"
         return f"{100 * self.mean:.1f}{half}"

@@ -1,7 +1,7 @@
-"""Train one network on a set of images, by a named protocol, and measure its accuracy.
+"""Train one network on a set of images by a named protocol, and measure its accuracy.
 
-This is the inner loop of evaluation, of coreset selection and of architecture search. It has no `DataLoader`: the
-images are one tensor, a batch is an indexing of it.
+This is the inner loop of evaluation, of coreset selection and of architecture search. It needs no
+`DataLoader`: the images are one tensor, and a batch is an indexing of it.
 """
 
 import math
@@ -18,55 +18,78 @@ from condense.networks.accelerate import LAYOUT, Accelerated, block_size, joins_
 from condense.networks.graph import Graphed, has_graphs
 from condense.randomness import generator
 
-_CHECK_EVERY = 50  # passes between looks for divergence: a look waits for the device
-_TEST_BATCH_CPU = 50  # maps that stay in cache, and below what the allocator maps afresh each time: twice as fast as 250
+_CHECK_EVERY = 50  # passes between checks for divergence; a check waits for the device
+# On a CPU, the maps of 50 images stay in cache and below the size that the allocator returns to
+# the system each time, which is twice as fast as 250.
+_TEST_BATCH_CPU = 50
 _TEST_BATCH_GPU = 1000
 
 SCHEDULES = {
-    "drop": "after pass `epochs // 2 + 1` a tenth of the rate, and the momentum starts again",
-    "cosine": "half a cosine from the rate to 0, step by step",
+    "drop": "after pass `epochs // 2 + 1` the rate drops to a tenth and the momentum is reset",
+    "cosine": "the rate falls to 0 along half a cosine, step by step",
 }
+"""The schedules of the learning rate, by name."""
 
 
 class Diverged(UserError):
-    """A training whose weights ceased to be finite."""
+    """The weights of a network became infinite or NaN during training.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> protocol = Protocol(epochs=50, lr=1e6, augment="none", loss="squared-error")
+    >>> train(network, torch.ones(2, 1, 2, 2), torch.tensor([0, 1]), protocol, seed=0)
+    Traceback (most recent call last):
+    condense.training.train.Diverged: training diverged: after pass 50 of 50 ...
+    """
 
 
 LOSSES = {
-    "cross-entropy": "of classes, or of probabilities where labels are soft",
-    "squared-error": "half the squared distance to the label, of any numbers; a class is 1 at its place, less 1 / C everywhere",
+    "cross-entropy": "for classes, or for probabilities if labels are soft",
+    "squared-error": (
+        "half the squared distance to the label, which may be any numbers; "
+        "a class becomes its one-hot label minus 1 / C"
+    ),
 }
+"""The losses, by name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Protocol:
-    """How a network is trained on a set: by default SGD on the cross-entropy, as the published sets are evaluated.
+    """How a network is trained on a set.
 
-    The defaults are those of DC, DSA and DM. Raises `UserError` for a value out of range.
+    The defaults are those of DC, DSA and DM, by which the published sets are evaluated: SGD on the
+    cross-entropy. Raises `UserError` for a value out of range.
+
+    >>> Protocol(epochs=300).lr
+    0.01
+    >>> Protocol(momentum=1.5)
+    Traceback (most recent call last):
+    condense.errors.UserError: protocol: `momentum` is 1.5, it must be in [0, 1)
     """
 
     epochs: int = 1000
     """Passes over the images."""
     batch: int = 256
-    """Images per step; the last, shorter batch of a pass is used too."""
+    """Images per step; the last batch of a pass may be smaller."""
     lr: float = 0.01
     """The learning rate that `schedule` starts from."""
     momentum: float = 0.9
-    """Momentum, in [0, 1)."""
+    """The momentum, in [0, 1)."""
     weight_decay: float = 5e-4
-    """L2 penalty of every weight."""
+    """The L2 penalty on every weight."""
     augment: str = "dsa"
-    """Augmentation of each batch, by name (see `condense.augment`)."""
+    """The augmentation of each batch, by name (see `condense.data.augment`)."""
     schedule: str = "drop"
     """One of `SCHEDULES`."""
     nesterov: bool = False
-    """Whether the momentum is Nesterov's."""
+    """Whether to use Nesterov momentum."""
     steps: int | None = None
-    """Steps after which training ends, in the middle of a pass if need be: for early stopping. None: after `epochs`."""
+    """The number of steps after which training ends early, even in the middle of a pass.
+
+    With None it ends after `epochs`."""
     loss: str = "cross-entropy"
-    """One of `LOSSES`, the mean over a batch."""
+    """One of `LOSSES`, averaged over a batch."""
     learned_rate: bool = False
-    """Whether `condense.evaluate` puts the rate that was learned with a set in place of `lr`."""
+    """Whether `condense.evaluate` replaces `lr` by the rate that was learned with a set."""
 
     def __post_init__(self) -> None:
         for name, valid, wanted in (
@@ -88,14 +111,21 @@ class Protocol:
 
 PROTOCOLS = {
     "dm": Protocol(),
-    "datadam-code": Protocol(epochs=1801, batch=64),  # asked for 1,800, its loop runs one more
+    "datadam-code": Protocol(epochs=1801, batch=64),  # set to 1,800, but its loop runs once more
     "kip": Protocol(loss="squared-error"),
     "mtt": Protocol(learned_rate=True),
 }
+"""The named protocols: of DM and its predecessors, of DataDAM's code, of KIP and of MTT."""
 
 
 def protocol_for(name: str, dataset_name: str) -> Protocol:
-    """The protocol called `name`, one of `PROTOCOLS`, for a dataset: where images are digits, none is mirrored."""
+    """The protocol called `name`, one of `PROTOCOLS`, for a dataset.
+
+    If its images are digits, they are not mirrored. Raises `UserError` for an unknown name.
+
+    >>> protocol_for("dm", "mnist").augment
+    'dsa-noflip'
+    """
     if name not in PROTOCOLS:
         raise unknown("protocol", name, PROTOCOLS)
     return replace(PROTOCOLS[name], augment=dsa_for(dataset_name))
@@ -112,21 +142,33 @@ def train(
     prepare: Callable[[Tensor], Tensor] | None = None,
     watch: Callable[[Tensor, Tensor], None] | None = None,
 ) -> None:
-    """Train `network` in place, from its present weights, on its own device.
+    """Train `network` in place, starting from its present weights, on its own device.
 
     Parameters
     ----------
-    images: [N, ch, H, W]: float32, or anything `prepare` turns into that. They may stay elsewhere (in a file, say):
-        each batch travels to the network's device. Large real sets do; a small set is quicker on the device.
-    labels: int64 [N], or float32 [N, C]: probabilities, or for the squared error any numbers.
-    seed: with the number of the pass and of the step, it determines order and augmentation.
-    augment: in place of the one that `protocol` names.
-    prepare: applied to each batch on the device, before augmentation: `preprocess.apply` where `images` are uint8.
-    watch: called with indices, int64 [B], and logits, [B, C], of all images of a batch before the step it gave rise to; both
-        are good until it returns.
+    images: float32 [N, ch, H, W], or anything that `prepare` turns into that. They may be stored
+        elsewhere, for instance in a file, as large real sets are: each batch is moved to the
+        device of the network. A small set is faster on the device.
+    labels: int64 [N], or float32 [N, C]: probabilities, or any numbers for the squared error.
+    seed: together with the pass and the step, it determines order and augmentation.
+    augment: replaces the augmentation that `protocol` names.
+    prepare: applied to each batch on the device before augmentation, for example
+        `preprocess.apply` if `images` are uint8.
+    watch: called before each step with the indices, int64 [B], and the logits, [B, C], of the
+        batch. Both are overwritten after it returns.
 
-    On a GPU that holds the images, each step is one CUDA graph. Raises `Diverged` when the weights cease to be finite, and
-    `UserError` for labels that the loss does not take.
+    On a GPU that holds the images, each step is one CUDA graph. Raises `Diverged` if the weights
+    become infinite or NaN, and `UserError` for labels that the loss does not accept.
+
+    >>> from condense import load_dataset
+    >>> from condense.networks.build import build
+    >>> digits = load_dataset("digits")
+    >>> network = build("convnet-d2-w8", digits.shape, num_classes=10)
+    >>> protocol = Protocol(epochs=4, lr=0.1, augment="none")
+    >>> images = digits.train.pixels.float() / 255
+    >>> train(network, images, digits.train.labels, protocol, seed=0)
+    >>> accuracy(network, digits.test.pixels.float() / 255, digits.test.labels) > 0.5
+    True
     """
     device = _device_of(network)
     augment = augment or make_augment(protocol.augment)
@@ -138,13 +180,14 @@ def train(
     optimizer = _SGD(network, protocol)
 
     def take(chosen: Tensor, number: int | Tensor, rate: float | Tensor) -> Tensor:
-        """One step on the images `chosen`, int64 [B]; returns their logits before it, [B, C]."""
+        """Take a step on the images `chosen`, int64 [B]; returns their logits before it, [B, C]."""
         batch = images[chosen].to(device)
         batch = augment.training(prepare(batch) if prepare else batch, seed, number).contiguous(
             memory_format=layout
         )
         network.zero_grad()
-        # Where no image enters another's maps, the gradient of a batch is the sum of those of its blocks.
+        # If images do not affect each other, the gradient of a batch is the sum of the gradients
+        # of its blocks.
         block = block_size(batch, device) if separable else len(batch)
         logits = []
         for part, truth in zip(
@@ -156,7 +199,7 @@ def train(
         optimizer.step(rate)
         return torch.cat(logits)
 
-    # A graph holds no work of the host: no images to be fetched, none to be augmented there.
+    # A graph cannot hold work of the host, such as fetching images or augmenting them there.
     captured = has_graphs(device) and images.device == device and isinstance(augment, DSA)
     run = (
         Graphed(take, [*network.parameters(), *network.buffers(), *optimizer.velocities])
@@ -197,10 +240,18 @@ def accuracy(
     *,
     prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> float:
-    """The share, in [0, 1], of `images` whose largest logit is that of their label (int64 [N]), in evaluation mode.
+    """The share, in [0, 1], of `images` whose largest logit is that of their label (int64 [N]).
 
-    `images` and `prepare` are as for `train`. `batch` images are looked at together; None chooses. The network is left
-    in the mode it was in.
+    The network is in evaluation mode meanwhile, and in its former mode afterwards. `images` and
+    `prepare` are as for `train`. `batch` is the number of images per forward pass; by default it
+    suits the device.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
+    >>> with torch.no_grad():
+    ...     _ = network[1].weight.copy_(torch.tensor([[-1.0], [1.0]])), network[1].bias.zero_()
+    >>> images = torch.tensor([-2.0, 3.0, 4.0]).view(3, 1, 1, 1)
+    >>> accuracy(network, images, torch.tensor([0, 1, 0])) * 3
+    2.0
     """
     device, training = _device_of(network), network.training
     batch = batch or (_TEST_BATCH_CPU if device.type == "cpu" else _TEST_BATCH_GPU)
@@ -216,17 +267,23 @@ def accuracy(
 
 
 def check_labels(labels: Tensor, protocol: Protocol) -> None:
-    """Raise a `UserError` where labels are no probabilities, and the loss of `protocol` takes nothing else."""
+    """Raise `UserError` if labels are not probabilities but the loss of `protocol` needs them.
+
+    >>> check_labels(torch.tensor([[0.9, -0.1]]), Protocol())
+    Traceback (most recent call last):
+    condense.errors.UserError: the labels are regression targets, not probabilities: ...
+    """
     if protocol.loss != "cross-entropy" or labels.ndim == 1:
         return
     if (labels < 0).any() or ((labels.sum(dim=1) - 1).abs() > 1e-3).any():
         raise UserError(
-            "the labels are regression targets, no probabilities: train on them by the protocol `kip` (--protocol kip)"
+            "the labels are regression targets, not probabilities: train on them by the protocol "
+            "`kip` (--protocol kip)"
         )
 
 
 def _loss(name: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """The loss summed over a batch."""
+    """The loss, summed over a batch."""
     if name == "cross-entropy":
         return F.cross_entropy(logits, labels, reduction="sum")
     if labels.ndim == 1:
@@ -239,7 +296,11 @@ def _device_of(network: nn.Module) -> torch.device:
 
 
 def _layout(network: nn.Module, device: torch.device) -> torch.memory_format:
-    """Measured on a CPU, a step in channels-last takes as long with InstanceNorm, 3/4 as long with BatchNorm; a test less."""
+    """The memory layout to train in.
+
+    On a CPU a training step in channels-last takes as long as otherwise with InstanceNorm, and 3/4
+    as long with BatchNorm. A test takes less time in both cases.
+    """
     return (
         LAYOUT[device.type]
         if device.type == "cpu" or isinstance(network, Accelerated)
@@ -248,7 +309,10 @@ def _layout(network: nn.Module, device: torch.device) -> torch.memory_format:
 
 
 class _SGD:
-    """SGD with momentum and L2, as `torch.optim.SGD` defines it; the rate may be a tensor, as a CUDA graph needs it."""
+    """SGD with momentum and an L2 penalty, as `torch.optim.SGD` defines it.
+
+    The learning rate may be a tensor, as a CUDA graph needs it.
+    """
 
     def __init__(self, network: nn.Module, protocol: Protocol) -> None:
         self._protocol, self._parameters = protocol, list(network.parameters())
@@ -256,7 +320,7 @@ class _SGD:
 
     @torch.no_grad()
     def step(self, rate: float | Tensor) -> None:
-        """Move each parameter that has a gradient, which it uses up."""
+        """Move each parameter that has a gradient. The gradients are overwritten."""
         trained = [
             (p, p.grad, v)
             for p, v in zip(self._parameters, self.velocities, strict=True)
@@ -272,16 +336,20 @@ class _SGD:
         torch._foreach_sub_(parameters, torch._foreach_mul(moves, rate))
 
     def restart(self) -> None:
-        """Start the momentum again, from nothing."""
+        """Reset the momentum to zero."""
         torch._foreach_zero_(self.velocities)
 
 
 def _check_finite(network: nn.Module, protocol: Protocol, epoch: int) -> None:
-    """A loss that is not finite once makes weights that are not, for good: they are what we look at."""
+    """Raise `Diverged` if a weight is infinite or NaN.
+
+    A loss that was not finite even once makes the weights so for good, which is why only the
+    weights are checked.
+    """
     with torch.no_grad():
         sums = torch.stack([parameter.sum() for parameter in network.parameters()])
     if not sums.isfinite().all():
         raise Diverged(
-            f"training diverged: after pass {epoch} of {protocol.epochs} the weights are not finite; "
-            f"lower the learning rate (now {protocol.lr:g})"
+            f"training diverged: after pass {epoch} of {protocol.epochs} the "
+            f"weights are not finite; lower the learning rate (now {protocol.lr:g})"
         )

@@ -110,10 +110,8 @@ def test_stopped_while_condensing_it_ends_with_the_same_set(
     assert "0 of 1 jobs done, 0 failed" in result.stdout
     assert "stopped after step 4 of 8" in result.stdout
     assert "stopped after step 4 of 8" in run(campaign.main, *flags, "--list").stdout
-    left = {
-        path.relative_to(tmp_path / f"{FIRST}.run").as_posix()
-        for path in (tmp_path / f"{FIRST}.run").rglob("*")
-    }
+    (begun,) = (tmp_path / f"{FIRST}.run").glob("*/")
+    left = {path.relative_to(begun).as_posix() for path in begun.rglob("*")}
     assert left == {
         "run.json",
         "start.safetensors",
@@ -193,7 +191,7 @@ def test_killed_outright_it_loses_no_more_than_a_checkpoint_and_a_network(
         )
         if name == "step":
             assert list(
-                (tmp_path / f"{FIRST}.run" / "checkpoints").glob("*4.safetensors")
+                (tmp_path / f"{FIRST}.run").glob("*/checkpoints/*4.safetensors")
             )  # of the 5 steps made
     assert record(tmp_path)["note"] == "condensed, 1 of 3 networks"
     assert run(campaign.main, *SMOKE, "--only", FIRST, "--out", tmp_path).exit_code == 0
@@ -500,7 +498,7 @@ def test_a_table_of_recipes_grows_line_by_line(
     assert grown["sets"] == 2
     assert grown["accuracies"][:2] == both["lines"][lines[1]]["accuracies"]
     assert [
-        len(list((tmp_path / "runs").glob(f"*seed{seed}/set.safetensors"))) for seed in (0, 1)
+        len(list((tmp_path / "runs").glob(f"*seed{seed}-*/set.safetensors"))) for seed in (0, 1)
     ] == [0, 1]
     assert both["lines"][lines[0]] == first["lines"][lines[0]]
     assert "accuracy (held-out training images)" in (tmp_path / "tried.md").read_text()

@@ -14,13 +14,15 @@ from benchmarks import results
 from benchmarks.campaign import __main__ as campaign
 from benchmarks.tables import accuracy, cells, embedding, published, render
 from benchmarks.tables.__main__ import main
-from benchmarks.tables.cells import Entry, Found, Made, Selection, Trained
+from benchmarks.tables.cells import Entry, Found, Trained
 from benchmarks.tables.lines import DEFAULT, SCALES, SETTINGS, main_lines
 from benchmarks.tables.run import TABLES
 from condense import Protocol, Recipe, Score
 from condense.data.catalogue import Source
 from condense.methods import METHODS
 from condense.methods.recipes import RECIPES, published_as
+from condense.runs import shelf
+from condense.runs.shelf import Made, Selection
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +78,9 @@ def test_what_was_made_is_not_made_twice(folder: Path, monkeypatch: pytest.Monke
     def twice(*args: Any, **options: Any) -> Any:
         raise AssertionError("made again")
 
-    for name in ("condense", "resume", "select", "train_many"):
-        monkeypatch.setattr(cells, name, twice)
+    for name in ("condense", "resume", "select"):
+        monkeypatch.setattr(shelf, name, twice)
+    monkeypatch.setattr(cells, "train_many", twice)
     run(folder, "main")
     assert document(folder, "main")["entries"] == before
 
@@ -212,14 +215,14 @@ def test_data_that_is_not_there_costs_its_own_entries_alone(
 def test_a_failed_row_is_told_and_the_others_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    condense = cells.condense
+    condense = shelf.condense
 
     def failing(dataset: Any, *, recipe: Recipe, **options: Any) -> Any:
         if recipe.method.name == "dm":
             raise cells.UserError("the loss diverged")
         return condense(dataset, recipe=recipe, **options)
 
-    monkeypatch.setattr(cells, "condense", failing)
+    monkeypatch.setattr(shelf, "condense", failing)
     assert run(tmp_path, "main", "--only", "d[am]*").exit_code == 0
     found = {entry["row"]: entry for entry in document(tmp_path, "main")["entries"]}
     assert found["dm"]["failed"] == "the loss diverged"

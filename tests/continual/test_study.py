@@ -15,11 +15,12 @@ from click.testing import CliRunner
 from benchmarks.continual import difference
 from condense import UserError, load_dataset, recipe_for
 from condense.data.images import Dataset, Images
+from condense.runs.shelf import Shelf
 from condense.study.interrupt import Interrupted
 from condense.training.score import Statistic
 from continual import Plan, resume, run, scratch
 from continual import study as protocol
-from continual.memories import FEATURE_EPOCHS, Cache, memories, parse, quantised, separable
+from continual.memories import FEATURE_EPOCHS, memories, parse, quantised, separable
 from continual.results import Results, Row
 
 TINY = "datadam:loss_scale=100,real_batch=8,network=convnet-d2-w16"
@@ -37,8 +38,8 @@ PLAN = Plan(
 
 
 @pytest.fixture
-def cache(world, tmp_path) -> Cache:
-    return Cache(folder=tmp_path / "memories", ipc=2, preprocess=world.preprocess)
+def shelf(world, tmp_path) -> Shelf:
+    return Shelf(folder=tmp_path / "memories", preprocess=world.preprocess, quiet=True)
 
 
 def rows_of(folder: Path) -> list:
@@ -75,7 +76,7 @@ BEST = "best:real_batch=8,network=convnet-d2-w8,pool=1,pool_steps=3"
         "official-code:network=convnet-d2-w16-batch,real_batch=8",
     ],
 )
-def test_no_future_class_and_no_test_image_reaches_a_memory(world, cache, tmp_path, method):
+def test_no_future_class_and_no_test_image_reaches_a_memory(world, shelf, tmp_path, method):
     """Other images of the later classes, and other test images, leave the memories of the earlier steps bit for bit the same."""
     groups = [(3, 1), (4, 0), (5, 9), (2, 6), (8, 7)]
     other = Dataset(
@@ -86,11 +87,8 @@ def test_no_future_class_and_no_test_image_reaches_a_memory(world, cache, tmp_pa
     made = []
     for number, dataset in enumerate((world.dataset, other)):
         how = parse(method, dataset, 2, 3)
-        made.append(
-            memories(
-                how, dataset, groups, dataclasses.replace(cache, folder=tmp_path / str(number))
-            )
-        )
+        own = dataclasses.replace(shelf, folder=tmp_path / str(number))
+        made.append(memories(how, dataset, groups, own, ipc=2))
     for step, group in enumerate(groups):
         ours, theirs = made[0][step], made[1][step]
         assert ours.counts().nonzero().flatten().tolist() == sorted(group)
@@ -108,9 +106,10 @@ def test_what_joins_classes_is_made_step_by_step(world):
         )
 
 
-def test_selected_memories_are_training_images_of_their_class(world, cache):
+def test_selected_memories_are_training_images_of_their_class(world, shelf):
     for method in ("random", "herding", "kcenter"):
-        (memory,) = memories(parse(method, world.dataset, 2, None), world.dataset, [(4, 2)], cache)
+        how = parse(method, world.dataset, 2, None)
+        (memory,) = memories(how, world.dataset, [(4, 2)], shelf, ipc=2)
         for c in (2, 4):
             real = {
                 image.numpy().tobytes()
@@ -198,15 +197,10 @@ def test_what_is_not_complete_is_not_reported():
 
 
 def test_a_run_is_complete_and_condenses_once(world, tmp_path, monkeypatch):
-    steps = []
-    real = protocol.Cache._condensed.__globals__["resume"]
-    monkeypatch.setattr(
-        "continual.memories.resume",
-        lambda folder, *a, **k: steps.append(folder) or real(folder, *a, **k),
-    )
     results = run(world.dataset, PLAN, tmp_path / "a", quiet=True)
     assert len(results.rows) == 2 * 2 * 2 * 5
-    assert len(set(steps)) == 1
+    made = [path.parent.name for path in (tmp_path / "a" / "memories").glob("*/set.safetensors")]
+    assert sorted(name.split("-")[0] for name in made) == ["datadam", "random"]
     for name in ("accuracy.png", "report.html", "summary.json", "rows.json"):
         assert (tmp_path / "a" / name).stat().st_size > 0
     told = json.loads((tmp_path / "a" / "summary.json").read_text())

@@ -1,0 +1,338 @@
+"""Condensed sets, kept by what they are made of: found, gone on with, or made.
+
+`Shelf` names the folder of a set by its content: the dataset, the number of images, the seed and
+how it is made. The same set is then made once, however often, and by however many processes, it is
+asked for. Sets that someone asks for by a folder of their own are `select_into` and `import_into`.
+
+FOLDER/KEY/         the run folder of a condensation, or of a selection
+FOLDER/KEY.lock     held by the process that works on it, while the others wait
+
+The key holds all that decides the set but the code: delete the folder after a method has changed.
+"""
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from condense.data.catalogue import Source
+from condense.data.images import Dataset
+from condense.data.preprocess import Preprocess, make_preprocess
+from condense.errors import UserError
+from condense.files import digest, read_json, write_json
+from condense.methods.base import Recipe
+from condense.methods.selection import FEATURE_EPOCHS, select
+from condense.report.pictures import grid
+from condense.runs.ranks import Ranks
+from condense.runs.run import condense, rehearse, resume
+from condense.sets.condensed import FILE_NAME, CondensedSet
+from condense.sets.exchange import import_set
+from condense.study.record import locked
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """How real images are chosen as a set; the arguments of `condense.methods.selection.select`.
+
+    >>> Selection(method="herding", feature_epochs=20).preprocess
+    'standard'
+    """
+
+    method: str
+    """One of `condense.methods.selection.SELECTIONS`."""
+    preprocess: str = "standard"
+    network: str = "convnet"
+    """Whose embeddings the choice is made by; `random` looks at none."""
+    feature_epochs: int = FEATURE_EPOCHS
+    """Passes over the real images by which that network is trained."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """One set: of what and how it is made.
+
+    >>> made = Made(source=Source(name="digits"), ipc=2, how=Selection(method="random"))
+    >>> made.to_json()["how"]["method"]
+    'random'
+    """
+
+    source: Source
+    """Where its dataset is. This is no part of the key: the content of the dataset is."""
+    ipc: int
+    """Images per class, from 1 to the size of the smallest class."""
+    how: Recipe | Selection
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        return dataclasses.asdict(self) | {"how": self.how.to_json()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shelf:
+    """A folder of condensed sets, shared by any number of processes.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> how = Selection(method="random")
+    >>> with TemporaryDirectory() as folder:
+    ...     shelf = Shelf(folder=Path(folder), quiet=True)
+    ...     len(shelf.made(Made(source=Source(name="digits"), ipc=2, how=how)))
+    20
+    """
+
+    folder: Path
+    preprocess: Preprocess | None = None
+    """A fitted transform that all sets are made under; None fits to each dataset what the recipe
+    or the selection names."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`, for what is begun. A run goes on where it was begun."""
+    checkpoint_every: int = 200
+    """Steps of a condensation between two states that a killed one can go on from."""
+    prepare: Callable[[Recipe, Dataset], Recipe] | None = None
+    """Called before a condensation begins: makes what the recipe needs beside the dataset, such as
+    experts, and returns the recipe that names it. The key is of the recipe as it was."""
+    quiet: bool = False
+
+    def made(
+        self, made: Made, dataset: Dataset | None = None, *, seconds: float | None = None
+    ) -> CondensedSet:
+        """The set: read if it is there, gone on with if it was begun, made if not.
+
+        A set that another process works on is waited for. `dataset` is what `made.source` loads,
+        where that is not at hand, or a part that no name loads. With `seconds` a recipe takes
+        about so long: the speed of its first steps decides how many it does, once, and the run
+        records it. Raises what `condense.condense` and `select` raise.
+
+        >>> from tempfile import TemporaryDirectory
+        >>> from condense import load_dataset, recipe_for
+        >>> tiny = {"steps": 2, "real_batch": 4, "network": "convnet-d2-w8"}
+        >>> recipe = recipe_for("dm", "digits", (1, 8, 8), 1).override(tiny)
+        >>> with TemporaryDirectory() as folder:
+        ...     shelf = Shelf(folder=Path(folder), quiet=True)
+        ...     made, digits = Made(source=Source(name="digits"), ipc=1, how=recipe), load_dataset("digits")
+        ...     condensed = shelf.made(made, digits)
+        ...     shelf.made(made, digits).fingerprint == condensed.fingerprint  # found
+        True
+        """
+        dataset = dataset or made.source.load()
+        folder = self.place(made, dataset, seconds=seconds)
+        if not (folder / FILE_NAME).exists():
+            with _turn(folder, self.quiet):
+                self._work(made, dataset, folder, seconds)
+        return CondensedSet.load(folder)
+
+    def place(self, made: Made, dataset: Dataset, *, seconds: float | None = None) -> Path:
+        """The folder of the set, made or not: a readable name and a digest of all that decides it.
+
+        >>> from condense import load_dataset
+        >>> made = Made(source=Source(name="digits"), ipc=2, how=Selection(method="random"))
+        >>> Shelf(folder=Path("sets")).place(made, load_dataset("digits")).name.rsplit("-", 1)[0]
+        'random-ipc2-seed0'
+        """
+        content = [
+            dataset.name,
+            dataset.fingerprint,
+            dataset.classes,
+            made.ipc,
+            made.seed,
+            made.how.to_json(),
+            self.preprocess and self.preprocess.fingerprint,
+            seconds,
+        ]
+        method = made.how.method if isinstance(made.how, Selection) else made.how.method.name
+        name = f"{method}-ipc{made.ipc}-seed{made.seed}"
+        return self.folder / f"{name}-{digest({}, json.dumps(content))[:16]}"
+
+    def _work(self, made: Made, dataset: Dataset, folder: Path, seconds: float | None) -> None:
+        """What is left to do of the set in `folder`, which no other process works on."""
+        if (folder / FILE_NAME).exists():
+            return  # another process made it, while this one waited
+        if isinstance(made.how, Selection):
+            options = dataclasses.asdict(made.how) | {"storage": "float32", "device": self.device}
+            options["preprocess"] = self.preprocess or made.how.preprocess
+            select_into(folder, dataset, made.source, ipc=made.ipc, seed=made.seed, **options)
+        elif (folder / "run.json").exists():
+            resume(folder, dataset, quiet=self.quiet)
+        else:
+            condense(
+                dataset,
+                ipc=made.ipc,
+                recipe=self._recipe(made.how, made, dataset, seconds),
+                preprocess=self.preprocess,
+                seed=made.seed,
+                out=folder,
+                device=self.device,
+                checkpoint_every=self.checkpoint_every,
+                source=made.source,
+                quiet=self.quiet,
+            )
+
+    def _recipe(
+        self, recipe: Recipe, made: Made, dataset: Dataset, seconds: float | None
+    ) -> Recipe:
+        """The recipe with what it needs, and with the steps that it can do in `seconds`."""
+        if self.prepare:
+            recipe = self.prepare(recipe, dataset)
+        if seconds is None:
+            return recipe
+        speed = rehearse(dataset, ipc=made.ipc, recipe=recipe, seed=made.seed, device=self.device)[
+            "seconds_a_step"
+        ]
+        return recipe.override({"steps": max(1, int(seconds / max(speed, 1e-4)))})
+
+
+def select_into(
+    folder: Path,
+    dataset: Dataset,
+    source: Source,
+    *,
+    method: str,
+    ipc: int,
+    preprocess: str | Preprocess,
+    seed: int,
+    device: str,
+    storage: str,
+    network: str = "convnet",
+    feature_epochs: int = FEATURE_EPOCHS,
+) -> CondensedSet:
+    """Select `ipc` real images per class by `method` and keep them as a set in `folder`.
+
+    `preprocess` is a transform or the name of one, which is then fitted to `dataset`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> how = {"method": "random", "ipc": 2, "preprocess": "standard", "seed": 0}
+    >>> source = Source(name="digits")
+    >>> with TemporaryDirectory() as folder:
+    ...     kept = {"device": "cpu", "storage": "uint8"}
+    ...     len(select_into(Path(folder), source.load(), source, **how, **kept))
+    20
+    """
+    if isinstance(preprocess, str):
+        preprocess = make_preprocess(preprocess, dataset)
+    chosen = select(
+        method,
+        dataset,
+        ipc,
+        preprocess=preprocess,
+        seed=seed,
+        network=network,
+        feature_epochs=feature_epochs,
+        device=device,
+    )
+    return keep(folder, source, storage, chosen)
+
+
+def import_into(
+    folder: Path,
+    path: Path,
+    dataset: Dataset,
+    source: Source,
+    *,
+    preprocess: str,
+    experiment: int,
+    storage: str,
+) -> CondensedSet:
+    """Read the foreign set at `path` (see `condense.sets.exchange.import_set`), keep it in `folder`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy
+    >>> source = Source(name="digits")
+    >>> with TemporaryDirectory() as folder:
+    ...     path, digits = Path(folder, "theirs.npz"), source.load()
+    ...     images, labels = numpy.zeros((10, 8, 8), "uint8"), numpy.arange(10)[:, None]
+    ...     numpy.savez(path, train_images=images, train_labels=labels)
+    ...     how = {"preprocess": "standard", "experiment": 0, "storage": "uint8"}
+    ...     len(import_into(Path(folder, "ours"), path, digits, source, **how))
+    10
+    """
+    fitted = make_preprocess(preprocess, dataset)
+    imported = import_set(path, dataset.classes, fitted, experiment, dataset.name)
+    return keep(folder, source, storage, imported)
+
+
+def keep(folder: Path, source: Source, storage: str, condensed: CondensedSet) -> CondensedSet:
+    """Make `folder` the home of a set that no run made. A folder that holds a run is left alone.
+
+    `source` is where its dataset is, `storage` one of `condense.sets.condensed.STORAGES`. Raises
+    `UserError` for a folder that holds a run or is in use.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from condense.data.preprocess import make_preprocess
+    >>> source = Source(name="digits")
+    >>> digits = source.load()
+    >>> transform = make_preprocess("standard", digits)
+    >>> chosen = select("random", digits, 1, preprocess=transform, seed=0)
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = keep(Path(folder), source, "float32", chosen)
+    ...     CondensedSet.load(folder).fingerprint == chosen.fingerprint
+    True
+    """
+    with locked(folder):
+        if (folder / "run.json").exists():
+            raise UserError(f"{folder} already holds a run: choose another --out")
+        condensed.save(folder, storage=storage)
+        grid(condensed, folder / "grid.png")
+        write_json(
+            folder / "run.json",
+            {"source": dataclasses.asdict(source), "provenance": condensed.provenance},
+        )
+    return condensed
+
+
+def source_of(path: Path, data_dir: str | None = None) -> Source:
+    """Where the dataset of the set at `path` (a run folder or the file in it) is.
+
+    `data_dir` takes the place of the recorded one, if the dataset has moved. Raises `UserError`
+    where nothing is recorded beside the set.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write_json(Path(folder, "run.json"), {"source": {"name": "cifar10"}})
+    ...     source_of(Path(folder), "data").data_dir
+    'data'
+    """
+    record = (path if path.is_dir() else path.parent) / "run.json"
+    if not record.exists():
+        raise UserError(
+            f"{path} does not say where its dataset is (no {record.name} beside it): "
+            "give --dataset and --data-dir"
+        )
+    try:
+        source = Source(**read_json(record)["source"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{record} is not of this version of condensekit: {error}") from None
+    return dataclasses.replace(source, data_dir=data_dir) if data_dir else source
+
+
+@contextlib.contextmanager
+def _turn(folder: Path, quiet: bool) -> Iterator[None]:
+    """While inside, no other process works on the set in `folder`: one that does is waited for."""
+    if Ranks.join().count > 1:
+        raise UserError(
+            f"several ranks cannot share the sets in {folder.parent}: start one process"
+        )
+    lock = FileLock(f"{folder}.lock")  # the run itself locks the folder, and would not wait
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if not quiet:
+                print(f"waiting for another process to make {folder}", file=sys.stderr)
+            lock.acquire()
+    except OSError as error:
+        raise UserError(f"cannot write into {folder.parent}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
