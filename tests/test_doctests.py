@@ -21,11 +21,7 @@ FINISHED = (
     "condense.randomness",
     "condense.report",
     "condense.sets",
-    "condense.training.descent",
-    "condense.training.experts",
-    "condense.training.pool",
-    "condense.training.score",
-    "condense.training.train",
+    "condense.training",
 )
 """Modules and packages in which every public function and class has an example."""
 

@@ -73,7 +73,8 @@ class Workers:
     workers: int | None = None
     """Processes; 0 for none but this one. Default: one a core, eight on a GPU."""
     threads: int | None = None
-    """Threads of each process on a CPU. Default: the cores shared out, at most OMP_NUM_THREADS; one on a cluster."""
+    """Threads of each process on a CPU. Default: the cores shared out, at most OMP_NUM_THREADS; one on a cluster;
+    as many as it has for this process."""
     cluster: str | None = None
     """Use Ray instead: ray://HOST:PORT, auto (the cluster this machine belongs to) or local (one started here)."""
 
@@ -133,9 +134,13 @@ def carry_out(bench: Bench[T], task: T) -> Trial:
 
 
 def _here(bench: Bench[T], tasks: Sequence[T], workers: Workers) -> Generator[Trial, None, None]:
-    bench = bench.to(workers.place())
-    for task in tasks:
-        yield carry_out(bench, task)
+    bench, before = bench.to(workers.place()), torch.get_num_threads()
+    torch.set_num_threads(workers.threads or before)
+    try:
+        for task in tasks:
+            yield carry_out(bench, task)
+    finally:
+        torch.set_num_threads(before)
 
 
 # ---- worker processes of this machine

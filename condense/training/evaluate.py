@@ -32,6 +32,7 @@ from condense.networks.build import build, canonical, initialise
 from condense.progress import Progress
 from condense.randomness import derive
 from condense.sets.condensed import CondensedSet
+from condense.sets.provenance import check_belongs, check_same_preprocess
 from condense.study.study import Store, Study
 from condense.study.trials import Key, Trial, Trials
 from condense.study.workers import Workers
@@ -99,7 +100,7 @@ def evaluate(
         study.work(
             bench,
             workers,
-            bench.told(progress),
+            bench.reporter(progress),
             how_to_go_on=lost if store is None else "the same call goes on",
             minutes=minutes,
         )
@@ -124,7 +125,21 @@ class Task:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Evaluation:
-    """All that the networks of an evaluation share: the bench of the study. Make one by `of`."""
+    """All that the networks of an evaluation share: the bench of the study. Make one by `of`.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits = load_dataset("digits")
+    >>> few = select("random", digits, 1, preprocess=make_preprocess("standard", digits), seed=0)
+    >>> bench = Evaluation.of(few, digits, ("mlp", "convnet"), 3, Protocol(epochs=2), seed=0)
+    >>> len(bench.tasks), bench.name(bench.tasks[1]), bench.tested_on
+    (6, 'network 2 of `mlp` on set 1', '362 test images of digits')
+    >>> results = {task: {"accuracy": 0.5 + task.repeat / 10} for task in bench.tasks[:2]}
+    >>> scores = bench.scores(results)
+    >>> {name: score.accuracies for name, score in scores.items()}
+    {'mlp': (0.5, 0.6)}
+    """
 
     sets: tuple[CondensedSet, ...]
     """Under one preprocessing."""
@@ -165,7 +180,7 @@ class Evaluation:
             )
         for condensed in sets:
             check_belongs(condensed, dataset)
-        _check_same_preprocess(sets)
+        check_same_preprocess(sets)
         if isinstance(protocol, str):
             protocol = protocol_for(protocol, dataset.name)
         for condensed in sets:
@@ -221,15 +236,15 @@ class Evaluation:
         networks = self._networks(task.network, task.position)
         return {"accuracy": networks.accuracy(task.repeat), "tested_on": self.tested_on}
 
-    def told(self, progress: Progress | None) -> Callable[[int, Trial], None]:
-        """`progress` as a study tells it: with the architecture and the accuracy of each network."""
+    def reporter(self, progress: Progress | None) -> Callable[[int, Trial], None]:
+        """What a study calls after each network: it reports name and accuracy to `progress`."""
         names = {self.key(task): task.network for task in self.tasks}
 
-        def tell(done: int, trial: Trial) -> None:
+        def report(done: int, trial: Trial) -> None:
             if progress:
                 progress(done, f"{names[trial.key]} {trial.result['accuracy']:.1%}")
 
-        return tell
+        return report
 
     def scores(self, results: Mapping[Task, dict[str, Any]]) -> dict[str, Score]:
         """A score for each architecture, over the repeats that are finished on every set.
@@ -286,8 +301,19 @@ class Repeats:
     networks, however many of them are trained here: so each comes out as if all were.
 
     name: of the architecture.
-    test: images, float32 [N, ch, H, W], in the space of the set, and labels, int64 [N]; on `device`.
+    test: images in the space of the set, float32 [N, ch, H, W], and their labels, int64 [N], both
+        on `device`.
     seed: with the number of a repeat it determines weights, order and augmentation.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits, cpu = load_dataset("digits"), torch.device("cpu")
+    >>> few = select("random", digits, 1, preprocess=make_preprocess("standard", digits), seed=0)
+    >>> test = few.preprocess.apply(digits.test.pixels), digits.test.labels
+    >>> networks = Repeats("mlp", few, test, 20, Protocol(epochs=2), 0, cpu)
+    >>> networks.accuracy(3) == networks.accuracy(3)
+    True
     """
 
     def __init__(
@@ -332,7 +358,17 @@ def train_many(
     *,
     first: int = 0,
 ) -> Iterator[float]:
-    """The accuracies of `repeats` networks (see `Repeats`), those from number `first` on."""
+    """The accuracies of `repeats` networks (see `Repeats`), those from number `first` on.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits, cpu = load_dataset("digits"), torch.device("cpu")
+    >>> few = select("random", digits, 1, preprocess=make_preprocess("standard", digits), seed=0)
+    >>> test = few.preprocess.apply(digits.test.pixels), digits.test.labels
+    >>> len(list(train_many("mlp", few, test, 3, Protocol(epochs=2), 0, cpu, first=1)))
+    2
+    """
     networks = Repeats(name, condensed, test, repeats, protocol, seed, device)
     for repeat in range(first, repeats):
         yield networks.accuracy(repeat)
@@ -348,34 +384,6 @@ def _opened(store: str | Path | Store | None) -> Iterator[Store]:
         yield store
 
 
-def check_belongs(condensed: CondensedSet, dataset: Dataset) -> None:
-    """Raise a `UserError` unless `condensed` can have been made from `dataset`: classes, shape, recorded origin.
-
-    What a set does not record, as an imported one, is not checked.
-    """
-    for what, theirs, ours in (
-        ("classes", condensed.classes, dataset.classes),
-        ("images of shape", condensed.shape, dataset.shape),
-    ):
-        if theirs != ours:
-            raise UserError(
-                f"the set has {what} {_short(theirs)}, dataset {dataset.name} has {_short(ours)}: choose its own dataset"
-            )
-    for part in condensed.provenance.get("merged", [condensed.provenance]):
-        origin = part.get("dataset")
-        if isinstance(origin, dict) and origin["fingerprint"] != dataset.fingerprint:
-            raise UserError(
-                f"the set was made from {origin['name']} with content {origin['fingerprint']}, and {dataset.name} here "
-                f"has content {dataset.fingerprint}: evaluate it on the dataset, and the split, it was made from"
-            )
-        fitted = part.get("preprocess", condensed.preprocess.fingerprint)
-        if fitted != condensed.preprocess.fingerprint:
-            raise UserError(
-                f"the set was made under preprocessing {fitted} and now carries {_describe(condensed)}: "
-                "its images mean nothing under another one; condense again or restore the file"
-            )
-
-
 def _with_learned_rate(protocol: Protocol, condensed: CondensedSet) -> Protocol:
     """`protocol`, with the rate that was learned with the set where it asks for that."""
     if not protocol.learned_rate:
@@ -383,25 +391,7 @@ def _with_learned_rate(protocol: Protocol, condensed: CondensedSet) -> Protocol:
     learned = condensed.provenance.get("learned", {})
     if "lr" not in learned:
         raise UserError(
-            "the set has no learning rate of its own, as `mtt` learns one: evaluate it by protocol `dm`"
+            "the set has no learning rate of its own, as `mtt` learns one: "
+            "evaluate it by protocol `dm`"
         )
     return replace(protocol, lr=learned["lr"])
-
-
-def _check_same_preprocess(sets: Sequence[CondensedSet]) -> None:
-    for number, condensed in enumerate(sets):
-        if condensed.preprocess.fingerprint != sets[0].preprocess.fingerprint:
-            raise UserError(
-                f"set 1 is preprocessed by {_describe(sets[0])}, set {number + 1} by {_describe(condensed)}: "
-                "several sets make one score only under one preprocessing; evaluate them one by one"
-            )
-
-
-def _describe(condensed: CondensedSet) -> str:
-    return f"{condensed.preprocess.name} {condensed.preprocess.fingerprint}"
-
-
-def _short(values: tuple[Any, ...]) -> str:
-    """The values, or the first few of many."""
-    text = ", ".join(map(str, values[:10]))
-    return f"({text}{f', ... {len(values)} in all' if len(values) > 10 else ''})"
