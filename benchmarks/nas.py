@@ -35,10 +35,10 @@ from nas.report import (
     interval,
     scatter,
 )
-from nas.search import Found, resume, search, train_reference
+from nas.search import SearchResult, resume, search, train_reference
 from nas.spaces import convnet720 as convnet_space
 from nas.spaces import space
-from nas.training import SCORES, Regime, Task
+from nas.training import SCORES, Regime, SearchTask
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:
@@ -91,7 +91,10 @@ def main() -> None:
 @main.command()
 @options
 @click.option(
-    "--reference", required=True, type=click.Path(), help="Table of NAS-Bench-201's accuracies."
+    "--reference",
+    required=True,
+    type=click.Path(),
+    help="Table of NAS-Bench-201's accuracies.",
 )
 @click.option("--sample", default=60, show_default=True)
 @click.option("--draw", default=0, show_default=True, help="Another number draws other cells.")
@@ -214,7 +217,10 @@ def grid(
 @main.command()
 @options
 @click.option(
-    "--reference", required=True, type=click.Path(), help="Table of NAS-Bench-201's accuracies."
+    "--reference",
+    required=True,
+    type=click.Path(),
+    help="Table of NAS-Bench-201's accuracies.",
 )
 @click.option("--sizes", default="10,50,100", show_default=True, help="Real images per class.")
 @click.option("--sample", default=40, show_default=True)
@@ -283,11 +289,11 @@ def _store(common: dict[str, Any]) -> Path:
 
 def _searched(
     study: str, dataset: Dataset, choice: dict[str, Any], common: dict[str, Any]
-) -> Found:
+) -> SearchResult:
     """The study's search, begun or gone on with."""
     folder = common["out"] / (common["name"] or study)
 
-    def begin(source: Source, workers: Workers) -> Found:
+    def begin(source: Source, workers: Workers) -> SearchResult:
         options = {
             "held_out": common["held_out"],
             "minutes": common["minutes"],
@@ -302,9 +308,9 @@ def _searched(
 def _run(
     folder: Path,
     common: dict[str, Any],
-    begin: Callable[[Source, Workers], Found],
+    begin: Callable[[Source, Workers], SearchResult],
     dataset: Dataset,
-) -> Found:
+) -> SearchResult:
     workers = Workers(workers=common["workers"], device=common["device"])
     if (folder / "search.json").exists():
         return resume(folder, dataset, workers=workers, minutes=common["minutes"])
@@ -332,7 +338,7 @@ def _cheap(dataset: Dataset, count: int, most: float) -> list[int]:
 
 def _publish(
     study: str,
-    found: Found,
+    found: SearchResult,
     common: dict[str, Any],
     scale: dict[str, Any],
     more: Sequence[str] = (),
@@ -476,7 +482,7 @@ def _by_pass(folder: Path, ranking: Ranking) -> dict[str, list[Estimate]]:
         }
     for proxy in ranking.trainings:
         runs = [
-            [curves[plan.keys.of(Task(seed, i, proxy))] for seed in range(plan.seeds)]
+            [curves[plan.keys.of(SearchTask(seed, i, proxy))] for seed in range(plan.seeds)]
             for i in ranking.indices
         ]
         longest = max(len(curve) for one in runs for curve in one)

@@ -21,7 +21,7 @@ from condense.options import (
 
 if TYPE_CHECKING:
     from condense.study.workers import Workers
-    from nas.search import Found
+    from nas.search import SearchResult
 
 _BEST = 10
 """Architectures printed; the files have all."""
@@ -310,7 +310,7 @@ def _workers(**flags: Any) -> "Workers":
     return Workers(**flags)
 
 
-def _tell(found: "Found", as_json: bool) -> None:
+def _tell(found: "SearchResult", as_json: bool) -> None:
     """Print what was found: how far each score can be trusted, the best, what one should know, the files."""
     from nas.report import AGREEMENT_HEADERS, agreement_rows
 

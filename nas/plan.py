@@ -16,14 +16,14 @@ from nas.proxies import FREE
 from nas.reference import Reference, load
 from nas.regime import Regime
 from nas.spaces import space
-from nas.training import Keys, Task
+from nas.training import Keys, SearchTask
 
 HELD_OUT = 5000
 FILE = "search.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SearchPlan:
     """What a search is: what `search.json` records and a resumed search goes on with."""
 
     space: str
@@ -56,19 +56,19 @@ class Plan:
         """Whether it is a search, not a reference run."""
         return bool(self.by)
 
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[SearchTask]:
         """Every training, those of the first seed first: a search broken off has then seen most candidates."""
         names = self.keys.proxies
-        free = [] if not self.ranks else [Task(0, index, FREE) for index in self.indices]
+        free = [] if not self.ranks else [SearchTask(0, index, FREE) for index in self.indices]
         return free + [
-            Task(seed, index, name)
+            SearchTask(seed, index, name)
             for seed in range(self.seeds)
             for index in self.indices
             for name in names
         ]
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> "Plan":
+    def from_json(cls, fields: dict[str, Any]) -> "SearchPlan":
         """What `dataclasses.asdict` described."""
         regime = fields["regime"] | {"protocol": Protocol(**fields["regime"]["protocol"])}
         typed: dict[str, Any] = {
@@ -127,17 +127,17 @@ def record_of(folder: Path) -> Record:
     return Record(folder, FILE, "search", "nas")
 
 
-def write_plan(folder: Path, plan: Plan, **how_far: int) -> None:
+def write_plan(folder: Path, plan: SearchPlan, **how_far: int) -> None:
     """Write `search.json`: the plan, and how far it is."""
     content = {"condensekit": version(), "plan": dataclasses.asdict(plan), "progress": how_far}
     record_of(folder).write(content)
 
 
-def load_plan(folder: Path) -> Plan:
+def load_plan(folder: Path) -> SearchPlan:
     """The plan that `search.json` in `folder` records."""
     record = record_of(folder)
     try:
-        return Plan.from_json(record.read()["plan"])
+        return SearchPlan.from_json(record.read()["plan"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{record.path} is not of this version of condensekit: {error}") from None
 

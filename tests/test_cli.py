@@ -299,7 +299,7 @@ def test_a_config_file_is_the_flags(
         (["condense", "--dataset", "cifar10", "--data-dir", "nowhere", "--out", "x"], "nowhere"),
         (["condense", "--resume", "nowhere"], "holds no run"),
         (["evaluate", "nowhere"], "no condensed set at nowhere"),
-        (["show", "pyproject.toml"], "no .safetensors file"),
+        (["show", "pyproject.toml"], "not a .safetensors file"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(

@@ -25,7 +25,7 @@ from condense.runs.shelf import Made, Shelf
 from condense.study.interrupt import Interrupted
 from condense.study.workers import Workers
 from nas.plan import change
-from nas.search import Found, search, train_reference
+from nas.search import SearchResult, search, train_reference
 from nas.spaces import space
 
 if TYPE_CHECKING:
@@ -174,8 +174,12 @@ def _search(place: "Workplace", name: str, scale: Scale, choice: dict[str, Any])
 
 
 def _run(
-    place: "Workplace", name: str, scale: Scale, work: Callable[..., Found], choice: dict[str, Any]
-) -> tuple[Found, dict[str, Any]]:
+    place: "Workplace",
+    name: str,
+    scale: Scale,
+    work: Callable[..., SearchResult],
+    choice: dict[str, Any],
+) -> tuple[SearchResult, dict[str, Any]]:
     """A search or a reference run over the store of all; what it found, and the job's record with this leg of it."""
     record, folder = place.record(name), place.out / f"{name}.run"
     shutil.rmtree(folder, ignore_errors=True)  # what is trained is in the store
