@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,9 @@ from condense.options import (
     show_facts,
 )
 from nas.command import nas
+
+if TYPE_CHECKING:
+    from condense.training.score import Score
 
 
 def main() -> None:
@@ -275,6 +278,27 @@ def experts(
 @click.option("--augment", help="Augmentation in training; default: the protocol's.")
 @seed_option
 @device_option
+@click.option(
+    "--workers",
+    default=0,
+    show_default=True,
+    help="Processes that train; 0 for none but this one.",
+)
+@click.option("--threads", type=int, help="Threads of each process on a CPU.")
+@click.option(
+    "--cluster",
+    help="Train on Ray instead: ray://HOST:PORT, auto (this machine's cluster) or local.",
+)
+@click.option(
+    "--minutes",
+    type=float,
+    help="Stop after that long; what is finished is kept, the same command goes on.",
+)
+@click.option(
+    "--store",
+    type=click.Path(),
+    help="SQLite file for what is measured.  [default: evaluations.sqlite in each run folder]",
+)
 @json_option
 def evaluate(
     runs: tuple[str, ...],
@@ -289,17 +313,24 @@ def evaluate(
     epochs: int | None,
     augment: str | None,
     seed: int,
-    device: str,
+    minutes: float | None,
+    store: str | None,
     as_json: bool,
+    **machine: Any,
 ) -> None:
     """Train networks on condensed sets and measure them on the real test set.
 
-    RUNS are run folders or set files. Several are sets of one kind (say, five seeds): the interval is then over the sets.
+    RUNS are run folders or set files. Several are sets of one kind (say, five seeds): the interval
+    is then over the sets.
+
+    Each accuracy is kept in the run folder as soon as the network is tested. Stopped or killed, the
+    same command goes on; with more --repeats it trains only those that are new.
     """
-    from condense.progress import progress
+    from condense.runs.evaluations import measure
     from condense.runs.shelf import source_of
     from condense.sets.condensed import CondensedSet
-    from condense.training.evaluate import evaluate as measure
+    from condense.study.workers import Workers
+    from condense.training.evaluate import Evaluation
     from condense.training.train import protocol_for
 
     sets = [CondensedSet.load(path) for path in runs]
@@ -309,42 +340,47 @@ def evaluate(
         else source_of(Path(runs[0]), data_dir)
     )
     real = source.load(download=download)
-    chosen = protocol_for(protocol_name, real.name)
     changes: dict[str, Any] = {"epochs": epochs, "augment": augment}
     chosen = dataclasses.replace(
-        chosen, **{key: value for key, value in changes.items() if value is not None}
+        protocol_for(protocol_name, real.name),
+        **{key: value for key, value in changes.items() if value is not None},
     )
-    total = len(sets) * len(networks) * repeats
-    with progress("evaluate", total, quiet=as_json) as report:
-        scores = measure(
-            sets,
-            real,
-            networks,
-            repeats=repeats,
-            protocol=chosen,
-            seed=seed,
-            device=device,
-            progress=report,
-        )
-    tested = f"{len(real.test)} {'held-out training' if source.hold_out else 'test'} images of {real.name}"
-    document = {
-        "networks": {name: score.to_json() for name, score in scores.items()},
-        "sets": list(runs),
-        "protocol": dataclasses.asdict(chosen),
-        "seed": seed,
-        "tested_on": tested,
-    }
+    bench = Evaluation.of(sets, real, networks, repeats, chosen, seed)
+    measured = measure(
+        bench, runs, workers=Workers(**machine), minutes=minutes, store=store, quiet=as_json
+    )
     if as_json:
+        document = {
+            "networks": {name: score.to_json() for name, score in measured.scores.items()},
+            "sets": list(runs),
+            "protocol": dataclasses.asdict(chosen),
+            "seed": seed,
+            "tested_on": bench.tested_on,
+            "done": measured.done,
+            "total": measured.total,
+        }
         click.echo(json.dumps(document, indent=2))
         return
     click.echo(
-        f"accuracy on {tested}; {len(sets)} set(s) x {repeats} network(s), {chosen.epochs} epochs"
+        f"accuracy on {bench.tested_on}; "
+        f"{len(sets)} set(s) x {repeats} network(s), {chosen.epochs} epochs"
     )
-    for name, score in scores.items():
-        low, high = score.ci95
+    for name, score in measured.scores.items():
+        click.echo(f"{name:<40} {_score(score)}")
+    if measured.left:
         click.echo(
-            f"{name:<40} {100 * score.mean:6.2f} %  std {100 * score.std:.2f}  95 % interval {100 * low:.2f} to {100 * high:.2f}"
+            f"note: {measured.left} of {measured.total} networks are still to be trained, and the "
+            f"scores are over those that are finished on every set; {measured.how_to_go_on}"
         )
+
+
+def _score(score: "Score") -> str:
+    """Mean, standard deviation and interval, in percent."""
+    low, high = (100 * bound for bound in score.ci95)
+    return (
+        f"{100 * score.mean:6.2f} %  std {100 * score.std:.2f}  "
+        f"95 % interval {low:.2f} to {high:.2f}"
+    )
 
 
 @cli.command()
@@ -394,8 +430,9 @@ def select(
 @click.option("--grid", type=click.Path(), help="Also draw the images as a PNG here.")
 @json_option
 def show(path: str, grid: str | None, as_json: bool) -> None:
-    """Say what a condensed set holds and where it came from."""
+    """Say what a condensed set holds, where it came from, and what it was measured to be worth."""
     from condense.report.pictures import grid as draw
+    from condense.runs.evaluations import rows
     from condense.sets.condensed import CondensedSet
 
     condensed = CondensedSet.load(path)
@@ -415,7 +452,15 @@ def show(path: str, grid: str | None, as_json: bool) -> None:
         },
         "provenance": condensed.provenance,
     }
+    evaluations = rows(path, condensed)
+    if as_json:
+        facts["evaluations"] = [row.to_json() for row in evaluations]
     show_facts(facts, as_json)
+    if as_json:
+        return
+    for row in evaluations:
+        count, of = len(row.score.accuracies), f"by {row.protocol_text}, on {row.tested_on}"
+        click.echo(f"{row.network:<40} {_score(row.score)}  {count} network(s) {of}")
 
 
 @cli.command("export")

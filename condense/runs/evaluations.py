@@ -21,6 +21,7 @@ from condense.study.trials import Key, Trial, Trials
 from condense.study.workers import Workers
 from condense.training.evaluate import KIND, Evaluation
 from condense.training.score import Score
+from condense.training.train import PROTOCOLS
 
 FILE_NAME = "evaluations.sqlite"  # inside a run folder
 
@@ -29,7 +30,8 @@ FILE_NAME = "evaluations.sqlite"  # inside a run folder
 class Measured:
     """What an evaluation has measured so far.
 
-    >>> Measured(scores={"mlp": Score((0.5, 0.7))}, done=2, total=5).left
+    >>> scores = {"mlp": Score((0.5, 0.7))}
+    >>> Measured(scores=scores, done=2, total=5, how_to_go_on="the same command goes on").left
     3
     """
 
@@ -39,6 +41,8 @@ class Measured:
     """Networks that are tested, those of earlier sessions included."""
     total: int
     """Networks that were asked for."""
+    how_to_go_on: str
+    """What to do for the others, for messages."""
 
     @property
     def left(self) -> int:
@@ -46,16 +50,16 @@ class Measured:
         return self.total - self.done
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """What networks of one architecture reached that were trained on one set by one protocol.
 
-    >>> row = Row(
-    ...     network="mlp", protocol={"epochs": 40}, seed=7, tested_on="362 test images of digits",
-    ...     score=Score((0.5, 0.7)),
-    ... )
-    >>> row.to_json()["mean"]
-    0.6
+    >>> import dataclasses
+    >>> from condense.training.train import Protocol
+    >>> protocol, tested_on = dataclasses.asdict(Protocol(epochs=40)), "362 test images of digits"
+    >>> row = Row("mlp", protocol, seed=7, tested_on=tested_on, score=Score((0.5, 0.7)))
+    >>> row.protocol_text, row.to_json()["mean"]
+    ('dm with epochs 40', 0.6)
     """
 
     network: str
@@ -67,6 +71,20 @@ class Row:
     tested_on: str
     """In words."""
     score: Score
+
+    @property
+    def protocol_text(self) -> str:
+        """The name of the nearest protocol, and what differs from it."""
+        changes = {
+            name: [
+                f"{field} {value}"
+                for field, value in self.protocol.items()
+                if value != getattr(named, field, None)
+            ]
+            for name, named in PROTOCOLS.items()
+        }
+        nearest = min(changes, key=lambda name: len(changes[name]))
+        return " with ".join(filter(None, [nearest, ", ".join(changes[nearest])]))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: the fields, with those of the score among them."""
@@ -96,7 +114,11 @@ def measure(
     """
     workers.check()
     kept = store is not None or all(_file(Path(run)) for run in runs)
-    lost = "a set outside a run folder keeps nothing: name a file by --store to go on"
+    how_to_go_on = (
+        "the same command goes on"
+        if kept
+        else "a set outside a run folder keeps nothing: name a file by --store to go on"
+    )
     with _opened(bench.sets, runs, store) as trials:
         study = Study(trials, bench.tasks, bench.key)
         with progress("evaluate", study.total, study.done, quiet=quiet) as report:
@@ -104,11 +126,13 @@ def measure(
                 bench,
                 workers,
                 bench.reporter(report),
-                how_to_go_on="the same command goes on" if kept else lost,
+                how_to_go_on=how_to_go_on,
                 minutes=minutes,
             )
         scores = bench.scores(study.results())
-        return Measured(scores=scores, done=study.done, total=study.total)
+        return Measured(
+            scores=scores, done=study.done, total=study.total, how_to_go_on=how_to_go_on
+        )
 
 
 def rows(run: str | Path, condensed: CondensedSet) -> list[Row]:

@@ -9,7 +9,9 @@
 Started again with the same tasks it does what is left, whatever ended it before.
 """
 
+import time
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import closing
 from typing import Any, Generic, Protocol, TypeVar
 
 from condense.study.interrupt import Interrupted, stoppable
@@ -83,23 +85,21 @@ class Study(Generic[T]):
         how_to_go_on: what the message of `Interrupted` says after Ctrl-C or SIGTERM.
         minutes: stop after that long, without an error; the task under way is dropped.
         """
-        left = self.left
+        left, began = self.left, time.monotonic()
         done = self.total - len(left)
         finished = trials(bench, left, workers)
-        with stoppable(minutes) as time_is_up:
-            try:
+        try:  # around the time limit, which may end at any moment
+            with stoppable(minutes) as time_is_up, closing(finished):
                 for trial in finished:
                     self.store.add(trial)
                     done += 1
                     told(done, trial)
                     if time_is_up():
                         break
-            except (KeyboardInterrupt, Interrupted):
-                if not time_is_up():
-                    stopped = f"stopped after {done} of {self.total}; {how_to_go_on}"
-                    raise Interrupted(stopped) from None
-            finally:
-                finished.close()
+        except (KeyboardInterrupt, Interrupted):
+            if minutes is None or time.monotonic() - began < 60 * minutes:
+                stopped = f"stopped after {done} of {self.total}; {how_to_go_on}"
+                raise Interrupted(stopped) from None
 
     def results(self) -> dict[T, dict[str, Any]]:
         """The results of the finished tasks, in the order of the tasks."""
