@@ -134,7 +134,9 @@ def memories(
         whole = shelf.made(made, dataset)
         return [of_set(whole, group) for group in groups]
     parts = [sorted(group) for group in groups]
-    return [_spread(shelf.made(made, of_classes(dataset, part)), dataset, part) for part in parts]
+    return [
+        _relabelled(shelf.made(made, of_classes(dataset, part)), dataset, part) for part in parts
+    ]
 
 
 def separable(how: Recipe | Selection, dataset: Dataset) -> bool:
@@ -167,7 +169,7 @@ def quantised(condensed: CondensedSet) -> CondensedSet:
     return dataclasses.replace(condensed, images=condensed.preprocess.apply(condensed.pixels()))
 
 
-def _spread(part: CondensedSet, dataset: Dataset, classes: Sequence[int]) -> CondensedSet:
+def _relabelled(part: CondensedSet, dataset: Dataset, classes: Sequence[int]) -> CondensedSet:
     """A set that was made of some classes alone, with the labels of the whole dataset."""
     facts = part.provenance | {
         "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},

@@ -37,12 +37,15 @@ class Plan:
     repeats: int = 3
     """Networks of each order."""
     mode: str = "scratch"
+    """`scratch` (the paper's) or `replay` (an Avalanche strategy)."""
     strategy: str = "replay"
-    """In mode `replay`: one of `continual.plugins.STRATEGIES`."""
+    """In mode `replay`: `replay`, `lwf`, `gdumb`, `er-ace` or `mir`."""
     network: str = "convnet"
+    """Network that learns."""
     epochs: int | None = None
     """Passes at each step; None is 1,000 from scratch and 20 in replay."""
     batch: int = 256
+    """Images in a minibatch of the network that learns."""
     condense_steps: int | None = None
     """Steps of every condensation; None is each recipe's."""
     classes: int | None = None
@@ -50,7 +53,9 @@ class Plan:
     storage: str = "uint8"
     """How memories are kept: `uint8` pixels or `float32` images."""
     seed: int = 0
+    """Every random number follows from it."""
     device: str = "auto"
+    """`auto`, `cpu` or `cuda`; `auto` takes a GPU where there is one."""
 
     def __post_init__(self) -> None:
         for name in ("ipc", "orders", "repeats", "batch"):

@@ -13,11 +13,10 @@ accuracy.png, report.html, and in mode `replay` tensorboard/
 
 import contextlib
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -33,6 +32,7 @@ from condense.progress import progress
 from condense.randomness import derive
 from condense.runs.shelf import Selection, Shelf
 from condense.sets.condensed import CondensedSet
+from condense.settings import plain, read
 from condense.study.record import locked
 from continual import results
 from continual.memories import memories, parse, quantised, union
@@ -40,6 +40,22 @@ from continual.orders import class_order, of_classes, split
 from continual.plan import CLASS_BALANCED, Plan
 from continual.results import Results, Row
 from continual.scratch import Task, train_networks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What `plan.json` records and a resumed run goes on with.
+
+    >>> Job(plan=Plan(steps=5), source=Source(name="digits"), fingerprint="3f2a").cache is None
+    True
+    """
+
+    plan: Plan
+    source: Source
+    fingerprint: str
+    """That of the dataset."""
+    cache: str | None = None
+    """Folder of the memories; None is `memories` in the run folder."""
 
 
 def run(
@@ -57,21 +73,21 @@ def run(
     """
     folder = Path(out)
     _check(dataset, plan)
-    job = {
-        "plan": json.loads(json.dumps(dataclasses.asdict(plan))),
-        "source": dataclasses.asdict(source or Source(name=dataset.name)),
-        "fingerprint": dataset.fingerprint,
-        "cache": None if cache is None else str(cache),
-    }
+    job = Job(
+        plan=plan,
+        source=source or Source(name=dataset.name),
+        fingerprint=dataset.fingerprint,
+        cache=None if cache is None else str(cache),
+    )
     with locked(folder):
         if (folder / "plan.json").exists():
-            if read_json(folder / "plan.json") != job:
+            if read_json(folder / "plan.json") != plain(job):
                 raise UserError(f"{folder} holds a run with other settings: choose another --out")
             raise UserError(
                 f"{folder} already holds this run: go on with `continual --resume {folder}`"
             )
-        write_json(folder / "plan.json", job)
-        return _Run(dataset, plan, folder, job, quiet).finish()
+        write_json(folder / "plan.json", plain(job))
+        return _Run(dataset, folder, job, quiet).finish()
 
 
 def resume(
@@ -88,23 +104,17 @@ def resume(
             f"{folder} holds no continual run (no plan.json): start one with `continual --out {folder}`"
         )
     with locked(folder):
-        job = read_json(folder / "plan.json")
-        try:
-            plan = Plan(**{**job["plan"], "methods": tuple(job["plan"]["methods"])})
-            source, fingerprint = Source(**job["source"]), job["fingerprint"]
-        except (KeyError, TypeError) as error:
+        content = read_json(folder / "plan.json")
+        job = read(Job, content, f"{folder / 'plan.json'} is not of this version of condensekit")
+        dataset = dataset or job.source.load()
+        if dataset.fingerprint != job.fingerprint:
             raise UserError(
-                f"{folder / 'plan.json'} is not of this version of condensekit: {error}"
-            ) from None
-        dataset = dataset or source.load()
-        if dataset.fingerprint != fingerprint:
-            raise UserError(
-                f"{folder} measures {source.name} with content {fingerprint}, "
+                f"{folder} measures {job.source.name} with content {job.fingerprint}, "
                 f"but {dataset.name} found now has content {dataset.fingerprint}"
             )
         if cache is not None:
-            job["cache"] = str(cache)
-        return _Run(dataset, plan, folder, job, quiet).finish()
+            job = dataclasses.replace(job, cache=str(cache))
+        return _Run(dataset, folder, job, quiet).finish()
 
 
 def chosen(dataset: Dataset, classes: int | None) -> Dataset:
@@ -139,9 +149,8 @@ def _check(dataset: Dataset, plan: Plan) -> None:
 class _Run:
     """A plan under way in its folder."""
 
-    def __init__(
-        self, dataset: Dataset, plan: Plan, folder: Path, job: dict[str, Any], quiet: bool
-    ) -> None:
+    def __init__(self, dataset: Dataset, folder: Path, job: Job, quiet: bool) -> None:
+        plan = job.plan
         self.dataset, self.plan, self.folder, self.job, self.quiet = (
             chosen(dataset, plan.classes),
             plan,
@@ -166,7 +175,7 @@ class _Run:
                     )
                 )
         self.shelf = Shelf(
-            folder=Path(job["cache"] or folder / "memories"),
+            folder=Path(job.cache or folder / "memories"),
             preprocess=self.preprocess,
             device=plan.device,
             quiet=quiet,
@@ -193,12 +202,12 @@ class _Run:
         title = f"{self.dataset.name}: {classes} classes in {self.plan.steps} steps, {self.plan.ipc} images a class, {how}"
         write_json(
             self.folder / "summary.json",
-            {**self.job, "memory": sizes, "methods": self.results.to_json()},
+            {**plain(self.job), "memory": sizes, "methods": self.results.to_json()},
         )
         picture = results.plot(
             self.results, self.folder / "accuracy.png", title, classes // self.plan.steps
         )
-        results.page(self.results, self.folder / "report.html", picture, self.job, sizes)
+        results.page(self.results, self.folder / "report.html", picture, plain(self.job), sizes)
         return self.results
 
     def _memories(self, method: str) -> list[list[CondensedSet]]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from condense.data.catalogue import Source
-from condense.errors import UserError, unknown
+from condense.errors import unknown
 from condense.sets.provenance import version
-from condense.settings import replaced, whole_number
+from condense.settings import plain, read_text, read_value, replaced, within
 from condense.study.record import Record
 from condense.training.train import Protocol
 from nas.proxies import FREE
@@ -68,21 +68,9 @@ class SearchPlan:
         ]
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> "SearchPlan":
-        """What `dataclasses.asdict` described."""
-        regime = fields["regime"] | {"protocol": Protocol(**fields["regime"]["protocol"])}
-        typed: dict[str, Any] = {
-            "source": Source(**fields["source"]),
-            "regime": Regime(**regime),
-            "proxies": tuple(fields["proxies"]),
-            "indices": tuple(fields["indices"]),
-            "seen": tuple(fields["seen"]),
-            "recipes": {
-                name: (fingerprint, recipe)
-                for name, (fingerprint, recipe) in fields["recipes"].items()
-            },
-        }
-        return cls(**{**fields, **typed})
+    def from_json(cls, fields: Any) -> "SearchPlan":
+        """What `plain` described; a `UserError` names the field that is not as it should be."""
+        return read_value(cls, fields, "plan")
 
 
 def change(regime: Regime, **changes: Any) -> Regime:
@@ -101,7 +89,10 @@ def change(regime: Regime, **changes: Any) -> Regime:
     def among(names: Collection[str]) -> dict[str, Any]:
         return {name: value for name, value in changes.items() if name in names}
 
-    sizes = {name: whole_number(name, value) for name, value in among(regime.sizes).items()}
+    sizes = {
+        name: (read_text if isinstance(value, str) else read_value)(int, value, name)
+        for name, value in among(regime.sizes).items()
+    }
     return dataclasses.replace(
         replaced(regime, among(outer)),
         protocol=replaced(regime.protocol, among(inner)),
@@ -129,17 +120,16 @@ def record_of(folder: Path) -> Record:
 
 def write_plan(folder: Path, plan: SearchPlan, **how_far: int) -> None:
     """Write `search.json`: the plan, and how far it is."""
-    content = {"condensekit": version(), "plan": dataclasses.asdict(plan), "progress": how_far}
+    content = {"condensekit": version(), "plan": plain(plan), "progress": how_far}
     record_of(folder).write(content)
 
 
 def load_plan(folder: Path) -> SearchPlan:
     """The plan that `search.json` in `folder` records."""
     record = record_of(folder)
-    try:
-        return SearchPlan.from_json(record.read()["plan"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{record.path} is not of this version of condensekit: {error}") from None
+    content = record.read()
+    with within(f"{record.path} is not of this version of condensekit"):
+        return SearchPlan.from_json(read_value(dict[str, Any], content, FILE).get("plan"))
 
 
 def candidates(space_name: str, sample: int | Sequence[int] | None, seed: int) -> tuple[int, ...]:

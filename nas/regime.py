@@ -1,6 +1,5 @@
 """How the candidates of a search are trained on a proxy, and how they are looked at afterwards."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 from condense.errors import UserError, unknown
@@ -27,7 +26,7 @@ class Regime:
     """The training itself."""
     statistics: str = "running"
     """What BatchNorm uses on the held-out images: proxy, running or batch."""
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     """What the networks of the space can be made smaller by, such as the cells of NAS-Bench-201."""
 
     def __post_init__(self) -> None:

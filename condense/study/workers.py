@@ -71,10 +71,11 @@ class Workers:
     device: str = "auto"
     """auto, cpu or cuda; auto takes a GPU where there is one."""
     workers: int | None = None
-    """Processes; 0 for none but this one. Default: one a core, eight on a GPU."""
+    """Processes; 0 for this process alone. Where there is no other default, one a core, or eight
+    on a GPU."""
     threads: int | None = None
-    """Threads of each process on a CPU. Default: the cores shared out, at most OMP_NUM_THREADS; one on a cluster;
-    as many as it has for this process."""
+    """Threads of each process on a CPU. Unless given, the cores shared out, at most OMP_NUM_THREADS;
+    one on a cluster; unchanged where this process works alone."""
     cluster: str | None = None
     """Use Ray instead: ray://HOST:PORT, auto (the cluster this machine belongs to) or local (one started here)."""
 
