@@ -20,6 +20,7 @@ FINISHED = (
     "condense.progress",
     "condense.randomness",
     "condense.report",
+    "condense.runs.evaluations",
     "condense.sets",
     "condense.training",
 )

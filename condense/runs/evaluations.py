@@ -111,6 +111,18 @@ def measure(
 
     Raises `UserError` for a damaged store and for a device or a cluster that is not there, and
     `Interrupted` on Ctrl-C and SIGTERM.
+
+    >>> from condense import Protocol
+    >>> from condense.data.catalogue import Source
+    >>> from condense.runs.shelf import Made, Selection, Shelf
+    >>> shelf, source = Shelf(folder=Path("shelf"), quiet=True), Source(name="digits")
+    >>> wanted, digits = Made(source=source, ipc=1, how=Selection(method="random")), source.load()
+    >>> condensed, run = shelf.made(wanted, digits), shelf.place(wanted, digits)
+    >>> bench = Evaluation.of(condensed, digits, "mlp", 3, Protocol(epochs=2), seed=0)
+    >>> measure(bench, [run], workers=Workers(workers=0), quiet=True).done
+    3
+    >>> [(row.network, row.score.sets, len(row.score.accuracies)) for row in rows(run, condensed)]
+    [('mlp', 1, 3)]
     """
     workers.check()
     kept = store is not None or all(_file(Path(run)) for run in runs)
@@ -138,7 +150,15 @@ def measure(
 def rows(run: str | Path, condensed: CondensedSet) -> list[Row]:
     """What was measured of the set `condensed` of a run folder (or the file in it); none elsewhere.
 
-    Raises `UserError` for a damaged store.
+    Raises `UserError` for a damaged store. The example of `measure` shows a row.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits = load_dataset("digits")
+    >>> few = select("random", digits, 1, preprocess=make_preprocess("standard", digits), seed=0)
+    >>> rows("nowhere", few)
+    []
     """
     file = _file(Path(run))
     if file is None or not file.exists():
