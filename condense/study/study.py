@@ -16,7 +16,9 @@ A time limit or an interrupt loses no finished trial. When a study is started ag
 tasks, it does those that are left, whatever stopped it before.
 """
 
+import time
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import closing
 from typing import Any, Generic, Protocol, TypeVar
 
 from condense.study.interrupt import Interrupted, stoppable
@@ -123,23 +125,21 @@ class Study(Generic[T]):
         1 {'square': 1}
         2 {'square': 4}
         """
-        left = self.left
+        left, began = self.left, time.monotonic()
         done = self.total - len(left)
         finished = trials(bench, left, workers)
-        with stoppable(minutes) as time_is_up:
-            try:
+        try:  # around the time limit, which may end at any moment
+            with stoppable(minutes) as time_is_up, closing(finished):
                 for trial in finished:
                     self.store.add(trial)
                     done += 1
                     report(done, trial)
                     if time_is_up():
                         break
-            except (KeyboardInterrupt, Interrupted):
-                if not time_is_up():
-                    stopped = f"stopped after {done} of {self.total}; {how_to_go_on}"
-                    raise Interrupted(stopped) from None
-            finally:
-                finished.close()
+        except (KeyboardInterrupt, Interrupted):
+            if minutes is None or time.monotonic() - began < 60 * minutes:
+                stopped = f"stopped after {done} of {self.total}; {how_to_go_on}"
+                raise Interrupted(stopped) from None
 
     def results(self) -> dict[T, dict[str, Any]]:
         """The results of the finished tasks, in the order of the tasks."""

@@ -90,11 +90,12 @@ class Workers:
     workers: int | None = None
     """The number of worker processes; with 0, the tasks run in this process.
 
-    Default: one for each core, or eight on a GPU."""
+    Where a command has no other default: one for each core, or eight on a GPU."""
     threads: int | None = None
     """Threads of each process on a CPU.
 
-    Default: an equal share of the cores, but at most OMP_NUM_THREADS; on a cluster one."""
+    Default: an equal share of the cores, but at most OMP_NUM_THREADS; on a cluster one; without
+    worker processes as many as this process has."""
     cluster: str | None = None
     """The Ray cluster to use in place of processes of this machine.
 
@@ -174,9 +175,13 @@ def carry_out(bench: Bench[T], task: T) -> Trial:
 
 
 def _here(bench: Bench[T], tasks: Sequence[T], workers: Workers) -> Generator[Trial, None, None]:
-    bench = bench.to(workers.place())
-    for task in tasks:
-        yield carry_out(bench, task)
+    bench, before = bench.to(workers.place()), torch.get_num_threads()
+    torch.set_num_threads(workers.threads or before)
+    try:
+        for task in tasks:
+            yield carry_out(bench, task)
+    finally:
+        torch.set_num_threads(before)
 
 
 # ---- worker processes of this machine
