@@ -264,7 +264,7 @@ def describe(
         "name": architecture.name,
         "parameters": architecture.parameters(shape, num_classes),
         "flops": architecture.flops(shape, num_classes),
-        **architecture.facts(),
+        **getattr(architecture, "facts", dict)(),  # what the space adds, if anything
     }
 
 

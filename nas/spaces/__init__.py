@@ -3,7 +3,7 @@
 A space is a module with `NAME`, `SIZE`, `architecture(key)` and `sample(count, seed)`, where a key
 is an index, an index as text, or a name. It also has the defaults of a search: `REGIME`,
 `REFERENCE_REGIME`, `SAMPLE` and `SCORE`. An architecture has `index`, `name`,
-`parameters(shape, num_classes)`, `flops(shape, num_classes)`, `facts()`, and
+`parameters(shape, num_classes)`, `flops(shape, num_classes)`, and
 `build(shape, num_classes, **sizes)`, which takes the sizes of the regime.
 """
 
@@ -12,7 +12,10 @@ from typing import Any
 
 from condense.errors import unknown
 
-SPACES = {"convnet720": "nas.spaces.convnet720", "nasbench201": "nas.spaces.nasbench201"}
+SPACES = {
+    "convnet720": "nas.spaces.convnet720",
+    "nasbench201": "nas.spaces.nasbench201",
+}
 """The module of each space, by its name."""
 
 

@@ -83,10 +83,6 @@ class ConvNet(ConvNetSpec):
         """The network, made by `condense.networks.build.build`."""
         return build(self.name, shape, num_classes)
 
-    def facts(self) -> dict[str, int]:
-        """Facts about the architecture beside its name and its costs: a ConvNet has none."""
-        return {}
-
     def _blocks(self, shape: Shape) -> Iterator[Shape]:
         """For each block, its input channels, and the height and width after its convolution."""
         padding = 2 * extra_padding(shape)
