@@ -27,7 +27,7 @@ from condense.networks.accelerate import joins_images
 from condense.networks.build import build
 from condense.runs.shelf import Made, Selection, Shelf
 from condense.sets.condensed import CondensedSet
-from condense.training.evaluate import check_belongs
+from condense.sets.provenance import check_belongs
 from continual.orders import of_classes
 
 FEATURE_EPOCHS = 20

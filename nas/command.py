@@ -11,10 +11,10 @@ from click.core import ParameterSource
 from condense.command.shared import Data, Printed, pairs, show_facts
 from condense.errors import UserError
 from condense.options import Command, Group, Heading, Part, SettingOption
-from nas.regime import Regime
 
 if TYPE_CHECKING:
     from condense.study.workers import Workers
+    from nas.regime import Regime
     from nas.search import SearchResult
 
 _BEST = 10

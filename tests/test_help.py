@@ -103,7 +103,7 @@ def test_a_recipe_is_printed_as_it_is_resolved() -> None:
     told = json.loads(run("recipes", "mtt", "--dataset", "digits", "--ipc", "1", "--json").output)
     assert told == json.loads(json.dumps(recipe_for("mtt", "digits", (1, 8, 8), 1).to_json()))
     text = run("recipes", "best").output
-    assert re.search(r"pool=3 +Networks trained on the real images", text)
+    assert re.search(r"pool=3 +The number of networks in a pool", text)
     assert "loss_scale=100.0" in text
 
 

@@ -16,7 +16,7 @@ from condense.settings import described, plain, read, replaced
 from condense.training.experts import Training
 from condense.training.train import Protocol
 from continual.plan import Plan as StreamPlan
-from nas.plan import REFERENCE_REGIMES, REGIMES
+from nas.spaces import SPACES, space
 from nas.training import Regime
 
 
@@ -88,7 +88,10 @@ def test_every_recipe_goes_through_json_and_back(name: str) -> None:
     assert from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
 
 
-@pytest.mark.parametrize("regime", [*REGIMES.values(), *REFERENCE_REGIMES.values()])
+REGIMES = [part for name in SPACES for part in (space(name).REGIME, space(name).REFERENCE_REGIME)]
+
+
+@pytest.mark.parametrize("regime", REGIMES)
 def test_every_regime_goes_through_json_and_back(regime: Regime) -> None:
     assert read(Regime, json.loads(json.dumps(plain(regime))), "a file") == regime
 

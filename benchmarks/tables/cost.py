@@ -23,7 +23,7 @@ from condense.device import pick_device, reset_peak_memory
 from condense.methods import METHODS
 from condense.methods.recipes import published_as
 from condense.report.figures import save_figure
-from condense.runs.run import rehearse
+from condense.runs.rehearsal import rehearse
 
 IPCS = {"smoke": (1,), "cpu": (1, 10, 50), "full": (1, 10, 50)}
 TURNS = {"smoke": 2, "cpu": 10, "full": 100}

@@ -145,7 +145,7 @@ def condense(
     been. A setting that is not given is the recipe's: `condensekit recipes paper` prints them.
     """
     from condense.methods import recipes
-    from condense.runs import run
+    from condense.runs import rehearsal, run
 
     if output.resume is not None:
         run.resume(output.resume)
@@ -165,7 +165,7 @@ def condense(
         "device": machine.device, "chunk": machine.chunk,
     }  # fmt: skip
     if output.dry_run or output.out is None:
-        show_facts(run.rehearse(real, **job), output.json)
+        show_facts(rehearsal.rehearse(real, **job), output.json)
         return
     run.condense(
         real, out=output.out, source=source, storage=output.storage,

@@ -19,7 +19,7 @@ from benchmarks.campaign import workplace
 from condense import CondensedSet, UserError
 from condense.methods.recipes import RECIPES
 from condense.runs.engine import Engine
-from nas.training import Bench, Task
+from nas.training import SearchBench, SearchTask
 
 SMOKE = ["--scale", "smoke"]
 FIRST = "digits-ipc1-scale100-seed0"
@@ -321,15 +321,15 @@ def test_the_campaign_ranks_architectures(tmp_path: Path, monkeypatch: pytest.Mo
     assert "the job nas-set has to be done first" in result.stderr
     assert run(campaign.main, *flags, "--only", "nas-set").exit_code == 0
 
-    trained, train = [], Bench.run
+    trained, train = [], SearchBench.run
 
-    def stopped(bench: Bench, task: Task) -> Any:
+    def stopped(bench: SearchBench, task: SearchTask) -> Any:
         trained.append(bench.keys.of(task))
         if len(trained) in (3, 12):
             raise KeyboardInterrupt
         return train(bench, task)
 
-    monkeypatch.setattr(Bench, "run", stopped)
+    monkeypatch.setattr(SearchBench, "run", stopped)
     for _ in range(2):
         result = run(campaign.main, *flags)
         assert result.exit_code == 130, result.stderr

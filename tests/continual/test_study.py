@@ -209,7 +209,9 @@ def test_a_run_is_complete_and_condenses_once(world, tmp_path, monkeypatch):
     last = [row for row in results.rows.values() if row.step == 4]
     assert all(sum(row.images) == len(world.dataset.test) for row in last)
 
-    monkeypatch.setattr("condense.runs.run.Engine.step", lambda *_: pytest.fail("condensed again"))
+    monkeypatch.setattr(
+        "condense.runs.engine.Engine.step", lambda *_: pytest.fail("condensed again")
+    )
     other = dataclasses.replace(PLAN, steps=2, methods=(TINY,), orders=1, repeats=1)
     run(world.dataset, other, tmp_path / "b", cache=tmp_path / "a" / "memories", quiet=True)
     (tmp_path / "b" / "trials.sqlite").unlink()
