@@ -96,7 +96,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
 def test_what_the_time_did_not_allow_is_said_and_done_later_by_workers(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    begin = ["continual", *QUICK, "--out", tmp_path / "run", "--minutes", "1e-9", "--json"]
+    begin = ["continual", *QUICK, "--out", tmp_path / "run", "--minutes", "1e-4", "--json"]
     code, out, errors = run(capsys, monkeypatch, *begin)
     assert code == 0
     assert json.loads(out)["random"]["final"] is None

@@ -183,7 +183,7 @@ def test_when_the_time_is_up_what_is_finished_is_reported(
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["left"] == part.left
     assert "still to be tested" in (tmp_path / "run" / "report.html").read_text()
-    again = resume(tmp_path / "run", minutes=1e-6, quiet=True)
+    again = resume(tmp_path / "run", minutes=1e-4, quiet=True)
     assert again.rows == part.rows
 
 
