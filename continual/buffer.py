@@ -41,6 +41,19 @@ class ClassMemory(ExemplarsBuffer):
     """The rows of one class, the most representative first.
 
     A smaller memory is therefore the beginning of a larger one.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> memory = select("random", digits, 4, preprocess=preprocess, seed=0)
+    >>> rows = preprocess.quantise(memory.per_class(3))
+    >>> transforms = TransformGroups({"train": None, "eval": None})
+    >>> of_class = ClassMemory(rows, 3, None, preprocess, transforms)
+    >>> of_class.resize(None, 2)
+    >>> len(of_class.buffer)
+    2
     """
 
     def __init__(
@@ -120,6 +133,16 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
 
     Raises `UserError` here, or when an experience comes, for: a budget below one image per class, a
     class that the set lacks, classes in another order, and streams of another shape or type.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> memory = select("random", digits, 4, preprocess=preprocess, seed=0)
+    >>> buffer = CondensedBuffer(memory, max_bytes=2000)  # 8 x 8 pixels an image
+    >>> buffer.max_size, buffer.sizes["images"]  # nothing is held before its experience
+    (31, 0)
     """
 
     def __init__(
@@ -262,6 +285,15 @@ class CondensedBufferWithLogits(CondensedBuffer):
     """A memory for DER and DER++: each sample carries logits.
 
     They are the model's at the end of the experience that the sample came with.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> memory = select("random", digits, 4, preprocess=preprocess, seed=0)
+    >>> CondensedBufferWithLogits(memory).max_size
+    40
     """
 
     def post_adapt(self, agent: Any, exp: Any) -> None:

@@ -31,6 +31,15 @@ class CondensedReplayPlugin(ReplayPlugin):
     """Replay of condensed images next to those of the current experience.
 
     It is used as `plugins=[CondensedReplayPlugin("runs/cifar100")]`.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> memory = select("random", digits, 4, preprocess=preprocess, seed=0)
+    >>> CondensedReplayPlugin(memory, max_size=20).storage_policy.max_size
+    20
     """
 
     def __init__(
@@ -75,6 +84,15 @@ class CondensedGDumb(GDumbPlugin):
     """GDumb: at each experience the model is trained from its first weights on the memory alone.
 
     This is how the papers on condensation measure memories.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> memory = select("random", digits, 4, preprocess=preprocess, seed=0)
+    >>> CondensedGDumb(memory).storage_policy.max_size
+    40
     """
 
     def __init__(self, source: Any, max_size: int | None = None, **options: Any) -> None:
@@ -88,6 +106,22 @@ class CondensedICaRL(ICaRL):
     """iCaRL with condensed exemplars.
 
     They are replayed and distilled, and the means of their features classify.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> memory = select("random", digits, 4, preprocess=preprocess, seed=0)
+    >>> from condense.networks.build import build
+    >>> network = build("convnet-d2-w8", digits.shape, 10)
+    >>> strategy = CondensedICaRL(
+    ...     buffer=CondensedBuffer(memory), feature_extractor=torch.nn.Flatten(),
+    ...     classifier=torch.nn.Linear(64, 10), train_mb_size=32, train_epochs=1,
+    ...     optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
+    ... )
+    >>> type(strategy).__name__
+    'CondensedICaRL'
     """
 
     def __init__(self, *, buffer: CondensedBuffer, **options: Any) -> None:
@@ -141,6 +175,10 @@ class ByProtocol(SupervisedPlugin):
 
     Each minibatch is augmented, and the learning rate falls to a tenth after half of the passes.
     For ER-ACE the minibatch of the memory is augmented too. MIR draws its own, which is not.
+
+    >>> plugin = ByProtocol(Protocol(epochs=20, augment="dsa-noflip"), seed=0)
+    >>> isinstance(plugin, SupervisedPlugin)
+    True
     """
 
     def __init__(self, protocol: Protocol, seed: int) -> None:
@@ -237,6 +275,24 @@ def build_strategy(
     """The strategy `name` of `STRATEGIES`, which trains `model` by `protocol`.
 
     Half of each batch is replayed from `memory`.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> memory = select("random", digits, 4, preprocess=preprocess, seed=0)
+    >>> from condense.networks.build import build
+    >>> network = build("convnet-d2-w8", digits.shape, 10)
+    >>> from avalanche.logging import TextLogger
+    >>> from avalanche.training.plugins import EvaluationPlugin
+    >>> evaluator = EvaluationPlugin(loggers=[TextLogger()])
+    >>> strategy = build_strategy(
+    ...     "er-ace", network, CondensedBuffer(memory), Protocol(epochs=1, batch=16), seed=0,
+    ...     device=torch.device("cpu"), evaluator=evaluator,
+    ... )
+    >>> strategy.train_mb_size, strategy.batch_size_mem
+    (16, 16)
     """
     optimizer = torch.optim.SGD(
         model.parameters(),

@@ -38,6 +38,9 @@ class RealImages(ClassBalancedBuffer):
     """Avalanche's class-balanced memory of real images.
 
     Avalanche's plugins call the memory's hook by its deprecated name, which here does not warn.
+
+    >>> RealImages(40).max_size
+    40
     """
 
     def update(self, strategy: Any, **kwargs: Any) -> None:
@@ -47,7 +50,20 @@ class RealImages(ClassBalancedBuffer):
 
 @dataclass(frozen=True, eq=False)
 class StreamBench:
-    """Everything that the streams of one method share (see `condense.study.workers.Bench`)."""
+    """Everything that the streams of one method share (see `condense.study.workers.Bench`).
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> plan = Plan(steps=5, methods=("class-balanced",), mode="replay")
+    >>> bench = StreamBench(
+    ...     plan=plan, dataset=digits, groups=[], memories=[], real_images=40,
+    ...     preprocess=preprocess, boards=Path("tensorboard"),
+    ... )
+    >>> bench.to(torch.device("cpu")).real_images
+    40
+    """
 
     plan: Plan
     dataset: Dataset

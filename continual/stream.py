@@ -26,6 +26,13 @@ class Prepare:
     """A transform of one image, uint8 [ch, H, W], to a float32 one: preprocessed, then augmented.
 
     It can be pickled, so that worker processes of a data loader can use it.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> Prepare(preprocess)(digits.train.pixels[0]).dtype
+    torch.float32
     """
 
     preprocess: Preprocess
@@ -50,6 +57,14 @@ def class_stream(
     are `[image, label, task 0]`, which all of Avalanche's strategies accept. `augment` is for
     training images only. Raises `UserError` if `steps` does not divide the number of classes, or if
     `order` does not name every class once.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> stream = class_stream(digits, 5, range(10), preprocess=preprocess)
+    >>> [experience.classes_in_this_experience for experience in stream.train_stream][:2]
+    [[0, 1], [2, 3]]
     """
     if sorted(order) != list(range(len(dataset.classes))):
         raise UserError(
