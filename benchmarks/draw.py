@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks import breakdown, nas, recipes, results, scale
 from benchmarks.tables import accuracy, cost, embedding, render
-from benchmarks.tables.cells import Found
+from benchmarks.tables.entries import EntryResult
 from benchmarks.tables.lines import SCALES
 from condense.errors import unknown
 from condense.files import read_json
@@ -95,7 +95,7 @@ def _table(folder: Path, name: str, document: Document) -> None:
     for entry in table.entries:
         one = kept[entry.row, entry.column]
         score = one["score"] and Score(tuple(one["score"]["accuracies"]), one["score"]["sets"])
-        found[entry] = Found(score, one["missing_sets"], one["failed"])
+        found[entry] = EntryResult(score, one["missing_sets"], one["failed"])
     render.draw(folder / f"{name}.png", table, found)
 
 

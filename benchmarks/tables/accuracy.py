@@ -5,8 +5,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from benchmarks.tables import published
-from benchmarks.tables.cells import Entry, Trained
-from benchmarks.tables.lines import POOLS, SETTINGS, Line, Scale, main_lines, sets_of, trained_of
+from benchmarks.tables.bench import Trained
+from benchmarks.tables.entries import Entry
+from benchmarks.tables.lines import (
+    POOLS,
+    SETTINGS,
+    Line,
+    TableScale,
+    main_lines,
+    sets_of,
+    trained_of,
+)
 from condense.data.catalogue import Source
 from condense.methods import METHODS
 from condense.methods.recipes import published_as
@@ -69,7 +78,7 @@ _CROSS = {
 _AT_TEN = {"smoke": ("digits", 1), "cpu": ("cifar10", 10), "full": ("cifar10", 10)}
 
 
-def main(scale: Scale) -> Table:
+def main(scale: TableScale) -> Table:
     """Accuracy by method, dataset and images per class."""
     entries = []
     for dataset, ipc in _MAIN[scale.name]:
@@ -96,7 +105,7 @@ def main(scale: Scale) -> Table:
     )
 
 
-def order(scale: Scale) -> Table:
+def order(scale: TableScale) -> Table:
     """The order of the main claims, by enough sets to tell: rows and sets of the main table, twice as many of each."""
     dataset, ipc = _AT_TEN[scale.name]
     scale, source = dataclasses.replace(scale, seeds=2 * scale.seeds), Source(name=dataset)
@@ -129,7 +138,7 @@ def order(scale: Scale) -> Table:
     )
 
 
-def high_resolution(scale: Scale) -> Table:
+def high_resolution(scale: TableScale) -> Table:
     """Random, DM and DataDAM on ImageNet and its subsets."""
     lines: dict[str, Line | str] = {
         "random": "standard",
@@ -153,7 +162,7 @@ def high_resolution(scale: Scale) -> Table:
     )
 
 
-def cross(scale: Scale) -> Table:
+def cross(scale: TableScale) -> Table:
     """Sets made with one architecture, networks of another trained on them."""
     source, ipc, methods, epochs, batch, vgg = _CROSS[scale.name]
     scale = dataclasses.replace(
@@ -216,7 +225,7 @@ _STARTS = {
 """K-center looks through a network trained on all real images, which takes a CPU 20 minutes a set."""
 
 
-def ablation(scale: Scale) -> Table:
+def ablation(scale: TableScale) -> Table:
     """DataDAM with one thing changed at a time."""
     dataset, ipc = _AT_TEN[scale.name]
     # Two dozen sets a seed: at the `cpu` scale with a smaller network, which judges them too.
@@ -271,12 +280,12 @@ def ablation(scale: Scale) -> Table:
     )
 
 
-def _stage(percent: int, scale: Scale) -> dict[str, Any]:
+def _stage(percent: int, scale: TableScale) -> dict[str, Any]:
     """Networks between `percent` and 20 % more of their training."""
     return POOLS[scale.name] | {"pool_from": percent / 100, "pool_to": (percent + 20) / 100}
 
 
-def _ablated(changes: dict[str, Any], scale: Scale, source: Source, ipc: int) -> Any:
+def _ablated(changes: dict[str, Any], scale: TableScale, source: Source, ipc: int) -> Any:
     return sets_of(
         Line(recipe="paper", changes=SCALE_100.changes | changes), "ablation", scale, source, ipc
     )

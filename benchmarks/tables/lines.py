@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.tables.cells import Trained
+from benchmarks.tables.bench import Trained
 from condense import Protocol, Recipe, recipe_for
 from condense.data.catalogue import Source
 from condense.data.folders import IMAGENET_SUBSETS
@@ -83,7 +83,7 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scale:
+class TableScale:
     """How much is done. The full scale is the papers' own: every recipe as published, five sets, 20 networks each."""
 
     name: str
@@ -97,13 +97,13 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(
+    "smoke": TableScale(
         name="smoke", seeds=2, repeats=1, epochs=2, network="convnet-d2-w8", feature_epochs=2
     ),
-    "cpu": Scale(
+    "cpu": TableScale(
         name="cpu", seeds=4, repeats=1, epochs=200, network="convnet-w64", feature_epochs=2
     ),
-    "full": Scale(
+    "full": TableScale(
         name="full", seeds=5, repeats=20, epochs=1000, network="convnet", feature_epochs=50
     ),
 }
@@ -133,7 +133,7 @@ def main_lines(dataset: str) -> dict[str, Line | str]:
     return lines
 
 
-def recipe_of(line: Line, name: str, scale: Scale, source: Source, ipc: int) -> Recipe:
+def recipe_of(line: Line, name: str, scale: TableScale, source: Source, ipc: int) -> Recipe:
     """The recipe of a line, cut down to the scale."""
     size = source.resolution or SIZES.get(source.name, 32)
     published = recipe_for(line.recipe, source.name, (3, size, size), ipc)
@@ -145,7 +145,7 @@ def recipe_of(line: Line, name: str, scale: Scale, source: Source, ipc: int) -> 
 
 
 def sets_of(
-    line: Line | str, name: str, scale: Scale, source: Source, ipc: int
+    line: Line | str, name: str, scale: TableScale, source: Source, ipc: int
 ) -> tuple[Made, ...]:
     """The sets of a line, one a seed."""
     how: Recipe | Selection
@@ -162,7 +162,7 @@ def sets_of(
     return tuple(Made(source=source, ipc=ipc, seed=seed, how=how) for seed in range(scale.seeds))
 
 
-def trained_of(scale: Scale, source: Source) -> Trained:
+def trained_of(scale: TableScale, source: Source) -> Trained:
     """How every set is judged: the training of DC, DSA and DM with the scale's number of passes."""
     protocol = Protocol(epochs=scale.epochs, augment=protocol_for("dm", source.name).augment)
     return Trained(network=scale.network, protocol=protocol, repeats=scale.repeats)
