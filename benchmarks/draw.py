@@ -12,7 +12,7 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks import breakdown, nas, recipes, results, scale
+from benchmarks import breakdown, nas_figures, recipes, results, scale
 from benchmarks.tables import accuracy, cost, embedding, render
 from benchmarks.tables.entries import EntryResult
 from benchmarks.tables.lines import SCALES
@@ -73,7 +73,7 @@ def ranking_of(document: Document) -> Ranking:
 
 def _nas(folder: Path, name: str, document: Document) -> None:
     ranking = ranking_of(document)
-    nas.forest(folder / f"{name}.png", ranking)
+    nas_figures.forest(folder / f"{name}.png", ranking)
     for proxy in ranking.trainings:
         scatter(folder / f"{name}_{proxy.replace(':', '-')}.png", ranking, proxy)
     if "passes" in document:
@@ -81,7 +81,7 @@ def _nas(folder: Path, name: str, document: Document) -> None:
             proxy: [Estimate(**{key: _number(value) for key, value in one.items()}) for one in rhos]
             for proxy, rhos in document["passes"].items()
         }
-        nas.curve(folder / f"{name}_curve.png", ranking, passes)
+        nas_figures.curve(folder / f"{name}_curve.png", ranking, passes)
 
 
 def _number(value: float | None) -> float:

@@ -11,35 +11,11 @@ torch.Size([20, 1, 8, 8])
 >>> scores = evaluate(condensed, digits, "convnet-d2-w16", repeats=2, protocol=protocol)
 >>> scores["convnet-d2-w16"].mean > 0.2
 True
+
+The names are listed in `__init__.pyi`; each is imported when it is first used, so that
+`import condense` alone is quick and loads no torch.
 """
 
-from condense.data.catalogue import load_dataset
-from condense.data.images import Dataset, Images
-from condense.errors import UserError
-from condense.methods.base import Recipe
-from condense.methods.recipes import RECIPES, recipe_for
-from condense.runs.run import condense, resume
-from condense.sets.condensed import CondensedSet
-from condense.training.evaluate import evaluate
-from condense.training.score import Score
-from condense.training.train import Protocol
+import lazy_loader
 
-resolve = recipe_for
-"""The name that `recipe_for` had before."""
-
-__all__ = [
-    "RECIPES",
-    "CondensedSet",
-    "Dataset",
-    "Images",
-    "Protocol",
-    "Recipe",
-    "Score",
-    "UserError",
-    "condense",
-    "evaluate",
-    "load_dataset",
-    "recipe_for",
-    "resolve",
-    "resume",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,19 +1,22 @@
 """How many cores this process may use, and how its threads wait.
 
-Threads of OpenMP spin while they wait for work, unless they are told to sleep. Alone on a machine, spinning saves a
-little; beside one busy process a step takes sixteen times as long, since each parallel loop waits for a thread that
-has no core. OpenMP reads how to wait when its library loads, so this has to be said before torch is imported.
+By default, OpenMP's threads spin while they wait for work. On an idle machine, spinning saves a
+little time. Beside one other busy process, however, a step takes sixteen times as long, because
+each parallel loop waits for a thread that has no core. OpenMP reads this setting when its library
+is loaded, so it must be set before torch is imported.
 """
 
 import os
 from collections.abc import Mapping
 
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
-"""What tells threads to sleep while they wait: the standard's variable, and that of GNU's library."""
+"""The variables that make waiting threads sleep: that of OpenMP, and that of GNU's library."""
 
 
 def passive_unless_set(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What has to be added to `environment` so that threads wait passively; nothing where the user has chosen.
+    """The variables to add to `environment` so that threads sleep while they wait.
+
+    There are none if the user has already set one of them.
 
     >>> passive_unless_set({})
     {'OMP_WAIT_POLICY': 'PASSIVE', 'GOMP_SPINCOUNT': '0'}
@@ -24,12 +27,30 @@ def passive_unless_set(environment: Mapping[str, str] = os.environ) -> dict[str,
 
 
 def wait_passively() -> None:
-    """Tell the threads of this process to sleep while they wait. It has an effect before torch is imported only."""
+    """Let the threads of this process sleep while they wait, unless the user has chosen.
+
+    It has an effect only before torch is imported. Processes started from this one inherit it.
+
+    >>> wait_passively()
+    >>> any(name in os.environ for name in PASSIVE)
+    True
+    """
     os.environ.update(passive_unless_set())
 
 
+def waits_passively(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether `environment` tells threads to sleep while they wait.
+
+    >>> waits_passively(PASSIVE), waits_passively({})
+    (True, False)
+    """
+    if (spins := environment.get("GOMP_SPINCOUNT")) is not None:
+        return spins.strip() == PASSIVE["GOMP_SPINCOUNT"]
+    return environment.get("OMP_WAIT_POLICY", "").strip().upper() == "PASSIVE"
+
+
 def cores() -> int:
-    """The number of cores this process may use.
+    """The number of cores that this process may use.
 
     >>> cores() >= 1
     True

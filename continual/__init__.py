@@ -1,66 +1,27 @@
 """Class-incremental learning with condensed memories, in Avalanche.
 
->>> from continual import CondensedBuffer, class_stream
+>>> from continual import CondensedBuffer  # doctest: +SKIP
 >>> ReplayPlugin(  # doctest: +SKIP
 ...     mem_size=2000, storage_policy=CondensedBuffer("runs/cifar100", max_size=2000)
 ... )
 
-Avalanche takes seconds to import and may be absent: each name here is imported when it is first used. The protocol
-that trains from scratch (`continual.protocol`) needs no Avalanche.
+Avalanche takes seconds to import and may not be installed. The names are listed in `__init__.pyi`;
+each is imported when it is first used. Runs that train from scratch (`continual.study`) do not need
+Avalanche.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import lazy_loader
 
 from condense.errors import UserError
 
-if TYPE_CHECKING:
-    from continual.buffer import CondensedBuffer, CondensedBufferWithLogits
-    from continual.memories import Online
-    from continual.orders import class_order, of_classes, split
-    from continual.plan import Plan
-    from continual.plugins import CondensedGDumb, CondensedICaRL, CondensedReplayPlugin
-    from continual.stream import class_stream
-    from continual.study import resume, run
-
-_HOMES = {
-    "CondensedBuffer": "buffer",
-    "CondensedBufferWithLogits": "buffer",
-    "CondensedGDumb": "plugins",
-    "CondensedICaRL": "plugins",
-    "CondensedReplayPlugin": "plugins",
-    "Online": "memories",
-    "Plan": "plan",
-    "class_order": "orders",
-    "class_stream": "stream",
-    "of_classes": "orders",
-    "resume": "study",
-    "run": "study",
-    "split": "orders",
-}
-
-__all__ = [
-    "CondensedBuffer",
-    "CondensedBufferWithLogits",
-    "CondensedGDumb",
-    "CondensedICaRL",
-    "CondensedReplayPlugin",
-    "Online",
-    "Plan",
-    "class_order",
-    "class_stream",
-    "of_classes",
-    "resume",
-    "run",
-    "split",
-]
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return getattr(import_module(f"continual.{_HOMES[name]}"), name)
+        return _load(name)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "avalanche":
             raise

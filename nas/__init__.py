@@ -1,5 +1,10 @@
-"""Architecture search with a condensed proxy set: spaces, references, rankings and the trainings behind them."""
+"""Architecture search with a condensed proxy set: spaces, references, rankings and their trainings.
 
-from nas.spaces import SPACES, space
+>>> from nas import SPACES
+>>> sorted(SPACES)
+['convnet720', 'nasbench201']
+"""
 
-__all__ = ["SPACES", "space"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

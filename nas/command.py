@@ -1,187 +1,257 @@
 """The `nas` command and what is below it: parse, call, print; no logic."""
 
 import json
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from condense.command.shared import Data, Printed, pairs, show_facts
 from condense.errors import UserError
-from condense.options import (
-    config_option,
-    device_option,
-    find_source,
-    json_option,
-    options,
-    pairs,
-    place_options,
-    seed_option,
-    show_facts,
-)
+from condense.options import Command, Group, Heading, Part, SettingOption
+from nas.regime import Regime
 
 if TYPE_CHECKING:
     from condense.study.workers import Workers
-    from nas.search import Found
+    from nas.search import SearchResult
 
 _BEST = 10
 """Architectures printed; the files have all."""
-_RESUMABLE = {"resume", "workers", "threads", "device", "cluster", "minutes", "as_json"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Space:
+    """The space that architectures are from.
+
+    >>> Space(space="convnet720").name()
+    'convnet720'
+    """
+
+    space: str | None = None
+    """`nasbench201` (15,625 cells) or `convnet720` (the 720 ConvNets)."""
+
+    def name(self) -> str:
+        """Its name, once it is known to be one; a `UserError` where it is missing or unknown."""
+        from nas.spaces import SPACES, space
+
+        if self.space is None:
+            raise UserError(f"--space is missing: {' or '.join(sorted(SPACES))}")
+        space(self.space)
+        return self.space
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trainings(Space):
+    """Which architectures are trained, how often, and how.
+
+    >>> Trainings(space="nasbench201", set=("lr=0.1",)).seeds
+    3
+    """
+
+    sample: int | None = None
+    """Architectures; 0 for all.  [default: 100 of nasbench201, 144 of convnet720]"""
+    seeds: int = 3
+    """Trainings of each architecture on each proxy; scores are means."""
+    seed: int = 0
+    """Every random number follows from it."""
+    held_out: int = 5000
+    """Training images set apart to score by."""
+    epochs: int | None = None
+    """Passes over the images; the space's unless given (docs/nas.md)."""
+    set: tuple[str, ...] = ()
+    """Any other setting of a training as KEY=VALUE: lr, batch, augment, statistics, cells, width,
+    ...; may be repeated."""
+
+    def regime(self, usual: str) -> "Regime":
+        """How they are trained: as the space's `usual` regime says, changed by what was given."""
+        from nas.plan import change
+        from nas.spaces import space
+
+        changes = dict[str, Any](pairs(self.set))
+        if self.epochs is not None:
+            changes["epochs"] = self.epochs
+        return change(getattr(space(self.name()), usual), **changes)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """What architectures are trained on, and what ranks them.
+
+    >>> Judged().proxy
+    ('random',)
+    """
+
+    proxy: tuple[str, ...] = ("random",)
+    """What to train on: a condensed set's path, random[:IPC], early-stop[:STEPS] or whole[:IMAGES];
+    may be repeated. Without a number: as large as the first condensed set, else 50 images per
+    class."""
+    by: str | None = None
+    """Column that ranks, such as 'random summed_loss'.  [default: the first proxy's;
+    docs/nas.md]"""
+    reference: Path | None = None
+    """Table of true accuracies to check the ranking by.  [default: SPACE.csv.gz in --data-dir, if
+    it is there]"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Truth:
+    """How many real images make the truth.
+
+    >>> Truth().images is None
+    True
+    """
+
+    images: int | None = None
+    """Real training images, stratified.  [default: all that are not held out]"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """Where trainings are kept, and how long this session lasts.
+
+    >>> Session(minutes=30).json
+    False
+    """
+
+    minutes: float | None = None
+    """Stop after that long; what is finished is kept, `--resume` goes on."""
+    out: Path | None = None
+    """Folder of the trainings, made here.  [default: runs/nas-SPACE or runs/reference-SPACE]"""
+    store: Path | None = None
+    """SQLite file of trainings to share with other searches."""
+    resume: Path | None = None
+    """Go on with the search, or the reference, in this folder."""
+    json: bool = False
+    """Print one JSON document on stdout, for machines."""
+
+
+_DATA = Part(kind=Data, heading=Heading.WHAT, leave=("hold_out",), defaults={"dataset": "cifar10"})
+_TRAINED = {
+    "space": Heading.WHAT,
+    "held_out": Heading.JUDGED,
+    "epochs": Heading.TRAINED,
+    "set": Heading.TRAINED,
+}
+_WORKERS = Part(kind="condense.study.workers:Workers", heading=Heading.WHERE)
+_RESUMABLE = {"resume", "workers", "threads", "device", "cluster", "minutes", "json"}
 """What may change from one session of a search to the next."""
 
-_space_option = click.option(
-    "--space", "space_name", help="nasbench201 (15,625 cells) or convnet720 (the 720 ConvNets)."
-)
-_training_options = options(
-    click.option("--dataset", default="cifar10", show_default=True, help="Name (see `data --list`), folder:PATH, or .npz file."),
-    place_options,
-    click.option("--sample", type=int, help="Architectures; 0 for all.  [default: 100 of nasbench201, 144 of convnet720]"),
-    seed_option,
-    click.option("--epochs", type=int, help="Passes over the images; default: the space's (docs/nas.md)."),
-    click.option(
-        "--set", "settings", multiple=True, metavar="KEY=VALUE",
-        help="Any other setting of a training: lr, batch, augment, statistics, cells, width, ...; may be repeated.",
-    ),
-    click.option("--held-out", default=5000, show_default=True, help="Training images set apart to score by."),
-    click.option("--store", type=click.Path(), help="SQLite file of trainings to share with other searches."),
-)  # fmt: skip
-_engine_options = options(
-    device_option,
-    click.option(
-        "--workers",
-        type=int,
-        help="Processes; 0 for none but this.  [default: one a core, eight on a GPU]",
-    ),
-    click.option(
-        "--threads", type=int, help="Threads of each on a CPU.  [default: the cores shared out]"
-    ),
-    click.option(
-        "--cluster",
-        help="Train on Ray instead: ray://HOST:PORT, auto (this machine's cluster) or local.",
-    ),
-    click.option(
-        "--minutes",
-        type=float,
-        help="Stop after that long; what is finished is kept, --resume goes on.",
-    ),
-)
 
-
-@click.group(invoke_without_command=True)
-@config_option
-@_space_option
-@click.option(
-    "--proxy",
-    "proxies",
-    multiple=True,
-    default=["random"],
-    help="What to train on: a condensed set's path, random[:IPC], early-stop[:STEPS] or whole[:IMAGES]; may be repeated. "
-    "Without a number: as large as the first condensed set, else 50 images per class.  [default: random]",
+@click.group(
+    cls=Group,
+    invoke_without_command=True,
+    parts={
+        "data": _DATA,
+        "trainings": Part(kind=Trainings, heading=Heading.HOW_MUCH, elsewhere=_TRAINED),
+        "judged": Part(kind=Judged, heading=Heading.JUDGED, elsewhere={"proxy": Heading.WHAT}),
+        "workers": _WORKERS,
+        "session": Part(kind=Session, heading=Heading.OUTPUT, elsewhere={"minutes": Heading.WHERE}),
+    },
 )
-@_training_options
-@click.option(
-    "--seeds",
-    default=3,
-    show_default=True,
-    help="Trainings of each architecture on each proxy; scores are means.",
-)
-@click.option(
-    "--by",
-    help="Column that ranks, such as 'random summed_loss'.  [default: the first proxy's; docs/nas.md]",
-)
-@click.option(
-    "--reference",
-    type=click.Path(),
-    help="Table of true accuracies to check the ranking by.  [default: SPACE.csv.gz in --data-dir, if it is there]",
-)
-@_engine_options
-@click.option(
-    "--out", type=click.Path(), help="Folder of the search, made here.  [default: runs/nas-SPACE]"
-)
-@click.option(
-    "--resume", type=click.Path(), help="Go on with the search, or the reference, in this folder."
-)
-@json_option
 @click.pass_context
-def nas(context: click.Context, **flags: Any) -> None:
-    """Rank architectures by training them on a proxy set, and say how far that ranking can be trusted.
+def nas(
+    context: click.Context,
+    data: Data,
+    trainings: Trainings,
+    judged: Judged,
+    workers: "Workers",
+    session: Session,
+) -> None:
+    """Rank architectures by training them on a proxy set, and say how far to trust the ranking.
 
     \b
     condensekit nas --space nasbench201 --data-dir DIR
-    condensekit nas --space convnet720 --proxy runs/c10-ipc50 --proxy random --proxy early-stop --reference FILE --out runs/nas
+    condensekit nas --space convnet720 --proxy runs/c10-ipc50 --proxy random --proxy early-stop \\
+        --reference FILE --out runs/nas
     condensekit nas --resume runs/nas
     condensekit nas show runs/nas
     condensekit nas arch 6111 --space nasbench201
 
-    Every ranking stands beside what costs nothing (parameters, FLOPs, synflow, ...): a proxy that does not beat them is of
-    no use. A search can be stopped or killed at any time; every finished training is kept. The folder then holds
-    ranking.csv and ranking.json, report.html, and a scatter plot of each proxy against the truth.
+    Every ranking stands beside what costs nothing (parameters, FLOPs, synflow, ...): a proxy that
+    does not beat them is of no use. A search can be stopped or killed at any time; every finished
+    training is kept. The folder then holds ranking.csv and ranking.json, report.html, and a scatter
+    plot of each proxy against the truth.
     """
-    given = {
-        name for name in flags if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    }
+    from nas import search
+
+    given = _given(context)
     if context.invoked_subcommand:
         if given:
-            told = ", ".join(sorted(_flag(context, name) for name in given))
-            raise UserError(f"{told} stands before `{context.invoked_subcommand}`: write it after")
-    elif flags["resume"]:
-        if fixed := sorted(_flag(context, name) for name in given - _RESUMABLE):
+            flags = ", ".join(sorted(given.values()))
+            raise UserError(f"{flags} stands before `{context.invoked_subcommand}`: write it after")
+    elif session.resume:
+        if fixed := sorted(flag for name, flag in given.items() if name not in _RESUMABLE):
             raise UserError(
-                f"{', '.join(fixed)} cannot change in a search that is under way: leave it out or start another"
+                f"{', '.join(fixed)} cannot change in a search that is under way: "
+                "leave it out or start another"
             )
-        _resume(**{name: value for name, value in flags.items() if name in _RESUMABLE})
+        found = search.resume(
+            session.resume, workers=workers, minutes=session.minutes, quiet=session.json
+        )
+        _tell(found, session.json)
     else:
-        _search(**{name: value for name, value in flags.items() if name != "resume"})
+        job = _job(data, trainings, trainings.regime("REGIME"), session)
+        found = search.search(
+            workers=workers,
+            proxies=judged.proxy,
+            by=judged.by,
+            reference=judged.reference,
+            out=session.out or f"runs/nas-{trainings.space}",
+            **job,
+        )
+        _tell(found, session.json)
 
 
-def _search(
-    *,
-    space_name: str | None,
-    proxies: tuple[str, ...],
-    by: str | None,
-    reference: str | None,
-    as_json: bool,
-    **flags: Any,
+def _given(context: click.Context) -> dict[str, str]:
+    """The options that the user wrote on the command line: flags by name."""
+    return {
+        str(param.name): param.opts[0]
+        for param in context.command.get_params(context)
+        if isinstance(param, SettingOption)
+        and context.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
+    }
+
+
+def _job(data: Data, trainings: Trainings, regime: "Regime", session: Session) -> dict[str, Any]:
+    """What a search and a reference run are called with alike."""
+    source = data.source()
+    return {
+        "dataset": source.load(download=data.download),
+        "source": source,
+        "space_name": trainings.name(),
+        "sample": trainings.sample,
+        "seeds": trainings.seeds,
+        "seed": trainings.seed,
+        "held_out": trainings.held_out,
+        "store": session.store,
+        "regime": regime,
+        "minutes": session.minutes,
+        "quiet": session.json,
+    }
+
+
+@nas.command(
+    cls=Command,
+    parts={
+        "data": _DATA,
+        "trainings": Part(
+            kind=Trainings, heading=Heading.HOW_MUCH, elsewhere=_TRAINED, defaults={"seeds": 1}
+        ),
+        "truth": Part(kind=Truth, heading=Heading.HOW_MUCH),
+        "workers": _WORKERS,
+        "session": Part(
+            kind=Session,
+            heading=Heading.OUTPUT,
+            elsewhere={"minutes": Heading.WHERE},
+            leave=("resume",),
+        ),
+    },
+)
+def reference(
+    data: Data, trainings: Trainings, truth: Truth, workers: "Workers", session: Session
 ) -> None:
-    from nas.search import search
-
-    found = search(
-        proxies=proxies,
-        by=by,
-        reference=reference,
-        **_job("REGIME", "nas", space_name=space_name, as_json=as_json, **flags),
-    )
-    _tell(found, as_json)
-
-
-def _resume(*, resume: str, minutes: float | None, as_json: bool, **flags: Any) -> None:
-    from nas.search import resume as go_on
-
-    _tell(go_on(resume, workers=_workers(**flags), minutes=minutes, quiet=as_json), as_json)
-
-
-@nas.command()
-@config_option
-@_space_option
-@_training_options
-@click.option(
-    "--seeds",
-    default=1,
-    show_default=True,
-    help="Trainings of each architecture; the table has their means.",
-)
-@click.option(
-    "--images",
-    type=int,
-    help="Real training images, stratified.  [default: all that are not held out]",
-)
-@_engine_options
-@click.option(
-    "--out",
-    type=click.Path(),
-    help="Folder of the trainings, made here.  [default: runs/reference-SPACE]",
-)
-@json_option
-def reference(space_name: str | None, images: int | None, as_json: bool, **flags: Any) -> None:
     """Train architectures on real images and test them: the truth that searches are judged by.
 
     \b
@@ -191,127 +261,75 @@ def reference(space_name: str | None, images: int | None, as_json: bool, **flags
 
     A search needs the truth of every architecture it ranks: give both the same --sample and --seed.
     """
-    from nas.search import train_reference
+    from nas import search
 
-    job = _job("REFERENCE_REGIME", "reference", space_name=space_name, as_json=as_json, **flags)
-    _tell(train_reference(images=images, **job), as_json)
+    job = _job(data, trainings, trainings.regime("REFERENCE_REGIME"), session)
+    out = session.out or f"runs/reference-{trainings.space}"
+    _tell(
+        search.train_reference(workers=workers, images=truth.images, out=out, **job), session.json
+    )
 
 
-@nas.command()
+@nas.command(cls=Command, parts={"output": Part(kind=Printed, heading=Heading.OUTPUT)})
 @click.argument("folder", type=click.Path())
-@json_option
-def show(folder: str, as_json: bool) -> None:
+def show(folder: str, output: Printed) -> None:
     """Say how far a search is and what it has found so far; it may be running."""
     from nas.search import show as look
 
-    _tell(look(folder), as_json)
+    _tell(look(folder), output.json)
 
 
-@nas.command()
+@nas.command(
+    cls=Command,
+    parts={
+        "space": Part(kind=Space, heading=Heading.WHAT),
+        "output": Part(kind=Printed, heading=Heading.OUTPUT),
+    },
+)
 @click.argument("key")
-@_space_option
-@json_option
-def arch(key: str, space_name: str | None, as_json: bool) -> None:
+def arch(key: str, space: Space, output: Printed) -> None:
     """Describe an architecture by its index or name, for images of 32 px and 10 classes.
 
-    FLOPs are multiply-adds; `isomorph` is the smallest index of a cell that computes the same function.
+    FLOPs are multiply-adds; `isomorph` is the smallest index of a cell that computes the same
+    function.
     """
     from nas.search import describe
 
-    show_facts(describe(_known(space_name), key), as_json)
+    show_facts(describe(space.name(), key), output.json)
 
 
-@nas.command()
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conversion:
+    """Where the table of NAS-Bench-201 goes, and whether the file it is made of may be loaded.
+
+    >>> Conversion().trust_pickle
+    False
+    """
+
+    trust_pickle: bool = False
+    """Load the file, a pickle: it can run any code. Only if you trust its source."""
+    out: Path = Path("nasbench201.csv.gz")
+    """Table to write."""
+
+
+@nas.command(cls=Command, parts={"conversion": Part(kind=Conversion, heading=Heading.OUTPUT)})
 @click.argument("official", type=click.Path())
-@click.option(
-    "--trust-pickle",
-    is_flag=True,
-    help="Load the file, a pickle: it can run any code. Only if you trust its source.",
-)
-@click.option(
-    "--out",
-    default="nasbench201.csv.gz",
-    show_default=True,
-    type=click.Path(),
-    help="Table to write.",
-)
-def convert(official: str, trust_pickle: bool, out: str) -> None:
+def convert(official: str, conversion: Conversion) -> None:
     """Turn NAS-Bench-201's official .pth file, once, into the compact table that searches read.
 
     \b
-    condensekit nas convert NAS-Bench-201-v1_1-096897.pth --trust-pickle --out DIR/nasbench201.csv.gz
+    condensekit nas convert NAS-Bench-201-v1_1-096897.pth --trust-pickle \\
+        --out DIR/nasbench201.csv.gz
     """
     from nas.reference import convert as turn
 
-    turn(official, out, trust_pickle=trust_pickle)
-    click.echo(out)
+    turn(official, conversion.out, trust_pickle=conversion.trust_pickle)
+    click.echo(conversion.out)
 
 
-def _flag(context: click.Context, name: str) -> str:
-    return next(param.opts[0] for param in context.command.params if param.name == name)
-
-
-def _known(space_name: str | None) -> str:
-    """The name of a space, once it is known to be one."""
-    from nas.spaces import SPACES, space
-
-    if space_name is None:
-        raise UserError(f"--space is missing: {' or '.join(sorted(SPACES))}")
-    space(space_name)
-    return space_name
-
-
-def _job(
-    regime_name: str,
-    kind: str,
-    *,
-    space_name: str | None,
-    dataset: str,
-    data_dir: str | None,
-    resolution: int | None,
-    download: bool,
-    epochs: int | None,
-    settings: tuple[str, ...],
-    device: str,
-    workers: int | None,
-    threads: int | None,
-    cluster: str | None,
-    out: str | None,
-    as_json: bool,
-    **plain: Any,
-) -> dict[str, Any]:
-    """What a search and a reference run are told alike; `plain` as it is."""
-    from nas.plan import change
-    from nas.spaces import space
-
-    name = _known(space_name)
-    changes: dict[str, Any] = pairs(settings)
-    regime = change(
-        getattr(space(name), regime_name),
-        **(changes if epochs is None else changes | {"epochs": epochs}),
-    )
-    where = _workers(device=device, workers=workers, threads=threads, cluster=cluster)
-    source = find_source(dataset, data_dir, resolution)
-    return {
-        "dataset": source.load(download=download),
-        "space_name": name,
-        "regime": regime,
-        "source": source,
-        "workers": where,
-        "out": out or f"runs/{kind}-{name}",
-        "quiet": as_json,
-        **plain,
-    }
-
-
-def _workers(**flags: Any) -> "Workers":
-    from condense.study.workers import Workers
-
-    return Workers(**flags)
-
-
-def _tell(found: "Found", as_json: bool) -> None:
-    """Print what was found: how far each score can be trusted, the best, what one should know, the files."""
+def _tell(found: "SearchResult", as_json: bool) -> None:
+    """Print what was found: how far each score can be trusted, the best, what one should know, the
+    files."""
     from nas.report import AGREEMENT_HEADERS, agreement_rows
 
     names = ("ranking.csv", "ranking.json", "report.html", "reference.csv")
@@ -330,7 +348,8 @@ def _tell(found: "Found", as_json: bool) -> None:
     click.echo(f"{found.done} of {found.total} trainings done")
     if ranking is not None and ranking.agreements:
         click.echo(
-            f"\nagreement with the true test accuracy of {len(ranking)} architectures, 95 % intervals"
+            f"\nagreement with the true test accuracy of {len(ranking)} architectures, "
+            "95 % intervals"
         )
         single = {name: found for name, found in ranking.agreements.items() if " + " not in name}
         _table(AGREEMENT_HEADERS, agreement_rows(single))

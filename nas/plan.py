@@ -7,23 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from condense.data.catalogue import Source
-from condense.errors import UserError, unknown
+from condense.errors import unknown
 from condense.sets.provenance import version
-from condense.settings import replaced, whole_number
+from condense.settings import plain, read_text, read_value, replaced, within
 from condense.study.record import Record
 from condense.training.train import Protocol
 from nas.proxies import FREE
 from nas.reference import Reference, load
 from nas.regime import Regime
 from nas.spaces import space
-from nas.training import Keys, Task
+from nas.training import Keys, SearchTask
 
 HELD_OUT = 5000
 FILE = "search.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SearchPlan:
     """What a search is: what `search.json` records and a resumed search goes on with."""
 
     space: str
@@ -56,33 +56,21 @@ class Plan:
         """Whether it is a search, not a reference run."""
         return bool(self.by)
 
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[SearchTask]:
         """Every training, those of the first seed first: a search broken off has then seen most candidates."""
         names = self.keys.proxies
-        free = [] if not self.ranks else [Task(0, index, FREE) for index in self.indices]
+        free = [] if not self.ranks else [SearchTask(0, index, FREE) for index in self.indices]
         return free + [
-            Task(seed, index, name)
+            SearchTask(seed, index, name)
             for seed in range(self.seeds)
             for index in self.indices
             for name in names
         ]
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> "Plan":
-        """What `dataclasses.asdict` described."""
-        regime = fields["regime"] | {"protocol": Protocol(**fields["regime"]["protocol"])}
-        typed: dict[str, Any] = {
-            "source": Source(**fields["source"]),
-            "regime": Regime(**regime),
-            "proxies": tuple(fields["proxies"]),
-            "indices": tuple(fields["indices"]),
-            "seen": tuple(fields["seen"]),
-            "recipes": {
-                name: (fingerprint, recipe)
-                for name, (fingerprint, recipe) in fields["recipes"].items()
-            },
-        }
-        return cls(**{**fields, **typed})
+    def from_json(cls, fields: Any) -> "SearchPlan":
+        """What `plain` described; a `UserError` names the field that is not as it should be."""
+        return read_value(cls, fields, "plan")
 
 
 def change(regime: Regime, **changes: Any) -> Regime:
@@ -101,7 +89,10 @@ def change(regime: Regime, **changes: Any) -> Regime:
     def among(names: Collection[str]) -> dict[str, Any]:
         return {name: value for name, value in changes.items() if name in names}
 
-    sizes = {name: whole_number(name, value) for name, value in among(regime.sizes).items()}
+    sizes = {
+        name: (read_text if isinstance(value, str) else read_value)(int, value, name)
+        for name, value in among(regime.sizes).items()
+    }
     return dataclasses.replace(
         replaced(regime, among(outer)),
         protocol=replaced(regime.protocol, among(inner)),
@@ -127,19 +118,18 @@ def record_of(folder: Path) -> Record:
     return Record(folder, FILE, "search", "nas")
 
 
-def write_plan(folder: Path, plan: Plan, **how_far: int) -> None:
+def write_plan(folder: Path, plan: SearchPlan, **how_far: int) -> None:
     """Write `search.json`: the plan, and how far it is."""
-    content = {"condensekit": version(), "plan": dataclasses.asdict(plan), "progress": how_far}
+    content = {"condensekit": version(), "plan": plain(plan), "progress": how_far}
     record_of(folder).write(content)
 
 
-def load_plan(folder: Path) -> Plan:
+def load_plan(folder: Path) -> SearchPlan:
     """The plan that `search.json` in `folder` records."""
     record = record_of(folder)
-    try:
-        return Plan.from_json(record.read()["plan"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{record.path} is not of this version of condensekit: {error}") from None
+    content = record.read()
+    with within(f"{record.path} is not of this version of condensekit"):
+        return SearchPlan.from_json(read_value(dict[str, Any], content, FILE).get("plan"))
 
 
 def candidates(space_name: str, sample: int | Sequence[int] | None, seed: int) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from nas.agreement import Agreement, agreement, difference
 from nas.free import BASELINES, rank_average
 from nas.proxies import FREE
 from nas.spaces import space
-from nas.training import SCORES, Keys, Task
+from nas.training import SCORES, Keys, SearchTask
 
 Floats = NDArray[np.float64]
 
@@ -147,7 +147,7 @@ def collect(
     stored = {key: trial.result["scores"] for key, trial in store.find(keys.kind).items()}
 
     def scores(proxy: str, seed: int) -> list[dict[str, float] | None]:
-        return [stored.get(keys.of(Task(seed, index, proxy))) for index in indices]
+        return [stored.get(keys.of(SearchTask(seed, index, proxy))) for index in indices]
 
     trained = {proxy: [scores(proxy, seed) for seed in range(seeds)] for proxy in keys.proxies}
     free = scores(FREE, 0)

@@ -30,7 +30,7 @@ from condense.study.workers import Workers
 from nas import ranking
 from nas.plan import (
     HELD_OUT,
-    Plan,
+    SearchPlan,
     candidates,
     find_reference,
     load_plan,
@@ -43,11 +43,11 @@ from nas.reference import OFFICIAL, OFFICIAL_SPACE, Reference, load
 from nas.regime import Regime
 from nas.report import watched, write_report
 from nas.spaces import space
-from nas.training import Bench, Task
+from nas.training import SearchBench, SearchTask
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """How far a search is, and what it has found."""
 
     folder: Path
@@ -77,7 +77,7 @@ def search(
     workers: Workers | None = None,
     minutes: float | None = None,
     quiet: bool = False,
-) -> Found:
+) -> SearchResult:
     """Rank candidates of a space by training them on proxies of `dataset`; the results are kept in the folder `out`.
 
     Parameters
@@ -99,7 +99,7 @@ def search(
     table = find_reference(space_name, dataset.name, reference, source.data_dir)
     if table is not None:
         table.truth(dataset.name, indices)  # gaps show before the first training
-    plan = Plan(
+    plan = SearchPlan(
         space=space_name,
         source=source,
         fingerprint=dataset.fingerprint,
@@ -139,13 +139,13 @@ def train_reference(
     workers: Workers | None = None,
     minutes: float | None = None,
     quiet: bool = False,
-) -> Found:
+) -> SearchResult:
     """Train candidates on real images and test them: the truth, written to `out`/reference.csv, that searches are judged by.
 
     `images` training images, stratified, or all that are not held out; else as for `search`. What the table says is
     what this many images and epochs say.
     """
-    plan = Plan(
+    plan = SearchPlan(
         space=space_name,
         source=source or Source(name=dataset.name),
         fingerprint=dataset.fingerprint,
@@ -169,7 +169,7 @@ def resume(
     workers: Workers | None = None,
     minutes: float | None = None,
     quiet: bool = False,
-) -> Found:
+) -> SearchResult:
     """Go on with the search in the folder `out`; `dataset` only where it has no name to load it by."""
     folder = Path(out)
     plan = load_plan(folder)
@@ -190,7 +190,7 @@ def resume(
         return _go_on(folder, plan, bench, workers or Workers(), minutes, quiet)
 
 
-def show(out: str | Path) -> Found:
+def show(out: str | Path) -> SearchResult:
     """What the search in the folder `out` has found so far; it may be running."""
     folder = Path(out)
     plan = load_plan(folder)
@@ -220,7 +220,7 @@ def describe(
     }
 
 
-def _bench(plan: Plan, dataset: Dataset) -> Bench:
+def _bench(plan: SearchPlan, dataset: Dataset) -> SearchBench:
     """What the trainings share. The split is one for all searches, so that they can share a store."""
     if plan.seeds < 1:
         raise UserError(f"--seeds {plan.seeds}: it must be 1 or more")
@@ -229,7 +229,7 @@ def _bench(plan: Plan, dataset: Dataset) -> Bench:
     module = space(plan.space)
     for index in plan.indices:  # images too small for a candidate show now
         module.architecture(index).parameters(dataset.shape, len(dataset.classes))
-    return Bench(
+    return SearchBench(
         space=plan.space,
         num_classes=len(dataset.classes),
         regime=plan.regime,
@@ -242,12 +242,12 @@ def _bench(plan: Plan, dataset: Dataset) -> Bench:
 
 def _start(
     folder: Path,
-    plan: Plan,
-    bench: Bench,
+    plan: SearchPlan,
+    bench: SearchBench,
     workers: Workers | None,
     minutes: float | None,
     quiet: bool,
-) -> Found:
+) -> SearchResult:
     (workers := workers or Workers()).check()
     with locked(folder):
         record_of(folder).check_free({"plan": dataclasses.asdict(plan)})
@@ -255,8 +255,13 @@ def _start(
 
 
 def _go_on(
-    folder: Path, plan: Plan, bench: Bench, workers: Workers, minutes: float | None, quiet: bool
-) -> Found:
+    folder: Path,
+    plan: SearchPlan,
+    bench: SearchBench,
+    workers: Workers,
+    minutes: float | None,
+    quiet: bool,
+) -> SearchResult:
     """Train what is not in the store yet, and write what was found."""
     truth = _truth(plan)
     with Trials(_store(folder, plan)) as store:
@@ -278,7 +283,7 @@ def _go_on(
         return _write(folder, plan, store)
 
 
-def _write(folder: Path, plan: Plan, store: Trials) -> Found:
+def _write(folder: Path, plan: SearchPlan, store: Trials) -> SearchResult:
     """Results and how far they are, to the folder."""
     found = _found(folder, plan, store)
     write_plan(folder, plan, done=found.done, total=found.total)
@@ -292,14 +297,14 @@ def _write(folder: Path, plan: Plan, store: Trials) -> Found:
     return found
 
 
-def _found(folder: Path, plan: Plan, store: Trials) -> Found:
+def _found(folder: Path, plan: SearchPlan, store: Trials) -> SearchResult:
     study = Study(store, plan.tasks(), plan.keys.of)
     done, total = study.done, study.total
     result = _ranking(plan, store, _truth(plan)) if plan.ranks else None
-    return Found(folder, done, total, result, tuple(_notes(plan, result, done, total)))
+    return SearchResult(folder, done, total, result, tuple(_notes(plan, result, done, total)))
 
 
-def _notes(plan: Plan, result: Ranking | None, done: int, total: int) -> list[str]:
+def _notes(plan: SearchPlan, result: Ranking | None, done: int, total: int) -> list[str]:
     notes = []
     if done < total:
         notes.append(f"{total - done} of {total} trainings are still to be made: resume the search")
@@ -328,11 +333,11 @@ def _notes(plan: Plan, result: Ranking | None, done: int, total: int) -> list[st
     return notes
 
 
-def _ranking(plan: Plan, store: Trials, truth: NDArray[np.float64] | None) -> Ranking:
+def _ranking(plan: SearchPlan, store: Trials, truth: NDArray[np.float64] | None) -> Ranking:
     return collect(store, plan.keys, plan.indices, plan.seeds, plan.by, truth)
 
 
-def _truth(plan: Plan) -> NDArray[np.float64] | None:
+def _truth(plan: SearchPlan) -> NDArray[np.float64] | None:
     return (
         load(plan.reference, plan.space).truth(plan.source.name, plan.indices)
         if plan.reference
@@ -340,7 +345,7 @@ def _truth(plan: Plan) -> NDArray[np.float64] | None:
     )
 
 
-def _reference(plan: Plan, store: Trials) -> Reference:
+def _reference(plan: SearchPlan, store: Trials) -> Reference:
     """The table of what is trained so far: means over the seeds, in percent. A network that diverged is at chance."""
     module, name, keys = space(plan.space), plan.source.name, plan.keys
     columns = {f"{name}_{split}": np.full(module.SIZE, np.nan) for split in ("valid", "test")}
@@ -351,7 +356,7 @@ def _reference(plan: Plan, store: Trials) -> Reference:
         runs = [
             run
             for seed in range(plan.seeds)
-            if (run := stored.get(keys.of(Task(seed, index, proxy))))
+            if (run := stored.get(keys.of(SearchTask(seed, index, proxy))))
         ]
         if not runs:
             continue
@@ -365,11 +370,11 @@ def _reference(plan: Plan, store: Trials) -> Reference:
     return Reference(plan.space, "this run", columns)
 
 
-def _store(folder: Path, plan: Plan) -> Path:
+def _store(folder: Path, plan: SearchPlan) -> Path:
     return Path(plan.store) if plan.store else folder / "trials.sqlite"
 
 
-def _facts(plan: Plan) -> dict[str, Any]:
+def _facts(plan: SearchPlan) -> dict[str, Any]:
     return {
         "space": plan.space,
         "dataset": f"{plan.source.name} ({plan.fingerprint})",

@@ -2,7 +2,7 @@
 
 A proxy is a set of images that stands for the whole training set: a condensed set, random real images, or the whole
 set stopped early. The network trained on it is scored by held-out *training* images (never test images) and by its own
-training losses. A `Bench` holds all that the trainings of a search share; it travels to the workers once. A `Task` names
+training losses. A `SearchBench` holds all that the trainings of a search share; it travels to the workers once. A `SearchTask` names
 one training, and its result is a `Trial` that depends on the bench and the task alone.
 """
 
@@ -40,7 +40,7 @@ _COMPILING_COSTS = (
 
 
 @dataclass(frozen=True, order=True)
-class Task:
+class SearchTask:
     """One training: a candidate by its index, a proxy by its name (or `FREE`), a seed."""
 
     seed: int
@@ -56,7 +56,7 @@ class Keys:
     recipes: dict[str, tuple[str, str]]
     """By the name of a proxy, or `FREE`: its fingerprint, and all else that a training depends on."""
 
-    def of(self, task: Task) -> Key:
+    def of(self, task: SearchTask) -> Key:
         """The key of a task's training."""
         fingerprint, recipe = self.recipes[task.proxy]
         return Key.of(
@@ -79,7 +79,7 @@ class Keys:
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class SearchBench:
     """All that the trainings of a search share."""
 
     space: str
@@ -110,15 +110,15 @@ class Bench:
         proxies = {name: proxy.to(device) for name, proxy in self.proxies.items()}
         return replace(self, proxies=proxies, preprocess=self.preprocess.to(device), device=device)
 
-    def key(self, task: Task) -> Key:
+    def key(self, task: SearchTask) -> Key:
         """What the training of a task is called in the store."""
         return self.keys.of(task)
 
-    def name(self, task: Task) -> str:
+    def name(self, task: SearchTask) -> str:
         """A training in a few words, for messages."""
         return f"`{space(self.space).architecture(task.architecture).name}` on `{task.proxy}`"
 
-    def run(self, task: Task) -> dict[str, Any]:
+    def run(self, task: SearchTask) -> dict[str, Any]:
         """Do a task: its `scores` by name, and the training's `curve` of losses.
 
         A training that diverges is scored NaN and flagged: `scores["diverged"]` is 1.
@@ -129,7 +129,7 @@ class Bench:
         curve, scores = self._train(architecture, task)
         return {"curve": curve, "scores": scores}
 
-    def _free(self, architecture: Any, task: Task) -> dict[str, float]:
+    def _free(self, architecture: Any, task: SearchTask) -> dict[str, float]:
         """The baselines, of the network at its full size: they cost next to nothing."""
         images, labels = (
             part[:_FREE_BATCH].to(self.device)
@@ -140,7 +140,7 @@ class Bench:
         )
 
     def _train(
-        self, architecture: Any, task: Task
+        self, architecture: Any, task: SearchTask
     ) -> tuple[dict[str, list[float]], dict[str, float]]:
         proxy = self.proxies[task.proxy]
         protocol, shape = proxy.protocol(self.regime.protocol), self.held_out.shape

@@ -299,7 +299,7 @@ def test_a_config_file_is_the_flags(
         (["condense", "--dataset", "cifar10", "--data-dir", "nowhere", "--out", "x"], "nowhere"),
         (["condense", "--resume", "nowhere"], "holds no run"),
         (["evaluate", "nowhere"], "no condensed set at nowhere"),
-        (["show", "pyproject.toml"], "no .safetensors file"),
+        (["show", "pyproject.toml"], "not a .safetensors file"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
@@ -352,16 +352,3 @@ def test_importing_is_quick_and_leaves_heavy_libraries_alone() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize(
-    "command", ["condense", "evaluate", "select", "show", "export", "import", "data"]
-)
-def test_help_teaches_every_option(capsys: pytest.CaptureFixture[str], command: str) -> None:
-    code, out, _ = run(capsys, command, "--help")
-    assert code == 0
-    options = cli.cli.commands[command].params
-    for option in options:
-        if option.param_type_name == "option":
-            assert getattr(option, "help", None), f"{command}: {option.name} has no help"
-            assert option.opts[0] in out

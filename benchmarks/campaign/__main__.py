@@ -32,7 +32,7 @@ from benchmarks.campaign.searches import SearchScale
 from benchmarks.campaign.sets import CLASSES, RECIPES, SetJob, condense_and_evaluate
 from benchmarks.campaign.streams import Streams
 from benchmarks.campaign.workplace import Workplace
-from benchmarks.options import worker_options
+from benchmarks.options import StudyCommand
 from benchmarks.tables.bench import Trained
 from condense import Protocol, Score, UserError, recipe_for
 from condense.data.catalogue import Source
@@ -181,7 +181,7 @@ def _worked(job: CampaignJob, place: Workplace) -> bool:
     return False
 
 
-@click.command()
+@click.command(cls=StudyCommand, minutes=9.0)
 @click.option(
     "--list", "list_", is_flag=True, help="Show the jobs, in order, and how far each is, only."
 )
@@ -200,7 +200,6 @@ def _worked(job: CampaignJob, place: Workplace) -> bool:
     help="Folder of the results.",
 )
 @click.option("--scale", default="full", show_default=True, type=click.Choice(list(SCALES)))
-@worker_options(minutes=9.0)
 def main(
     list_: bool,
     pattern: str,

@@ -22,7 +22,7 @@ from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from condense.runs.shelf import Made, Shelf
 from nas.plan import change
-from nas.search import Found, search, train_reference
+from nas.search import SearchResult, search, train_reference
 from nas.spaces import space
 
 if TYPE_CHECKING:
@@ -174,9 +174,9 @@ def _run(
     place: "Workplace",
     name: str,
     scale: SearchScale,
-    work: Callable[..., Found],
+    work: Callable[..., SearchResult],
     choice: dict[str, Any],
-) -> tuple[Found, dict[str, Any]]:
+) -> tuple[SearchResult, dict[str, Any]]:
     """A search or a reference run over the store of all; its result and the job's record."""
     record, folder = place.record(name), place.out / f"{name}.run"
     shutil.rmtree(folder, ignore_errors=True)  # what is trained is in the store

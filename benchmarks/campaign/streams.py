@@ -4,6 +4,7 @@ Memories hold 20 images a class. All streams take them from the folder `memories
 class is condensed twice; git ignores it.
 """
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -48,9 +49,9 @@ def measure(place: "Workplace", name: str, *, dataset: str, plan: Plan) -> None:
     with place.leg(record, "continual"):
         begun = (folder / "plan.json").exists()
         real = place.dataset(dataset)
-        measured = (
-            resume(folder, real, cache=cache) if begun else run(real, plan, folder, cache=cache)
-        )
+        session: Any = {"cache": cache, "workers": place.workers}
+        plan = dataclasses.replace(plan, device=place.workers.device)
+        measured = resume(folder, real, **session) if begun else run(real, plan, folder, **session)
     shutil.copyfile(folder / "accuracy.png", place.out / f"{name}.png")
     final = ", ".join(f"{method} {measured.final(method)}" for method in plan.methods)
     place.keep(

@@ -7,11 +7,10 @@ from typing import Any
 
 import click
 
-from benchmarks.options import worker_options
+from benchmarks.options import StudyCommand
 from benchmarks.tables import accuracy, run
 from benchmarks.tables.bench import TableWork
 from benchmarks.tables.lines import SCALES
-from condense.options import options
 from condense.study.interrupt import Interrupted, stoppable
 from condense.study.record import locked
 from condense.study.workers import Workers
@@ -31,20 +30,19 @@ ABOUT = {
     "a method: figure 5.",
 }
 
-_options = options(
+_OPTIONS = [
     click.option("--scale", default="cpu", show_default=True, type=click.Choice(list(SCALES))),
     click.option("--data-dir", type=click.Path(), help="Folder with the datasets."),
     click.option(
         "--work", default="runs/tables", show_default=True, type=click.Path(path_type=Path)
     ),
     click.option("--name", help="Name of the result files.  [default: tables_<table>_<scale>]"),
-    worker_options(),
-)
+]
 """What every table takes."""
-_choice = options(
+_CHOICE = [
     click.option("--only", "rows", multiple=True, help="Rows to work on, such as 'dm*'."),
     click.option("--column", "columns", multiple=True, help="Columns, such as '*IPC 10'."),
-)
+]
 """What a table of accuracies takes besides. All of it is shown, as far as it is known."""
 
 
@@ -78,8 +76,9 @@ def _add(table: str) -> None:
                 if not time_is_up():
                     sys.exit(130)
 
-    decorated = _options(_choice(command) if table in accuracy.TABLES else command)
-    main.command(table, help=ABOUT[table])(decorated)
+    for option in reversed(_OPTIONS + _CHOICE * (table in accuracy.TABLES)):
+        option(command)
+    main.command(table, cls=StudyCommand, help=ABOUT[table])(command)
 
 
 for _table in run.TABLES:

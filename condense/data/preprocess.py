@@ -216,7 +216,7 @@ class Whiten(Preprocess):
         """Fit to uint8 pixels [N, ch, H, W], N >= 2, scaled to [0, 1].
 
         This takes 15 s and 3 GB of memory for the training images of CIFAR-10. Raises `UserError`
-        for images of more than 64 x 64 px in colour, or as many values.
+        for images of more than 3 x 64 x 64 values.
         """
         _check_fit(pixels, least=2)
         if pixels[0].numel() > _LARGEST_ZCA:

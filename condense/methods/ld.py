@@ -58,7 +58,7 @@ class LD(Looping):
     network_lr: float = 1e-3
     """The learning rate of Adam for the network."""
     patience: int = 50
-    """The length of the moving average, and the number of steps without a new minimum, in steps."""
+    """Steps that the moving average covers, and steps that it may go without a new minimum."""
 
     def __post_init__(self) -> None:
         require("inner_lr", self.inner_lr, self.inner_lr > 0, "above 0")

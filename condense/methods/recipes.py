@@ -6,7 +6,9 @@ disagree on the power, the scale, the batch, the normalisation and the number of
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import inspect
+import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,7 +16,7 @@ from condense.data.augment import dsa_for
 from condense.errors import unknown
 from condense.methods import METHODS, DataDAM, Method
 from condense.methods.base import Recipe
-from condense.settings import replaced
+from condense.settings import read_value
 
 
 def _method(name: str) -> type[Method]:
@@ -60,6 +62,10 @@ def recipe_for(
     )
 
 
+resolve = recipe_for
+"""The name that `recipe_for` had before."""
+
+
 def published_as(method: str) -> str:
     """The name of the recipe that reproduces a method as published.
 
@@ -69,17 +75,21 @@ def published_as(method: str) -> str:
     return "paper" if _method(method) is DataDAM else method
 
 
-def from_json(fields: Mapping[str, Any]) -> Recipe:
+def from_json(fields: Any) -> Recipe:
     """The recipe that `Recipe.to_json` described.
 
-    Raises `UserError` for a field that this version does not know.
+    Raises a `UserError` that names the field for one that this version does not know, one that is
+    missing, and for a value that it does not accept.
 
-    >>> recipe = recipe_for("dm", "mnist", (1, 28, 28), ipc=10)
+    >>> recipe = recipe_for("dm", "digits", (1, 8, 8), 10)
     >>> from_json(recipe.to_json()) == recipe
     True
     """
-    method = dict(fields["method"])
-    return Recipe(**{**fields, "method": replaced(_method(method.pop("name"))(), method)})
+    own = read_value(dict[str, Any], fields, "recipe")
+    theirs = read_value(dict[str, Any], own.get("method"), "recipe.method")
+    kind = _method(read_value(str, theirs.pop("name", None), "recipe.method.name"))
+    method = read_value(kind, theirs, "recipe.method")
+    return read_value(Recipe, own | {"method": method}, "recipe")
 
 
 def _published(
@@ -128,3 +138,16 @@ RECIPES: dict[str, Callable[[str, tuple[int, int, int], int], Recipe]] = {
     "best": _best,
 }
 """The recipes by name; each is made for a dataset name, an image shape and images per class."""
+
+
+def summary(name: str) -> str:
+    """What the recipe called `name` is, in a sentence; of a method as published, what its file says.
+
+    >>> summary("dm")
+    'DM: match the mean of the last features under random networks.'
+    """
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    maker = RECIPES[name]
+    source = sys.modules[METHODS[maker.args[1]].__module__] if isinstance(maker, partial) else maker
+    return " ".join((inspect.getdoc(source) or "").partition("\n\n")[0].split())

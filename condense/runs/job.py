@@ -25,6 +25,7 @@ from condense.methods import recipes
 from condense.methods.base import Recipe
 from condense.runs.ranks import Ranks
 from condense.sets.provenance import version
+from condense.settings import read_value, within
 from condense.study.record import differences
 
 _KEEP = 2
@@ -50,25 +51,18 @@ class Job:
         return dataclasses.asdict(self) | {"recipe": self.recipe.to_json()}
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> "Job":
-        """What `to_json` described."""
-        return cls(
-            **{
-                **fields,
-                "source": Source(**fields["source"]),
-                "recipe": recipes.from_json(fields["recipe"]),
-            }
-        )
+    def from_json(cls, fields: Any) -> "Job":
+        """What `to_json` described; a `UserError` names the field that is not as it should be."""
+        own = read_value(dict[str, Any], fields, "job")
+        recipe = recipes.from_json(own.get("recipe"))
+        return read_value(cls, own | {"recipe": recipe}, "job")
 
 
 def load_job(folder: Path) -> Job:
     """The job that `run.json` in `folder` records."""
-    try:
-        return Job.from_json(read_json(folder / "run.json")["job"])
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / 'run.json'} is not of this version of condensekit: {error}"
-        ) from None
+    content = read_json(folder / "run.json")
+    with within(f"{folder / 'run.json'} is not of this version of condensekit"):
+        return Job.from_json(read_value(dict[str, Any], content, "run.json").get("job"))
 
 
 def check_free(folder: Path, job: Job) -> None:

@@ -119,7 +119,8 @@ class Shelf:
         >>> recipe = recipe_for("dm", "digits", (1, 8, 8), 1).override(tiny)
         >>> with TemporaryDirectory() as folder:
         ...     shelf = Shelf(folder=Path(folder), quiet=True)
-        ...     made, digits = Made(source=Source(name="digits"), ipc=1, how=recipe), load_dataset("digits")
+        ...     made = Made(source=Source(name="digits"), ipc=1, how=recipe)
+        ...     digits = load_dataset("digits")
         ...     condensed = shelf.made(made, digits)
         ...     shelf.made(made, digits).fingerprint == condensed.fingerprint  # found
         True
@@ -242,7 +243,7 @@ def import_into(
     experiment: int,
     storage: str,
 ) -> CondensedSet:
-    """Read the foreign set at `path` (see `condense.sets.exchange.import_set`), keep it in `folder`.
+    """Read the foreign set at `path` by `condense.sets.exchange.import_set`; keep it in `folder`.
 
     >>> from tempfile import TemporaryDirectory
     >>> import numpy

@@ -8,7 +8,6 @@ safetensors file for each expert: its weights before the first pass and after ev
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +22,8 @@ from condense.networks import build as networks
 from condense.networks.accelerate import accelerate
 from condense.progress import progress
 from condense.randomness import derive
-from condense.settings import require
-from condense.study.record import locked
+from condense.settings import plain, read, require
+from condense.study.record import differences, locked
 from condense.training.descent import weights_of
 from condense.training.train import Protocol, train
 
@@ -68,6 +67,28 @@ class Training:
             raise unknown("storage", self.storage, _STORAGES)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """What experts were trained on, and how: the content of experts.json.
+
+    >>> Record(dataset="digits", fingerprint="3f2a", training=Training(passes=2)).training.passes
+    2
+    """
+
+    dataset: str
+    """The name of the dataset."""
+    fingerprint: str
+    """The fingerprint of its content."""
+    training: Training
+    """How they were trained."""
+
+    @classmethod
+    def load(cls, folder: Path) -> "Record":
+        """The record in a folder; a `UserError` names the field that is not as it should be."""
+        place = f"{folder / _RECORD} is not of this version of condensekit, choose another folder"
+        return read(cls, read_json(folder / _RECORD), place)
+
+
 def train_experts(
     dataset: Dataset,
     training: Training,
@@ -96,16 +117,12 @@ def train_experts(
     )
     folder, place = Path(out), pick_device(device)
     network = networks.build(training.network, dataset.shape, len(dataset.classes)).to(place)
-    record = {
-        "dataset": dataset.name,
-        "fingerprint": dataset.fingerprint,
-        "training": dataclasses.asdict(training),
-    }
+    record = Record(dataset=dataset.name, fingerprint=dataset.fingerprint, training=training)
     with locked(folder):
         if (folder / _RECORD).exists():
-            _check_same(read_json(folder / _RECORD), record, folder)
+            _check_same(Record.load(folder), record, folder)
         preprocess = make_preprocess(training.preprocess, dataset).to(place)
-        write_json(folder / _RECORD, record)
+        write_json(folder / _RECORD, plain(record))
         images, labels = dataset.train.pixels.to(place), dataset.train.labels
         pixels = 3.0 * count * training.passes * images[:, 0].numel()
         fast = accelerate(network, pixels, place)
@@ -145,30 +162,28 @@ class Experts:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.record: dict[str, Any] = (
-            read_json(self.folder / _RECORD) if (self.folder / _RECORD).exists() else {}
-        )
-        self.passes = int(self.record.get("training", {}).get("passes", 0))
         self.count = 0
         while _path(self.folder, self.count).exists():
             self.count += 1
-        if not (self.record and self.count):
+        if not (self.count and (self.folder / _RECORD).exists()):
             raise UserError(
                 f"{self.folder} holds no experts: "
                 f"train some with `condensekit experts --out {self.folder}`"
             )
+        self.record = Record.load(self.folder)
+        self.passes = self.record.training.passes
 
     def check_fit(self, dataset: Dataset, network: str, preprocess: str) -> None:
         """Raise `UserError` unless dataset, network and preprocessing are those of the experts."""
-        training = self.record["training"]
+        training = self.record.training
         for what, theirs, ours in (
             (
                 "dataset",
-                f"{self.record['dataset']} {self.record['fingerprint']}",
+                f"{self.record.dataset} {self.record.fingerprint}",
                 f"{dataset.name} {dataset.fingerprint}",
             ),
-            ("network", training["network"], networks.canonical(network, dataset.shape)),
-            ("preprocess", training["preprocess"], preprocess),
+            ("network", training.network, networks.canonical(network, dataset.shape)),
+            ("preprocess", training.preprocess, preprocess),
         ):
             if theirs != ours:
                 raise UserError(
@@ -186,24 +201,13 @@ def _path(folder: Path, number: int) -> Path:
     return folder / f"expert-{number:04d}.safetensors"
 
 
-def _check_same(theirs: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:
-    """Raise `UserError` unless two records describe the same dataset and training."""
-    try:
-        flat = [
-            {**{key: record[key] for key in ("dataset", "fingerprint")}, **record["training"]}
-            for record in (theirs, ours)
-        ]
-    except (KeyError, TypeError):
+def _check_same(theirs: Record, ours: Record, folder: Path) -> None:
+    """Raise a `UserError` unless two records are of the same dataset and training."""
+    there, here = (
+        {"dataset": record.dataset, "fingerprint": record.fingerprint, **plain(record.training)}
+        for record in (theirs, ours)
+    )
+    if changed := differences(here, there):
         raise UserError(
-            f"{folder / _RECORD} is not of this version of condensekit: choose another --out"
-        ) from None
-    changed = [
-        f"{key} {flat[0].get(key)} there, {value} here"
-        for key, value in flat[1].items()
-        if flat[0].get(key) != value
-    ]
-    if changed:
-        raise UserError(
-            f"{folder} holds experts of another training ({', '.join(changed)}): "
-            "choose another --out"
+            f"{folder} holds experts of another training ({changed}): choose another --out"
         )

@@ -147,15 +147,14 @@ def train(
     Parameters
     ----------
     images: float32 [N, ch, H, W], or anything that `prepare` turns into that. They may be stored
-        elsewhere, for instance in a file, as large real sets are: each batch is moved to the
-        device of the network. A small set is faster on the device.
+        elsewhere, as large real sets are: each batch is moved to the device of the network.
     labels: int64 [N], or float32 [N, C]: probabilities, or any numbers for the squared error.
     seed: together with the pass and the step, it determines order and augmentation.
     augment: replaces the augmentation that `protocol` names.
     prepare: applied to each batch on the device before augmentation, for example
         `preprocess.apply` if `images` are uint8.
-    watch: called before each step with the indices, int64 [B], and the logits, [B, C], of the
-        batch. Both are overwritten after it returns.
+    watch: called before each step with the batch's indices, int64 [B], and logits, [B, C], which
+        are overwritten after it returns.
 
     On a GPU that holds the images, each step is one CUDA graph. Raises `Diverged` if the weights
     become infinite or NaN, and `UserError` for labels that the loss does not accept.
@@ -170,65 +169,80 @@ def train(
     >>> accuracy(network, digits.test.pixels.float() / 255, digits.test.labels) > 0.5
     True
     """
-    device = _device_of(network)
-    augment = augment or make_augment(protocol.augment)
     check_labels(labels, protocol)
-    labels = labels.to(device)
-    layout = _layout(network, device)
-    separable = not joins_images(network)
-    network.to(memory_format=layout).train()
-    optimizer = _SGD(network, protocol)
-
-    def take(chosen: Tensor, number: int | Tensor, rate: float | Tensor) -> Tensor:
-        """Take a step on the images `chosen`, int64 [B]; returns their logits before it, [B, C]."""
-        batch = images[chosen].to(device)
-        batch = augment.training(prepare(batch) if prepare else batch, seed, number).contiguous(
-            memory_format=layout
-        )
-        network.zero_grad()
-        # If images do not affect each other, the gradient of a batch is the sum of the gradients
-        # of its blocks.
-        block = block_size(batch, device) if separable else len(batch)
-        logits = []
-        for part, truth in zip(
-            batch.split(block), labels[chosen.to(device)].split(block), strict=True
-        ):
-            scores = network(part)
-            (_loss(protocol.loss, scores, truth) / len(batch)).backward()
-            logits.append(scores.detach())
-        optimizer.step(rate)
-        return torch.cat(logits)
-
-    # A graph cannot hold work of the host, such as fetching images or augmenting them there.
-    captured = has_graphs(device) and images.device == device and isinstance(augment, DSA)
-    run = (
-        Graphed(take, [*network.parameters(), *network.buffers(), *optimizer.velocities])
-        if captured
-        else take
-    )
-    step, steps, rate = 0, protocol.epochs * math.ceil(len(images) / protocol.batch), protocol.lr
-    steps = min(steps, protocol.steps or steps)
-    for epoch in range(1, protocol.epochs + 1):
-        order = torch.randperm(len(images), generator=generator(seed, "order", epoch)).to(
-            images.device
-        )
-        for chosen in order.split(protocol.batch):
+    augment = augment or make_augment(protocol.augment)
+    training = _Training(network, images, labels, protocol, seed, augment, prepare)
+    run = training.graphed() or training.step
+    a_pass = math.ceil(len(images) / protocol.batch)
+    steps = min(protocol.epochs * a_pass, protocol.steps or protocol.epochs * a_pass)
+    epochs, step, rate = math.ceil(steps / a_pass), 0, protocol.lr
+    for epoch in range(1, epochs + 1):
+        order = torch.randperm(len(images), generator=generator(seed, "order", epoch))
+        for chosen in order.to(images.device).split(protocol.batch)[: steps - step]:
             if protocol.schedule == "cosine":
                 rate = 0.5 * protocol.lr * (1 + math.cos(math.pi * step / steps))
             logits = run(chosen, step, rate)
             if watch:
-                watch(chosen.to(device), logits)
+                watch(chosen.to(training.device), logits)
             step += 1
-            if step == steps:
-                break
         if protocol.schedule == "drop" and epoch == protocol.epochs // 2 + 1:
             rate = protocol.lr * 0.1
-            optimizer.restart()
-        if epoch % _CHECK_EVERY == 0 or step == steps:
+            training.optimizer.restart()
+        if epoch % _CHECK_EVERY == 0 or epoch == epochs:
             _check_finite(network, protocol, epoch)
-        if step == steps:
-            break
     network.zero_grad()
+
+
+class _Training:
+    """A network, what it is trained on, and the step that both take part in."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        protocol: Protocol,
+        seed: int,
+        augment: Augment,
+        prepare: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        self.device = _device_of(network)
+        self._network, self._images, self._labels = network, images, labels.to(self.device)
+        self._loss, self._seed = protocol.loss, seed
+        self._augment, self._prepare = augment, prepare or (lambda batch: batch)
+        self._layout = _layout(network, self.device)
+        self._separable = not joins_images(network)
+        network.to(memory_format=self._layout).train()
+        self.optimizer = _SGD(network, protocol)
+
+    def step(self, chosen: Tensor, number: int | Tensor, rate: float | Tensor) -> Tensor:
+        """Take a step on the images `chosen`, int64 [B]; returns their logits before it, [B, C]."""
+        batch = self._prepare(self._images[chosen].to(self.device))
+        batch = self._augment.training(batch, self._seed, number)
+        batch = batch.contiguous(memory_format=self._layout)
+        self._network.zero_grad()
+        # If images do not affect each other, the gradient of a batch is the sum of the gradients
+        # of its blocks.
+        block = block_size(batch, self.device) if self._separable else len(batch)
+        labels = self._labels[chosen.to(self.device)]
+        logits = []
+        for part, truth in zip(batch.split(block), labels.split(block), strict=True):
+            scores = self._network(part)
+            (_loss(self._loss, scores, truth) / len(batch)).backward()
+            logits.append(scores.detach())
+        self.optimizer.step(rate)
+        return torch.cat(logits)
+
+    def graphed(self) -> Graphed[Tensor] | None:
+        """The step as a CUDA graph, which cannot hold work of the host.
+
+        None where images have to be fetched, or are augmented on the host.
+        """
+        fetched = self._images.device != self.device
+        if not has_graphs(self.device) or fetched or not isinstance(self._augment, DSA):
+            return None
+        network, velocities = self._network, self.optimizer.velocities
+        return Graphed(self.step, [*network.parameters(), *network.buffers(), *velocities])
 
 
 @torch.inference_mode()

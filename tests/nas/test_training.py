@@ -15,7 +15,7 @@ from condense.training.train import train
 from nas.proxies import FREE, Proxy, make_proxies, seen_held_out
 from nas.spaces import convnet720 as convnet_space
 from nas.spaces import nasbench201
-from nas.training import Bench, Regime, Task, settle
+from nas.training import Regime, SearchBench, SearchTask, settle
 
 PLAIN = Protocol(epochs=3, batch=8, lr=0.05, augment="none")
 ARCHITECTURE = convnet_space.architecture("convnet-d1-w32-none-relu-avg")
@@ -37,7 +37,7 @@ def dataset() -> Dataset:
 
 def _bench(
     dataset: Dataset, space: str = "convnet720", steps: int | None = None, **regime
-) -> Bench:
+) -> SearchBench:
     rest = dataset.hold_out(30, seed=0)
     preprocess = make_preprocess("standard", rest)
     proxy = Proxy(
@@ -45,10 +45,12 @@ def _bench(
     )
     sizes = {name: regime.pop(name) for name in ("cells", "width") if name in regime}
     regime = Regime(**{"protocol": PLAIN, "sizes": sizes, **regime})
-    return Bench(space, 3, regime, {"whole": proxy}, rest.test, preprocess)
+    return SearchBench(space, 3, regime, {"whole": proxy}, rest.test, preprocess)
 
 
-def _by_hand(bench: Bench, seed: int, steps: int, optimizer_options: dict, rates: list[float]):
+def _by_hand(
+    bench: SearchBench, seed: int, steps: int, optimizer_options: dict, rates: list[float]
+):
     """The network of a plain training loop, and the loss of every image it met, in order."""
     proxy = bench.proxies["whole"]
     network = ARCHITECTURE.build((3, 8, 8), 3)
@@ -70,7 +72,7 @@ def _by_hand(bench: Bench, seed: int, steps: int, optimizer_options: dict, rates
     return network, losses
 
 
-def _held_out_by_hand(bench: Bench, network) -> tuple[float, float]:
+def _held_out_by_hand(bench: SearchBench, network) -> tuple[float, float]:
     logits = [
         network(bench.preprocess.apply(image[None]))[0].detach().double()
         for image in bench.held_out.pixels
@@ -88,7 +90,7 @@ def _held_out_by_hand(bench: Bench, network) -> tuple[float, float]:
 
 def test_a_training_is_scored_as_a_plain_loop_says(dataset):
     bench = _bench(dataset, protocol=Protocol(epochs=2, batch=8, lr=0.05, augment="none"))
-    trial = bench.run(Task(1, ARCHITECTURE.index, "whole"))
+    trial = bench.run(SearchTask(1, ARCHITECTURE.index, "whole"))
     network, losses = _by_hand(bench, 1, 6, {}, [0.05] * 6)  # the rate drops after the last pass
     curve = [sum(losses[at : at + 20]) / 20 for at in (0, 20)]
     accuracy, held_loss = _held_out_by_hand(bench, network)
@@ -107,7 +109,7 @@ def test_early_stopping_stops_after_its_steps_and_counts_the_part_of_the_last_pa
             epochs=99, batch=8, lr=0.05, augment="none", schedule="cosine", nesterov=True
         ),
     )
-    trial = bench.run(Task(0, ARCHITECTURE.index, "whole"))
+    trial = bench.run(SearchTask(0, ARCHITECTURE.index, "whole"))
     rates = [0.05 * (1 + math.cos(math.pi * step / 5)) / 2 for step in range(5)]
     network, losses = _by_hand(bench, 0, 5, {"nesterov": True}, rates)
     assert len(losses) == 36
@@ -122,11 +124,11 @@ def test_early_stopping_stops_after_its_steps_and_counts_the_part_of_the_last_pa
 
 def test_a_trial_depends_on_its_task_alone(dataset):
     bench = _bench(dataset, "nasbench201", cells=1, width=4)
-    first = bench.run(Task(3, CELL.index, "whole"))
-    bench.run(Task(0, 5, "whole"))
-    again = bench.run(Task(3, CELL.index, "whole"))
+    first = bench.run(SearchTask(3, CELL.index, "whole"))
+    bench.run(SearchTask(0, 5, "whole"))
+    again = bench.run(SearchTask(3, CELL.index, "whole"))
     assert again == first
-    assert bench.run(Task(4, CELL.index, "whole"))["curve"] != first["curve"]
+    assert bench.run(SearchTask(4, CELL.index, "whole"))["curve"] != first["curve"]
 
 
 def test_soft_labels_are_trained_on(dataset):
@@ -136,15 +138,17 @@ def test_soft_labels_are_trained_on(dataset):
     bench.proxies["soft"] = Proxy(
         "soft", proxy.preprocess.apply(proxy.images), soft, proxy.preprocess, "50f7"
     )
-    bench = Bench("convnet720", 3, bench.regime, bench.proxies, bench.held_out, bench.preprocess)
-    hard, same = (bench.run(Task(0, ARCHITECTURE.index, name)) for name in ("whole", "soft"))
+    bench = SearchBench(
+        "convnet720", 3, bench.regime, bench.proxies, bench.held_out, bench.preprocess
+    )
+    hard, same = (bench.run(SearchTask(0, ARCHITECTURE.index, name)) for name in ("whole", "soft"))
     assert same["curve"]["loss"] == pytest.approx(hard["curve"]["loss"], rel=1e-5)
-    assert "50f7" in bench.key(Task(0, ARCHITECTURE.index, "soft")).task
+    assert "50f7" in bench.key(SearchTask(0, ARCHITECTURE.index, "soft")).task
 
 
 def test_what_diverges_is_scored_nan_and_flagged(dataset):
     bench = _bench(dataset, protocol=Protocol(epochs=3, batch=8, lr=1e30, augment="none"))
-    scores = bench.run(Task(0, ARCHITECTURE.index, "whole"))["scores"]
+    scores = bench.run(SearchTask(0, ARCHITECTURE.index, "whole"))["scores"]
     assert scores.pop("diverged") == 1
     assert set(scores) == {"accuracy", "held_loss", "summed_loss"}
     assert all(math.isnan(value) for value in scores.values())
@@ -152,7 +156,7 @@ def test_what_diverges_is_scored_nan_and_flagged(dataset):
 
 def test_a_reference_is_tested_too(dataset):
     bench = _bench(dataset)
-    tested = Bench(
+    tested = SearchBench(
         "convnet720",
         3,
         bench.regime,
@@ -161,13 +165,13 @@ def test_a_reference_is_tested_too(dataset):
         bench.preprocess,
         test=bench.held_out,
     )
-    scores = tested.run(Task(0, ARCHITECTURE.index, "whole"))["scores"]
+    scores = tested.run(SearchTask(0, ARCHITECTURE.index, "whole"))["scores"]
     assert scores["test"] == scores["accuracy"]
-    assert tested.keys.of(Task(0, 0, "whole")) != bench.keys.of(Task(0, 0, "whole"))
+    assert tested.keys.of(SearchTask(0, 0, "whole")) != bench.keys.of(SearchTask(0, 0, "whole"))
 
 
 def test_keys_tell_apart_what_differs(dataset):
-    task = Task(0, CELL.index, "whole")
+    task = SearchTask(0, CELL.index, "whole")
     benches = [
         _bench(dataset, "nasbench201", cells=1),
         _bench(dataset, "nasbench201", cells=2),
@@ -178,20 +182,20 @@ def test_keys_tell_apart_what_differs(dataset):
     assert len({bench.keys.of(task) for bench in benches}) == len(benches)
     assert benches[0].keys.of(task) == _bench(dataset, "nasbench201", cells=1).keys.of(task)
     assert (
-        len({bench.keys.of(Task(0, CELL.index, FREE)) for bench in benches}) == 2
+        len({bench.keys.of(SearchTask(0, CELL.index, FREE)) for bench in benches}) == 2
     )  # those look at images alone
 
 
 @pytest.mark.parametrize("statistics", ["proxy", "running", "batch"])
 def test_statistics_reach_the_scores(dataset, statistics):
     bench = _bench(dataset, "nasbench201", cells=1, width=4, statistics=statistics)
-    found = bench.run(Task(0, CELL.index, "whole"))["scores"]["held_loss"]
+    found = bench.run(SearchTask(0, CELL.index, "whole"))["scores"]["held_loss"]
     others = {"proxy", "running", "batch"} - {statistics}
     for other in others:
         assert (
             found
             != _bench(dataset, "nasbench201", cells=1, width=4, statistics=other).run(
-                Task(0, CELL.index, "whole")
+                SearchTask(0, CELL.index, "whole")
             )["scores"]["held_loss"]
         )
 

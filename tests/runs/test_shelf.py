@@ -1,4 +1,4 @@
-"""A shelf: the same set is made once, whoever asks for it, and however often its making is killed."""
+"""A shelf: the same set is made once, whoever asks, and however often its making is killed."""
 
 import dataclasses
 import signal
@@ -75,7 +75,8 @@ def _other(digits: Dataset, change: str) -> Dataset:
         return Dataset("mnist", train, digits.test)
     if change == "classes":
         names = tuple(f"digit {name}" for name in train.classes)
-        return Dataset("digits", dataclasses.replace(train, classes=names), dataclasses.replace(digits.test, classes=names))  # fmt: skip
+        renamed = (dataclasses.replace(part, classes=names) for part in (train, digits.test))
+        return Dataset("digits", *renamed)
     pixels = train.pixels.clone()
     pixels[0, 0, 0, 0] += 1
     return Dataset("digits", Images(pixels, train.labels, train.classes), digits.test)
@@ -125,7 +126,7 @@ print(shelf.made(MADE).fingerprint)
 
 
 def another(folder: Path, behaviour: str) -> subprocess.Popen[str]:
-    """A process that asks for `MADE`: it is `killed` on the way, or waits for the file `go on` if it is the `first`."""
+    """A process that asks for `MADE`: `killed` on the way, or, if `first`, waiting for `go on`."""
     return subprocess.Popen(
         [sys.executable, "-c", ANOTHER, str(folder), behaviour],
         cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

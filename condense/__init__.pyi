@@ -1,0 +1,14 @@
+from .data.catalogue import load_dataset as load_dataset
+from .data.images import Dataset as Dataset
+from .data.images import Images as Images
+from .errors import UserError as UserError
+from .methods.base import Recipe as Recipe
+from .methods.recipes import RECIPES as RECIPES
+from .methods.recipes import recipe_for as recipe_for
+from .methods.recipes import resolve as resolve
+from .runs.run import condense as condense
+from .runs.run import resume as resume
+from .sets.condensed import CondensedSet as CondensedSet
+from .training.evaluate import evaluate as evaluate
+from .training.score import Score as Score
+from .training.train import Protocol as Protocol

@@ -1,0 +1,231 @@
+"""`condensekit condense` and `experts`: make condensed sets, and the experts that mtt needs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from condense.command.shared import Data, Device, Output, pairs, show_facts, show_set
+from condense.errors import UserError
+from condense.options import Command, Heading, Part, Rows, setting_rows
+from condense.settings import described
+
+if TYPE_CHECKING:
+    from condense.training.experts import Training
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Amount:
+    """How much is condensed.
+
+    >>> Amount().ipc
+    10
+    """
+
+    ipc: int = 10
+    """Images per class."""
+    seed: int = 0
+    """Every random number follows from it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """The recipe and the method, with the settings of methods that have a flag of their own.
+
+    >>> Choice(power=2.0, set=("layers=[0]",)).changes()
+    {'power': 2.0, 'layers': '[0]'}
+    """
+
+    recipe: str | None = None
+    """`paper` (DataDAM's; the default), `official-code`, `best`, or a method: as its authors
+    published it. See `condensekit recipes`."""
+    method: str | None = None
+    """Method as its authors published it: datadam, dm, mmd, cafe, dc, dsa, mtt, dd, kip, ld, gmmn,
+    cgan or vae; with `--recipe`, under that one's other settings. `--method NAME --help` shows its
+    own settings."""
+    experts: Path | None = None
+    """For mtt: the folder of expert trajectories (see `condensekit experts`)."""
+    loss_scale: float | None = None
+    """Factor on the loss; with `--lr` it sets how far the pixels move."""
+    power: float | None = None
+    """Power p of DataDAM's attention maps."""
+    task_balance: float | None = None
+    """DataDAM's lambda: weight of the mean matching."""
+    set: tuple[str, ...] = ()
+    """Any setting as KEY=VALUE, also of the method; may be repeated."""
+
+    def changes(self) -> dict[str, Any]:
+        """What was given of the settings of a recipe and its method."""
+        flags = {name: getattr(self, name) for name in ("loss_scale", "power", "task_balance")}
+        flags["experts"] = None if self.experts is None else str(self.experts)
+        return {name: value for name, value in flags.items() if value is not None} | pairs(self.set)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine(Device):
+    """What a condensation runs on.
+
+    >>> Machine(chunk=5).device
+    'auto'
+    """
+
+    chunk: int | None = None
+    """Classes treated at once; fewer need less memory. Chosen for the device unless given."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """Where a condensation is kept, and whether it is a new one.
+
+    >>> Run().storage
+    'float32'
+    """
+
+    out: Path | None = None
+    """Run folder, made here."""
+    resume: Path | None = None
+    """Go on with the run in this folder; no other flag is needed."""
+    dry_run: bool = False
+    """Print the resolved recipe, and time and memory of a few steps."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints."""
+    storage: str = "float32"
+    """How images are stored: `float32`, `float16` or `uint8`."""
+    json: bool = False
+    """Print one JSON document on stdout, for machines."""
+
+
+def _own_settings(values: Mapping[str, Any]) -> dict[str, Rows]:
+    """The settings of the method that the other options name, for the help."""
+    from condense.methods import METHODS
+
+    name = values.get("method") or values.get("recipe")
+    if name not in METHODS:
+        return {}
+    rows = setting_rows(described(METHODS[name]))
+    return {f"Settings of {name}, each given as --set KEY=VALUE": rows} if rows else {}
+
+
+@click.command(
+    cls=Command,
+    details=_own_settings,
+    parts={
+        "data": Part(kind=Data, heading=Heading.WHAT),
+        "amount": Part(kind=Amount, heading=Heading.HOW_MUCH),
+        "choice": Part(kind=Choice, heading=Heading.MATCHED),
+        "recipe": Part(
+            kind="condense.methods.base:Recipe",
+            heading=Heading.MATCHED,
+            elsewhere={"steps": Heading.HOW_MUCH, "real_batch": Heading.HOW_MUCH},
+            leave=("name", "method"),
+            changes=True,
+        ),
+        "machine": Part(kind=Machine, heading=Heading.WHERE),
+        "output": Part(kind=Run, heading=Heading.OUTPUT),
+    },
+)
+def condense(
+    data: Data,
+    amount: Amount,
+    choice: Choice,
+    recipe: dict[str, Any],
+    machine: Machine,
+    output: Run,
+) -> None:
+    """Condense a dataset into a few images per class.
+
+    \b
+    condensekit condense --dataset cifar10 --data-dir DIR --ipc 10 --loss-scale 100 --out runs/c10
+    condensekit condense --resume runs/c10
+    condensekit condense --method dsa --help
+
+    A run can be stopped or killed at any time; resumed, it ends with the same file as if it had not
+    been. A setting that is not given is the recipe's: `condensekit recipes paper` prints them.
+    """
+    from condense.methods import recipes
+    from condense.runs import run
+
+    if output.resume is not None:
+        run.resume(output.resume)
+        show_set(output.resume, output.json)
+        return
+    source = data.source()
+    if output.out is None and not output.dry_run:
+        raise UserError(
+            "--out is missing: name the run folder (or --dry-run to see what would be done)"
+        )
+    real = source.load(download=data.download)
+    name = choice.recipe or recipes.published_as(choice.method or "datadam")
+    resolved = recipes.recipe_for(name, real.name, real.shape, amount.ipc, method=choice.method)
+    resolved = resolved.override(recipe | choice.changes())
+    job: dict[str, Any] = {
+        "ipc": amount.ipc, "recipe": resolved, "seed": amount.seed,
+        "device": machine.device, "chunk": machine.chunk,
+    }  # fmt: skip
+    if output.dry_run or output.out is None:
+        show_facts(run.rehearse(real, **job), output.json)
+        return
+    run.condense(
+        real, out=output.out, source=source, storage=output.storage,
+        checkpoint_every=output.checkpoint_every, **job,
+    )  # fmt: skip
+    show_set(output.out, output.json)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Count:
+    """How many experts are trained.
+
+    >>> Count().count
+    100
+    """
+
+    count: int = 100
+    """Experts; a folder that has some is filled up to so many."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExpertsOutput(Output):
+    """Where experts go.
+
+    >>> ExpertsOutput(out=Path("runs/experts")).json
+    False
+    """
+
+    out: Path
+    """Folder for the experts. The same command again goes on."""
+
+
+@click.command(
+    cls=Command,
+    parts={
+        "data": Part(kind=Data, heading=Heading.WHAT),
+        "amount": Part(kind=Count, heading=Heading.HOW_MUCH),
+        "training": Part(
+            kind="condense.training.experts:Training",
+            heading=Heading.TRAINED,
+            elsewhere={"passes": Heading.HOW_MUCH, "storage": Heading.OUTPUT},
+        ),
+        "machine": Part(kind=Device, heading=Heading.WHERE),
+        "output": Part(kind=ExpertsOutput, heading=Heading.OUTPUT),
+    },
+)
+def experts(
+    data: Data, amount: Count, training: "Training", machine: Device, output: ExpertsOutput
+) -> None:
+    """Train networks on the whole real set and keep their weights after every pass, for mtt.
+
+    \b
+    condensekit experts --dataset cifar10 --data-dir DIR --out runs/experts
+    condensekit condense --method mtt --experts runs/experts --dataset cifar10 --data-dir DIR \\
+        --out runs/mtt
+    """
+    from condense.training.experts import train_experts
+
+    made = train_experts(
+        data.load(), training, amount.count, output.out, device=machine.device, quiet=output.json
+    )
+    facts = {"folder": str(output.out), "experts": made.count, "passes": made.passes}
+    show_facts(facts, output.json)

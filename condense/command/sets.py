@@ -1,0 +1,157 @@
+"""`condensekit select`, `import`, `export` and `show`: sets that are not condensed here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from condense.command.shared import Data, Device, Output, Printed, show_facts, show_set
+from condense.options import Command, Heading, Part
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """Which real images are selected, and how they are kept.
+
+    >>> Selection().method
+    'random'
+    """
+
+    method: str = "random"
+    """`random`, `herding`, `kcenter` or `forgetting`."""
+    ipc: int = 10
+    """Images per class."""
+    seed: int = 0
+    """Every random number follows from it."""
+    preprocess: str = "standard"
+    """`standard` or `zca`."""
+    storage: str = "uint8"
+    """`float32`, `float16` or `uint8` (lossless for real images)."""
+
+
+@click.command(
+    cls=Command,
+    parts={
+        "data": Part(kind=Data, heading=Heading.WHAT),
+        "selection": Part(
+            kind=Selection,
+            heading=Heading.HOW_MUCH,
+            elsewhere={"method": Heading.WHAT, "storage": Heading.OUTPUT},
+        ),
+        "machine": Part(kind=Device, heading=Heading.WHERE),
+        "output": Part(kind=Output, heading=Heading.OUTPUT),
+    },
+)
+def select(data: Data, selection: Selection, machine: Device, output: Output) -> None:
+    """Select real images as a set: the baselines every condensed set has to beat."""
+    from condense.runs import shelf
+
+    source = data.source()
+    shelf.select_into(
+        output.out, source.load(download=data.download), source, method=selection.method,
+        ipc=selection.ipc, preprocess=selection.preprocess, seed=selection.seed,
+        device=machine.device, storage=selection.storage,
+    )  # fmt: skip
+    show_set(output.out, output.json)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Foreign:
+    """What a set made by others does not say of itself.
+
+    >>> Foreign(preprocess="zca").experiment
+    0
+    """
+
+    preprocess: str
+    """The transform its images are in: `standard` or `zca`. Such files do not say."""
+    experiment: int = 0
+    """Which of the sets in a published .pt file."""
+    storage: str = "float32"
+    """`float32`, `float16` or `uint8`."""
+
+
+@click.command(
+    "import",
+    cls=Command,
+    parts={
+        "data": Part(kind=Data, heading=Heading.WHAT),
+        "foreign": Part(kind=Foreign, heading=Heading.WHAT, elsewhere={"storage": Heading.OUTPUT}),
+        "output": Part(kind=Output, heading=Heading.OUTPUT),
+    },
+)
+@click.argument("path", type=click.Path(path_type=Path))
+def import_command(path: Path, data: Data, foreign: Foreign, output: Output) -> None:
+    """Read a set published by others: a .pt file, a folder of pictures by class, or .npz."""
+    from condense.runs import shelf
+
+    source = data.source()
+    shelf.import_into(
+        output.out, path, source.load(download=data.download), source,
+        preprocess=foreign.preprocess, experiment=foreign.experiment, storage=foreign.storage,
+    )  # fmt: skip
+    show_set(output.out, output.json)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Export:
+    """Where a set is written, and in which format.
+
+    >>> Export(out=Path("set.npz"), format="npz").format
+    'npz'
+    """
+
+    format: str = "folder"
+    """`folder` (PNG by class), `npz` or `pt`."""
+    out: Path
+    """File or folder to write."""
+
+
+@click.command("export", cls=Command, parts={"export": Part(kind=Export, heading=Heading.OUTPUT)})
+@click.argument("path", type=click.Path())
+def export_command(path: str, export: Export) -> None:
+    """Write a set in a format other tools read."""
+    from condense.sets.condensed import CondensedSet
+    from condense.sets.exchange import export_set
+
+    export_set(CondensedSet.load(path), export.out, export.format)
+    click.echo(export.out)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look(Printed):
+    """How a set is looked at.
+
+    >>> Look(grid=Path("grid.png")).json
+    False
+    """
+
+    grid: Path | None = None
+    """Also draw the images as a PNG here."""
+
+
+@click.command(cls=Command, parts={"look": Part(kind=Look, heading=Heading.OUTPUT)})
+@click.argument("path", type=click.Path())
+def show(path: str, look: Look) -> None:
+    """Say what a condensed set holds and where it came from."""
+    from condense.report.pictures import grid as draw
+    from condense.sets.condensed import CondensedSet
+
+    condensed = CondensedSet.load(path)
+    if look.grid:
+        draw(condensed, look.grid)
+    facts = {
+        "images": len(condensed),
+        "shape": condensed.shape,
+        "classes": condensed.classes,
+        "ipc": condensed.ipc,
+        "formation": condensed.formation,
+        "labels": "soft" if condensed.soft else "hard",
+        "preprocess": condensed.preprocess.name,
+        "fingerprint": condensed.fingerprint,
+        "bytes": {
+            storage: condensed.nbytes(storage) for storage in ("float32", "float16", "uint8")
+        },
+        "provenance": condensed.provenance,
+    }
+    show_facts(facts, look.json)

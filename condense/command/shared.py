@@ -1,0 +1,146 @@
+"""What commands share: options that several of them have, and how facts are printed."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from condense.errors import UserError
+from condense.options import Rows
+
+if TYPE_CHECKING:
+    from condense.data.catalogue import Source
+    from condense.data.images import Dataset
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """The dataset that a command works on.
+
+    >>> Data(dataset="digits", hold_out=100).source().hold_out
+    100
+    """
+
+    dataset: str | None = None
+    """Name (see `data --list`), folder:PATH, or a MedMNIST-style .npz file."""
+    data_dir: Path | None = None
+    """Folder the named datasets are found in; ./data unless given."""
+    resolution: int | None = None
+    """Side in pixels to which images are resized and centre-cropped."""
+    hold_out: int = 0
+    """Use this many training images as the test set: for making choices."""
+    download: bool = False
+    """Fetch a missing dataset into `--data-dir`."""
+
+    def source(self) -> "Source":
+        """Where the dataset is. Raises `UserError` where none is named."""
+        from condense.data.catalogue import Source
+
+        if self.dataset is None:
+            raise UserError(
+                "--dataset is missing: name one (see `data --list`), or folder:PATH, or a .npz file"
+            )
+        return Source(
+            name=self.dataset,
+            data_dir=None if self.data_dir is None else str(self.data_dir),
+            resolution=self.resolution,
+            hold_out=self.hold_out,
+        )
+
+    def load(self) -> "Dataset":
+        """The dataset itself. Raises `UserError` where it is missing or damaged."""
+        return self.source().load(download=self.download)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """What a command of one process runs on.
+
+    >>> Device().device
+    'auto'
+    """
+
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`; `auto` takes a GPU where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Output:
+    """Where a set goes, and how a command tells what it did.
+
+    >>> Output(out=Path("runs/digits")).json
+    False
+    """
+
+    out: Path
+    """Folder for the set."""
+    json: bool = False
+    """Print one JSON document on stdout, for machines."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Printed:
+    """How a command that writes no files tells what it found.
+
+    >>> Printed().json
+    False
+    """
+
+    json: bool = False
+    """Print one JSON document on stdout, for machines."""
+
+
+def pairs(settings: tuple[str, ...]) -> dict[str, str]:
+    """What `--set KEY=VALUE` says, given any number of times; a `UserError` for anything else.
+
+    >>> pairs(("lr=0.1", "augment=none"))
+    {'lr': '0.1', 'augment': 'none'}
+    """
+    for setting in settings:
+        if "=" not in setting:
+            raise UserError(f"--set {setting}: it must be KEY=VALUE")
+    return dict(setting.split("=", 1) for setting in settings)
+
+
+def show_facts(facts: Mapping[str, Any], as_json: bool) -> None:
+    """Print facts as one JSON document, or a line each.
+
+    >>> show_facts({"images": 20, "shape": (1, 8, 8)}, as_json=False)
+    images           20
+    shape            [1, 8, 8]
+    """
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for key, value in facts.items():
+        text = json.dumps(value) if isinstance(value, dict | list | tuple) else value
+        click.echo(f"{key:<16} {text}")
+
+
+def show_rows(sections: Mapping[str, Rows]) -> None:
+    """Print sections of rows with two columns, as help is printed.
+
+    >>> show_rows({"Recipes": [("best", "The best.")]})
+    Recipes:
+      best  The best.
+    """
+    formatter = click.HelpFormatter(max_width=110)
+    for heading, rows in sections.items():
+        with formatter.section(heading):
+            formatter.write_dl(rows)
+    click.echo(formatter.getvalue().strip())
+
+
+def show_set(folder: Path, as_json: bool) -> None:
+    """Print the files that the folder of a set holds.
+
+    >>> show_set(Path("runs"), as_json=False)
+    set              runs/set.safetensors
+    picture          runs/grid.png
+    run              runs/run.json
+    """
+    names = {"set": "set.safetensors", "picture": "grid.png", "run": "run.json"}
+    show_facts({fact: str(folder / name) for fact, name in names.items()}, as_json)

@@ -1,0 +1,13 @@
+from .buffer import CondensedBuffer as CondensedBuffer
+from .buffer import CondensedBufferWithLogits as CondensedBufferWithLogits
+from .memories import Online as Online
+from .orders import class_order as class_order
+from .orders import of_classes as of_classes
+from .orders import split as split
+from .plan import Plan as Plan
+from .plugins import CondensedGDumb as CondensedGDumb
+from .plugins import CondensedICaRL as CondensedICaRL
+from .plugins import CondensedReplayPlugin as CondensedReplayPlugin
+from .stream import class_stream as class_stream
+from .study import resume as resume
+from .study import run as run

@@ -1,0 +1,2 @@
+from .spaces import SPACES as SPACES
+from .spaces import space as space
