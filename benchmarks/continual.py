@@ -69,7 +69,8 @@ def main(
     name: str, data_dir: str | None, out: Path, workers: Workers, minutes: float | None
 ) -> None:
     """Measure one plan and write it to the results."""
-    dataset, session = load_dataset("cifar100", data_dir), {"workers": workers, "minutes": minutes}
+    dataset = load_dataset("cifar100", data_dir)
+    session: Any = {"workers": workers, "minutes": minutes}
     if name == "features":
         features(dataset)
         return
@@ -92,10 +93,7 @@ def main(
 
 
 def features(dataset: Dataset) -> None:
-    """Train the network behind herding for several numbers of passes, and test it.
-
-    It is trained as `condense.methods.selection` does.
-    """
+    """Train the network behind herding for several numbers of passes, and test it."""
     part = of_classes(dataset, class_order(len(dataset.classes), 0)[-4:])
     preprocess, device = make_preprocess("standard", part), torch.device("cpu")
     network = build("convnet", part.shape, len(part.classes))
@@ -148,7 +146,8 @@ def _lines(plan: Plan, measured: Results) -> list[str]:
         f"{images * 3072:,} bytes; condensed for {plan.condense_steps} steps. Networks {training}, "
         f"passes {plan.epochs}, minibatch {plan.batch}.",
         "",
-        f"Accuracy on the classes seen, %, and half of its 95 % interval over {plan.orders} class orders:",
+        f"Accuracy on the classes seen, %, and half of its 95 % interval over {plan.orders} class "
+        "orders:",
         "",
         *(f"| {' | '.join(row)} |" for row in (headers, ["---"] * len(headers), *rows)),
         "",
@@ -159,10 +158,12 @@ def _lines(plan: Plan, measured: Results) -> list[str]:
 
 
 def difference(measured: Results, ours: str, theirs: str) -> str:
-    """The mean difference of the final accuracies, its interval, and the difference in each order."""
-    pairs: Any = zip(measured.final(ours).values, measured.final(theirs).values, strict=True)  # type: ignore[union-attr]
-    found = [fmean(a) - fmean(b) for a, b in pairs]
-    return f"{Statistic(tuple((one,) for one in found))} ({', '.join(f'{100 * one:+.1f}' for one in found)})"
+    """The mean difference of the final accuracies, its interval, and that of each order."""
+    finals: Any = (measured.final(ours), measured.final(theirs))
+    pairs = zip(*(final.values for final in finals), strict=True)
+    points = [fmean(mine) - fmean(other) for mine, other in pairs]
+    of_orders = ", ".join(f"{100 * one:+.1f}" for one in points)
+    return f"{Statistic(tuple((one,) for one in points))} ({of_orders})"
 
 
 if __name__ == "__main__":

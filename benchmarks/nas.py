@@ -2,7 +2,7 @@
 
 cells  random cells of NAS-Bench-201, judged by the benchmark's own test accuracies
 grid   ConvNets of the 720 grid, judged by a reference that is trained here
-size   how the correlation grows with the number of real images, and where it crosses the parameters'
+size   how the correlation grows with the real images, and where it crosses the parameters'
 
 Each keeps its state in a folder below `--out`: started again it goes on, and a result with
 trainings missing says so. The trainings are in one store, `trials.sqlite`: what one study has
@@ -110,7 +110,7 @@ def cells(
     width: int,
     **common: Any,
 ) -> None:
-    """Random cells of NAS-Bench-201 at a reduced scale, ranked by random, condensed and early-stopped trainings."""
+    """Random cells of NAS-Bench-201, ranked by random, condensed and early-stopped trainings."""
     dataset = _dataset(common)
     regime = change(space("nasbench201").REGIME, epochs=epochs, cells=cells, width=width)
     choice = {
@@ -157,10 +157,10 @@ def grid(
     epochs: int,
     **common: Any,
 ) -> None:
-    """Stratified ConvNets: a reference is trained first, then random, condensed and early-stopped proxies rank them.
+    """Stratified ConvNets, ranked by a reference that is trained first, and then by proxies.
 
-    Both by the 720 grid's regime, but in smaller batches (few images would give few steps), and the reference with flips
-    and crops in place of DSA, under which nothing fits in so few epochs.
+    Both by the 720 grid's regime, but in smaller batches (few images would give few steps), and the
+    reference with flips and crops in place of DSA, under which nothing fits in so few epochs.
     """
     dataset = _dataset(common)
     indices = _cheap(dataset, sample, most_mflops * 1e6)
@@ -213,7 +213,7 @@ def size(
     width: int,
     **common: Any,
 ) -> None:
-    """The correlation against the number of real images, with the condensed sets and the parameter count beside."""
+    """The correlation against the number of real images; beside it sets and parameters."""
     dataset = _dataset(common)
     regime = change(space("nasbench201").REGIME, epochs=epochs, cells=cells, width=width)
     counts = [int(count) for count in sizes.split(",")]
@@ -287,10 +287,7 @@ def _run(
 
 
 def _cheap(dataset: Dataset, count: int, most: float) -> list[int]:
-    """The first `count` ConvNets of the stratified order that are cheap enough.
-
-    `most`: multiply-adds an image.
-    """
+    """The first ConvNets of the stratified order of at most `most` multiply-adds an image."""
     for drawn in range(count, convnet_space.SIZE + 1):
         indices = convnet_space.sample(drawn, stratified=True)
         costs = [

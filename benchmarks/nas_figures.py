@@ -25,10 +25,7 @@ def markdown(headers: Any, rows: list[list[str]]) -> list[str]:
 
 
 def forest(path: Path, ranking: Ranking) -> None:
-    """Spearman's rho of every score with its interval.
-
-    They are what costs nothing, each proxy's own, and averages of both.
-    """
+    """Spearman's rho of what costs nothing, of each proxy's scores, and of averages of both."""
     from matplotlib.figure import Figure
 
     free = [*BASELINES, FREE_AVERAGE]
@@ -44,15 +41,15 @@ def forest(path: Path, ranking: Ranking) -> None:
     labels: list[str] = []
     ticks: list[float] = []
     for number, (group, columns) in enumerate(groups.items()):
-        found = [ranking.agreements[column]["spearman"] for column in columns]
+        rhos = [ranking.agreements[column]["spearman"] for column in columns]
         rows = [
             len(labels) + 0.6 * number + row for row in range(len(columns))
         ]  # a gap between groups
         ticks += rows
-        arms = [[e.value - e.low for e in found], [e.high - e.value for e in found]]
+        arms = [[e.value - e.low for e in rhos], [e.high - e.value for e in rhos]]
         colour = "#555555" if group == "free" else f"C{number - 1}"
         axes.errorbar(
-            [e.value for e in found],
+            [e.value for e in rhos],
             rows,
             xerr=arms,
             fmt="o",
@@ -82,7 +79,7 @@ def forest(path: Path, ranking: Ranking) -> None:
 
 
 def crossings(ranking: Ranking, sizes: list[int]) -> list[str]:
-    """For each score, the fewest real images with which it agrees as well as the parameter count."""
+    """For each score, the fewest real images that agree as well as the parameter count."""
     bar, lines = ranking.agreements[YARDSTICK]["spearman"].value, []
     for score in SCORES:
         rhos = {
@@ -102,12 +99,9 @@ def crossings(ranking: Ranking, sizes: list[int]) -> list[str]:
 
 
 def by_pass(folder: Path, ranking: Ranking) -> dict[str, list[Estimate]]:
-    """By proxy: Spearman's rho of the training losses summed over the first 1, 2, ... passes.
-
-    They are those of the very same trainings.
-    """
+    """By proxy: Spearman's rho of the training losses summed over the first 1, 2, ... passes."""
     assert ranking.truth is not None
-    plan, found = load_plan(folder), {}
+    plan, of_proxies = load_plan(folder), {}
     with Trials(str(plan.store)) as store:
         curves = {
             trial.key: trial.result["curve"].get("loss", [])
@@ -125,86 +119,64 @@ def by_pass(folder: Path, ranking: Ranking) -> dict[str, list[Estimate]]:
         losses = np.cumsum(
             np.nan_to_num(np.mean(table, axis=1), nan=math.inf, posinf=math.inf), axis=1
         )
-        found[proxy] = [agreement(-column, ranking.truth)["spearman"] for column in losses.T]
-    return found
+        of_proxies[proxy] = [agreement(-column, ranking.truth)["spearman"] for column in losses.T]
+    return of_proxies
 
 
 def pass_lines(passes: dict[str, list[Estimate]]) -> list[str]:
     chosen = [n for n in (1, 2, 5, 10, 15, 20) if n <= max(map(len, passes.values()))]
     rows = [
-        [name, *(interval(found[n - 1]) if n <= len(found) else "" for n in chosen)]
-        for name, found in passes.items()
+        [name, *(interval(rhos[n - 1]) if n <= len(rhos) else "" for n in chosen)]
+        for name, rhos in passes.items()
     ]
-    told = (
+    title = (
         "Spearman's rho of the training losses summed over the first passes of the same trainings."
     )
-    return [told, "", *markdown(("proxy", *(f"{n} passes" for n in chosen)), rows)]
+    return [title, "", *markdown(("proxy", *(f"{n} passes" for n in chosen)), rows)]
 
 
 def curve(path: Path, ranking: Ranking, passes: dict[str, list[Estimate]]) -> None:
-    """Spearman's rho against the images per class, condensed sets as stars.
-
-    Beside it that of the summed loss against the passes.
-    """
+    """Spearman's rho against the images per class (sets are stars), and against the passes."""
     from matplotlib.figure import Figure
-
-    real = "random:"
-    sizes = [int(name.removeprefix(real)) for name in ranking.trainings if name.startswith(real)]
 
     figure = Figure(figsize=(9.6, 4), layout="constrained", dpi=150)
     left, right = figure.subplots(1, 2, sharey=True)
-    condensed = [proxy for proxy in ranking.trainings if not proxy.startswith("random:")]
+    _draw_sizes(left, ranking)
+    for number, (proxy, rhos) in enumerate(passes.items()):
+        epochs, colour = range(1, len(rhos) + 1), f"C{number + len(SCORES)}"
+        low, high = [e.low for e in rhos], [e.high for e in rhos]
+        right.plot(epochs, [e.value for e in rhos], color=colour, label=proxy)
+        right.fill_between(epochs, low, high, color=colour, alpha=0.08, linewidth=0)
+    right.set_xlabel("passes over which the training loss is summed")
+    right.set_xticks([1, *range(5, max(map(len, passes.values())) + 1, 5)])
+    yardstick = ranking.agreements[YARDSTICK]["spearman"].value
+    for axes in (left, right):
+        axes.axhline(yardstick, color="#333333", linestyle="--", label=YARDSTICK)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+        # Above: curves go anywhere.
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8)
+    save_figure(figure, path)
+
+
+def _draw_sizes(axes: Any, ranking: Ranking) -> None:
+    real = "random:"
+    condensed = [proxy for proxy in ranking.trainings if not proxy.startswith(real)]
+    sizes = [int(name.removeprefix(real)) for name in ranking.trainings if name.startswith(real)]
     for number, score in enumerate(SCORES):
-        found = [ranking.agreements[f"random:{size} {score}"]["spearman"] for size in sizes]
-        arms = [[e.value - e.low for e in found], [e.high - e.value for e in found]]
+        rhos = [ranking.agreements[f"{real}{size} {score}"]["spearman"] for size in sizes]
+        arms = [[e.value - e.low for e in rhos], [e.high - e.value for e in rhos]]
         places = [size * (0.96 + 0.04 * number) for size in sizes]  # side by side
-        style: dict[str, Any] = {
-            "color": f"C{number}",
-            "marker": "o",
-            "capsize": 3,
-            "label": score.replace("_", " "),
-        }
-        left.errorbar(places, [e.value for e in found], yerr=arms, **style)
+        style: dict[str, Any] = {"color": f"C{number}", "marker": "o", "capsize": 3}
+        label = score.replace("_", " ")
+        axes.errorbar(places, [e.value for e in rhos], yerr=arms, label=label, **style)
         for proxy in condensed:
             value = ranking.agreements[f"{proxy} {score}"]["spearman"].value
-            left.plot(
-                [0.88 * sizes[0]],
-                [value],
-                color=f"C{number}",
-                marker="*",
-                markersize=11,
-                linestyle="none",
-            )
-    left.set(
+            axes.plot([0.88 * sizes[0]], [value], color=f"C{number}", marker="*", markersize=11)
+    axes.set(
         xscale="log",
         xlabel="real images per class (stars: condensed sets)",
         ylabel="Spearman's rho, 95 % intervals",
     )
-    left.set_xticks(sizes, [str(size) for size in sizes])
-    left.minorticks_off()
-    for number, (proxy, rhos) in enumerate(passes.items()):
-        epochs, colour = range(1, len(rhos) + 1), f"C{number + len(SCORES)}"
-        right.plot(epochs, [e.value for e in rhos], color=colour, label=proxy)
-        right.fill_between(
-            epochs,
-            [e.low for e in rhos],
-            [e.high for e in rhos],
-            color=colour,
-            alpha=0.08,
-            linewidth=0,
-        )
-    right.set_xlabel("passes over which the training loss is summed")
-    right.set_xticks([1, *range(5, max(map(len, passes.values())) + 1, 5)])
-    for axes in (left, right):
-        axes.axhline(
-            ranking.agreements[YARDSTICK]["spearman"].value,
-            color="#333333",
-            linestyle="--",
-            label=YARDSTICK,
-        )
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
-        axes.legend(
-            frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8
-        )  # above: curves go anywhere
-    save_figure(figure, path)
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()

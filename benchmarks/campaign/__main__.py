@@ -86,10 +86,7 @@ class CampaignJob:
     """One entry of the campaign."""
 
     order: float
-    """Jobs are done in ascending order.
-
-    For sets it is what they cost, times the seeds already done, times the line's factor.
-    """
+    """Ascending; for sets: the cost, times the seeds already done, times the factor of the line."""
     name: str
     work: Callable[[Workplace, str], None]
     """Does all that is left, and keeps what is done; it may be stopped at any time."""
@@ -150,10 +147,7 @@ def _row(record: dict[str, Any]) -> tuple[str, int, str]:
 
 
 def work(chosen: list[CampaignJob], place: Workplace, minutes: float) -> tuple[str, int]:
-    """Do jobs until the time is up: how it ended, and the number of jobs that failed.
-
-    A failure is printed and the next job taken.
-    """
+    """Do jobs until the time is up; how it ended, and how many failed. A failure stops no other."""
     failed = 0
     with stoppable(minutes) as time_is_up:
         try:

@@ -1,4 +1,4 @@
-"""The campaign's jobs of architecture search: random cells and the 720 grid at full size, each beside the truth.
+"""The campaign's architecture searches: random cells and the 720 grid, each beside the truth.
 
 nas-set         a condensed set, made without the images that candidates are scored by
 nas-cells       random cells of NAS-Bench-201, ranked by it, by random images and by early stopping
@@ -70,10 +70,7 @@ SMOKE = SearchScale(
 
 
 def plan(scale: SearchScale) -> Iterator[tuple[float, str, Callable[["Workplace", str], None]]]:
-    """The jobs: the images each takes through a network, its name, its work.
-
-    A backward pass counts as two forward ones.
-    """
+    """The jobs: the images each takes through a network (backward counts twice), name, work."""
     recipe = recipe_for("paper", scale.dataset, (3, 32, 32), scale.ipc).override(scale.recipe)
     images, grid = 10 * scale.ipc, len(scale.grid) or space(GRID).SIZE
     condensing = recipe.steps * 10 * (recipe.real_batch + 3 * scale.ipc)

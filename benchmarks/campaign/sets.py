@@ -24,10 +24,7 @@ RECIPES: dict[str, tuple[str, dict[str, Any], float]] = {
     "paper-standard": ("paper", {"preprocess": "standard"}, 4),
     "official-code-zca": ("official-code", {"preprocess": "zca"}, 4),
 }
-"""Name of a line -> recipe, changes, and how many times cheaper than the first it has to be.
-
-Cheaper, that is, to come as early as the first.
-"""
+"""Name of a line -> recipe, changes, and how many times cheaper it has to be to come first."""
 CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
 
 
@@ -42,10 +39,7 @@ class SetJob:
 
 
 def condense_and_evaluate(place: Workplace, name: str, *, job: SetJob) -> None:
-    """Condense a set, then train the recipe's own architecture on it, and test it.
-
-    The networks are seeded and kept as those of the tables, which so share them.
-    """
+    """Condense a set, then train networks of the recipe on it, which the tables share."""
     record = place.record(name) | {
         "dataset": job.made.source.name,
         "ipc": job.made.ipc,
@@ -103,10 +97,7 @@ def _condense(place: Workplace, record: dict[str, Any], work: TableWork, job: Se
 
 
 def _lighten(run: Path) -> None:
-    """Leave of a run folder what going on needs, to be carried to the next machine.
-
-    That is its record, and the set or the state.
-    """
+    """Leave of a run folder what the next machine needs: its record, and the set or the state."""
     state = {"start.safetensors", "pool", "checkpoints"}
     needed = {"run.json", *([FILE_NAME] if (run / FILE_NAME).exists() else state)}
     for path in run.glob("*"):

@@ -8,7 +8,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from continual.plan import Plan
 from continual.study import resume, run
@@ -31,10 +31,7 @@ SMOKE: Streams = {"continual-digits": ("digits", 10, _SMALL)}
 
 
 def plan(streams: Streams) -> Iterator[tuple[float, str, Callable[["Workplace", str], None]]]:
-    """The jobs: the images each takes through a network, its name, its work.
-
-    A backward pass counts as two forward ones.
-    """
+    """The jobs: the images each takes through a network (backward counts twice), name, work."""
     for name, (dataset, classes, measured) in streams.items():
         networks = measured.orders * measured.repeats * len(measured.methods)
         # From scratch at each step, on half of the images in the mean.

@@ -73,10 +73,7 @@ class Workplace:
             self.keep(record, record["note"])
 
     def keep_set(self, condensed: CondensedSet, name: str) -> Path:
-        """Save a job's set as uint8, in the folder `large` if the file is.
-
-        Returns where, from the results' folder.
-        """
+        """Save a job's set as uint8, in `large` if the file is; returns where, from `out`."""
         large = self.out / "large" / f"{name}.safetensors"
         large.parent.mkdir(exist_ok=True)
         condensed.save(large, storage="uint8")

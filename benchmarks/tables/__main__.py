@@ -23,7 +23,7 @@ ABOUT = {
     "high-resolution": "Random, DM and DataDAM on ImageNet and its subsets: the second table.",
     "cross": "Sets made with one architecture, networks of another trained on them: the third "
     "table.",
-    "ablation": "DataDAM with one thing changed at a time: tables 5 to 7, figures 3, 4 and 8 to 13.",
+    "ablation": "DataDAM with one thing changed at a time: tables 5 to 7, figures 3, 4, 8 to 13.",
     "cost": "Seconds a step and peak memory by method and images per class, in one run: table 4. "
     "Points are measured one by one, whatever the workers.",
     "embedding": "t-SNE of real and synthetic images in the embedding of a ResNet-18, one picture "
@@ -48,10 +48,7 @@ _CHOICE = [
 
 @click.group()
 def main() -> None:
-    """The tables of the DataDAM paper, measured here.
-
-    What was made is kept, so a killed command goes on.
-    """
+    """The tables of the DataDAM paper, measured here. A killed command goes on."""
 
 
 def _add(table: str) -> None:

@@ -139,10 +139,7 @@ class TableBench:
             return {"failed": str(error)}
 
     def with_experts(self, recipe: Recipe, dataset: Dataset) -> Recipe:
-        """`recipe` with the experts it needs, which are trained first: one for every 50 steps.
-
-        Published are 100 for 5,000 steps.
-        """
+        """`recipe` with the experts it needs: as published, one for every 50 steps."""
         method = recipe.method
         if not isinstance(method, MTT) or method.experts:
             return recipe

@@ -32,7 +32,7 @@ TURNS = {"smoke": 2, "cpu": 10, "full": 100}
 
 
 def lines() -> dict[str, Line]:
-    """Every method as its authors published it; DataDAM with the loss scale that moves its pixels."""
+    """Every method as published; DataDAM with the loss scale that moves its pixels."""
     return {
         method: SCALE_100 if method == "datadam" else Line(recipe=published_as(method), changes={})
         for method in METHODS
@@ -56,10 +56,7 @@ def measure_all(scale: TableScale, work: TableWork) -> list[dict[str, Any]]:
 
 
 def measure(method: str, scale: TableScale, ipc: int, bench: TableBench) -> dict[str, Any]:
-    """Seconds of each counted step, and the peak; or why there is none.
-
-    Experts that a method needs are kept in the bench's folder.
-    """
+    """Seconds of each counted step, and the peak; or why there is none."""
     # The preprocessing is done once a run, not once a step: standardisation, for every method.
     line = lines()[method]
     line = Line(recipe=line.recipe, changes=line.changes | {"preprocess": "standard"})

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.tables.accuracy import SCALE_100
 from benchmarks.tables.bench import TableBench, TableWork
-from benchmarks.tables.lines import Line, TableScale, sets_of
+from benchmarks.tables.lines import Line, Lines, TableScale, sets_of
 from condense import CondensedSet, Protocol
 from condense.data.augment import dsa_for
 from condense.data.catalogue import Source
@@ -59,9 +59,9 @@ SCALES = {
 }
 
 
-def lines() -> dict[str, Line | str]:
+def lines() -> Lines:
     """Random real images and every method, under one preprocessing: one network looks at all."""
-    by_name: dict[str, Line | str] = {"random": "standard"}
+    by_name: Lines = {"random": "standard"}
     for method in METHODS:
         line = SCALE_100 if method == "datadam" else Line(recipe=published_as(method), changes={})
         changes = line.changes | {"preprocess": "standard"}
@@ -147,7 +147,8 @@ def markdown(document: dict[str, Any]) -> list[str]:
         "| offset of the class mean | 95 % interval |",
         "|---|---|---|---|---|",
         *(
-            f"| {name} | {_interval([100 * one for one in of['own']], 0)} | {_interval(of['offset'], 2)} |"
+            f"| {name} | {_interval([100 * one for one in of['own']], 0)} | "
+            f"{_interval(of['offset'], 2)} |"
             for name, of in document["measures"].items()
         ),
         *(f"| {name} | {reason} | | | |" for name, reason in document["failed"].items()),
@@ -205,7 +206,7 @@ def _interval(values: list[float], digits: int) -> str:
 def _network(
     dataset: Dataset, preprocess: Preprocess, chosen: EmbeddingScale, bench: TableBench
 ) -> tuple[Network, float]:
-    """A ResNet-18 trained on real images, kept in the work folder, and its accuracy on test images."""
+    """A ResNet-18 trained on real images, kept in the work folder, and its test accuracy."""
     network = build("resnet18-bn", dataset.shape, len(dataset.classes)).to(bench.place)
     path = (
         bench.folder

@@ -40,8 +40,9 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "inner_batch": None,
         },
         "ablation": {"steps": 100, "network": "convnet-w32"},
-        # These four were sized by their cost, about a minute a set, and tried on 5,000 held-out training images. One matching a
-        # network: the published loops would take minutes a step. Of few steps each has to move the pixels as far as their many.
+        # These four were sized by their cost, about a minute a set, and tried on 5,000 held-out
+        # training images. One matching a network: the published loops would take minutes a step. Of
+        # few steps each has to move the pixels as far as their many.
         **{
             method: {"steps": 60, "real_batch": 16, "init": "random", "outer_loops": 1}
             for method in ("dc", "dsa")
@@ -62,7 +63,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "full": {},
 }
-"""Changes of a recipe at each scale: by default, for a method, for it at an IPC, for a line or `ablation`; the last counts."""
+"""Changes of a recipe: by default, of a method, of it at an IPC, of a line; the last counts."""
 
 POOLS = {
     "smoke": {"pool": 1, "pool_steps": 2},
@@ -71,7 +72,7 @@ POOLS = {
 }
 """The partly trained networks of the ablation by training stage; the paper trains 1,000."""
 SIZES = {"digits": 8, "tinyimagenet": 64, "imagenet-1k": 64, **dict.fromkeys(IMAGENET_SUBSETS, 128)}
-"""Side in pixels of a dataset's images, where not 32: recipes depend on it from 64 on, and are resolved before any is read."""
+"""Side in pixels of a dataset's images, where not 32; recipes depend on it from 64 on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,16 +83,23 @@ class Line:
     changes: dict[str, Any]
 
 
+Lines = dict[str, Line | str]
+"""Row -> a recipe, or the preprocessing of a selection of real images."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TableScale:
-    """How much is done. The full scale is the papers' own: every recipe as published, five sets, 20 networks each."""
+    """How much is done.
+
+    The full scale is the papers' own: every recipe as published, five sets, 20 networks each.
+    """
 
     name: str
     seeds: int
     repeats: int
     epochs: int
     network: str
-    """Trained on every set, whatever network it was matched under, unless the table says otherwise."""
+    """Trained on every set, whatever it was matched under, unless a table says otherwise."""
     feature_epochs: int
     """Passes over the real images for the network behind herding, k-center and forgetting."""
 
@@ -109,13 +117,14 @@ SCALES = {
 }
 
 
-def main_lines(dataset: str) -> dict[str, Line | str]:
-    """The rows of the paper's first table, and what must stand beside them to compare like with like.
+def main_lines(dataset: str) -> Lines:
+    """The rows of the paper's first table, and what must stand beside them to compare them.
 
-    A text is a selection; under `zca`, the same images whitened. Every method is there as its authors published it. `best` stores
-    mosaics: what it starts from, of more real images than the others have, is a line to compare it with, as are mosaics alone.
+    A text is a selection; under `zca`, the same images whitened. Every method is there as its
+    authors published it. `best` stores mosaics: what it starts from, of more real images than the
+    others have, is a line to compare it with, as are mosaics alone.
     """
-    lines: dict[str, Line | str] = dict.fromkeys(SELECTIONS, "standard")
+    lines: Lines = dict.fromkeys(SELECTIONS, "standard")
     lines |= {method: Line(recipe=published_as(method), changes={}) for method in METHODS}
     lines["datadam, scale 100"] = Line(recipe="paper", changes={"loss_scale": 100.0})
     lines |= {name: Line(recipe=name, changes={}) for name in ("official-code", "best")}

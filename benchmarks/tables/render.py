@@ -56,10 +56,7 @@ def _row(entry: Entry, result: EntryResult, table: Table) -> str:
 
 
 def draw(path: Path, table: Table, results: dict[Entry, EntryResult]) -> None:
-    """A panel for each column, a line for each row.
-
-    Our mean is a dot with its interval, the paper's a hollow diamond.
-    """
+    """A panel for each column: our means with intervals are dots, the paper's diamonds."""
     from matplotlib.figure import Figure
 
     names, rows = columns(table), list(dict.fromkeys(entry.row for entry in table.entries))
