@@ -61,7 +61,7 @@ class NetworkTask:
     repeat: int
 
 
-Task = Made | NetworkTask
+TableTask = Made | NetworkTask
 """Making a set is a task too."""
 
 
@@ -110,7 +110,7 @@ class TableBench:
         """The same, to be worked on `device`."""
         return dataclasses.replace(self, device=device.type)
 
-    def key(self, task: Task) -> Key:
+    def key(self, task: TableTask) -> Key:
         """What the trial of a task is called: for a network, all that its accuracy depends on."""
         if isinstance(task, Made):
             return Key.of("table set", set=_name(self, task))
@@ -122,13 +122,13 @@ class TableBench:
             repeat=task.repeat,
         )
 
-    def name(self, task: Task) -> str:
+    def name(self, task: TableTask) -> str:
         """A task in a few words, for messages."""
         if isinstance(task, Made):
             return f"the set {_name(self, task)}"
         return f"network {task.repeat + 1} on the set {_name(self, task.made)}"
 
-    def run(self, task: Task) -> dict[str, Any]:
+    def run(self, task: TableTask) -> dict[str, Any]:
         """Do a task: the `accuracy` of a network, nothing for a set, or why it `failed`."""
         try:
             if isinstance(task, Made):
@@ -168,23 +168,23 @@ class TableTrials(Trials):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._passing: dict[Key, Trial] = {}
+        self._transient: dict[Key, Trial] = {}
 
     def add(self, trial: Trial) -> bool:
         """Keep a trial."""
         if "accuracy" in trial.result:
             return super().add(trial)
-        self._passing[trial.key] = trial
+        self._transient[trial.key] = trial
         return True
 
     def find(self, kind: str) -> dict[Key, Trial]:
         """The trials of a kind."""
-        passing = {key: trial for key, trial in self._passing.items() if key.kind == kind}
-        return super().find(kind) | passing
+        transient = {key: trial for key, trial in self._transient.items() if key.kind == kind}
+        return super().find(kind) | transient
 
     def keys(self, kind: str) -> set[Key]:
         """The keys of the trials of a kind."""
-        return super().keys(kind) | {key for key in self._passing if key.kind == kind}
+        return super().keys(kind) | {key for key in self._transient if key.kind == kind}
 
 
 class TableWork:
@@ -212,13 +212,16 @@ class TableWork:
         """The store, open."""
         return TableTrials(self._path)
 
-    def study(self, tasks: Iterable[Task]) -> Study[Task]:
+    def study(self, tasks: Iterable[TableTask]) -> Study[TableTask]:
         """What is done of these tasks, and what is left."""
         return Study(self.store, list(dict.fromkeys(tasks)), self.bench.key)
 
     def do(
-        self, title: str, tasks: Iterable[Task], watch: Callable[[int, Trial], None] | None = None
-    ) -> dict[Task, dict[str, Any]]:
+        self,
+        title: str,
+        tasks: Iterable[TableTask],
+        watch: Callable[[int, Trial], None] | None = None,
+    ) -> dict[TableTask, dict[str, Any]]:
         """Do what is left of these tasks, and return all their results; see `TableBench.run`.
 
         watch: called after each task, as by `Study.work`. Raises `Interrupted` on Ctrl-C.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from benchmarks.tables.bench import NetworkTask, TableWork, Task, Trained, networks_of
+from benchmarks.tables.bench import NetworkTask, TableTask, TableWork, Trained, networks_of
 from condense import Score, UserError
 from condense.runs.shelf import Made
 
@@ -72,7 +72,7 @@ def work_through(entries: Sequence[Entry], work: TableWork, failed: dict[Entry, 
             for entry, tasks in networks.items()
         }
         for title, tasks in (("sets", sets), ("networks", networks)):
-            of_entries: dict[Entry, list[Task]] = {
+            of_entries: dict[Entry, list[TableTask]] = {
                 entry: [*of_entry] for entry, of_entry in tasks.items() if entry not in failed
             }
             results = work.do(title, chain(*of_entries.values()))

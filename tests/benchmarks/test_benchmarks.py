@@ -326,8 +326,7 @@ def test_the_campaign_ranks_architectures(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(cells["architectures"]) == len(grid["architectures"]) == 2
     assert grid["agreement"]["nas-set accuracy"]["architectures"] == 2
     assert all(
-        leg["seconds"] > 0
-        for leg in (*cells["train"], *record(tmp_path, "nas-grid-set")["train"])
+        leg["seconds"] > 0 for leg in (*cells["train"], *record(tmp_path, "nas-grid-set")["train"])
     )
     assert len((tmp_path / "nas-reference.csv").read_text().splitlines()) == 3
     assert not list(tmp_path.glob("*.run"))

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from benchmarks import results
 from benchmarks.campaign import __main__ as campaign
+from benchmarks.campaign.sets import SetJob, condense_and_evaluate
 from benchmarks.tables import accuracy, bench, embedding, published, render
 from benchmarks.tables.__main__ import main
 from benchmarks.tables.bench import Trained
@@ -24,6 +25,7 @@ from condense.methods import METHODS
 from condense.methods.recipes import RECIPES, published_as
 from condense.runs import shelf
 from condense.runs.shelf import Made, Selection
+from condense.study.workers import Workers
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +217,7 @@ def test_data_that_is_not_there_costs_its_own_entries_alone(
     assert str(tmp_path) in found["random", "cifar10 IPC 1"]["failed"]
 
 
-def test_a_failed_row_is_told_and_the_others_done(
+def test_a_failed_row_is_told_the_others_are_done_and_it_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     condense = shelf.condense
@@ -230,6 +232,27 @@ def test_a_failed_row_is_told_and_the_others_done(
     found = {entry["row"]: entry for entry in document(tmp_path, "main")["entries"]}
     assert found["dm"]["failed"] == "the loss diverged"
     assert found["datadam"]["missing_sets"] == 0
+    monkeypatch.undo()
+    assert run(tmp_path, "main", "--only", "d[am]*").exit_code == 0
+    again = {entry["row"]: entry for entry in document(tmp_path, "main")["entries"]}
+    assert (again["dm"]["failed"], again["dm"]["missing_sets"]) == ("", 0)
+
+
+def test_tables_share_the_networks_of_the_campaign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set that the campaign evaluated is neither made nor trained on again."""
+    (first, *_) = [one for one in accuracy.main(SCALES["smoke"]).entries if one.row == "dm"]
+    made, workers = first.sets[0], Workers(workers=0, device="cpu")
+    place = campaign.Workplace(tmp_path, None, "", workers)
+    job = SetJob(line="dm", recipe=made.how, made=made, trained=first.trained)
+    condense_and_evaluate(place, "job", job=job)
+    assert not (tmp_path / "job.run").exists()
+    with place.tables(tmp_path / "tables.run") as work:
+        monkeypatch.setattr(bench, "Repeats", None)
+        (result,) = work.do("networks", first.networks(0)).values()
+    assert [result["accuracy"]] == place.record("job")["score"]["accuracies"]
+    assert not (tmp_path / "tables.run").exists()
 
 
 def test_numbers_of_an_embedding_against_their_definition() -> None:
