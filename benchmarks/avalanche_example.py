@@ -1,7 +1,8 @@
-"""An Avalanche script, and the one line that changes: replay of 40 real digits, or of 40 condensed ones.
+"""An Avalanche script, and the one line that changes: replay of 40 digits, real or condensed.
 
-Everything but the line marked `<--` is Avalanche as its documentation shows it. Takes less than a minute; the set may
-also be one that `condensekit condense --dataset digits` has made: `python -m benchmarks.avalanche_example --memory runs/digits`.
+Everything but the line marked `<--` is Avalanche as its documentation shows it. Takes less than a
+minute; the set may also be one that `condensekit condense --dataset digits` has made:
+`python -m benchmarks.avalanche_example --memory runs/digits`.
 """
 
 from pathlib import Path
@@ -22,7 +23,7 @@ IPC, STEPS, EPOCHS = 4, 150, 5
 
 
 def final_accuracy(benchmark: Any, memory: Any, seed: int) -> float:
-    """Plain replay of `memory` through the whole stream; the accuracy on all classes at the end, in [0, 1]."""
+    """The accuracy on all classes, in [0, 1], after plain replay of `memory` through the stream."""
     torch.manual_seed(seed)
     model = torch.nn.Sequential(
         torch.nn.Conv2d(1, 32, 3, padding=1),
@@ -43,10 +44,10 @@ def final_accuracy(benchmark: Any, memory: Any, seed: int) -> float:
     )
     for experience in benchmark.train_stream:
         strategy.train(experience)
-    told = strategy.eval(benchmark.test_stream)
+    metrics = strategy.eval(benchmark.test_stream)
     return next(
         value
-        for name, value in told.items()
+        for name, value in metrics.items()
         if name.startswith("Top1_Acc_Stream/eval_phase/test_stream")
     )
 
@@ -84,8 +85,8 @@ def main(memory: Path | None, seeds: int, steps: int) -> None:
                 buffer = CondensedBuffer(condensed, max_size=size)  # <-- the one line
             accuracies.append(final_accuracy(benchmark, buffer, seed))
         mean = sum(accuracies) / len(accuracies)
-        told = ", ".join(f"{value:.1%}" for value in accuracies)
-        click.echo(f"{name:<20} {size} images, {size * 64} bytes   {mean:.1%}  ({told})")
+        shown = ", ".join(f"{value:.1%}" for value in accuracies)
+        click.echo(f"{name:<20} {size} images, {size * 64} bytes   {mean:.1%}  ({shown})")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""Where the time of a condensation step goes, in the published loop and in the engine, against the floor.
+"""Where the time of a condensation step goes.
 
-The shares are a profiler's: of each operation's own time, so that none is counted twice. They are scaled to the median time of
-steps that nobody watched. The floor, by the stricter matrix rate, is that of `benchmarks.step`.
+In the published loop and in the engine, against the floor.
+
+The shares are a profiler's: of each operation's own time, so that none is counted twice. They are
+scaled to the median time of steps that nobody watched. The floor, by the stricter matrix rate, is
+that of `benchmarks.step`.
 """
 
 import io
@@ -23,11 +26,12 @@ from condense.files import write_bytes
 PARTS = {
     "convolutions": ("convolution", "conv2d", "cudnn", "implicit_gemm"),
     "norm, activation, attention, pooling": (
-        "CompiledFxGraph", "triton", "group_norm", "GroupNorm", "batch_norm", "relu", "threshold", "clamp", "avg_pool",
+        "CompiledFxGraph", "triton", "group_norm", "GroupNorm", "batch_norm", "relu", "threshold",
+        "clamp", "avg_pool",
         "pow", "abs", "vector_norm",
     ),
 }  # fmt: skip
-"""Part of a step -> what the names of its operations contain; any other operation belongs to `REST`."""
+"""Part of a step -> what its operations have in their names; any other is of the `REST`."""
 REST = "drawing, augmenting, moving"
 COLORS = ("#5b7fb8", "#c9803a", "#9a9a9a")
 

@@ -1,4 +1,4 @@
-"""The tool in two minutes: condense real handwritten digits, compare with random real ones, write a report to look at.
+"""The tool in two minutes: condense digits, compare with random real ones, write a report.
 
 The dataset is scikit-learn's digits (1,797 images of 8 x 8), so nothing is downloaded.
 """
@@ -37,9 +37,9 @@ def main(out: Path) -> None:
     condensed = condense(digits, ipc=IPC, recipe=recipe, seed=0)
     scores = {}
     for name, chosen in (("random real images", random), ("condensed", condensed)):
-        with progress(f"train on {name}", REPEATS) as told:
+        with progress(f"train on {name}", REPEATS) as watch:
             scores[name] = evaluate(
-                chosen, digits, repeats=REPEATS, protocol=PROTOCOL, progress=told
+                chosen, digits, repeats=REPEATS, protocol=PROTOCOL, progress=watch
             )["convnet"]
 
     condensed.save(out)
@@ -53,8 +53,10 @@ def main(out: Path) -> None:
         report.section(
             "Accuracy",
             report.paragraph(
-                f"{REPEATS} networks trained on {IPC} images per class each, tested on {len(digits.test)} real images. "
-                "Both sets are of the same size; the interval is over the networks, for this one seed of each set."
+                f"{REPEATS} networks trained on {IPC} images per class each, tested on "
+                f"{len(digits.test)} real images. "
+                "Both sets are of the same size; the interval is over the networks, for this one "
+                "seed of each set."
             ),
             report.scores(scores),
             report.image(out / "accuracy.png"),

@@ -12,9 +12,9 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks import breakdown, nas, recipes, results, scale
+from benchmarks import breakdown, nas_figures, recipes, results, scale
 from benchmarks.tables import accuracy, cost, embedding, render
-from benchmarks.tables.cells import Found
+from benchmarks.tables.entries import EntryResult
 from benchmarks.tables.lines import SCALES
 from condense.errors import unknown
 from condense.files import read_json
@@ -34,19 +34,19 @@ class _Measured:
 
     def __init__(self, document: Document) -> None:
         self.methods, self.steps = list(document["methods"]), document["plan"]["steps"]
-        self._told = document["methods"]
+        self._methods = document["methods"]
 
     def at(self, method: str, step: int) -> Statistic:
         """The accuracy on the classes seen after a step."""
-        return Statistic(tuple(map(tuple, self._told[method]["steps"][step]["values"])))
+        return Statistic(tuple(map(tuple, self._methods[method]["steps"][step]["values"])))
 
 
 def _continual(folder: Path, name: str, document: Document) -> None:
     plan = document["plan"]
-    how = "from scratch" if plan["mode"] == "scratch" else plan["strategy"]
+    training = "from scratch" if plan["mode"] == "scratch" else plan["strategy"]
     title = (
         f"cifar100: {plan['classes']} classes in {plan['steps']} steps, "
-        f"{plan['ipc']} images a class, {how}"
+        f"{plan['ipc']} images a class, {training}"
     )
     measured: Any = _Measured(document)
     plot(measured, folder / f"{name}.png", title, plan["classes"] // plan["steps"])
@@ -73,7 +73,7 @@ def ranking_of(document: Document) -> Ranking:
 
 def _nas(folder: Path, name: str, document: Document) -> None:
     ranking = ranking_of(document)
-    nas.forest(folder / f"{name}.png", ranking)
+    nas_figures.forest(folder / f"{name}.png", ranking)
     for proxy in ranking.trainings:
         scatter(folder / f"{name}_{proxy.replace(':', '-')}.png", ranking, proxy)
     if "passes" in document:
@@ -81,7 +81,7 @@ def _nas(folder: Path, name: str, document: Document) -> None:
             proxy: [Estimate(**{key: _number(value) for key, value in one.items()}) for one in rhos]
             for proxy, rhos in document["passes"].items()
         }
-        nas.curve(folder / f"{name}_curve.png", ranking, passes)
+        nas_figures.curve(folder / f"{name}_curve.png", ranking, passes)
 
 
 def _number(value: float | None) -> float:
@@ -91,12 +91,12 @@ def _number(value: float | None) -> float:
 def _table(folder: Path, name: str, document: Document) -> None:
     table = accuracy.TABLES[name.split("_")[1]](SCALES[document["scale"]])
     kept = {(one["row"], one["column"]): one for one in document["entries"]}
-    found = {}
+    known = {}
     for entry in table.entries:
         one = kept[entry.row, entry.column]
         score = one["score"] and Score(tuple(one["score"]["accuracies"]), one["score"]["sets"])
-        found[entry] = Found(score, one["missing_sets"], one["failed"])
-    render.draw(folder / f"{name}.png", table, found)
+        known[entry] = EntryResult(score, one["missing_sets"], one["failed"])
+    render.draw(folder / f"{name}.png", table, known)
 
 
 DRAW: dict[str, Callable[[Path, str, Document], Any]] = {
@@ -114,7 +114,7 @@ DRAW: dict[str, Callable[[Path, str, Document], Any]] = {
 
 
 def draw(folder: Path, name: str) -> None:
-    """Draw the pictures of the result `name` into `folder`. Raises `UserError` for no such result."""
+    """Draw the pictures of a result into `folder`. Raises `UserError` for no such result."""
     known = [
         path.stem
         for path in sorted(results.FOLDER.glob("*.json"))
@@ -122,8 +122,8 @@ def draw(folder: Path, name: str) -> None:
     ]
     if name not in known:
         raise unknown("result with a picture", name, known)
-    how = next(how for beginning, how in DRAW.items() if name.startswith(beginning))
-    how(folder, name, read_json(results.FOLDER / f"{name}.json"))
+    draw_it = next(one for beginning, one in DRAW.items() if name.startswith(beginning))
+    draw_it(folder, name, read_json(results.FOLDER / f"{name}.json"))
 
 
 @click.command()

@@ -1,9 +1,10 @@
-"""Training networks on a condensed set: one by one and plainly, against our way, and against several at once.
+"""Training networks on a condensed set: plainly, against our way, and against several at once.
 
-Several at once are stacked with `torch.func`, or, on a GPU, captured as a graph each and replayed on as many streams. Three
-things are told: seconds a pass of each way, turn by turn in one process; that networks trained our way (compiled,
-in blocks, and in bfloat16 where the device is made for it) are as accurate as plainly trained ones, as the difference
-of their mean accuracies with its interval; and what a full evaluation takes.
+Several at once are stacked with `torch.func`, or, on a GPU, captured as a graph each and replayed
+on as many streams. There are three results: seconds a pass of each way, turn by turn in one
+process; that networks trained our way (compiled, in blocks, and in bfloat16 where the device is
+made for it) are as accurate as plainly trained ones, as the difference of their mean accuracies
+with its interval; and what a full evaluation takes.
 """
 
 import time
@@ -38,7 +39,7 @@ STACK = 4
 def steps(
     condensed: CondensedSet, device: torch.device
 ) -> dict[str, tuple[int, Callable[[], Any]]]:
-    """One forward and backward pass over the whole set by each way, and the networks that makes it through in it."""
+    """One forward and backward pass over the set by each way, and how many networks make it."""
     images, labels = condensed.images.to(device), condensed.labels.to(device)
     shape, num_classes = condensed.shape, len(condensed.classes)
     plain, fast = (
@@ -115,12 +116,12 @@ def trained(
     *,
     plain: bool,
 ) -> dict:
-    """Accuracies of `repeats` networks and the seconds each took. Plain and fast ones have different seeds: two samples."""
+    """Accuracies of `repeats` networks, and seconds a network; other seeds for plain ones."""
     images, labels = condensed.images.to(device), condensed.labels.to(device)
     test = condensed.preprocess.apply(real.test.pixels).to(device), real.test.labels.to(device)
     network = build("convnet", condensed.shape, len(condensed.classes)).to(device)
     model = network if plain else Accelerated(network, device)
-    augment, found = make_augment("dsa"), []
+    augment, accuracies = make_augment("dsa"), []
     began = time.perf_counter()
     for repeat in range(repeats):
         initialise(network, derive(int(plain), "benchmark"), repeat)
@@ -132,8 +133,8 @@ def trained(
             derive(int(plain), "train", repeat),
             augment=augment,
         )
-        found.append(accuracy(model, *test))
-    return {"accuracies": found, "seconds_a_network": (time.perf_counter() - began) / repeats}
+        accuracies.append(accuracy(model, *test))
+    return {"accuracies": accuracies, "seconds_a_network": (time.perf_counter() - began) / repeats}
 
 
 @click.command()
@@ -168,7 +169,8 @@ def main(
         "difference_ci95": [float(low), float(high)],
     }
     lines = [
-        f"CIFAR-10, {ipc} random real images per class, ConvNet (depth 3, width 128, instance norm).",
+        f"CIFAR-10, {ipc} random real images per class, ConvNet (depth 3, width 128, instance "
+        "norm).",
         "",
         "| way | seconds a pass over the set, one network | times as fast as plain |",
         "|---|---|---|",
@@ -182,11 +184,13 @@ def main(
         "| way | accuracies, % | seconds a network, testing included |",
         "|---|---|---|",
         *(
-            f"| {way} | {', '.join(f'{100 * value:.2f}' for value in found['accuracies'])} | {found['seconds_a_network']:.1f} |"
-            for way, found in samples.items()
+            f"| {way} | {', '.join(f'{100 * value:.2f}' for value in sample['accuracies'])} | "
+            f"{sample['seconds_a_network']:.1f} |"
+            for way, sample in samples.items()
         ),
         "",
-        f"Ours less plain: 95 % interval of the difference of the means {100 * low:+.2f} to {100 * high:+.2f} points (Welch).",
+        f"Ours less plain: 95 % interval of the difference of the means {100 * low:+.2f} to "
+        f"{100 * high:+.2f} points (Welch).",
     ]
     click.echo("\n".join(lines))
     results.write(name, document, lines)

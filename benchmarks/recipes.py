@@ -1,8 +1,9 @@
-"""Which recipe to use: the accuracy of sets condensed by each, against random real images, by one training.
+"""Which recipe to use: the accuracy of sets condensed by each, against random real images.
 
-Each recipe condenses for the same number of steps with the same real batch, so that they cost about the same; networks are
-then trained on each set and tested on the whole test set, once, or with --hold-out on held-out training images, to choose by.
-What is measured of a set is kept and not measured again: a study may be stopped, and grow line by line and set by set.
+Each recipe condenses for the same number of steps with the same real batch, so that they cost about
+the same; networks are then trained on each set and tested on the whole test set, once, or with
+--hold-out on held-out training images, to choose by. What is measured of a set is kept and not
+measured again: a study may be stopped, and grow line by line and set by set.
 """
 
 import tempfile
@@ -41,7 +42,7 @@ RANDOM = {"random real images": "standard", "random real images, ZCA": "zca"}
 
 
 def recipe_of(line: str, dataset: Dataset, ipc: int, changes: dict[str, Any]) -> Recipe:
-    """The recipe of a line, one of `CANDIDATES` or `RECIPE:KEY=VALUE,...`; its own settings come after `changes`."""
+    """The recipe of a line, in `CANDIDATES` or `RECIPE:KEY=VALUE,...`, after general changes."""
     name, _, text = line.partition(":")
     settings: dict[str, Any] = dict(pair.partition("=")[::2] for pair in text.split(",") if pair)
     if line in CANDIDATES:
@@ -52,7 +53,7 @@ def recipe_of(line: str, dataset: Dataset, ipc: int, changes: dict[str, Any]) ->
 def make(
     line: str, dataset: Dataset, ipc: int, changes: dict[str, Any], seed: int, runs: Path | None
 ) -> CondensedSet:
-    """The set of a line of the table; kept in `runs`, if given, it is made once, and gone on with."""
+    """The set of a line; in the folder `runs`, if there is one, it is kept, and gone on with."""
     how = (
         Selection(method="random", preprocess=RANDOM[line])
         if line in RANDOM
@@ -78,7 +79,8 @@ def make(
 @click.option("--ipc", default=10, show_default=True)
 @click.option(
     "--network",
-    help="To match under and to train, where a line names no other; default: each recipe's, and convnet.",
+    help="To match under and to train, where a line names no other; "
+    "default: each recipe's, and convnet.",
 )
 @click.option("--steps", default=200, show_default=True)
 @click.option("--real-batch", default=64, show_default=True)
@@ -107,12 +109,12 @@ def main(
     )
     real = real.hold_out(settings["hold_out"], seed=0) if settings["hold_out"] else real
     path = results.FOLDER / f"{name}.json"
-    found = read_json(path) if path.exists() else {}
-    if found and found.get("settings") != settings:
+    kept = read_json(path) if path.exists() else {}
+    if kept and kept.get("settings") != settings:
         raise UserError(
-            f"{path} was measured otherwise ({found.get('settings')}): choose another --name"
+            f"{path} was measured otherwise ({kept.get('settings')}): choose another --name"
         )
-    lines = found.get("lines", {})
+    lines = kept.get("lines", {})
     changes = {key: settings[key] for key in ("steps", "real_batch")} | (
         {"network": network} if network else {}
     )
@@ -121,9 +123,9 @@ def main(
         known = lines[line]["accuracies"] if line in lines else []
         if len(known) > seed * settings["repeats"]:
             continue
-        made = make(line, real, ipc, changes, seed, out)
+        condensed = make(line, real, ipc, changes, seed, out)
         of_set = evaluate(
-            made, real, trained, repeats=settings["repeats"], protocol=protocol, seed=seed
+            condensed, real, trained, repeats=settings["repeats"], protocol=protocol, seed=seed
         )[trained]
         score = Score((*known, *of_set.accuracies), seed + 1)
         lines[line] = score.to_json()
@@ -138,8 +140,8 @@ def main(
 def draw(path: Path, document: dict[str, Any]) -> None:
     """A bar for each line of the result, with its interval."""
     scores = {
-        line: Score(tuple(found["accuracies"]), found["sets"])
-        for line, found in document["lines"].items()
+        line: Score(tuple(of_line["accuracies"]), of_line["sets"])
+        for line, of_line in document["lines"].items()
     }
     held_out = document.get("settings", {}).get("hold_out")
     bars(path, scores, "held-out accuracy" if held_out else "test accuracy")
@@ -147,9 +149,11 @@ def draw(path: Path, document: dict[str, Any]) -> None:
 
 def _table(lines: dict[str, dict], held_out: bool) -> list[str]:
     rows = [
-        f"| {line} | {found['sets']} | {100 * found['mean']:.2f} | {100 * found['ci95'][0]:.2f} to {100 * found['ci95'][1]:.2f} "
-        f"| {', '.join(f'{100 * value:.2f}' for value in found['accuracies'])} |"
-        for line, found in lines.items()
+        f"| {line} | {of_line['sets']} | {100 * of_line['mean']:.2f} | "
+        f"{100 * of_line['ci95'][0]:.2f} "
+        f"to {100 * of_line['ci95'][1]:.2f} "
+        f"| {', '.join(f'{100 * value:.2f}' for value in of_line['accuracies'])} |"
+        for line, of_line in lines.items()
     ]
     tested = "held-out training images" if held_out else "test"
     return [

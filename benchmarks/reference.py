@@ -1,8 +1,11 @@
-"""The published DataDAM loop, written plainly from its description: what the engine is measured against.
+"""The published DataDAM loop, written plainly from its description.
 
-Each step builds a fresh network; samples and augments class after class; sends all real images through the network at
-once and then all synthetic ones, eager, in float32 and the default layout, collecting the layers' outputs by hooks; adds
-up the loss class by class on the host. Randomness is torch's global generator, as there.
+It is what the engine is measured against.
+
+Each step builds a fresh network; samples and augments class after class; sends all real images
+through the network at once and then all synthetic ones, eager, in float32 and the default layout,
+collecting the layers' outputs by hooks; adds up the loss class by class on the host. Randomness is
+torch's global generator, as there.
 """
 
 import math
@@ -18,7 +21,7 @@ from condense.methods.base import Recipe
 
 
 def convnet(channels: int, size: int, num_classes: int, norm: str, depth: int) -> nn.Sequential:
-    """The ConvNet of width 128: blocks of convolution, norm, ReLU and average pooling, then a linear layer."""
+    """The ConvNet of width 128: convolution, norm, ReLU, average pooling; a linear layer."""
     layers: list[nn.Module] = []
     for _ in range(depth):
         layers += [
@@ -32,7 +35,7 @@ def convnet(channels: int, size: int, num_classes: int, norm: str, depth: int) -
 
 
 def augment(images: Tensor, seed: int) -> Tensor:
-    """One of the six operations of DSA for all images of a class; the same `seed` draws the same."""
+    """One of the operations of DSA for all images of a class; the same `seed` draws the same."""
     torch.manual_seed(seed)
     size = images.shape[-1]
     operation, u = int(torch.randint(6, ())), torch.rand(3)
@@ -68,7 +71,7 @@ def augment(images: Tensor, seed: int) -> Tensor:
 
 
 class Reference:
-    """The loop's state: synthetic images and their optimiser. The hyperparameters are those of a DataDAM `Recipe`."""
+    """The loop's state: images and their optimiser. Its settings are those of a DataDAM recipe."""
 
     def __init__(
         self,

@@ -1,15 +1,16 @@
-"""How a step's time and memory grow with the classes, the images per class, the resolution and the number of ranks.
+"""How a step's time and memory grow with classes, images per class, resolution and ranks.
 
-Every point is measured in a fresh process on random images: the median time of a step after two to warm up, and the most memory
-used; on a CPU in several rounds, of which the median time and the most memory are shown. Memory is split: what must lie there
-between steps (real images as uint8, synthetic images and their momentum as float32) grows with the classes by its nature; what
-a step needs on top, the working memory, should not.
+Every point is measured in a fresh process on random images: the median time of a step after two to
+warm up, and the most memory used; on a CPU in several rounds, of which the median time and the most
+memory are shown. Memory is split: what must lie there between steps (real images as uint8,
+synthetic images and their momentum as float32) grows with the classes by its nature; what a step
+needs on top, the working memory, should not.
 
-The ranks' curve runs the command itself under torchrun on an array of random images: the difference of a long and a short run.
+The ranks' curve runs the command itself under torchrun on an array of random images: the difference
+of a long and a short run.
 """
 
 import dataclasses
-import io
 import json
 import multiprocessing
 import os
@@ -31,21 +32,21 @@ from benchmarks.step import CLOCKS, noise_dataset, seconds
 from condense.data.images import Dataset
 from condense.data.preprocess import Standardize
 from condense.device import peak_memory, pick_device, reset_peak_memory
-from condense.files import write_bytes
 from condense.methods.recipes import recipe_for
+from condense.report.figures import save_figure
 from condense.runs.engine import Engine
 
 TOLERANCE = 0.10
-"""How far the cost may be from a line, and the working memory from its median, to be called linear and flat."""
+"""How far the cost may be from a line, and the working memory from its median, in the verdict."""
 CURVES = ("classes", "ipc", "size", "ranks")
 MEMORY = ("peak_bytes", "held_bytes", "working_bytes")
 _POOL = 64
-"""Real images kept for each class; a batch of more takes each of them several times, which costs the same."""
+"""Real images kept for each class; a batch of more takes each several times at equal cost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
-    """One point."""
+class Point:
+    """One point of a curve."""
 
     classes: int
     ipc: int
@@ -55,7 +56,8 @@ class Setting:
     network: str
 
     def __str__(self) -> str:
-        return f"{self.classes} classes, IPC {self.ipc}, {self.size} px, {self.real_batch} real, {self.network}"
+        images = f"{self.classes} classes, IPC {self.ipc}, {self.size} px, {self.real_batch} real"
+        return f"{images}, {self.network}"
 
     def dataset(self) -> Dataset:
         """Random images."""
@@ -63,10 +65,10 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class Curves:
     """The curves: each varies one field of `base`."""
 
-    base: Setting
+    base: Point
     classes: tuple[int, ...]
     ipcs: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -74,28 +76,25 @@ class Plan:
     turns: int
     """Counted steps of a point, each time it is measured."""
     rounds: int
-    """Times every point is measured, all once before any again: a machine's slow minutes do not fall on one point alone."""
+    """Measurements of every point: a machine's slow minutes do not fall on one alone."""
 
-    def curves(self) -> dict[str, list[Setting]]:
+    def curves(self) -> dict[str, list[Point]]:
         """The points of every curve but the ranks'."""
-        varied = {"classes": self.classes, "ipc": self.ipcs, "size": self.sizes}
-        few = {"ipc", "size"}  # neither needs many classes
-        base = {
-            name: dataclasses.replace(self.base, classes=self.classes[0])
-            if name in few
-            else self.base
-            for name in varied
+        few = dataclasses.replace(self.base, classes=self.classes[0])
+        varied: dict[str, tuple[Point, tuple[Any, ...]]] = {
+            "classes": (self.base, self.classes),
+            "ipc": (few, self.ipcs),
+            "size": (few, self.sizes),
         }
-        return {name: [_with(base[name], name, value) for value in varied[name]] for name in varied}
-
-
-def _with(setting: Setting, field: str, value: int) -> Setting:
-    return Setting(**{**dataclasses.asdict(setting), field: value})
+        return {
+            name: [dataclasses.replace(base, **{name: value}) for value in values]
+            for name, (base, values) in varied.items()
+        }
 
 
 PLANS = {
-    "cuda": Plan(
-        base=Setting(classes=100, ipc=50, size=64, real_batch=256, network="convnet"),
+    "cuda": Curves(
+        base=Point(classes=100, ipc=50, size=64, real_batch=256, network="convnet"),
         classes=(10, 30, 100, 300, 1000),
         ipcs=(1, 10, 50, 100),
         sizes=(32, 64, 128),
@@ -103,8 +102,8 @@ PLANS = {
         turns=5,
         rounds=1,
     ),
-    "cpu": Plan(
-        base=Setting(classes=100, ipc=5, size=32, real_batch=10, network="convnet-w16"),
+    "cpu": Curves(
+        base=Point(classes=100, ipc=5, size=32, real_batch=10, network="convnet-w16"),
         classes=(10, 30, 100, 300, 1000),
         ipcs=(1, 10, 50),
         sizes=(32, 64, 128),
@@ -112,8 +111,8 @@ PLANS = {
         turns=5,
         rounds=5,
     ),
-    "smoke": Plan(
-        base=Setting(classes=4, ipc=2, size=8, real_batch=4, network="convnet-w8"),
+    "smoke": Curves(
+        base=Point(classes=4, ipc=2, size=8, real_batch=4, network="convnet-w8"),
         classes=(2, 4),
         ipcs=(1,),
         sizes=(16,),
@@ -124,11 +123,12 @@ PLANS = {
 }
 
 
-def measure(setting: Setting, device: torch.device, turns: int, clock: str) -> dict[str, Any]:
+def measure(setting: Point, device: torch.device, turns: int, clock: str) -> dict[str, Any]:
     """Seconds and bytes of a step at one setting."""
     device = pick_device(device.type)  # readies this process
     dataset = setting.dataset()
-    # Class after class the same start: drawing a gigabyte of noise would take longer than the steps.
+    # Class after class the same start: drawing a gigabyte of noise would take longer than the
+    # steps.
     start = torch.randn(
         setting.ipc, 3, setting.size, setting.size, generator=torch.Generator().manual_seed(1)
     )
@@ -159,7 +159,7 @@ def measure(setting: Setting, device: torch.device, turns: int, clock: str) -> d
 
 
 def _engine(
-    setting: Setting, dataset: Dataset, start: torch.Tensor, device: torch.device, *, compiled: bool
+    setting: Point, dataset: Dataset, start: torch.Tensor, device: torch.device, *, compiled: bool
 ) -> Engine:
     """DataDAM at a setting."""
     recipe = recipe_for("paper", dataset.name, dataset.shape, setting.ipc)
@@ -168,13 +168,13 @@ def _engine(
     return Engine(dataset, recipe, preprocess, start, seed=0, device=device, compiled=compiled)
 
 
-def measure_apart(setting: Setting, device: torch.device, turns: int, clock: str) -> dict[str, Any]:
+def measure_apart(setting: Point, device: torch.device, turns: int, clock: str) -> dict[str, Any]:
     """`measure` in a process of its own, whose memory no earlier point has grown."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(measure, setting, device, turns, clock).result()
 
 
-def measure_ranks(setting: Setting, ranks: int, device: torch.device, turns: int) -> dict[str, Any]:
+def measure_ranks(setting: Point, ranks: int, device: torch.device, turns: int) -> dict[str, Any]:
     """Seconds of a step of `ranks` processes that share the classes, a chunk for each."""
     import numpy as np
 
@@ -192,8 +192,9 @@ def measure_ranks(setting: Setting, ranks: int, device: torch.device, turns: int
         taken = {}
         for steps in (short, long):
             flags = [
-                "--dataset", f"{folder}/noise.npz", "--ipc", setting.ipc, "--real-batch", setting.real_batch,
-                "--network", setting.network, "--steps", steps, "--device", device.type, "--chunk", 1,
+                "--dataset", f"{folder}/noise.npz", "--ipc", setting.ipc,
+                "--real-batch", setting.real_batch, "--chunk", 1,
+                "--network", setting.network, "--steps", steps, "--device", device.type,
                 "--out", f"{folder}/{steps}",
             ]  # fmt: skip
             torchrun = [
@@ -235,10 +236,13 @@ def combined(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def verdict(points: list[dict[str, Any]]) -> dict[str, Any]:
-    """Whether, over the classes, the cost is a line and the working memory flat: fit, deviations, slope of the logarithms.
+    """Whether, over the classes, the cost is a line and the working memory flat.
 
-    The line is `fixed + per_class * classes`, fitted by least squares of the relative deviations; no step is without a fixed
-    part (drawing the network), which the slope of the logarithms sees and the line does not.
+    With the fit, the deviations and the slope of the logarithms.
+
+    The line is `fixed + per_class * classes`, fitted by least squares of the relative deviations;
+    no step is without a fixed part (drawing the network), which the slope of the logarithms sees
+    and the line does not.
     """
     import numpy as np
 
@@ -260,27 +264,30 @@ def verdict(points: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def table(curves: dict[str, list[dict[str, Any]]], found: dict[str, Any] | None) -> list[str]:
+def table(curves: dict[str, list[dict[str, Any]]], fit: dict[str, Any] | None) -> list[str]:
     """The curves as Markdown, and the verdict in words."""
     lines = []
-    if found:
-        line = f"{found['fixed_s']:.4f} s + {1000 * found['per_class_s']:.3f} ms a class"
-        close = "within" if found["linear"] else "beyond"
-        flat = "flat" if found["flat"] else "not flat"
+    if fit:
+        line = f"{fit['fixed_s']:.4f} s + {1000 * fit['per_class_s']:.3f} ms a class"
+        close = "within" if fit["linear"] else "beyond"
+        flat = "flat" if fit["flat"] else "not flat"
         lines = [
-            f"Over the classes a step takes {line}; the largest deviation from it is {found['largest_deviation']:.1%} "
-            f"({close} {TOLERANCE:.0%}), the slope of the logarithms {found['log_slope']:.2f}. The working memory stays "
-            f"within {found['working_spread']:.1%} of its median ({flat}).",
+            f"Over the classes a step takes {line}; the largest deviation from it is "
+            f"{fit['largest_deviation']:.1%} "
+            f"({close} {TOLERANCE:.0%}), the slope of the logarithms {fit['log_slope']:.2f}. "
+            "The working memory stays "
+            f"within {fit['working_spread']:.1%} of its median ({flat}).",
             "",
         ]
     for name, points in curves.items():
         lines += [
-            f"| {name} | setting | step, s | ms a class | peak, MB | held between steps, MB | working, MB |",
+            f"| {name} | setting | step, s | ms a class | peak, MB | held between steps, MB | "
+            "working, MB |",
             "|---|---|---|---|---|---|---|",
         ]
         for point in points:
-            setting = Setting(
-                **{field.name: point[field.name] for field in dataclasses.fields(Setting)}
+            setting = Point(
+                **{field.name: point[field.name] for field in dataclasses.fields(Point)}
             )
             memory = [f"{point[field] / 1e6:.0f}" if field in point else "" for field in MEMORY]
             cells = [
@@ -322,9 +329,7 @@ def draw(path: Path, curves: dict[str, list[dict[str, Any]]]) -> None:
             axes.grid(alpha=0.3)
             axes.set_xticks(x, list(map(str, x)))
             axes.xaxis.minorticks_off()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_bytes(path, buffer.getvalue())
+    save_figure(figure, path)
 
 
 @click.command()
@@ -359,7 +364,7 @@ def main(device: str, plan: str | None, wanted: tuple[str, ...], clock: str, nam
     place, chosen = pick_device(device), PLANS[plan or device]
     conditions, measured = results.conditions(), dict[tuple[str, int], list[dict[str, Any]]]()
     gpus = torch.cuda.device_count() if device == "cuda" else max(chosen.ranks, default=0)
-    tasks: list[tuple[str, Setting, int | None]]
+    tasks: list[tuple[str, Point, int | None]]
     tasks = [
         (curve, setting, None)
         for curve, settings in chosen.curves().items()
@@ -377,14 +382,14 @@ def main(device: str, plan: str | None, wanted: tuple[str, ...], clock: str, nam
             name: [combined(rounds) for (of, _), rounds in measured.items() if of == name]
             for name, _ in measured
         }
-        found = (
+        fit = (
             verdict(curves["classes"])
             if len(curves.get("classes", ())) == len(chosen.classes)
             else None
         )
-        document = {"conditions": conditions, "verdict": found, "curves": curves}
+        document = {"conditions": conditions, "verdict": fit, "curves": curves}
         results.write(
-            name, document, table(curves, found)
+            name, document, table(curves, fit)
         )  # after every point: a run cut short has shown something
         draw(results.FOLDER / f"{name}.png", curves)
 

@@ -1,12 +1,16 @@
-"""One condensation step: the published loop, plainly, against the engine, turn by turn in one process; and the floor.
+"""One condensation step: the published loop, plainly, against the engine; and the floor.
 
-The floor is the larger of operations over the matrix rate and bytes over the copy rate, both measured in this run.
-Operations: a forward pass of the real images, and a forward pass and the gradient towards the input of the synthetic
-ones, each at the rate of the type it is computed in. Bytes: every convolution's output written and read once, since no
-norm can be applied before its map is complete; thrice for synthetic images, whose maps and gradients are needed too.
+Both are measured turn by turn in one process.
 
-The matrix rate is that of a product of large square matrices. Where the library is faster at convolutions, this understates
-what the machine can do, and a step can be below the floor: `strict_floor_s` takes the rate of the faster of the two.
+The floor is the larger of operations over the matrix rate and bytes over the copy rate, both
+measured in this run. Operations: a forward pass of the real images, and a forward pass and the
+gradient towards the input of the synthetic ones, each at the rate of the type it is computed in.
+Bytes: every convolution's output written and read once, since no norm can be applied before its map
+is complete; thrice for synthetic images, whose maps and gradients are needed too.
+
+The matrix rate is that of a product of large square matrices. Where the library is faster at
+convolutions, this understates what the machine can do, and a step can be below the floor:
+`strict_floor_s` takes the rate of the faster of the two.
 """
 
 import time
@@ -37,7 +41,7 @@ NETWORKS = {"instance": "convnet", "batch": "convnet-batch"}
 """By the norm of the ConvNet."""
 LAYOUTS = {"channels-last": torch.channels_last, "contiguous": torch.contiguous_format}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-"""`cpu` is what this process had of the processor: with one thread, the time a step takes where others work beside it."""
+"""`cpu` is what this process had of the processor: for a machine that others use as well."""
 
 
 def noise_dataset(size: int, per_class: int, classes: int = CLASSES) -> Dataset:
@@ -65,7 +69,7 @@ def seconds(run: Callable[[], Any], device: torch.device, clock: str = "wall") -
 
 @torch.no_grad()
 def matrix_rates(dtype: torch.dtype, device: torch.device, clock: str) -> tuple[float, float]:
-    """Operations per second at the best: of a product of large square matrices, and of the ConvNet's largest convolution."""
+    """The best operations per second, of a large matrix product and of a large convolution."""
     side, batch = (4096, 1024) if device.type == "cuda" else (2048, 64)
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     images = (
@@ -97,7 +101,7 @@ def copy_rate(device: torch.device, clock: str) -> float:
 
 
 def floor(network: str, size: int, ipc: int, real_batch: int, rates: dict[str, float]) -> float:
-    """Seconds that no implementation of a step at these precisions can go below, by the module's definition."""
+    """Seconds that no step at these precisions can go below, by the module's definition."""
     with torch.device("meta"):
         model, image = (
             build(network, (3, size, size), CLASSES).to("meta"),
@@ -115,7 +119,7 @@ def floor(network: str, size: int, ipc: int, real_batch: int, rates: dict[str, f
 def rates_of(
     device: torch.device, clock: str = "wall"
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """What `floor` needs of a device: with the rate of matrix products, and with the faster of that and of convolutions."""
+    """What `floor` needs of a device: with the rate of matrix products, and with the best one."""
     half = fast_bfloat16(device)
     memory = {"copy": copy_rate(device, clock), "real_bytes": 2 if half else 4}
     both = {
@@ -145,7 +149,7 @@ def loops(
 def measure(
     norm: str, size: int, ipc: int, real_batch: int, turns: int, device: torch.device, clock: str
 ) -> dict[str, Any]:
-    """One setting: medians, the ratio with its interval (Student's t on the logarithms of the turns' ratios), the floor."""
+    """Medians, the ratio with its interval (Student's t on logarithms), and the floor."""
     compared = loops(norm, size, ipc, real_batch, device)
     compared["engine"].step(0)  # compiles
     peaks: dict[str, int] = {}
@@ -239,22 +243,25 @@ def main(
     if layout:
         LAYOUT[place.type] = LAYOUTS[layout]
     lines = [
-        "| norm | px | IPC | real | reference, s | engine, s | ratio (95 %) | floor, s | x floor | x strict floor "
+        "| norm | px | IPC | real | reference, s | engine, s | ratio (95 %) | floor, s | x floor "
+        "| x strict floor "
         "| peak, MB (reference) |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     settings = [(n, s, i, b) for n in norms for s in sizes for i in ipcs for b in real_batches]
     for norm, size, ipc, real_batch in settings:
-        found = measure(norm, size, ipc, real_batch, turns, place, clock)
-        records.append(found)
-        low, high = found["ratio_ci95"]
+        record = measure(norm, size, ipc, real_batch, turns, place, clock)
+        records.append(record)
+        low, high = record["ratio_ci95"]
         peak, reference_peak = (
-            f"{found[name] / 1e6:.0f}" for name in ("peak_bytes", "reference_peak_bytes")
+            f"{record[name] / 1e6:.0f}" for name in ("peak_bytes", "reference_peak_bytes")
         )
         lines.append(
-            f"| {norm} | {size} | {ipc} | {real_batch} | {found['reference_s']:.3f} | {found['engine_s']:.4f} "
-            f"| {found['ratio']:.1f} ({low:.1f} to {high:.1f}) | {found['floor_s']:.4f} | {found['times_the_floor']:.2f} "
-            f"| {found['times_the_strict_floor']:.2f} | {peak} ({reference_peak}) |"
+            f"| {norm} | {size} | {ipc} | {real_batch} | {record['reference_s']:.3f} | "
+            f"{record['engine_s']:.4f} "
+            f"| {record['ratio']:.1f} ({low:.1f} to {high:.1f}) | {record['floor_s']:.4f} | "
+            f"{record['times_the_floor']:.2f} "
+            f"| {record['times_the_strict_floor']:.2f} | {peak} ({reference_peak}) |"
         )
         click.echo(lines[-1])
         if path:

@@ -1,18 +1,17 @@
-"""The campaign's jobs of architecture search: random cells and the 720 grid at full size, each beside the truth.
+"""The campaign's architecture searches: random cells and the 720 grid, each beside the truth.
 
-nas-set         a condensed set that was made without the images candidates are scored by
-nas-cells       random cells of NAS-Bench-201, ranked by it, by random real images and by stopping early
-nas-grid-set    the 720 ConvNets trained on the set alone: its seconds are what a ranking by a condensed set costs
+nas-set         a condensed set, made without the images that candidates are scored by
+nas-cells       random cells of NAS-Bench-201, ranked by it, by random images and by early stopping
+nas-grid-set    the 720 ConvNets trained on the set alone: what a ranking by a set costs
 nas-reference   their truth: each trained on all real images that are not held out
 nas-grid        their ranking by the three proxies, judged by that truth
 
-A job here is a search in a folder of its own over one store, `nas.sqlite` in the results folder: stopped, it leaves there what it
-had finished, and is begun again over the same store.
+A job here is a search in a folder of its own over one store, `nas.sqlite` in the results folder:
+stopped, it leaves there what it had finished, and is begun again over the same store.
 """
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,8 +21,6 @@ from condense import UserError, recipe_for
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from condense.runs.shelf import Made, Shelf
-from condense.study.interrupt import Interrupted
-from condense.study.workers import Workers
 from nas.plan import change
 from nas.search import SearchResult, search, train_reference
 from nas.spaces import space
@@ -35,7 +32,7 @@ CELLS, GRID = "nasbench201", "convnet720"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scale:
+class SearchScale:
     """How much is done. The regimes are the spaces' own but for what is changed."""
 
     dataset: str = "cifar10"
@@ -55,12 +52,10 @@ class Scale:
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What is changed in a space's regime."""
     reference_epochs: int = 5
-    workers: int | None = None
-    """None: eight on a GPU."""
 
 
 _SMALL = {"epochs": 1, "cells": 1, "width": 4}
-SMOKE = Scale(
+SMOKE = SearchScale(
     dataset="digits",
     images=1000,
     ipc=2,
@@ -71,12 +66,11 @@ SMOKE = Scale(
     seeds=1,
     changes={CELLS: _SMALL, GRID: {"epochs": 1}},
     reference_epochs=1,
-    workers=0,
 )
 
 
-def plan(scale: Scale) -> Iterator[tuple[float, str, Callable[["Workplace", str], None]]]:
-    """The jobs: the images each takes through a network, a backward pass counted as two; its name; its work."""
+def plan(scale: SearchScale) -> Iterator[tuple[float, str, Callable[["Workplace", str], None]]]:
+    """The jobs: the images each takes through a network (backward counts twice), name, work."""
     recipe = recipe_for("paper", scale.dataset, (3, 32, 32), scale.ipc).override(scale.recipe)
     images, grid = 10 * scale.ipc, len(scale.grid) or space(GRID).SIZE
     condensing = recipe.steps * 10 * (recipe.real_batch + 3 * scale.ipc)
@@ -97,13 +91,13 @@ def plan(scale: Scale) -> Iterator[tuple[float, str, Callable[["Workplace", str]
     yield truth + 3 * grid * a_convnet, "nas-grid", partial(rank_grid, scale=scale, judged=True)
 
 
-def make_set(place: "Workplace", name: str, *, scale: Scale) -> None:
+def make_set(place: "Workplace", name: str, *, scale: SearchScale) -> None:
     """Condense the set, without the images that are held out."""
     record, shelf = place.record(name), Shelf(folder=place.out / f"{name}.run")
     rest = _dataset(place, scale).hold_out(scale.held_out, seed=0)
     recipe = recipe_for("paper", rest.name, rest.shape, scale.ipc).override(scale.recipe)
     source = Source(name=scale.dataset, data_dir=place.data_dir, hold_out=scale.held_out)
-    with _kept(place, record, "condense"):
+    with place.leg(record, "condense"):
         condensed = shelf.made(Made(source=source, ipc=scale.ipc, how=recipe), rest)
     condensed.save(_set(place), storage="float16")
     shutil.rmtree(shelf.folder)
@@ -113,7 +107,7 @@ def make_set(place: "Workplace", name: str, *, scale: Scale) -> None:
     )
 
 
-def rank_cells(place: "Workplace", name: str, *, scale: Scale) -> None:
+def rank_cells(place: "Workplace", name: str, *, scale: SearchScale) -> None:
     """Rank random cells by the three proxies."""
     choice = {
         "space_name": CELLS,
@@ -124,7 +118,7 @@ def rank_cells(place: "Workplace", name: str, *, scale: Scale) -> None:
     _search(place, name, scale, choice)
 
 
-def rank_grid(place: "Workplace", name: str, *, scale: Scale, judged: bool) -> None:
+def rank_grid(place: "Workplace", name: str, *, scale: SearchScale, judged: bool) -> None:
     """Rank the ConvNets: by the condensed set alone, or by the three proxies beside the truth."""
     proxies = _proxies(place, scale) if judged else _proxies(place, scale)[:1]
     choice = {"space_name": GRID, "proxies": proxies, "sample": scale.grid or 0, "seeds": 1}
@@ -136,7 +130,7 @@ def rank_grid(place: "Workplace", name: str, *, scale: Scale, judged: bool) -> N
     )
 
 
-def make_reference(place: "Workplace", name: str, *, scale: Scale) -> None:
+def make_reference(place: "Workplace", name: str, *, scale: SearchScale) -> None:
     """Train the ConvNets on the real images: `nas-reference.csv`."""
     regime = change(space(GRID).REFERENCE_REGIME, epochs=scale.reference_epochs)
     choice = {
@@ -145,65 +139,51 @@ def make_reference(place: "Workplace", name: str, *, scale: Scale) -> None:
         "regime": regime,
         "held_out": scale.held_out,
     }
-    found, record = _run(place, name, scale, train_reference, choice)
-    shutil.copy(found.folder / "reference.csv", place.out / f"{name}.csv")
-    shutil.rmtree(found.folder)
+    result, record = _run(place, name, scale, train_reference, choice)
+    shutil.copy(result.folder / "reference.csv", place.out / f"{name}.csv")
+    shutil.rmtree(result.folder)
     place.keep(
-        record | {"finished": True}, f"{found.done} trainings of {scale.reference_epochs} epochs"
+        record | {"finished": True}, f"{result.done} trainings of {scale.reference_epochs} epochs"
     )
 
 
-def _search(place: "Workplace", name: str, scale: Scale, choice: dict[str, Any]) -> None:
+def _search(place: "Workplace", name: str, scale: SearchScale, choice: dict[str, Any]) -> None:
     """A search, and its ranking into the job's record."""
     regime = change(
         space(choice["space_name"]).REGIME, **scale.changes.get(choice["space_name"], {})
     )
-    found, record = _run(
+    result, record = _run(
         place, name, scale, search, choice | {"regime": regime, "held_out": scale.held_out}
     )
-    assert found.ranking is not None
-    told = found.ranking.to_json() | {"notes": found.notes, "finished": True}
-    rho = found.ranking.agreements and found.ranking.agreements[found.ranking.by]["spearman"]
+    assert result.ranking is not None
+    ranked = result.ranking.to_json() | {"notes": result.notes, "finished": True}
+    rho = result.ranking.agreements and result.ranking.agreements[result.ranking.by]["spearman"]
     note = (
-        f"Spearman {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}] by {found.ranking.by}"
+        f"Spearman {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}] by {result.ranking.by}"
         if rho
         else "no reference"
     )
-    shutil.rmtree(found.folder)
-    place.keep(record | told, f"{found.done} trainings, {note}")
+    shutil.rmtree(result.folder)
+    place.keep(record | ranked, f"{result.done} trainings, {note}")
 
 
 def _run(
     place: "Workplace",
     name: str,
-    scale: Scale,
+    scale: SearchScale,
     work: Callable[..., SearchResult],
     choice: dict[str, Any],
 ) -> tuple[SearchResult, dict[str, Any]]:
-    """A search or a reference run over the store of all; what it found, and the job's record with this leg of it."""
+    """A search or a reference run over the store of all; its result and the job's record."""
     record, folder = place.record(name), place.out / f"{name}.run"
     shutil.rmtree(folder, ignore_errors=True)  # what is trained is in the store
-    source, workers = (
-        Source(name=scale.dataset, data_dir=place.data_dir),
-        Workers(workers=scale.workers),
-    )
-    with _kept(place, record, "train"):
-        shared = {"source": source, "workers": workers, "store": place.out / "nas.sqlite"}
+    source = Source(name=scale.dataset, data_dir=place.data_dir)
+    with place.leg(record, "train"):
+        shared = {"source": source, "workers": place.workers, "store": place.out / "nas.sqlite"}
         return work(_dataset(place, scale), out=folder, **shared, **choice), record
 
 
-@contextmanager
-def _kept(place: "Workplace", record: dict[str, Any], part: str) -> Iterator[None]:
-    """A leg of a job; stopped in the middle, the record says how far it is."""
-    try:
-        with place.leg(record, part):
-            yield
-    except (Interrupted, KeyboardInterrupt) as stopped:
-        place.keep(record, str(stopped).split(";")[0] or "begun")
-        raise
-
-
-def _dataset(place: "Workplace", scale: Scale) -> Dataset:
+def _dataset(place: "Workplace", scale: SearchScale) -> Dataset:
     return place.dataset(scale.dataset)
 
 
@@ -211,7 +191,7 @@ def _set(place: "Workplace") -> Path:
     return place.out / "nas-set.safetensors"
 
 
-def _proxies(place: "Workplace", scale: Scale) -> list[str]:
+def _proxies(place: "Workplace", scale: SearchScale) -> list[str]:
     return [str(_needed(place, "nas-set", "safetensors")), f"random:{scale.ipc}", "early-stop"]
 
 

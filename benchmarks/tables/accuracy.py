@@ -5,8 +5,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from benchmarks.tables import published
-from benchmarks.tables.cells import Entry, Trained
-from benchmarks.tables.lines import POOLS, SETTINGS, Line, Scale, main_lines, sets_of, trained_of
+from benchmarks.tables.entries import Entry
+from benchmarks.tables.lines import (
+    POOLS,
+    SETTINGS,
+    Line,
+    Lines,
+    TableScale,
+    main_lines,
+    sets_of,
+    trained_of,
+)
 from condense.data.catalogue import Source
 from condense.methods import METHODS
 from condense.methods.recipes import published_as
@@ -48,7 +57,7 @@ _OTHERS = tuple(method for method in METHODS if method != "datadam")
 
 
 class _Cross(NamedTuple):
-    """What is crossed: the images and their number per class, methods beside DataDAM, and how networks are trained on them."""
+    """What is crossed, with which methods beside DataDAM, and how networks are trained."""
 
     source: Source
     ipc: int
@@ -60,7 +69,8 @@ class _Cross(NamedTuple):
 
 _CROSS = {
     "smoke": _Cross(Source(name="digits"), 1, (), epochs=2, batch=256),
-    # A ResNet-18 or ViT takes minutes for each set. Small batches: a network without normalisation learns nothing in few steps.
+    # A ResNet-18 or ViT takes minutes for each set. Small batches: a network without normalisation
+    # learns nothing in few steps.
     "cpu": _Cross(
         Source(name="cifar10", resolution=16), 10, ("dm",), epochs=40, batch=10, vgg="vgg11-bn"
     ),
@@ -69,69 +79,50 @@ _CROSS = {
 _AT_TEN = {"smoke": ("digits", 1), "cpu": ("cifar10", 10), "full": ("cifar10", 10)}
 
 
-def main(scale: Scale) -> Table:
+def main(scale: TableScale) -> Table:
     """Accuracy by method, dataset and images per class."""
-    entries = []
-    for dataset, ipc in _MAIN[scale.name]:
-        source = Source(name=dataset)
-        for name, line in main_lines(dataset).items():
-            entries.append(
-                Entry(
-                    name,
-                    f"{dataset} IPC {ipc}",
-                    sets_of(line, name, scale, source, ipc),
-                    trained_of(scale, source),
-                )
-            )
+    places = _MAIN[scale.name]
     return Table(
         title="Accuracy by method",
-        entries=tuple(entries),
+        entries=_entries(
+            scale, {(Source(name=name), ipc): main_lines(name) for name, ipc in places}
+        ),
         published=published.MAIN,
         notes=(
-            "Preprocessing: standardisation; ZCA where the line says so, for `datadam` (the paper's, on CIFAR) and for methods "
-            "published with it. `dm` was published without. Compare a line with the random images under the same preprocessing.",
-            "`datadam` is the paper taken literally, loss scale 1; `scale 100` is the published code's and the usable form.",
+            "Preprocessing: standardisation; ZCA where the line says so, for `datadam` (the "
+            "paper's, on CIFAR) and for methods published with it. `dm` was published without. "
+            "Compare a line with the random images under the same preprocessing.",
+            "`datadam` is the paper taken literally, loss scale 1; `scale 100` is the published "
+            "code's and the usable form.",
             "`best, soft labels` stands apart: it stores a number a class beside each image.",
         ),
     )
 
 
-def order(scale: Scale) -> Table:
-    """The order of the main claims, by enough sets to tell: rows and sets of the main table, twice as many of each."""
+_ORDERED = ["random", "dm", "datadam, scale 100", "best"]
+_ORDERED += ["dm, ZCA", "best, mosaics alone", "best, unlearned"]
+
+
+def order(scale: TableScale) -> Table:
+    """The order of the main claims: some rows of the main table with twice as many sets."""
     dataset, ipc = _AT_TEN[scale.name]
-    scale, source = dataclasses.replace(scale, seeds=2 * scale.seeds), Source(name=dataset)
     lines = main_lines(dataset)
-    rows = (
-        "random",
-        "dm",
-        "datadam, scale 100",
-        "best",
-        "dm, ZCA",
-        "best, mosaics alone",
-        "best, unlearned",
-    )
+    chosen = {row: lines[row] for row in _ORDERED if row in lines}
+    scale = dataclasses.replace(scale, seeds=2 * scale.seeds)
     return Table(
         title="The order of the methods",
-        entries=tuple(
-            Entry(
-                row,
-                f"{dataset} IPC {ipc}",
-                sets_of(lines[row], row, scale, source, ipc),
-                trained_of(scale, source),
-            )
-            for row in rows
-            if row in lines
-        ),
+        entries=_entries(scale, {(Source(name=dataset), ipc): chosen}),
         published=published.MAIN,
         notes=(
-            "`best` and `datadam` are under ZCA, the paper's preprocessing; `dm` was published without: compare it by `dm, ZCA`.",
+            "`best` and `datadam` are under ZCA, the paper's preprocessing; `dm` was published "
+            "without: compare it by `dm, ZCA`.",
         ),
     )
 
 
-def high_resolution(scale: Scale) -> Table:
+def high_resolution(scale: TableScale) -> Table:
     """Random, DM and DataDAM on ImageNet and its subsets."""
-    lines: dict[str, Line | str] = {
+    lines: Lines = {
         "random": "standard",
         "dm": Line(recipe="dm", changes={}),
         "datadam": Line(recipe="paper", changes={}),
@@ -139,21 +130,26 @@ def high_resolution(scale: Scale) -> Table:
     }
     return Table(
         title="Accuracy on larger images",
-        entries=tuple(
-            Entry(
-                name,
-                f"{source.name} IPC {ipc}",
-                sets_of(line, name, scale, source, ipc),
-                trained_of(scale, source),
-            )
-            for source, ipc in _HIGH_RESOLUTION[scale.name]
-            for name, line in lines.items()
-        ),
+        entries=_entries(scale, dict.fromkeys(_HIGH_RESOLUTION[scale.name], lines)),
         published=published.HIGH_RESOLUTION,
     )
 
 
-def cross(scale: Scale) -> Table:
+def _entries(scale: TableScale, lines: dict[tuple[Source, int], Lines]) -> tuple[Entry, ...]:
+    """An entry for each line of each dataset and number of images per class."""
+    return tuple(
+        Entry(
+            row,
+            f"{source.name} IPC {ipc}",
+            sets_of(line, row, scale, source, ipc),
+            trained_of(scale, source),
+        )
+        for (source, ipc), of_column in lines.items()
+        for row, line in of_column.items()
+    )
+
+
+def cross(scale: TableScale) -> Table:
     """Sets made with one architecture, networks of another trained on them."""
     source, ipc, methods, epochs, batch, vgg = _CROSS[scale.name]
     scale = dataclasses.replace(
@@ -170,7 +166,7 @@ def cross(scale: Scale) -> Table:
     }
     if scale.name == "smoke":  # drawing the weights of the others takes longer than all else
         networks = {name: networks[name] for name in ("convnet", "alexnet")}
-    lines: dict[str, Line | str] = {"random": "standard"}
+    lines: Lines = {"random": "standard"}
     lines |= {
         f"{method} from convnet": Line(recipe=published_as(method), changes={})
         for method in methods
@@ -187,17 +183,21 @@ def cross(scale: Scale) -> Table:
     sets = {row: sets_of(line, row, scale, source, ipc) for row, line in lines.items()}
     data = f"{source.name} at {source.resolution} px" if source.resolution else source.name
     return Table(
-        title=f"Cross-architecture accuracy, {data}, {ipc} images per class: rows made, columns trained",
+        title=f"Cross-architecture accuracy, {data}, {ipc} images per class: rows made, "
+        "columns trained",
         entries=tuple(
-            Entry(row, column, made, dataclasses.replace(base, network=network))
-            for row, made in sets.items()
+            Entry(row, column, of_row, dataclasses.replace(base, network=network))
+            for row, of_row in sets.items()
             for column, network in networks.items()
         ),
         published=published.CROSS,
         notes=(
-            "`datadam` has loss scale 100 and, but where told, ZCA: compare it with the random images that have it too.",
-            f"Networks are trained in batches of {batch}. The papers' VGG-11 has instance norm, of which nothing is left up to "
-            f"16 px: here it is `{vgg}`. ResNet-18 has batch norm. The paper's figures are for 50 images per class.",
+            "`datadam` has loss scale 100 and, but where the row says so, ZCA: compare it with "
+            "the random "
+            "images that have it too.",
+            f"Networks are trained in batches of {batch}. The papers' VGG-11 has instance norm, "
+            f"of which nothing is left up to 16 px: here it is `{vgg}`. ResNet-18 has batch norm. "
+            "The paper's figures are for 50 images per class.",
         ),
     )
 
@@ -213,10 +213,10 @@ _STARTS = {
     "cpu": ("random", "noise"),
     "full": ("random", "kcenter", "noise"),
 }
-"""K-center looks through a network trained on all real images, which takes a CPU 20 minutes a set."""
+"""K-center needs a network trained on all real images, which takes a CPU 20 minutes a set."""
 
 
-def ablation(scale: Scale) -> Table:
+def ablation(scale: TableScale) -> Table:
     """DataDAM with one thing changed at a time."""
     dataset, ipc = _AT_TEN[scale.name]
     # Two dozen sets a seed: at the `cpu` scale with a smaller network, which judges them too.
@@ -248,35 +248,30 @@ def ablation(scale: Scale) -> Table:
     ]
     for augment in (base.protocol.augment, "autoaugment", "randaugment", "none"):
         protocol = dataclasses.replace(base.protocol, augment=augment)
-        trained = Trained(network=base.network, protocol=protocol, repeats=base.repeats)
-        entries.append(
-            Entry(
-                f"augmentation in evaluation: {augment}",
-                column,
-                _ablated({}, scale, source, ipc),
-                trained,
-            )
-        )
+        trained = dataclasses.replace(base, protocol=protocol)
+        row, sets = f"augmentation in evaluation: {augment}", _ablated({}, scale, source, ipc)
+        entries.append(Entry(row, column, sets, trained))
     return Table(
         title=f"DataDAM with one thing changed, {dataset}, {ipc} images per class",
         entries=tuple(entries),
         published=published.ABLATION,
         notes=(
-            "The base is the recipe `paper` with loss scale 100: p = 4, lambda = 0.01, mse, l2, attention of all layers but the "
-            "last, random real images to start from.",
-            "Networks trained a to b %: points that far along the way from the first to the last weights of networks that were "
-            "trained on the real images. The paper sorts networks by their accuracy instead.",
+            "The base is the recipe `paper` with loss scale 100: p = 4, lambda = 0.01, mse, l2, "
+            "attention of all layers but the last, random real images to start from.",
+            "Networks trained a to b %: points that far along the way from the first to the last "
+            "weights of networks that were trained on the real images. The paper sorts networks "
+            "by their accuracy instead.",
             "Not there: the transfer of whole feature maps.",
         ),
     )
 
 
-def _stage(percent: int, scale: Scale) -> dict[str, Any]:
+def _stage(percent: int, scale: TableScale) -> dict[str, Any]:
     """Networks between `percent` and 20 % more of their training."""
     return POOLS[scale.name] | {"pool_from": percent / 100, "pool_to": (percent + 20) / 100}
 
 
-def _ablated(changes: dict[str, Any], scale: Scale, source: Source, ipc: int) -> Any:
+def _ablated(changes: dict[str, Any], scale: TableScale, source: Source, ipc: int) -> Any:
     return sets_of(
         Line(recipe="paper", changes=SCALE_100.changes | changes), "ablation", scale, source, ipc
     )

@@ -1,7 +1,8 @@
-"""Seconds a step and peak memory of every method, one after the other in one run, on random images of CIFAR's shape.
+"""Seconds a step and peak memory of every method, on random images of CIFAR's shape.
 
-Each point is measured in a process of its own, whose memory no earlier point has grown. What is timed is a step of the run that
-`condense` would do, compiled where that run would be; on a CPU the peak is the process's and includes compiling.
+All are measured in one run, one after the other, each point in a process of its own, whose memory
+no earlier point has grown. What is timed is a step of the run that `condense` would do, compiled
+where that run would be; on a CPU the peak is the process's and includes compiling.
 """
 
 import multiprocessing
@@ -14,12 +15,12 @@ from scipy.stats import t
 
 from benchmarks.step import noise_dataset
 from benchmarks.tables.accuracy import SCALE_100
-from benchmarks.tables.cells import Work
-from benchmarks.tables.lines import Line, Scale, recipe_of
+from benchmarks.tables.bench import TableBench, TableWork
+from benchmarks.tables.lines import Line, TableScale, recipe_of
 from benchmarks.tables.published import COST
 from condense import UserError
 from condense.data.catalogue import Source
-from condense.device import pick_device, reset_peak_memory
+from condense.device import reset_peak_memory
 from condense.methods import METHODS
 from condense.methods.recipes import published_as
 from condense.report.figures import save_figure
@@ -31,34 +32,31 @@ TURNS = {"smoke": 2, "cpu": 10, "full": 100}
 
 
 def lines() -> dict[str, Line]:
-    """Every method as its authors published it; DataDAM with the loss scale that moves its pixels."""
+    """Every method as published; DataDAM with the loss scale that moves its pixels."""
     return {
         method: SCALE_100 if method == "datadam" else Line(recipe=published_as(method), changes={})
         for method in METHODS
     }
 
 
-def measure_all(scale: Scale, work: Work) -> list[dict[str, Any]]:
+def measure_all(scale: TableScale, work: TableWork) -> list[dict[str, Any]]:
     """A record of each method and number of images per class."""
     records = []
     for ipc in IPCS[scale.name]:
         for method in lines():
             if scale.name == "smoke":  # starting processes would take longer than all the steps
-                found = measure(method, scale, ipc, work.folder, work.device.type)
+                measured = measure(method, scale, ipc, work.bench)
             else:
-                with ProcessPoolExecutor(
-                    1, mp_context=multiprocessing.get_context("spawn")
-                ) as pool:
-                    found = pool.submit(
-                        measure, method, scale, ipc, work.folder, work.device.type
-                    ).result()
-            records.append({"method": method, "ipc": ipc, **found})
+                spawn = multiprocessing.get_context("spawn")
+                with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+                    measured = pool.submit(measure, method, scale, ipc, work.bench).result()
+            records.append({"method": method, "ipc": ipc, **measured})
             print(_row(records[-1]), flush=True)
     return records
 
 
-def measure(method: str, scale: Scale, ipc: int, folder: Path, device: str) -> dict[str, Any]:
-    """Seconds of each counted step, and the peak; or why there is none. Experts that a method needs are kept in `folder`."""
+def measure(method: str, scale: TableScale, ipc: int, bench: TableBench) -> dict[str, Any]:
+    """Seconds of each counted step, and the peak; or why there is none."""
     # The preprocessing is done once a run, not once a step: standardisation, for every method.
     line = lines()[method]
     line = Line(recipe=line.recipe, changes=line.changes | {"preprocess": "standard"})
@@ -67,35 +65,37 @@ def measure(method: str, scale: Scale, ipc: int, folder: Path, device: str) -> d
         dataset = noise_dataset(
             8 if scale.name == "smoke" else 32, per_class=max(recipe.real_batch, ipc)
         )
-        whole = Work(folder, device=device).with_experts(recipe, dataset)
-        reset_peak_memory(pick_device(device))
-        found = rehearse(dataset, ipc=ipc, recipe=whole, device=device, steps=1 + TURNS[scale.name])
+        whole, steps = bench.with_experts(recipe, dataset), 1 + TURNS[scale.name]
+        reset_peak_memory(bench.place)
+        timed = rehearse(dataset, ipc=ipc, recipe=whole, device=bench.place.type, steps=steps)
     except UserError as error:
         return {"failed": str(error)}
-    seconds = found["seconds_of_steps"]
+    seconds = timed["seconds_of_steps"]
     half = float(t.ppf(0.975, len(seconds) - 1)) * stdev(seconds) / len(seconds) ** 0.5
     middle = fmean(seconds)
     return {
         "recipe": recipe.to_json(),  # without the folder of the experts
-        "device": found["device"],
+        "device": timed["device"],
         "seconds": seconds,
         "mean_s": middle,
         "ci95_s": [max(0.0, middle - half), middle + half],
-        "peak_MB": found["peak_memory_MB"],
+        "peak_MB": timed["peak_memory_MB"],
     }
 
 
-def markdown(records: list[dict[str, Any]], scale: Scale) -> list[str]:
+def markdown(records: list[dict[str, Any]], scale: TableScale) -> list[str]:
     """The records as a table, beside the paper's."""
     return [
         "# Seconds a step and peak memory by method",
         "",
-        "| method | images per class | seconds a step | 95 % interval | peak, MB | paper: seconds, MB (A100) |",
+        "| method | images per class | seconds a step | 95 % interval | peak, MB "
+        "| paper: seconds, MB (A100) |",
         "|---|---|---|---|---|---|",
         *map(_row, records),
         "",
-        f"Random images of 10 classes; {TURNS[scale.name]} counted steps of each, as published but for what the scale changes "
-        "(network, real batch, inner loops: see the records). A step is what each method calls one: not equal work.",
+        f"Random images of 10 classes; {TURNS[scale.name]} counted steps of each, as published but "
+        "for what the scale changes (network, real batch, inner loops: see the records). A step is "
+        "what each method calls one: not equal work.",
     ]
 
 
@@ -107,10 +107,12 @@ def _row(record: dict[str, Any]) -> str:
             text.split()[ipcs.index(record["ipc"])] for text in COST[record["method"]]
         )
     if "failed" in record:
-        return f"| {record['method']} | {record['ipc']} | {record['failed']} | | | {paper} |"
-    low, high = record["ci95_s"]
-    interval = f"{low:.3g} to {high:.3g}"
-    return f"| {record['method']} | {record['ipc']} | {record['mean_s']:.3g} | {interval} | {record['peak_MB']} | {paper} |"
+        cells = [record["failed"], "", ""]
+    else:
+        low, high = record["ci95_s"]
+        cells = [f"{record['mean_s']:.3g}", f"{low:.3g} to {high:.3g}", record["peak_MB"]]
+    row = (record["method"], record["ipc"], *cells, paper)
+    return "|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|"
 
 
 def draw(path: Path, records: list[dict[str, Any]]) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.tables.cells import Trained
+from benchmarks.tables.bench import Trained
 from condense import Protocol, Recipe, recipe_for
 from condense.data.catalogue import Source
 from condense.data.folders import IMAGENET_SUBSETS
@@ -40,8 +40,9 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "inner_batch": None,
         },
         "ablation": {"steps": 100, "network": "convnet-w32"},
-        # These four were sized by their cost, about a minute a set, and tried on 5,000 held-out training images. One matching a
-        # network: the published loops would take minutes a step. Of few steps each has to move the pixels as far as their many.
+        # These four were sized by their cost, about a minute a set, and tried on 5,000 held-out
+        # training images. One matching a network: the published loops would take minutes a step. Of
+        # few steps each has to move the pixels as far as their many.
         **{
             method: {"steps": 60, "real_batch": 16, "init": "random", "outer_loops": 1}
             for method in ("dc", "dsa")
@@ -62,7 +63,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "full": {},
 }
-"""Changes of a recipe at each scale: by default, for a method, for it at an IPC, for a line or `ablation`; the last counts."""
+"""Changes of a recipe: by default, of a method, of it at an IPC, of a line; the last counts."""
 
 POOLS = {
     "smoke": {"pool": 1, "pool_steps": 2},
@@ -71,7 +72,7 @@ POOLS = {
 }
 """The partly trained networks of the ablation by training stage; the paper trains 1,000."""
 SIZES = {"digits": 8, "tinyimagenet": 64, "imagenet-1k": 64, **dict.fromkeys(IMAGENET_SUBSETS, 128)}
-"""Side in pixels of a dataset's images, where not 32: recipes depend on it from 64 on, and are resolved before any is read."""
+"""Side in pixels of a dataset's images, where not 32; recipes depend on it from 64 on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,40 +83,48 @@ class Line:
     changes: dict[str, Any]
 
 
+Lines = dict[str, Line | str]
+"""Row -> a recipe, or the preprocessing of a selection of real images."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scale:
-    """How much is done. The full scale is the papers' own: every recipe as published, five sets, 20 networks each."""
+class TableScale:
+    """How much is done.
+
+    The full scale is the papers' own: every recipe as published, five sets, 20 networks each.
+    """
 
     name: str
     seeds: int
     repeats: int
     epochs: int
     network: str
-    """Trained on every set, whatever network it was matched under, unless the table says otherwise."""
+    """Trained on every set, whatever it was matched under, unless a table says otherwise."""
     feature_epochs: int
     """Passes over the real images for the network behind herding, k-center and forgetting."""
 
 
 SCALES = {
-    "smoke": Scale(
+    "smoke": TableScale(
         name="smoke", seeds=2, repeats=1, epochs=2, network="convnet-d2-w8", feature_epochs=2
     ),
-    "cpu": Scale(
+    "cpu": TableScale(
         name="cpu", seeds=4, repeats=1, epochs=200, network="convnet-w64", feature_epochs=2
     ),
-    "full": Scale(
+    "full": TableScale(
         name="full", seeds=5, repeats=20, epochs=1000, network="convnet", feature_epochs=50
     ),
 }
 
 
-def main_lines(dataset: str) -> dict[str, Line | str]:
-    """The rows of the paper's first table, and what must stand beside them to compare like with like.
+def main_lines(dataset: str) -> Lines:
+    """The rows of the paper's first table, and what must stand beside them to compare them.
 
-    A text is a selection; under `zca`, the same images whitened. Every method is there as its authors published it. `best` stores
-    mosaics: what it starts from, of more real images than the others have, is a line to compare it with, as are mosaics alone.
+    A text is a selection; under `zca`, the same images whitened. Every method is there as its
+    authors published it. `best` stores mosaics: what it starts from, of more real images than the
+    others have, is a line to compare it with, as are mosaics alone.
     """
-    lines: dict[str, Line | str] = dict.fromkeys(SELECTIONS, "standard")
+    lines: Lines = dict.fromkeys(SELECTIONS, "standard")
     lines |= {method: Line(recipe=published_as(method), changes={}) for method in METHODS}
     lines["datadam, scale 100"] = Line(recipe="paper", changes={"loss_scale": 100.0})
     lines |= {name: Line(recipe=name, changes={}) for name in ("official-code", "best")}
@@ -133,7 +142,7 @@ def main_lines(dataset: str) -> dict[str, Line | str]:
     return lines
 
 
-def recipe_of(line: Line, name: str, scale: Scale, source: Source, ipc: int) -> Recipe:
+def recipe_of(line: Line, name: str, scale: TableScale, source: Source, ipc: int) -> Recipe:
     """The recipe of a line, cut down to the scale."""
     size = source.resolution or SIZES.get(source.name, 32)
     published = recipe_for(line.recipe, source.name, (3, size, size), ipc)
@@ -145,7 +154,7 @@ def recipe_of(line: Line, name: str, scale: Scale, source: Source, ipc: int) -> 
 
 
 def sets_of(
-    line: Line | str, name: str, scale: Scale, source: Source, ipc: int
+    line: Line | str, name: str, scale: TableScale, source: Source, ipc: int
 ) -> tuple[Made, ...]:
     """The sets of a line, one a seed."""
     how: Recipe | Selection
@@ -162,7 +171,7 @@ def sets_of(
     return tuple(Made(source=source, ipc=ipc, seed=seed, how=how) for seed in range(scale.seeds))
 
 
-def trained_of(scale: Scale, source: Source) -> Trained:
+def trained_of(scale: TableScale, source: Source) -> Trained:
     """How every set is judged: the training of DC, DSA and DM with the scale's number of passes."""
     protocol = Protocol(epochs=scale.epochs, augment=protocol_for("dm", source.name).augment)
     return Trained(network=scale.network, protocol=protocol, repeats=scale.repeats)

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from benchmarks.tables.accuracy import Table
-from benchmarks.tables.cells import Entry, Found
+from benchmarks.tables.entries import Entry, EntryResult
 from condense.report.figures import save_figure
 
 
-def markdown(table: Table, found: dict[Entry, Found]) -> list[str]:
+def markdown(table: Table, results: dict[Entry, EntryResult]) -> list[str]:
     """A block of rows for each column of the table, each measured figure beside the paper's."""
     lines = [f"# {table.title}", ""]
     for column in columns(table):
@@ -16,14 +16,20 @@ def markdown(table: Table, found: dict[Entry, Found]) -> list[str]:
             "",
             "| | test accuracy, % | 95 % interval | sets x networks | paper |",
             "|---|---|---|---|---|",
-            *(_row(entry, one, table) for entry, one in found.items() if entry.column == column),
+            *(
+                _row(entry, result, table)
+                for entry, result in results.items()
+                if entry.column == column
+            ),
             "",
         ]
-    protocol = next(iter(found)).trained
-    networks = sorted({entry.trained.network for entry in found})
+    protocol = next(iter(results)).trained.protocol
+    networks = sorted({entry.trained.network for entry in results})
     lines += [
-        "Intervals are Student's t over the means of the sets (over the networks where there is one set). Every set is judged by "
-        f"{', '.join(f'`{name}`' for name in networks)}, {protocol.protocol.epochs} passes, on the whole test set, once.",
+        "Intervals are Student's t over the means of the sets (over the networks where there is "
+        "one set). Every set is judged by "
+        f"{', '.join(f'`{name}`' for name in networks)}, {protocol.epochs} passes, "
+        "on the whole test set, once.",
         "",
         *(f"{note}\n" for note in table.notes),
     ]
@@ -35,22 +41,22 @@ def columns(table: Table) -> list[str]:
     return list(dict.fromkeys(entry.column for entry in table.entries))
 
 
-def _row(entry: Entry, found: Found, table: Table) -> str:
+def _row(entry: Entry, result: EntryResult, table: Table) -> str:
     paper = table.published.get((entry.row, entry.column), "")
-    if found.failed:
-        return f"| {entry.row} | {found.failed} | | | {paper} |"
-    if not found.score:
+    if result.failed:
+        return f"| {entry.row} | {result.failed} | | | {paper} |"
+    if not result.score:
         return f"| {entry.row} | not yet | | | {paper} |"
-    low, high = (f"{100 * end:.1f}" for end in found.score.ci95)
-    interval = f"{low} to {high}" if len(found.score.accuracies) > 1 else "none: one network"
-    of = f"{found.score.sets} x {entry.trained.repeats}" + (
-        f" ({found.missing} sets to come)" if found.missing else ""
+    low, high = (f"{100 * end:.1f}" for end in result.score.ci95)
+    interval = f"{low} to {high}" if len(result.score.accuracies) > 1 else "none: one network"
+    of = f"{result.score.sets} x {entry.trained.repeats}" + (
+        f" ({result.missing} sets to come)" if result.missing else ""
     )
-    return f"| {entry.row} | {100 * found.score.mean:.1f} | {interval} | {of} | {paper} |"
+    return f"| {entry.row} | {100 * result.score.mean:.1f} | {interval} | {of} | {paper} |"
 
 
-def draw(path: Path, table: Table, found: dict[Entry, Found]) -> None:
-    """A panel for each column, a line for each row: our mean with its interval, and the paper's as a hollow diamond."""
+def draw(path: Path, table: Table, results: dict[Entry, EntryResult]) -> None:
+    """A panel for each column: our means with intervals are dots, the paper's diamonds."""
     from matplotlib.figure import Figure
 
     names, rows = columns(table), list(dict.fromkeys(entry.row for entry in table.entries))
@@ -59,15 +65,15 @@ def draw(path: Path, table: Table, found: dict[Entry, Found]) -> None:
     )
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for name, axes in zip(names, panels, strict=True):
-        for entry, one in found.items():
+        for entry, result in results.items():
             if entry.column != name:
                 continue
             place = rows.index(entry.row)
-            if one.score:
-                mean, (low, high) = one.score.mean, one.score.ci95
+            if result.score:
+                mean, (low, high) = result.score.mean, result.score.ci95
                 arms = (
                     [[100 * (mean - low)], [100 * (high - mean)]]
-                    if len(one.score.accuracies) > 1
+                    if len(result.score.accuracies) > 1
                     else None
                 )
                 axes.errorbar(
