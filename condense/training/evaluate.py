@@ -95,15 +95,10 @@ def evaluate(
     workers = workers or Workers(workers=0, device=device)
     workers.check()
     lost = "nothing is kept without a store: give one to go on"
+    how_to_go_on = lost if store is None else "the same call goes on"
     with _opened(store) as trials:
-        study = Study(trials, bench.tasks, bench.key)
-        study.work(
-            bench,
-            workers,
-            bench.reporter(progress),
-            how_to_go_on=lost if store is None else "the same call goes on",
-            minutes=minutes,
-        )
+        study, report = Study(trials, bench.tasks, bench.key), bench.reporter(progress)
+        study.work(bench, workers, report, how_to_go_on=how_to_go_on, minutes=minutes)
         return bench.scores(study.results())
 
 

@@ -1,4 +1,4 @@
-"""`condensekit evaluate` on run folders: killed, stopped, extended; and what `show` says of them."""
+"""`condensekit evaluate` on run folders: killed, stopped, extended; and what `show` tells."""
 
 import json
 import os
