@@ -32,6 +32,17 @@ def markdown_row(cells: Sequence[Any]) -> str:
     return "|" + "|".join(f" {cell} " if str(cell) else " " for cell in cells) + "|"
 
 
+def percent(values: Iterable[float], digits: int = 2, between: str = " to ") -> str:
+    """Values in percent, such as the two ends of an interval.
+
+    >>> percent((0.419, 0.468), digits=1)
+    '41.9 to 46.8'
+    >>> percent([0.5], digits=0)
+    '50'
+    """
+    return between.join(f"{100 * value:.{digits}f}" for value in values)
+
+
 def columns(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a table in aligned columns, two spaces between them.
 
