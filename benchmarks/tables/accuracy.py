@@ -8,6 +8,7 @@ from benchmarks.tables import published
 from benchmarks.tables.entries import Entry
 from benchmarks.tables.lines import (
     POOLS,
+    SCALE_100,
     SETTINGS,
     Line,
     Lines,
@@ -30,9 +31,6 @@ class Table:
     published: published.Figures
     notes: tuple[str, ...] = ()
 
-
-SCALE_100 = Line(recipe="paper", changes={"loss_scale": 100.0})
-"""The paper's DataDAM with steps of a useful size: what the other tables are about."""
 
 _MAIN = {
     "smoke": [("digits", 1)],
@@ -124,8 +122,8 @@ def high_resolution(scale: TableScale) -> Table:
     """Random, DM and DataDAM on ImageNet and its subsets."""
     lines: Lines = {
         "random": "standard",
-        "dm": Line(recipe="dm", changes={}),
-        "datadam": Line(recipe="paper", changes={}),
+        "dm": Line("dm"),
+        "datadam": Line("paper"),
         "datadam, scale 100": SCALE_100,
     }
     return Table(
@@ -157,29 +155,17 @@ def cross(scale: TableScale) -> Table:
     )
     base = trained_of(scale, source)
     base = dataclasses.replace(base, protocol=dataclasses.replace(base.protocol, batch=batch))
-    networks = {
-        "convnet": scale.network,
-        "alexnet": "alexnet",
-        "vgg11": vgg,
-        "resnet18": "resnet18-bn",
-        "vit": "vit-tiny",
-    }
+    networks = {"convnet": scale.network, "alexnet": "alexnet", "vgg11": vgg}
+    networks |= {"resnet18": "resnet18-bn", "vit": "vit-tiny"}
     if scale.name == "smoke":  # drawing the weights of the others takes longer than all else
         networks = {name: networks[name] for name in ("convnet", "alexnet")}
     lines: Lines = {"random": "standard"}
-    lines |= {
-        f"{method} from convnet": Line(recipe=published_as(method), changes={})
-        for method in methods
-    }
+    lines |= {f"{method} from convnet": Line(published_as(method)) for method in methods}
     for made_with in (name for name in ("convnet", "alexnet", "vgg11") if name in networks):
-        lines[f"datadam from {made_with}"] = Line(
-            recipe="paper", changes=SCALE_100.changes | {"network": networks[made_with]}
-        )
+        lines[f"datadam from {made_with}"] = SCALE_100.but(network=networks[made_with])
     if source.name == "cifar10":  # where DataDAM whitens, and the others do not
         lines["random, ZCA"] = "zca"
-        lines["datadam from convnet, no ZCA"] = Line(
-            recipe="paper", changes=SCALE_100.changes | {"preprocess": "standard"}
-        )
+        lines["datadam from convnet, no ZCA"] = SCALE_100.but(preprocess="standard")
     sets = {row: sets_of(line, row, scale, source, ipc) for row, line in lines.items()}
     data = f"{source.name} at {source.resolution} px" if source.resolution else source.name
     return Table(
@@ -236,11 +222,10 @@ def ablation(scale: TableScale) -> Table:
         **{f"error: {error}": {"error": error} for error in ("mse", "mae", "cosine")},
         **{f"normalisation: {norm}": {"normalise": norm} for norm in ("l2", "l1", "none")},
         **{f"start: {start}": {"init": start} for start in _STARTS[scale.name]},
-        **{
-            f"networks trained {low} to {low + 20} %": _stage(low, scale)
-            for low in (0, 20, 40, 60, 80)
-        },
     }
+    for low in (0, 20, 40, 60, 80):
+        stage = {"pool_from": low / 100, "pool_to": (low + 20) / 100}
+        changed[f"networks trained {low} to {low + 20} %"] = POOLS[scale.name] | stage
     base = trained_of(scale, source)
     entries = [
         Entry(row, column, _ablated(changes, scale, source, ipc), base)
@@ -266,15 +251,8 @@ def ablation(scale: TableScale) -> Table:
     )
 
 
-def _stage(percent: int, scale: TableScale) -> dict[str, Any]:
-    """Networks between `percent` and 20 % more of their training."""
-    return POOLS[scale.name] | {"pool_from": percent / 100, "pool_to": (percent + 20) / 100}
-
-
 def _ablated(changes: dict[str, Any], scale: TableScale, source: Source, ipc: int) -> Any:
-    return sets_of(
-        Line(recipe="paper", changes=SCALE_100.changes | changes), "ablation", scale, source, ipc
-    )
+    return sets_of(SCALE_100.but(**changes), "ablation", scale, source, ipc)
 
 
 TABLES = {
