@@ -30,11 +30,8 @@ def fill(
     far as it is known. Returns how many sets are still missing.
     """
     table = accuracy.TABLES[table_name](SCALES[scale])
-    entries = [
-        entry
-        for entry in table.entries
-        if _matches(entry.row, rows) and _matches(entry.column, columns)
-    ]
+    chosen = [one for one in table.entries if _matches(one.row, rows)]
+    entries = [one for one in chosen if _matches(one.column, columns)]
     if not entries:
         raise UserError("--only and --column: no entry of the table has such a row and column")
     failed = lacking(table.entries, work)
@@ -87,5 +84,5 @@ def _matches(text: str, patterns: Sequence[str]) -> bool:
 
 
 def _write(name: str, scale: str, document: dict[str, Any], lines: list[str]) -> None:
-    results.write(name, {"conditions": results.conditions(), "scale": scale, **document}, lines)
+    results.write(name, {"scale": scale, **document}, lines)
     click.echo("\n".join(lines))
