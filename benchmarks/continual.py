@@ -38,19 +38,13 @@ from continual.memories import FEATURE_EPOCHS
 from continual.results import Results, cells
 
 DATADAM = "datadam:loss_scale=100"
-_REDUCED = Plan(steps=5, classes=20, ipc=10, condense_steps=150)
+_REDUCED = Plan(steps=5, classes=20, ipc=10, condense_steps=150, orders=3, repeats=1)
 _SCRATCH = dataclasses.replace(
-    _REDUCED, orders=3, repeats=1, epochs=40, batch=64, methods=("random", "herding", DATADAM)
+    _REDUCED, epochs=40, batch=64, methods=("random", "herding", DATADAM)
 )
+_REPLAYED = ("class-balanced", "random", DATADAM)
 _ER_ACE = dataclasses.replace(
-    _REDUCED,
-    mode="replay",
-    strategy="er-ace",
-    orders=3,
-    repeats=1,
-    epochs=1,
-    batch=32,
-    methods=("class-balanced", "random", DATADAM),
+    _REDUCED, mode="replay", strategy="er-ace", epochs=1, batch=32, methods=_REPLAYED
 )
 PASSES = (5, FEATURE_EPOCHS)
 PLANS = {"scratch": _SCRATCH, "er-ace": _ER_ACE}
@@ -71,24 +65,34 @@ class Asked:
 def main(name: str, asked: Asked, workers: Workers, minutes: float | None) -> None:
     """Measure one plan and write it to the results."""
     dataset = load_dataset("cifar100", asked.data_dir)
-    session: Any = {"workers": workers, "minutes": minutes}
     if name == "features":
         features(dataset)
         return
     plan, folder = dataclasses.replace(PLANS[name], device=workers.device), asked.out / name
-    if (folder / "plan.json").exists():
-        measured = resume(folder, dataset, **session)
-    else:
-        source = Source(name="cifar100", data_dir=asked.data_dir)
-        measured = run(
-            dataset, plan, folder, source=source, cache=asked.out / "memories", **session
-        )
+    source = Source(name="cifar100", data_dir=asked.data_dir)
+    measured = go_on(dataset, plan, folder, source, asked.out / "memories", workers, minutes)
     if measured.left:
         click.echo(f"{measured.left} of {measured.total} networks left: the same command goes on")
         return
     document = {"plan": dataclasses.asdict(plan), "methods": measured.to_json()}
     results.write(f"continual_{name}", document, _lines(plan, measured))
     shutil.copyfile(folder / "accuracy.png", results.FOLDER / f"continual_{name}.png")
+
+
+def go_on(
+    dataset: Dataset,
+    plan: Plan,
+    folder: Path,
+    source: Source,
+    cache: Path,
+    workers: Workers,
+    minutes: float | None = None,
+) -> Results:
+    """What is in the folder, gone on with; or begun by the plan."""
+    session: Any = {"cache": cache, "workers": workers, "minutes": minutes}
+    if (folder / "plan.json").exists():
+        return resume(folder, dataset, **session)
+    return run(dataset, plan, folder, source=source, **session)
 
 
 def features(dataset: Dataset) -> None:

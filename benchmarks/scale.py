@@ -11,12 +11,10 @@ of a long and a short run.
 """
 
 import dataclasses
-import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +26,7 @@ import torch
 
 from benchmarks import results
 from benchmarks.options import Benchmark, Clock
-from benchmarks.step import noise_dataset, seconds
+from benchmarks.step import apart, noise_dataset, seconds
 from condense.data.images import Dataset
 from condense.data.preprocess import Standardize
 from condense.device import peak_memory, pick_device, reset_peak_memory
@@ -72,11 +70,11 @@ class Curves:
     """The curves: each varies one field of `base`."""
 
     base: Point
-    classes: tuple[int, ...]
-    ipcs: tuple[int, ...]
-    sizes: tuple[int, ...]
-    ranks: tuple[int, ...]
-    turns: int
+    classes: tuple[int, ...] = (10, 30, 100, 300, 1000)
+    ipcs: tuple[int, ...] = (1, 10, 50)
+    sizes: tuple[int, ...] = (32, 64, 128)
+    ranks: tuple[int, ...] = ()
+    turns: int = 5
     """Counted steps of a point, each time it is measured."""
     rounds: int
     """Measurements of every point: a machine's slow minutes do not fall on one alone."""
@@ -98,20 +96,13 @@ class Curves:
 PLANS = {
     "cuda": Curves(
         base=Point(classes=100, ipc=50, size=64, real_batch=256, network="convnet"),
-        classes=(10, 30, 100, 300, 1000),
         ipcs=(1, 10, 50, 100),
-        sizes=(32, 64, 128),
         ranks=(1, 2, 4, 8),
-        turns=5,
         rounds=1,
     ),
     "cpu": Curves(
         base=Point(classes=100, ipc=5, size=32, real_batch=10, network="convnet-w16"),
-        classes=(10, 30, 100, 300, 1000),
-        ipcs=(1, 10, 50),
-        sizes=(32, 64, 128),
         ranks=(1, 2),
-        turns=5,
         rounds=5,
     ),
     "smoke": Curves(
@@ -119,7 +110,6 @@ PLANS = {
         classes=(2, 4),
         ipcs=(1,),
         sizes=(16,),
-        ranks=(),
         turns=2,
         rounds=2,
     ),
@@ -132,10 +122,8 @@ def measure(setting: Point, device: torch.device, turns: int, clock: str) -> dic
     dataset = setting.dataset()
     # Class after class the same start: drawing a gigabyte of noise would take longer than the
     # steps.
-    start = torch.randn(
-        setting.ipc, 3, setting.size, setting.size, generator=torch.Generator().manual_seed(1)
-    )
-    start = start.repeat(setting.classes, 1, 1, 1)
+    shape, generator = (setting.ipc, 3, setting.size, setting.size), torch.Generator()
+    start = torch.randn(shape, generator=generator.manual_seed(1)).repeat(setting.classes, 1, 1, 1)
     one = dataclasses.replace(setting, classes=1, ipc=1, real_batch=1)
     # Libraries load at their first use.
     _engine(one, one.dataset(), start[:1], device, compiled=False).step(0)
@@ -170,12 +158,6 @@ def _engine(
     return Engine(dataset, recipe, preprocess, start, seed=0, device=device, compiled=compiled)
 
 
-def measure_apart(setting: Point, device: torch.device, turns: int, clock: str) -> dict[str, Any]:
-    """`measure` in a process of its own, whose memory no earlier point has grown."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, setting, device, turns, clock).result()
-
-
 def measure_ranks(setting: Point, ranks: int, device: torch.device, turns: int) -> dict[str, Any]:
     """Seconds of a step of `ranks` processes that share the classes, a chunk for each."""
     import numpy as np
@@ -184,13 +166,9 @@ def measure_ranks(setting: Point, ranks: int, device: torch.device, turns: int) 
     with tempfile.TemporaryDirectory() as folder:
         images = setting.dataset().train
         pixels, labels = images.pixels.movedim(1, -1).numpy(), images.labels.numpy()
-        np.savez(
-            f"{folder}/noise.npz",
-            train_images=pixels,
-            train_labels=labels,
-            test_images=pixels[:1],
-            test_labels=labels[:1],
-        )
+        train: dict[str, Any] = {"train_images": pixels, "train_labels": labels}
+        test: dict[str, Any] = {"test_images": pixels[:1], "test_labels": labels[:1]}
+        np.savez(f"{folder}/noise.npz", **train, **test)
         taken = {}
         for steps in (short, long):
             words = [
@@ -334,7 +312,7 @@ def main(asked: Asked) -> None:
         if ranks:
             point = measure_ranks(at, ranks, place, chosen.turns)
         else:
-            point = measure_apart(at, place, chosen.turns, asked.clock)
+            point = apart(measure, at, place, chosen.turns, asked.clock)
         measured.setdefault((curve, point[curve]), []).append(point)
         click.echo(f"{curve} {point[curve]}: {point['step_s']:.4f} s a step")
         curves: dict[str, list[dict[str, Any]]] = {}

@@ -13,8 +13,10 @@ convolutions, this understates what the machine can do, and a step can be below 
 `strict_floor_s` takes the rate of the faster of the two.
 """
 
+import multiprocessing
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
@@ -86,6 +88,12 @@ def seconds(run: Callable[[], Any], device: torch.device, clock: str = "wall") -
     if device.type == "cuda":
         torch.cuda.synchronize()
     return CLOCKS[clock]() - began
+
+
+def apart(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What `work` returns in a process of its own, whose memory nothing earlier has grown."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 @torch.no_grad()

@@ -7,11 +7,11 @@ class is condensed twice; git ignores it.
 import dataclasses
 import shutil
 from functools import partial
-from typing import Any
 
 from benchmarks.campaign.workplace import Planned, Workplace
+from benchmarks.continual import go_on
+from condense.data.catalogue import Source
 from continual.plan import Plan
-from continual.study import resume, run
 
 Streams = dict[str, tuple[str, int, Plan]]
 """Name of the job -> dataset, its classes, and what is measured."""
@@ -38,17 +38,14 @@ def plan(streams: Streams) -> Planned:
 
 def measure(place: Workplace, name: str, *, dataset: str, plan: Plan) -> None:
     """Measure memories in a stream; stopped, it goes on behind the last network."""
-    record, folder = place.record(name), place.out / f"{name}.run"
-    cache = place.out / "memories.run"
+    record, cache = place.record(name), place.out / "memories.run"
+    folder = place.out / f"{name}.run"
     with place.leg(record, "continual"):
-        begun = (folder / "plan.json").exists()
-        real = place.dataset(dataset)
-        session: Any = {"cache": cache, "workers": place.workers}
+        real, source = place.dataset(dataset), Source(name=dataset, data_dir=place.data_dir)
         plan = dataclasses.replace(plan, device=place.workers.device)
-        measured = resume(folder, real, **session) if begun else run(real, plan, folder, **session)
+        measured = go_on(real, plan, folder, source, cache, place.workers)
     shutil.copyfile(folder / "accuracy.png", place.out / f"{name}.png")
     final = ", ".join(f"{method} {measured.final(method)}" for method in plan.methods)
-    place.keep(
-        record | {"finished": True, "measured": measured.to_json()}, f"final accuracy, %: {final}"
-    )
+    record |= {"finished": True, "measured": measured.to_json()}
+    place.keep(record, f"final accuracy, %: {final}")
     shutil.rmtree(folder)

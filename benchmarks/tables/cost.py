@@ -5,15 +5,13 @@ no earlier point has grown. What is timed is a step of the run that `condense` w
 where that run would be; on a CPU the peak is the process's and includes compiling.
 """
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from scipy.stats import t
 
-from benchmarks.step import noise_dataset
+from benchmarks.step import apart, noise_dataset
 from benchmarks.tables.bench import TableBench, TableWork
 from benchmarks.tables.lines import TableScale, method_lines, recipe_of
 from benchmarks.tables.published import COST
@@ -37,12 +35,9 @@ def measure_all(scale: TableScale, work: TableWork) -> list[dict[str, Any]]:
     records = []
     for ipc in IPCS[scale.name]:
         for method in METHODS:
-            if scale.name == "smoke":  # starting processes would take longer than all the steps
-                measured = measure(method, scale, ipc, work.bench)
-            else:
-                spawn = multiprocessing.get_context("spawn")
-                with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-                    measured = pool.submit(measure, method, scale, ipc, work.bench).result()
+            asked = method, scale, ipc, work.bench
+            # Starting processes would take longer than all the steps of the smoke test.
+            measured = measure(*asked) if scale.name == "smoke" else apart(measure, *asked)
             records.append({"method": method, "ipc": ipc, **measured})
             print(tables.markdown_row(_row(records[-1])), flush=True)
     return records
