@@ -1,7 +1,6 @@
 """The tables of accuracies: which sets, which networks, beside which published figures."""
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from benchmarks.tables import published
@@ -12,10 +11,9 @@ from benchmarks.tables.lines import (
     SETTINGS,
     Line,
     Lines,
+    Place,
     TableScale,
     main_lines,
-    sets_of,
-    trained_of,
 )
 from condense.data.catalogue import Source
 from condense.methods import METHODS
@@ -106,7 +104,7 @@ def order(scale: TableScale) -> Table:
     dataset, ipc = _AT_TEN[scale.name]
     lines = main_lines(dataset)
     chosen = {row: lines[row] for row in _ORDERED if row in lines}
-    scale = dataclasses.replace(scale, seeds=2 * scale.seeds)
+    scale = replace(scale, seeds=2 * scale.seeds)
     return Table(
         title="The order of the methods",
         entries=_entries(scale, {(Source(name=dataset), ipc): chosen}),
@@ -136,13 +134,9 @@ def high_resolution(scale: TableScale) -> Table:
 def _entries(scale: TableScale, lines: dict[tuple[Source, int], Lines]) -> tuple[Entry, ...]:
     """An entry for each line of each dataset and number of images per class."""
     return tuple(
-        Entry(
-            row,
-            f"{source.name} IPC {ipc}",
-            sets_of(line, row, scale, source, ipc),
-            trained_of(scale, source),
-        )
+        Entry(row, f"{at.source.name} IPC {at.ipc}", at.sets(line, row), at.trained)
         for (source, ipc), of_column in lines.items()
+        for at in [Place(scale, source, ipc)]
         for row, line in of_column.items()
     )
 
@@ -150,11 +144,9 @@ def _entries(scale: TableScale, lines: dict[tuple[Source, int], Lines]) -> tuple
 def cross(scale: TableScale) -> Table:
     """Sets made with one architecture, networks of another trained on them."""
     source, ipc, methods, epochs, batch, vgg = _CROSS[scale.name]
-    scale = dataclasses.replace(
-        scale, seeds={"smoke": 1, "cpu": 3}.get(scale.name, scale.seeds), epochs=epochs
-    )
-    base = trained_of(scale, source)
-    base = dataclasses.replace(base, protocol=dataclasses.replace(base.protocol, batch=batch))
+    seeds = {"smoke": 1, "cpu": 3}.get(scale.name, scale.seeds)
+    at = Place(replace(scale, seeds=seeds, epochs=epochs), source, ipc)
+    base = replace(at.trained, protocol=replace(at.trained.protocol, batch=batch))
     networks = {"convnet": scale.network, "alexnet": "alexnet", "vgg11": vgg}
     networks |= {"resnet18": "resnet18-bn", "vit": "vit-tiny"}
     if scale.name == "smoke":  # drawing the weights of the others takes longer than all else
@@ -166,13 +158,13 @@ def cross(scale: TableScale) -> Table:
     if source.name == "cifar10":  # where DataDAM whitens, and the others do not
         lines["random, ZCA"] = "zca"
         lines["datadam from convnet, no ZCA"] = SCALE_100.but(preprocess="standard")
-    sets = {row: sets_of(line, row, scale, source, ipc) for row, line in lines.items()}
+    sets = {row: at.sets(line, row) for row, line in lines.items()}
     data = f"{source.name} at {source.resolution} px" if source.resolution else source.name
     return Table(
         title=f"Cross-architecture accuracy, {data}, {ipc} images per class: rows made, "
         "columns trained",
         entries=tuple(
-            Entry(row, column, of_row, dataclasses.replace(base, network=network))
+            Entry(row, column, of_row, replace(base, network=network))
             for row, of_row in sets.items()
             for column, network in networks.items()
         ),
@@ -207,10 +199,9 @@ def ablation(scale: TableScale) -> Table:
     dataset, ipc = _AT_TEN[scale.name]
     # Two dozen sets a seed: at the `cpu` scale with a smaller network, which judges them too.
     network = SETTINGS[scale.name].get("ablation", {}).get("network", scale.network)
-    scale = dataclasses.replace(
-        scale, seeds=1 if scale.name == "smoke" else scale.seeds, network=network
-    )
-    source, column = Source(name=dataset), f"IPC {ipc}"
+    seeds = 1 if scale.name == "smoke" else scale.seeds
+    scale = replace(scale, seeds=seeds, network=network)
+    at, column = Place(scale, Source(name=dataset), ipc), f"IPC {ipc}"
     changed: dict[str, dict[str, Any]] = {
         "loss: attention and mmd": {},
         "loss: attention alone": {"task_balance": 0.0},
@@ -226,16 +217,12 @@ def ablation(scale: TableScale) -> Table:
     for low in (0, 20, 40, 60, 80):
         stage = {"pool_from": low / 100, "pool_to": (low + 20) / 100}
         changed[f"networks trained {low} to {low + 20} %"] = POOLS[scale.name] | stage
-    base = trained_of(scale, source)
-    entries = [
-        Entry(row, column, _ablated(changes, scale, source, ipc), base)
-        for row, changes in changed.items()
-    ]
-    for augment in (base.protocol.augment, "autoaugment", "randaugment", "none"):
-        protocol = dataclasses.replace(base.protocol, augment=augment)
-        trained = dataclasses.replace(base, protocol=protocol)
-        row, sets = f"augmentation in evaluation: {augment}", _ablated({}, scale, source, ipc)
-        entries.append(Entry(row, column, sets, trained))
+    sets = {row: at.sets(SCALE_100.but(**of), "ablation") for row, of in changed.items()}
+    entries = [Entry(row, column, of_row, at.trained) for row, of_row in sets.items()]
+    for augment in (at.trained.protocol.augment, "autoaugment", "randaugment", "none"):
+        trained = replace(at.trained, protocol=replace(at.trained.protocol, augment=augment))
+        row = f"augmentation in evaluation: {augment}"
+        entries.append(Entry(row, column, at.sets(SCALE_100, "ablation"), trained))
     return Table(
         title=f"DataDAM with one thing changed, {dataset}, {ipc} images per class",
         entries=tuple(entries),
@@ -251,14 +238,5 @@ def ablation(scale: TableScale) -> Table:
     )
 
 
-def _ablated(changes: dict[str, Any], scale: TableScale, source: Source, ipc: int) -> Any:
-    return sets_of(SCALE_100.but(**changes), "ablation", scale, source, ipc)
-
-
-TABLES = {
-    "main": main,
-    "order": order,
-    "high-resolution": high_resolution,
-    "cross": cross,
-    "ablation": ablation,
-}
+TABLES = {"main": main, "order": order, "high-resolution": high_resolution}
+TABLES |= {"cross": cross, "ablation": ablation}

@@ -13,7 +13,7 @@ from scipy.stats import t
 
 from benchmarks.step import apart, noise_dataset
 from benchmarks.tables.bench import TableBench, TableWork
-from benchmarks.tables.lines import TableScale, method_lines, recipe_of
+from benchmarks.tables.lines import Place, TableScale, method_lines
 from benchmarks.tables.published import COST
 from condense import UserError
 from condense.data.catalogue import Source
@@ -47,7 +47,7 @@ def measure(method: str, scale: TableScale, ipc: int, bench: TableBench) -> dict
     """Seconds of each counted step, and the peak; or why there is none."""
     line, pixels = method_lines()[method], 8 if scale.name == "smoke" else 32
     try:
-        recipe = recipe_of(line, method, scale, Source(name="cifar10"), ipc)
+        recipe = Place(scale, Source(name="cifar10"), ipc).recipe(line, method)
         dataset = noise_dataset(pixels, per_class=max(recipe.real_batch, ipc))
         whole, steps = bench.with_experts(recipe, dataset), 1 + TURNS[scale.name]
         reset_peak_memory(bench.place)

@@ -18,7 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from benchmarks.tables.bench import TableBench, TableWork
-from benchmarks.tables.lines import Lines, TableScale, method_lines, sets_of
+from benchmarks.tables.lines import Lines, Place, TableScale, method_lines
 from condense import CondensedSet, Protocol
 from condense.data.augment import dsa_for
 from condense.data.catalogue import Source
@@ -99,11 +99,11 @@ def _sets(
     scale: TableScale, chosen: EmbeddingScale, work: TableWork
 ) -> tuple[dict[str, CondensedSet], dict[str, str]]:
     """The set of each line, and why others could not be made."""
-    source, named = Source(name=chosen.dataset), dict[str, Made]()
+    at, named = Place(scale, Source(name=chosen.dataset), chosen.ipc), dict[str, Made]()
     for name, line in lines().items():
         # The name of the line in the main table.
         label = "datadam, scale 100, no ZCA" if name == "datadam" else name
-        named[name] = sets_of(line, label, scale, source, chosen.ipc)[0]
+        named[name] = at.sets(line, label)[0]
     results = work.do("sets", named.values())
     failed = {name: results[made].get("failed", "") for name, made in named.items()}
     sets = {name: work.bench.condensed(made) for name, made in named.items() if not failed[name]}

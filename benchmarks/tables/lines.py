@@ -142,35 +142,41 @@ def method_lines() -> dict[str, Line]:
     return {method: line.but(preprocess="standard") for method, line in lines.items()}
 
 
-def recipe_of(line: Line, name: str, scale: TableScale, source: Source, ipc: int) -> Recipe:
-    """The recipe of a line, cut down to the scale."""
-    size = source.resolution or SIZES.get(source.name, 32)
-    published = recipe_for(line.recipe, source.name, (3, size, size), ipc)
-    settings = SETTINGS[scale.name]
-    changes: dict[str, Any] = {}
-    for key in (DEFAULT, published.method.name, f"{published.method.name} IPC {ipc}", name):
-        changes |= settings.get(key, {})
-    return published.override(changes | line.changes)
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a line is measured on: a scale, a dataset and a number of images per class."""
 
+    scale: TableScale
+    source: Source
+    ipc: int
 
-def sets_of(
-    line: Line | str, name: str, scale: TableScale, source: Source, ipc: int
-) -> tuple[Made, ...]:
-    """The sets of a line, one a seed."""
-    how: Recipe | Selection
-    if isinstance(line, Line):
-        how = recipe_of(line, name, scale, source, ipc)
-    else:
-        how = Selection(
-            method=name.split(",")[0],
-            preprocess=line,
-            network=scale.network,
-            feature_epochs=scale.feature_epochs,
-        )
-    return tuple(Made(source=source, ipc=ipc, seed=seed, how=how) for seed in range(scale.seeds))
+    def recipe(self, line: Line, name: str) -> Recipe:
+        """The recipe of a line, cut down to the scale."""
+        size = self.source.resolution or SIZES.get(self.source.name, 32)
+        published = recipe_for(line.recipe, self.source.name, (3, size, size), self.ipc)
+        method, changes = published.method.name, dict[str, Any]()
+        for key in (DEFAULT, method, f"{method} IPC {self.ipc}", name):
+            changes |= SETTINGS[self.scale.name].get(key, {})
+        return published.override(changes | line.changes)
 
+    def sets(self, line: Line | str, name: str) -> tuple[Made, ...]:
+        """The sets of a line, one a seed."""
+        how: Recipe | Selection
+        if isinstance(line, Line):
+            how = self.recipe(line, name)
+        else:
+            how = Selection(
+                method=name.split(",")[0],
+                preprocess=line,
+                network=self.scale.network,
+                feature_epochs=self.scale.feature_epochs,
+            )
+        seeds = range(self.scale.seeds)
+        return tuple(Made(source=self.source, ipc=self.ipc, seed=seed, how=how) for seed in seeds)
 
-def trained_of(scale: TableScale, source: Source) -> Trained:
-    """How every set is judged: the training of DC, DSA and DM with the scale's number of passes."""
-    protocol = Protocol(epochs=scale.epochs, augment=protocol_for("dm", source.name).augment)
-    return Trained(network=scale.network, protocol=protocol, repeats=scale.repeats)
+    @property
+    def trained(self) -> Trained:
+        """How every set is judged: the training of DC, DSA and DM with the scale's passes."""
+        augment = protocol_for("dm", self.source.name).augment
+        protocol = Protocol(epochs=self.scale.epochs, augment=augment)
+        return Trained(network=self.scale.network, protocol=protocol, repeats=self.scale.repeats)
