@@ -70,7 +70,8 @@ def main(name: str, asked: Asked, workers: Workers, minutes: float | None) -> No
         return
     plan, folder = dataclasses.replace(PLANS[name], device=workers.device), asked.out / name
     source = Source(name="cifar100", data_dir=asked.data_dir)
-    measured = go_on(dataset, plan, folder, source, asked.out / "memories", workers, minutes)
+    session = {"cache": asked.out / "memories", "workers": workers, "minutes": minutes}
+    measured = go_on(dataset, plan, folder, source, **session)
     if measured.left:
         click.echo(f"{measured.left} of {measured.total} networks left: the same command goes on")
         return
@@ -79,17 +80,8 @@ def main(name: str, asked: Asked, workers: Workers, minutes: float | None) -> No
     shutil.copyfile(folder / "accuracy.png", results.FOLDER / f"continual_{name}.png")
 
 
-def go_on(
-    dataset: Dataset,
-    plan: Plan,
-    folder: Path,
-    source: Source,
-    cache: Path,
-    workers: Workers,
-    minutes: float | None = None,
-) -> Results:
+def go_on(dataset: Dataset, plan: Plan, folder: Path, source: Source, **session: Any) -> Results:
     """What is in the folder, gone on with; or begun by the plan."""
-    session: Any = {"cache": cache, "workers": workers, "minutes": minutes}
     if (folder / "plan.json").exists():
         return resume(folder, dataset, **session)
     return run(dataset, plan, folder, source=source, **session)

@@ -7,6 +7,7 @@ in `benchmarks/results/NAME.json`.
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -29,18 +30,6 @@ Document = dict[str, Any]
 """What a result's JSON holds."""
 
 
-class _Measured:
-    """The statistics of a continual run, as `continual.results.plot` asks for them."""
-
-    def __init__(self, document: Document) -> None:
-        self.methods, self.steps = list(document["methods"]), document["plan"]["steps"]
-        self._methods = document["methods"]
-
-    def at(self, method: str, step: int) -> Statistic:
-        """The accuracy on the classes seen after a step."""
-        return Statistic(tuple(map(tuple, self._methods[method]["steps"][step]["values"])))
-
-
 def _continual(folder: Path, name: str, document: Document) -> None:
     plan = document["plan"]
     training = "from scratch" if plan["mode"] == "scratch" else plan["strategy"]
@@ -48,7 +37,12 @@ def _continual(folder: Path, name: str, document: Document) -> None:
         f"cifar100: {plan['classes']} classes in {plan['steps']} steps, "
         f"{plan['ipc']} images a class, {training}"
     )
-    measured: Any = _Measured(document)
+    methods = document["methods"]
+
+    def at(method: str, step: int) -> Statistic:
+        return Statistic(tuple(map(tuple, methods[method]["steps"][step]["values"])))
+
+    measured: Any = SimpleNamespace(methods=list(methods), steps=plan["steps"], at=at)
     plot(measured, folder / f"{name}.png", title, plan["classes"] // plan["steps"])
 
 
@@ -106,7 +100,7 @@ DRAW: dict[str, Callable[[Path, str, Document], Any]] = {
     "nas_": _nas,
     "recipes": lambda folder, name, it: recipes.draw(folder / f"{name}.png", it),
     "scale_": lambda folder, name, it: scale.draw(folder / f"{name}.png", it["curves"]),
-    "tables_cost": lambda folder, name, it: cost.draw(folder / f"{name}.png", it["records"]),
+    "tables_cost": cost.draw,
     "tables_embedding": embedding.draw,
     "tables_": _table,
 }

@@ -43,7 +43,7 @@ def measure(place: Workplace, name: str, *, dataset: str, plan: Plan) -> None:
     with place.leg(record, "continual"):
         real, source = place.dataset(dataset), Source(name=dataset, data_dir=place.data_dir)
         plan = dataclasses.replace(plan, device=place.workers.device)
-        measured = go_on(real, plan, folder, source, cache, place.workers)
+        measured = go_on(real, plan, folder, source, cache=cache, workers=place.workers)
     shutil.copyfile(folder / "accuracy.png", place.out / f"{name}.png")
     final = ", ".join(f"{method} {measured.final(method)}" for method in plan.methods)
     record |= {"finished": True, "measured": measured.to_json()}

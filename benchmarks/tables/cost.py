@@ -30,20 +30,20 @@ TURNS = {"smoke": 2, "cpu": 10, "full": 100}
 """Counted steps of a point; the paper has 100."""
 
 
-def measure_all(scale: TableScale, work: TableWork) -> list[dict[str, Any]]:
-    """A record of each method and number of images per class."""
+def measure(scale: TableScale, work: TableWork) -> dict[str, Any]:
+    """The number of turns, and a record of each method and number of images per class."""
     records = []
     for ipc in IPCS[scale.name]:
         for method in METHODS:
             asked = method, scale, ipc, work.bench
             # Starting processes would take longer than all the steps of the smoke test.
-            measured = measure(*asked) if scale.name == "smoke" else apart(measure, *asked)
+            measured = point(*asked) if scale.name == "smoke" else apart(point, *asked)
             records.append({"method": method, "ipc": ipc, **measured})
             print(tables.markdown_row(_row(records[-1])), flush=True)
-    return records
+    return {"turns": TURNS[scale.name], "records": records}
 
 
-def measure(method: str, scale: TableScale, ipc: int, bench: TableBench) -> dict[str, Any]:
+def point(method: str, scale: TableScale, ipc: int, bench: TableBench) -> dict[str, Any]:
     """Seconds of each counted step, and the peak; or why there is none."""
     line, pixels = method_lines()[method], 8 if scale.name == "smoke" else 32
     try:
@@ -67,14 +67,14 @@ def measure(method: str, scale: TableScale, ipc: int, bench: TableBench) -> dict
     }
 
 
-def markdown(records: list[dict[str, Any]], scale: TableScale) -> list[str]:
+def markdown(document: dict[str, Any]) -> list[str]:
     """The records as a table, beside the paper's."""
     return [
         "# Seconds a step and peak memory by method",
         "",
-        *tables.markdown(HEADERS, map(_row, records)),
+        *tables.markdown(HEADERS, map(_row, document["records"])),
         "",
-        f"Random images of 10 classes; {TURNS[scale.name]} counted steps of each, as published but "
+        f"Random images of 10 classes; {document['turns']} counted steps of each, as published but "
         "for what the scale changes (network, real batch, inner loops: see the records). A step is "
         "what each method calls one: not equal work.",
     ]
@@ -94,8 +94,9 @@ def _row(record: dict[str, Any]) -> list[Any]:
     return [record["method"], record["ipc"], *cells, paper]
 
 
-def draw(path: Path, records: list[dict[str, Any]]) -> None:
+def draw(folder: Path, title: str, document: dict[str, Any]) -> None:
     """Time and memory against the images per class, a line for each method."""
+    records = document["records"]
     figure, both = panels(9, 4, columns=2)
     time, memory = both[0]
     for number, method in enumerate(METHODS):
@@ -113,4 +114,4 @@ def draw(path: Path, records: list[dict[str, Any]]) -> None:
         axes.set_xticks(ipcs, list(map(str, ipcs)))
         axes.xaxis.minorticks_off()
     figure.legend(*time.get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    save_figure(figure, path)
+    save_figure(figure, folder / f"{title}.png")
