@@ -23,7 +23,6 @@ from condense.training.score import Score, Statistic
 from continual.results import plot
 from nas.agreement import Estimate
 from nas.ranking import Ranking
-from nas.report import scatter
 from nas.training import SCORES
 
 Document = dict[str, Any]
@@ -66,16 +65,11 @@ def ranking_of(document: Document) -> Ranking:
 
 
 def _nas(folder: Path, name: str, document: Document) -> None:
-    ranking = ranking_of(document)
-    nas_figures.forest(folder / f"{name}.png", ranking)
-    for proxy in ranking.trainings:
-        scatter(folder / f"{name}_{proxy.replace(':', '-')}.png", ranking, proxy)
-    if "passes" in document:
-        passes = {
-            proxy: [Estimate(**{key: _number(value) for key, value in one.items()}) for one in rhos]
-            for proxy, rhos in document["passes"].items()
-        }
-        nas_figures.curve(folder / f"{name}_curve.png", ranking, passes)
+    passes = {
+        proxy: [Estimate(**{key: _number(value) for key, value in one.items()}) for one in rhos]
+        for proxy, rhos in document.get("passes", {}).items()
+    }
+    nas_figures.draw(folder, name, ranking_of(document), passes)
 
 
 def _number(value: float | None) -> float:
@@ -122,12 +116,7 @@ def draw(folder: Path, name: str) -> None:
 
 @click.command()
 @click.argument("names", nargs=-1, required=True)
-@click.option(
-    "--out",
-    default=results.FOLDER,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the pictures.  [default: benchmarks/results]",
-)
+@click.option("--out", type=Path, default=results.FOLDER, help="Folder for the pictures.")
 def main(names: tuple[str, ...], out: Path) -> None:
     """Draw the pictures of the results NAMES again, such as `nas_cells` or `tables_main_cpu`."""
     out.mkdir(parents=True, exist_ok=True)

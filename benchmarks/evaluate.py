@@ -105,30 +105,6 @@ def timed(
     return {name: float(torch.tensor(times).median()) for name, times in taken.items()}
 
 
-def trained(
-    condensed: CondensedSet,
-    real: Dataset,
-    repeats: int,
-    epochs: int,
-    device: torch.device,
-    *,
-    plain: bool,
-) -> dict:
-    """Accuracies of `repeats` networks, and seconds a network; other seeds for plain ones."""
-    images, labels = condensed.images.to(device), condensed.labels.to(device)
-    test = condensed.preprocess.apply(real.test.pixels).to(device), real.test.labels.to(device)
-    network = build("convnet", condensed.shape, len(condensed.classes)).to(device)
-    model = network if plain else Accelerated(network, device)
-    augment, accuracies = make_augment("dsa"), []
-    began = time.perf_counter()
-    for repeat in range(repeats):
-        initialise(network, derive(int(plain), "benchmark"), repeat)
-        seed = derive(int(plain), "train", repeat)
-        train(model, images, labels, Protocol(epochs=epochs), seed, augment=augment)
-        accuracies.append(accuracy(model, *test))
-    return {"accuracies": accuracies, "seconds_a_network": (time.perf_counter() - began) / repeats}
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
     """What is compared."""
@@ -149,6 +125,25 @@ class Asked:
     """Name of the result files."""
 
 
+def trained(
+    condensed: CondensedSet, real: Dataset, asked: Asked, device: torch.device, *, plain: bool
+) -> dict:
+    """Accuracies of the networks, and seconds a network; other seeds for plain ones."""
+    images, labels = condensed.images.to(device), condensed.labels.to(device)
+    test = condensed.preprocess.apply(real.test.pixels).to(device), real.test.labels.to(device)
+    network = build("convnet", condensed.shape, len(condensed.classes)).to(device)
+    model = network if plain else Accelerated(network, device)
+    augment, accuracies = make_augment("dsa"), []
+    began = time.perf_counter()
+    for repeat in range(asked.repeats):
+        initialise(network, derive(int(plain), "benchmark"), repeat)
+        seed = derive(int(plain), "train", repeat)
+        train(model, images, labels, Protocol(epochs=asked.epochs), seed, augment=augment)
+        accuracies.append(accuracy(model, *test))
+    taken = (time.perf_counter() - began) / asked.repeats
+    return {"accuracies": accuracies, "seconds_a_network": taken}
+
+
 @click.command(cls=Benchmark, asked=Asked)
 def main(asked: Asked) -> None:
     """Compare ways of training networks on a set of CIFAR-10."""
@@ -157,7 +152,7 @@ def main(asked: Asked) -> None:
     condensed = select("random", real, asked.ipc, preprocess=preprocess, seed=0)
     a_network = timed(steps(condensed, place), asked.turns, place)
     samples = {
-        way: trained(condensed, real, asked.repeats, asked.epochs, place, plain=way == "plain")
+        way: trained(condensed, real, asked, place, plain=way == "plain")
         for way in ("plain", "ours")
     }
     ours, plain = (samples[way]["accuracies"] for way in ("ours", "plain"))

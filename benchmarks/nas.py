@@ -19,12 +19,12 @@ from typing import Any
 import click
 
 from benchmarks import results
-from benchmarks.nas_figures import agreement_lines, by_pass, crossings, curve, forest, pass_lines
+from benchmarks.nas_figures import agreement_lines, by_pass, crossings, draw, pass_lines
 from benchmarks.options import StudyCommand
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
+from nas.agreement import Estimate
 from nas.plan import change
-from nas.report import scatter
 from nas.search import SearchResult, resume, search, train_reference
 from nas.spaces import convnet720 as convnet_space
 from nas.spaces import space
@@ -162,9 +162,9 @@ class Study:
         result: SearchResult,
         scale: dict[str, Any],
         more: Sequence[str] = (),
-        numbers: dict[str, Any] | None = None,
+        passes: dict[str, list[Estimate]] | None = None,
     ) -> None:
-        """Write the study's table, numbers and plots, with `more` lines and `numbers` of its own.
+        """Write the study's table, numbers and plots; for `size` with `more` lines and `passes`.
 
         Nothing is written where there is nothing to correlate yet.
         """
@@ -185,11 +185,12 @@ class Study:
             *agreement_lines(ranking),
         ]
         document = {"scale": scale, "done": result.done, "total": result.total}
-        document |= {"notes": result.notes, **ranking.to_json(), **(numbers or {})}
+        document |= {"notes": result.notes, **ranking.to_json()}
+        if passes:
+            kept = {proxy: [one.to_json() for one in rhos] for proxy, rhos in passes.items()}
+            document["passes"] = kept
         results.write(name, document, lines)
-        for proxy in ranking.trainings:
-            scatter(results.FOLDER / f"{name}_{proxy.replace(':', '-')}.png", ranking, proxy)
-        forest(results.FOLDER / f"{name}.png", ranking)
+        draw(results.FOLDER, name, ranking, passes)
         click.echo("\n".join(lines))
 
 
@@ -249,9 +250,7 @@ def size(asked: AskedSize, **session: Any) -> None:
         return
     passes = by_pass(result.folder, ranking)
     more = [*crossings(ranking, counts), "", *pass_lines(passes)]
-    kept = {proxy: [one.to_json() for one in rhos] for proxy, rhos in passes.items()}
-    study.publish(result, asked.scale, more, {"passes": kept})
-    curve(results.FOLDER / f"{asked.name or 'nas_size'}_curve.png", ranking, passes)
+    study.publish(result, asked.scale, more, passes)
 
 
 def _cheap(dataset: Dataset, count: int, most: float) -> list[int]:

@@ -19,6 +19,7 @@ from nas.report import (
     agreement_rows,
     difference_rows,
     interval,
+    scatter,
 )
 from nas.training import SCORES, SearchTask
 
@@ -47,6 +48,17 @@ def agreement_lines(ranking: Ranking) -> list[str]:
 def arms(estimates: list[Estimate]) -> list[list[float]]:
     """How far the intervals reach below and above their values, as `errorbar` asks for it."""
     return [[e.value - e.low for e in estimates], [e.high - e.value for e in estimates]]
+
+
+def draw(
+    folder: Path, name: str, ranking: Ranking, passes: dict[str, list[Estimate]] | None = None
+) -> None:
+    """Draw all figures of a study into `folder`; with `passes`, also the curve against them."""
+    forest(folder / f"{name}.png", ranking)
+    for proxy in ranking.trainings:
+        scatter(folder / f"{name}_{proxy.replace(':', '-')}.png", ranking, proxy)
+    if passes:
+        curve(folder / f"{name}_curve.png", ranking, passes)
 
 
 def forest(path: Path, ranking: Ranking) -> None:

@@ -26,12 +26,11 @@ import torch
 
 from benchmarks import results
 from benchmarks.options import Benchmark, Clock
-from benchmarks.step import apart, noise_dataset, seconds
+from benchmarks.step import Setting, apart, noise_dataset, seconds
 from condense.data.images import Dataset
 from condense.data.preprocess import Standardize
 from condense.device import peak_memory, pick_device, reset_peak_memory
 from condense.files import read_json
-from condense.methods.recipes import recipe_for
 from condense.report.figures import panels, save_figure
 from condense.report.tables import markdown
 from condense.runs.engine import Engine
@@ -45,31 +44,16 @@ _POOL = 64
 """Real images kept for each class; a batch of more takes each several times at equal cost."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Point:
-    """One point of a curve."""
-
-    classes: int
-    ipc: int
-    size: int
-    """Side of the images in pixels."""
-    real_batch: int
-    network: str
-
-    def __str__(self) -> str:
-        images = f"{self.classes} classes, IPC {self.ipc}, {self.size} px, {self.real_batch} real"
-        return f"{images}, {self.network}"
-
-    def dataset(self) -> Dataset:
-        """Random images."""
-        return noise_dataset(self.size, min(self.real_batch, _POOL), self.classes)
+def images_of(setting: Setting) -> Dataset:
+    """Random images."""
+    return noise_dataset(setting.size, min(setting.real_batch, _POOL), setting.classes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curves:
     """The curves: each varies one field of `base`."""
 
-    base: Point
+    base: Setting
     classes: tuple[int, ...] = (10, 30, 100, 300, 1000)
     ipcs: tuple[int, ...] = (1, 10, 50)
     sizes: tuple[int, ...] = (32, 64, 128)
@@ -79,10 +63,10 @@ class Curves:
     rounds: int
     """Measurements of every point: a machine's slow minutes do not fall on one alone."""
 
-    def curves(self) -> dict[str, list[Point]]:
+    def curves(self) -> dict[str, list[Setting]]:
         """The points of every curve but the ranks'."""
         few = dataclasses.replace(self.base, classes=self.classes[0])
-        varied: dict[str, tuple[Point, tuple[Any, ...]]] = {
+        varied: dict[str, tuple[Setting, tuple[Any, ...]]] = {
             "classes": (self.base, self.classes),
             "ipc": (few, self.ipcs),
             "size": (few, self.sizes),
@@ -95,18 +79,18 @@ class Curves:
 
 PLANS = {
     "cuda": Curves(
-        base=Point(classes=100, ipc=50, size=64, real_batch=256, network="convnet"),
+        base=Setting(classes=100, ipc=50, size=64, real_batch=256, network="convnet"),
         ipcs=(1, 10, 50, 100),
         ranks=(1, 2, 4, 8),
         rounds=1,
     ),
     "cpu": Curves(
-        base=Point(classes=100, ipc=5, size=32, real_batch=10, network="convnet-w16"),
+        base=Setting(classes=100, ipc=5, size=32, real_batch=10, network="convnet-w16"),
         ranks=(1, 2),
         rounds=5,
     ),
     "smoke": Curves(
-        base=Point(classes=4, ipc=2, size=8, real_batch=4, network="convnet-w8"),
+        base=Setting(classes=4, ipc=2, size=8, real_batch=4, network="convnet-w8"),
         classes=(2, 4),
         ipcs=(1,),
         sizes=(16,),
@@ -116,17 +100,17 @@ PLANS = {
 }
 
 
-def measure(setting: Point, device: torch.device, turns: int, clock: str) -> dict[str, Any]:
+def measure(setting: Setting, device: torch.device, turns: int, clock: str) -> dict[str, Any]:
     """Seconds and bytes of a step at one setting."""
     device = pick_device(device.type)  # readies this process
-    dataset = setting.dataset()
+    dataset = images_of(setting)
     # Class after class the same start: drawing a gigabyte of noise would take longer than the
     # steps.
     shape, generator = (setting.ipc, 3, setting.size, setting.size), torch.Generator()
     start = torch.randn(shape, generator=generator.manual_seed(1)).repeat(setting.classes, 1, 1, 1)
     one = dataclasses.replace(setting, classes=1, ipc=1, real_batch=1)
     # Libraries load at their first use.
-    _engine(one, one.dataset(), start[:1], device, compiled=False).step(0)
+    _engine(one, images_of(one), start[:1], device, compiled=False).step(0)
     reset_peak_memory(device)
     before = peak_memory(device)
     # Compiling on a CPU takes longer than all the steps at a reduced scale.
@@ -149,22 +133,20 @@ def measure(setting: Point, device: torch.device, turns: int, clock: str) -> dic
 
 
 def _engine(
-    setting: Point, dataset: Dataset, start: torch.Tensor, device: torch.device, *, compiled: bool
+    setting: Setting, dataset: Dataset, start: torch.Tensor, device: torch.device, *, compiled: bool
 ) -> Engine:
     """DataDAM at a setting."""
-    recipe = recipe_for("paper", dataset.name, dataset.shape, setting.ipc)
-    recipe = recipe.override({"network": setting.network, "real_batch": setting.real_batch})
-    preprocess = Standardize.fit(dataset.train.pixels[:_POOL])
+    recipe, preprocess = setting.recipe(dataset), Standardize.fit(dataset.train.pixels[:_POOL])
     return Engine(dataset, recipe, preprocess, start, seed=0, device=device, compiled=compiled)
 
 
-def measure_ranks(setting: Point, ranks: int, device: torch.device, turns: int) -> dict[str, Any]:
+def measure_ranks(setting: Setting, ranks: int, device: torch.device, turns: int) -> dict[str, Any]:
     """Seconds of a step of `ranks` processes that share the classes, a chunk for each."""
     import numpy as np
 
     short, long = 2, 2 + turns
     with tempfile.TemporaryDirectory() as folder:
-        images = setting.dataset().train
+        images = images_of(setting).train
         pixels, labels = images.pixels.movedim(1, -1).numpy(), images.labels.numpy()
         train: dict[str, Any] = {"train_images": pixels, "train_labels": labels}
         test: dict[str, Any] = {"test_images": pixels[:1], "test_labels": labels[:1]}
@@ -255,7 +237,8 @@ def table(curves: dict[str, list[dict[str, Any]]], fit: dict[str, Any] | None) -
 
 def _row(curve: str, point: dict[str, Any]) -> list[Any]:
     """The cells of a point, by the name of its curve and `HEADERS`."""
-    setting = Point(**{field.name: point[field.name] for field in dataclasses.fields(Point)})
+    fields = [field.name for field in dataclasses.fields(Setting)]
+    setting = Setting(**{field: point[field] for field in fields})
     a_class = f"{1000 * point['step_s'] / setting.classes:.3f}"
     memory = [f"{point[field] / 1e6:.0f}" if field in point else "" for field in MEMORY]
     return [point[curve], setting, f"{point['step_s']:.4f}", a_class, *memory]
@@ -305,7 +288,7 @@ def main(asked: Asked) -> None:
     place, chosen = pick_device(asked.device), PLANS[asked.plan or asked.device]
     conditions, measured = results.conditions(), dict[tuple[str, int], list[dict[str, Any]]]()
     gpus = torch.cuda.device_count() if place.type == "cuda" else max(chosen.ranks, default=0)
-    tasks: list[tuple[str, Point, int]]
+    tasks: list[tuple[str, Setting, int]]
     tasks = [(curve, at, 0) for curve, points in chosen.curves().items() for at in points]
     tasks += [("ranks", chosen.base, ranks) for ranks in chosen.ranks if ranks <= gpus]
     for curve, at, ranks in [task for task in tasks if task[0] in asked.curve] * chosen.rounds:

@@ -36,6 +36,7 @@ from condense.data.images import Dataset, Images
 from condense.data.preprocess import make_preprocess
 from condense.device import fast_bfloat16, peak_memory, pick_device, reset_peak_memory
 from condense.files import write_json
+from condense.methods.base import Recipe
 from condense.methods.recipes import recipe_for
 from condense.networks.accelerate import LAYOUT
 from condense.networks.build import build
@@ -55,16 +56,26 @@ HEADERS += ["x floor", "x strict floor", "peak, MB (reference)"]
 class Setting:
     """What a step is timed at."""
 
-    norm: str = "instance"
+    classes: int = CLASSES
+    ipc: int
     size: int
     """Side of the images in pixels."""
-    ipc: int
     real_batch: int
+    network: str = "convnet"
+
+    def __str__(self) -> str:
+        images = f"{self.classes} classes, IPC {self.ipc}, {self.size} px, {self.real_batch} real"
+        return f"{images}, {self.network}"
 
     @property
-    def network(self) -> str:
-        """The name of the ConvNet with that norm."""
-        return NETWORKS[self.norm]
+    def norm(self) -> str:
+        """The norm of the ConvNet, where it is one of `NETWORKS`."""
+        return next(norm for norm, network in NETWORKS.items() if network == self.network)
+
+    def recipe(self, dataset: Dataset) -> Recipe:
+        """DataDAM at this setting."""
+        recipe = recipe_for("paper", dataset.name, dataset.shape, self.ipc)
+        return recipe.override({"network": self.network, "real_batch": self.real_batch})
 
 
 def noise_dataset(size: int, per_class: int, classes: int = CLASSES) -> Dataset:
@@ -156,10 +167,7 @@ def loops(setting: Setting, device: torch.device) -> dict[str, Reference | Engin
     """The published loop and the engine on the same random images."""
     size, ipc = setting.size, setting.ipc
     dataset = noise_dataset(size, per_class=max(setting.real_batch, ipc))
-    recipe = recipe_for("paper", dataset.name, dataset.shape, ipc).override(
-        {"network": setting.network, "real_batch": setting.real_batch}
-    )
-    preprocess = make_preprocess("standard", dataset)
+    recipe, preprocess = setting.recipe(dataset), make_preprocess("standard", dataset)
     start = torch.randn(CLASSES * ipc, 3, size, size, generator=torch.Generator().manual_seed(1))
     return {
         "reference": Reference(dataset, recipe, preprocess, start, setting.norm, device),
@@ -187,7 +195,7 @@ def measure(setting: Setting, turns: int, device: torch.device, clock: str) -> d
     rates, strict = rates_of(device, clock)
     lowest, strictest = floor(setting, rates), floor(setting, strict)
     return asdict(setting) | {
-        "classes": CLASSES,
+        "norm": setting.norm,
         "turns": turns,
         "reference_s": medians["reference"],
         "engine_s": medians["engine"],
@@ -253,7 +261,7 @@ def main(asked: Asked) -> None:
         LAYOUT[place.type] = LAYOUTS[asked.layout]
     click.echo("\n".join(markdown(HEADERS, [])))
     for norm, size, ipc, real in product(asked.norm, asked.size, asked.ipc, asked.real_batch):
-        setting = Setting(norm=norm, size=size, ipc=ipc, real_batch=real)
+        setting = Setting(network=NETWORKS[norm], size=size, ipc=ipc, real_batch=real)
         records.append(measure(setting, asked.turns, place, asked.clock))
         click.echo(markdown_row(_row(records[-1])))
         if asked.json:

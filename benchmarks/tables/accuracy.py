@@ -40,15 +40,10 @@ _MAIN = {
 _HIGH_RESOLUTION: dict[str, list[tuple[Source, int]]] = {
     "smoke": [(Source(name="digits", resolution=16), 1)],
     "cpu": [(Source(name="imagenette", resolution=64), ipc) for ipc in (1, 10)],
-    "full": [
-        *((Source(name="imagenet-1k"), ipc) for ipc in (1, 2, 10, 50)),
-        *(
-            (Source(name=name), ipc)
-            for name in ("imagenette", "imagewoof", "imagesquawk")
-            for ipc in (1, 10)
-        ),
-    ],
+    "full": [(Source(name="imagenet-1k"), ipc) for ipc in (1, 2, 10, 50)],
 }
+for _name in ("imagenette", "imagewoof", "imagesquawk"):
+    _HIGH_RESOLUTION["full"] += [(Source(name=_name), ipc) for ipc in (1, 10)]
 _OTHERS = tuple(method for method in METHODS if method != "datadam")
 
 
