@@ -17,6 +17,7 @@ from avalanche.training.storage_policy import ClassBalancedBuffer
 
 from condense import CondensedSet, condense, load_dataset, recipe_for
 from condense.data.preprocess import make_preprocess
+from condense.report.tables import percent
 from continual import CondensedBuffer, class_order, class_stream
 
 IPC, STEPS, EPOCHS = 4, 150, 5
@@ -44,12 +45,8 @@ def final_accuracy(benchmark: Any, memory: Any, seed: int) -> float:
     )
     for experience in benchmark.train_stream:
         strategy.train(experience)
-    metrics = strategy.eval(benchmark.test_stream)
-    return next(
-        value
-        for name, value in metrics.items()
-        if name.startswith("Top1_Acc_Stream/eval_phase/test_stream")
-    )
+    metrics, stream = strategy.eval(benchmark.test_stream), "Top1_Acc_Stream/eval_phase/test_stream"
+    return next(value for name, value in metrics.items() if name.startswith(stream))
 
 
 @click.command()
@@ -63,30 +60,23 @@ def final_accuracy(benchmark: Any, memory: Any, seed: int) -> float:
 def main(memory: Path | None, seeds: int, steps: int) -> None:
     """Compare the two memories on five experiences of two digits each."""
     digits = load_dataset("digits")
-    if memory:
-        condensed = CondensedSet.load(memory)
-    else:
-        changes = {
-            "loss_scale": 100,
-            "real_batch": 64,
-            "augment": "none",
-        }  # as the script below trains: without augmentation
-        recipe = recipe_for("paper", digits.name, digits.shape, IPC).override(changes)
-        condensed = condense(digits, ipc=IPC, recipe=recipe, steps=steps)
+    # As the script trains: without augmentation.
+    changes = {"loss_scale": 100, "real_batch": 64, "augment": "none", "steps": steps}
+    recipe = recipe_for("paper", digits.name, digits.shape, IPC).override(changes)
+    condensed = CondensedSet.load(memory) if memory else condense(digits, ipc=IPC, recipe=recipe)
     preprocess = make_preprocess("standard", digits)
     size = len(condensed)
     for name in ("ClassBalancedBuffer", "CondensedBuffer"):
         accuracies = []
         for seed in range(seeds):
             benchmark = class_stream(digits, 5, class_order(10, seed), preprocess=preprocess)
-            if name == "ClassBalancedBuffer":
-                buffer: Any = ClassBalancedBuffer(max_size=size)
-            else:
+            buffer: Any = ClassBalancedBuffer(max_size=size)
+            if name == "CondensedBuffer":
                 buffer = CondensedBuffer(condensed, max_size=size)  # <-- the one line
             accuracies.append(final_accuracy(benchmark, buffer, seed))
         mean = sum(accuracies) / len(accuracies)
-        shown = ", ".join(f"{value:.1%}" for value in accuracies)
-        click.echo(f"{name:<20} {size} images, {size * 64} bytes   {mean:.1%}  ({shown})")
+        shown = percent(accuracies, 1, ", ")
+        click.echo(f"{name:<20} {size} images, {size * 64} bytes   {mean:.1%}  ({shown} %)")
 
 
 if __name__ == "__main__":

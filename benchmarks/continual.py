@@ -12,6 +12,7 @@ after some passes.
 
 import dataclasses
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,6 +29,7 @@ from condense.data.preprocess import make_preprocess
 from condense.networks.accelerate import accelerate
 from condense.networks.build import build, initialise
 from condense.randomness import derive
+from condense.report.tables import markdown
 from condense.study.workers import Workers
 from condense.training.score import Statistic
 from condense.training.train import accuracy, train
@@ -36,60 +38,53 @@ from continual.memories import FEATURE_EPOCHS
 from continual.results import Results, cells
 
 DATADAM = "datadam:loss_scale=100"
-_REDUCED = Plan(steps=5, classes=20, ipc=10, condense_steps=150)
+_REDUCED = Plan(steps=5, classes=20, ipc=10, condense_steps=150, orders=3, repeats=1)
 _SCRATCH = dataclasses.replace(
-    _REDUCED, orders=3, repeats=1, epochs=40, batch=64, methods=("random", "herding", DATADAM)
+    _REDUCED, epochs=40, batch=64, methods=("random", "herding", DATADAM)
 )
+_REPLAYED = ("class-balanced", "random", DATADAM)
 _ER_ACE = dataclasses.replace(
-    _REDUCED,
-    mode="replay",
-    strategy="er-ace",
-    orders=3,
-    repeats=1,
-    epochs=1,
-    batch=32,
-    methods=("class-balanced", "random", DATADAM),
+    _REDUCED, mode="replay", strategy="er-ace", epochs=1, batch=32, methods=_REPLAYED
 )
 PASSES = (5, FEATURE_EPOCHS)
 PLANS = {"scratch": _SCRATCH, "er-ace": _ER_ACE}
 
 
-@click.command(cls=StudyCommand)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """Where things are."""
+
+    data_dir: str | None = None
+    """Folder with CIFAR-100 as torchvision keeps it."""
+    out: Path
+    """Folder for the run and its memories."""
+
+
+@click.command(cls=StudyCommand, asked=Asked)
 @click.argument("name", type=click.Choice([*PLANS, "features"]))
-@click.option(
-    "--data-dir", type=click.Path(), help="Folder with CIFAR-100 as torchvision keeps it."
-)
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder for the run and its memories.",
-)
-def main(
-    name: str, data_dir: str | None, out: Path, workers: Workers, minutes: float | None
-) -> None:
+def main(name: str, asked: Asked, workers: Workers, minutes: float | None) -> None:
     """Measure one plan and write it to the results."""
-    dataset = load_dataset("cifar100", data_dir)
-    session: Any = {"workers": workers, "minutes": minutes}
+    dataset = load_dataset("cifar100", asked.data_dir)
     if name == "features":
         features(dataset)
         return
-    plan, folder = dataclasses.replace(PLANS[name], device=workers.device), out / name
-    if (folder / "plan.json").exists():
-        measured = resume(folder, dataset, **session)
-    else:
-        source = Source(name="cifar100", data_dir=data_dir)
-        measured = run(dataset, plan, folder, source=source, cache=out / "memories", **session)
+    plan, folder = dataclasses.replace(PLANS[name], device=workers.device), asked.out / name
+    source = Source(name="cifar100", data_dir=asked.data_dir)
+    session = {"cache": asked.out / "memories", "workers": workers, "minutes": minutes}
+    measured = go_on(dataset, plan, folder, source, **session)
     if measured.left:
         click.echo(f"{measured.left} of {measured.total} networks left: the same command goes on")
         return
-    document = {
-        "conditions": results.conditions(),
-        "plan": dataclasses.asdict(plan),
-        "methods": measured.to_json(),
-    }
+    document = {"plan": dataclasses.asdict(plan), "methods": measured.to_json()}
     results.write(f"continual_{name}", document, _lines(plan, measured))
     shutil.copyfile(folder / "accuracy.png", results.FOLDER / f"continual_{name}.png")
+
+
+def go_on(dataset: Dataset, plan: Plan, folder: Path, source: Source, **session: Any) -> Results:
+    """What is in the folder, gone on with; or begun by the plan."""
+    if (folder / "plan.json").exists():
+        return resume(folder, dataset, **session)
+    return run(dataset, plan, folder, source=source, **session)
 
 
 def features(dataset: Dataset) -> None:
@@ -102,32 +97,20 @@ def features(dataset: Dataset) -> None:
     for passes in PASSES:
         initialise(network, derive(0, "select"), 0)
         protocol = Protocol(epochs=passes, augment="none")
-        train(
-            fast,
-            part.train.pixels,
-            part.train.labels,
-            protocol,
-            derive(0, "select"),
-            prepare=preprocess.apply,
-        )
+        seed = derive(0, "select")
+        train(fast, part.train.pixels, part.train.labels, protocol, seed, prepare=preprocess.apply)
         accuracies[passes] = [
             accuracy(fast, of.pixels, of.labels, prepare=preprocess.apply)
             for of in (part.train, part.test)
         ]
-    rows = [
-        f"| {passes} | {100 * trained:.1f} | {100 * tested:.1f} |"
-        for passes, (trained, tested) in accuracies.items()
-    ]
+    rows = [[passes, *(f"{100 * one:.1f}" for one in of)] for passes, of in accuracies.items()]
     title = (
         "Accuracy, %, of the network behind herding, trained on four classes of CIFAR-100 "
         f"({', '.join(part.classes)}):"
     )
-    document = {"conditions": results.conditions(), "classes": part.classes, "passes": accuracies}
-    results.write(
-        "continual_features",
-        document,
-        [title, "", "| passes | training | test |", "|---|---|---|", *rows],
-    )
+    document = {"classes": part.classes, "passes": accuracies}
+    lines = [title, "", *markdown(("passes", "training", "test"), rows)]
+    results.write("continual_features", document, lines)
 
 
 def _lines(plan: Plan, measured: Results) -> list[str]:
@@ -140,7 +123,6 @@ def _lines(plan: Plan, measured: Results) -> list[str]:
     )
     assert plan.classes is not None
     images = plan.ipc * plan.classes
-    headers, rows = cells(measured)
     return [
         f"CIFAR-100, {plan.classes} classes in {plan.steps} steps. Each memory: {images} images, "
         f"{images * 3072:,} bytes; condensed for {plan.condense_steps} steps. Networks {training}, "
@@ -149,7 +131,7 @@ def _lines(plan: Plan, measured: Results) -> list[str]:
         f"Accuracy on the classes seen, %, and half of its 95 % interval over {plan.orders} class "
         "orders:",
         "",
-        *(f"| {' | '.join(row)} |" for row in (headers, ["---"] * len(headers), *rows)),
+        *markdown(*cells(measured)),
         "",
         f"Final accuracy of `{last}` minus that of another memory, order by order, in points:",
         "",

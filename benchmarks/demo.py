@@ -4,6 +4,7 @@ The dataset is scikit-learn's digits (1,797 images of 8 x 8), so nothing is down
 """
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -37,10 +38,9 @@ def main(out: Path) -> None:
     condensed = condense(digits, ipc=IPC, recipe=recipe, seed=0)
     scores = {}
     for name, chosen in (("random real images", random), ("condensed", condensed)):
+        options: Any = {"repeats": REPEATS, "protocol": PROTOCOL}
         with progress(f"train on {name}", REPEATS) as watch:
-            scores[name] = evaluate(
-                chosen, digits, repeats=REPEATS, protocol=PROTOCOL, progress=watch
-            )["convnet"]
+            scores[name] = evaluate(chosen, digits, **options, progress=watch)["convnet"]
 
     condensed.save(out)
     grid(condensed, out / "condensed.png")

@@ -7,6 +7,7 @@ in `benchmarks/results/NAME.json`.
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -22,23 +23,10 @@ from condense.training.score import Score, Statistic
 from continual.results import plot
 from nas.agreement import Estimate
 from nas.ranking import Ranking
-from nas.report import scatter
 from nas.training import SCORES
 
 Document = dict[str, Any]
 """What a result's JSON holds."""
-
-
-class _Measured:
-    """The statistics of a continual run, as `continual.results.plot` asks for them."""
-
-    def __init__(self, document: Document) -> None:
-        self.methods, self.steps = list(document["methods"]), document["plan"]["steps"]
-        self._methods = document["methods"]
-
-    def at(self, method: str, step: int) -> Statistic:
-        """The accuracy on the classes seen after a step."""
-        return Statistic(tuple(map(tuple, self._methods[method]["steps"][step]["values"])))
 
 
 def _continual(folder: Path, name: str, document: Document) -> None:
@@ -48,7 +36,12 @@ def _continual(folder: Path, name: str, document: Document) -> None:
         f"cifar100: {plan['classes']} classes in {plan['steps']} steps, "
         f"{plan['ipc']} images a class, {training}"
     )
-    measured: Any = _Measured(document)
+    methods = document["methods"]
+
+    def at(method: str, step: int) -> Statistic:
+        return Statistic(tuple(map(tuple, methods[method]["steps"][step]["values"])))
+
+    measured: Any = SimpleNamespace(methods=list(methods), steps=plan["steps"], at=at)
     plot(measured, folder / f"{name}.png", title, plan["classes"] // plan["steps"])
 
 
@@ -72,16 +65,11 @@ def ranking_of(document: Document) -> Ranking:
 
 
 def _nas(folder: Path, name: str, document: Document) -> None:
-    ranking = ranking_of(document)
-    nas_figures.forest(folder / f"{name}.png", ranking)
-    for proxy in ranking.trainings:
-        scatter(folder / f"{name}_{proxy.replace(':', '-')}.png", ranking, proxy)
-    if "passes" in document:
-        passes = {
-            proxy: [Estimate(**{key: _number(value) for key, value in one.items()}) for one in rhos]
-            for proxy, rhos in document["passes"].items()
-        }
-        nas_figures.curve(folder / f"{name}_curve.png", ranking, passes)
+    passes = {
+        proxy: [Estimate(**{key: _number(value) for key, value in one.items()}) for one in rhos]
+        for proxy, rhos in document.get("passes", {}).items()
+    }
+    nas_figures.draw(folder, name, ranking_of(document), passes)
 
 
 def _number(value: float | None) -> float:
@@ -106,7 +94,7 @@ DRAW: dict[str, Callable[[Path, str, Document], Any]] = {
     "nas_": _nas,
     "recipes": lambda folder, name, it: recipes.draw(folder / f"{name}.png", it),
     "scale_": lambda folder, name, it: scale.draw(folder / f"{name}.png", it["curves"]),
-    "tables_cost": lambda folder, name, it: cost.draw(folder / f"{name}.png", it["records"]),
+    "tables_cost": cost.draw,
     "tables_embedding": embedding.draw,
     "tables_": _table,
 }
@@ -128,12 +116,7 @@ def draw(folder: Path, name: str) -> None:
 
 @click.command()
 @click.argument("names", nargs=-1, required=True)
-@click.option(
-    "--out",
-    default=results.FOLDER,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the pictures.  [default: benchmarks/results]",
-)
+@click.option("--out", type=Path, default=results.FOLDER, help="Folder for the pictures.")
 def main(names: tuple[str, ...], out: Path) -> None:
     """Draw the pictures of the results NAMES again, such as `nas_cells` or `tables_main_cpu`."""
     out.mkdir(parents=True, exist_ok=True)

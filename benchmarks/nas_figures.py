@@ -6,75 +6,89 @@ from typing import Any
 
 import numpy as np
 
-from condense.report.figures import save_figure
+from condense.report.figures import panel, panels, save_figure
+from condense.report.tables import markdown
 from condense.study.trials import Trials
 from nas.agreement import Estimate, agreement
 from nas.free import BASELINES
 from nas.plan import load_plan
 from nas.ranking import FREE_AVERAGE, YARDSTICK, Ranking
-from nas.report import interval
+from nas.report import (
+    AGREEMENT_HEADERS,
+    DIFFERENCE_HEADERS,
+    agreement_rows,
+    difference_rows,
+    interval,
+    scatter,
+)
 from nas.training import SCORES, SearchTask
 
 
-def markdown(headers: Any, rows: list[list[str]]) -> list[str]:
-    return [
-        f"| {' | '.join(headers)} |",
-        "|---" * len(headers) + "|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
+def agreement_lines(ranking: Ranking) -> list[str]:
+    """The tables of a ranking's agreements and of their differences."""
+    title = "Rank correlation with the true test accuracy, [bootstrap 95 % interval]; "
+    lines = [f"{title}tops are by the truth.", ""]
+    lines += markdown(AGREEMENT_HEADERS, agreement_rows(ranking.agreements))
+    for title, differences in (
+        (
+            f"Spearman's rho minus that of `{YARDSTICK}`, on the same resamples: an interval "
+            "without 0 is a real difference.",
+            ranking.gains,
+        ),
+        (
+            "The same between proxies, and of averages with a proxy minus "
+            f"`{FREE_AVERAGE}` without.",
+            ranking.contrasts,
+        ),
+    ):
+        lines += ["", title, "", *markdown(DIFFERENCE_HEADERS, difference_rows(differences))]
+    return lines
+
+
+def arms(estimates: list[Estimate]) -> list[list[float]]:
+    """How far the intervals reach below and above their values, as `errorbar` asks for it."""
+    return [[e.value - e.low for e in estimates], [e.high - e.value for e in estimates]]
+
+
+def draw(
+    folder: Path, name: str, ranking: Ranking, passes: dict[str, list[Estimate]] | None = None
+) -> None:
+    """Draw all figures of a study into `folder`; with `passes`, also the curve against them."""
+    forest(folder / f"{name}.png", ranking)
+    for proxy in ranking.trainings:
+        scatter(folder / f"{name}_{proxy.replace(':', '-')}.png", ranking, proxy)
+    if passes:
+        curve(folder / f"{name}_curve.png", ranking, passes)
 
 
 def forest(path: Path, ranking: Ranking) -> None:
     """Spearman's rho of what costs nothing, of each proxy's scores, and of averages of both."""
-    from matplotlib.figure import Figure
-
-    free = [*BASELINES, FREE_AVERAGE]
-    groups = {"free": free}
+    groups = {"free": [*BASELINES, FREE_AVERAGE]}
     for proxy in ranking.trainings:
-        groups[proxy] = [f"{proxy} {score}" for score in SCORES] + [
-            f"{proxy} {score} + {FREE_AVERAGE}" for score in SCORES
-        ]
-    figure = Figure(
-        figsize=(7.2, 0.8 + 0.22 * sum(map(len, groups.values()))), layout="constrained", dpi=150
-    )
-    axes = figure.subplots()
+        alone = [f"{proxy} {score}" for score in SCORES]
+        groups[proxy] = alone + [f"{column} + {FREE_AVERAGE}" for column in alone]
+    figure, axes = panel(7.2, 0.8 + 0.22 * sum(map(len, groups.values())))
     labels: list[str] = []
     ticks: list[float] = []
     for number, (group, columns) in enumerate(groups.items()):
         rhos = [ranking.agreements[column]["spearman"] for column in columns]
-        rows = [
-            len(labels) + 0.6 * number + row for row in range(len(columns))
-        ]  # a gap between groups
+        # A gap between groups.
+        rows = [len(labels) + 0.6 * number + row for row in range(len(columns))]
         ticks += rows
-        arms = [[e.value - e.low for e in rhos], [e.high - e.value for e in rhos]]
-        colour = "#555555" if group == "free" else f"C{number - 1}"
-        axes.errorbar(
-            [e.value for e in rhos],
-            rows,
-            xerr=arms,
-            fmt="o",
-            color=colour,
-            markersize=4,
-            capsize=2,
-            linewidth=1.2,
-        )
+        style: dict[str, Any] = {"fmt": "o", "markersize": 4, "capsize": 2, "linewidth": 1.2}
+        style["color"] = "#555555" if group == "free" else f"C{number - 1}"
+        axes.errorbar([e.value for e in rhos], rows, xerr=arms(rhos), **style)
         labels += [
             column.replace(FREE_AVERAGE, "free") if column != FREE_AVERAGE else f"{column} (free)"
             for column in columns
         ]
-    for column, style in ((YARDSTICK, "--"), (FREE_AVERAGE, ":")):
-        axes.axvline(
-            ranking.agreements[column]["spearman"].value,
-            color="#555555",
-            linestyle=style,
-            linewidth=1,
-        )
+    for column, dashes in ((YARDSTICK, "--"), (FREE_AVERAGE, ":")):
+        rho = ranking.agreements[column]["spearman"].value
+        axes.axvline(rho, color="#555555", linestyle=dashes, linewidth=1)
     axes.set_yticks(ticks, [label.replace("_", " ") for label in labels], fontsize=8)
     axes.invert_yaxis()
     axes.margins(y=0.02)
     axes.set_xlabel(f"Spearman's rho over {len(ranking)} architectures, 95 % intervals")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3)
     save_figure(figure, path)
 
 
@@ -82,15 +96,13 @@ def crossings(ranking: Ranking, sizes: list[int]) -> list[str]:
     """For each score, the fewest real images that agree as well as the parameter count."""
     bar, lines = ranking.agreements[YARDSTICK]["spearman"].value, []
     for score in SCORES:
-        rhos = {
-            size: ranking.agreements[f"random:{size} {score}"]["spearman"].value for size in sizes
-        }
-        above = next((size for size, rho in rhos.items() if rho >= bar), None)
-        where = (
-            f"from {above} real images per class on"
-            if above
-            else f"nowhere up to {sizes[-1]} real images per class"
-        )
+        above = [
+            size
+            for size in sizes
+            if ranking.agreements[f"random:{size} {score}"]["spearman"].value >= bar
+        ]
+        where = f"from {above[0]}" if above else f"nowhere up to {sizes[-1]}"
+        where += " real images per class on" if above else " real images per class"
         lines.append(
             f"- `{score}` reaches the parameter count's {bar:.2f} {where} "
             "(estimates; see the intervals)"
@@ -129,18 +141,15 @@ def pass_lines(passes: dict[str, list[Estimate]]) -> list[str]:
         [name, *(interval(rhos[n - 1]) if n <= len(rhos) else "" for n in chosen)]
         for name, rhos in passes.items()
     ]
-    title = (
-        "Spearman's rho of the training losses summed over the first passes of the same trainings."
-    )
-    return [title, "", *markdown(("proxy", *(f"{n} passes" for n in chosen)), rows)]
+    title = "Spearman's rho of the training losses summed over the first passes"
+    headers = ["proxy", *(f"{n} passes" for n in chosen)]
+    return [f"{title} of the same trainings.", "", *markdown(headers, rows)]
 
 
 def curve(path: Path, ranking: Ranking, passes: dict[str, list[Estimate]]) -> None:
     """Spearman's rho against the images per class (sets are stars), and against the passes."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.6, 4), layout="constrained", dpi=150)
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure, both = panels(9.6, 4, columns=2, sharey=True)
+    left, right = both[0]
     _draw_sizes(left, ranking)
     for number, (proxy, rhos) in enumerate(passes.items()):
         epochs, colour = range(1, len(rhos) + 1), f"C{number + len(SCORES)}"
@@ -152,8 +161,6 @@ def curve(path: Path, ranking: Ranking, passes: dict[str, list[Estimate]]) -> No
     yardstick = ranking.agreements[YARDSTICK]["spearman"].value
     for axes in (left, right):
         axes.axhline(yardstick, color="#333333", linestyle="--", label=YARDSTICK)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
         # Above: curves go anywhere.
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8)
     save_figure(figure, path)
@@ -165,11 +172,10 @@ def _draw_sizes(axes: Any, ranking: Ranking) -> None:
     sizes = [int(name.removeprefix(real)) for name in ranking.trainings if name.startswith(real)]
     for number, score in enumerate(SCORES):
         rhos = [ranking.agreements[f"{real}{size} {score}"]["spearman"] for size in sizes]
-        arms = [[e.value - e.low for e in rhos], [e.high - e.value for e in rhos]]
         places = [size * (0.96 + 0.04 * number) for size in sizes]  # side by side
         style: dict[str, Any] = {"color": f"C{number}", "marker": "o", "capsize": 3}
         label = score.replace("_", " ")
-        axes.errorbar(places, [e.value for e in rhos], yerr=arms, label=label, **style)
+        axes.errorbar(places, [e.value for e in rhos], yerr=arms(rhos), label=label, **style)
         for proxy in condensed:
             value = ranking.agreements[f"{proxy} {score}"]["spearman"].value
             axes.plot([0.88 * sizes[0]], [value], color=f"C{number}", marker="*", markersize=11)

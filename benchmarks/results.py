@@ -45,7 +45,11 @@ def command() -> str:
 
 
 def write(name: str, document: dict[str, Any], lines: list[str]) -> None:
-    """Write `results/NAME.json` and the same for people as `results/NAME.md`."""
+    """Write `results/NAME.json` and the same for people as `results/NAME.md`.
+
+    The conditions are added to the document, unless it has those of an earlier moment.
+    """
+    document = {"conditions": conditions(), **document}
     write_json(FOLDER / f"{name}.json", document)
     given = document["conditions"]
     footer = [

@@ -11,77 +11,62 @@ of a long and a short run.
 """
 
 import dataclasses
-import json
-import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal, get_args
 
 import click
 import torch
 
 from benchmarks import results
-from benchmarks.step import CLOCKS, noise_dataset, seconds
+from benchmarks.options import Benchmark, Clock
+from benchmarks.step import Setting, apart, noise_dataset, seconds
 from condense.data.images import Dataset
 from condense.data.preprocess import Standardize
 from condense.device import peak_memory, pick_device, reset_peak_memory
-from condense.methods.recipes import recipe_for
-from condense.report.figures import save_figure
+from condense.files import read_json
+from condense.report.figures import panels, save_figure
+from condense.report.tables import markdown
 from condense.runs.engine import Engine
 
 TOLERANCE = 0.10
 """How far the cost may be from a line, and the working memory from its median, in the verdict."""
-CURVES = ("classes", "ipc", "size", "ranks")
+Curve = Literal["classes", "ipc", "size", "ranks"]
 MEMORY = ("peak_bytes", "held_bytes", "working_bytes")
+HEADERS = ("setting", "step, s", "ms a class", "peak, MB", "held between steps, MB", "working, MB")
 _POOL = 64
 """Real images kept for each class; a batch of more takes each several times at equal cost."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Point:
-    """One point of a curve."""
-
-    classes: int
-    ipc: int
-    size: int
-    """Side of the images in pixels."""
-    real_batch: int
-    network: str
-
-    def __str__(self) -> str:
-        images = f"{self.classes} classes, IPC {self.ipc}, {self.size} px, {self.real_batch} real"
-        return f"{images}, {self.network}"
-
-    def dataset(self) -> Dataset:
-        """Random images."""
-        return noise_dataset(self.size, min(self.real_batch, _POOL), self.classes)
+def images_of(setting: Setting) -> Dataset:
+    """Random images."""
+    return noise_dataset(setting.size, min(setting.real_batch, _POOL), setting.classes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curves:
     """The curves: each varies one field of `base`."""
 
-    base: Point
-    classes: tuple[int, ...]
-    ipcs: tuple[int, ...]
-    sizes: tuple[int, ...]
-    ranks: tuple[int, ...]
-    turns: int
+    base: Setting
+    classes: tuple[int, ...] = (10, 30, 100, 300, 1000)
+    ipcs: tuple[int, ...] = (1, 10, 50)
+    sizes: tuple[int, ...] = (32, 64, 128)
+    ranks: tuple[int, ...] = ()
+    turns: int = 5
     """Counted steps of a point, each time it is measured."""
     rounds: int
     """Measurements of every point: a machine's slow minutes do not fall on one alone."""
 
-    def curves(self) -> dict[str, list[Point]]:
+    def curves(self) -> dict[str, list[Setting]]:
         """The points of every curve but the ranks'."""
         few = dataclasses.replace(self.base, classes=self.classes[0])
-        varied: dict[str, tuple[Point, tuple[Any, ...]]] = {
+        varied: dict[str, tuple[Setting, tuple[Any, ...]]] = {
             "classes": (self.base, self.classes),
             "ipc": (few, self.ipcs),
             "size": (few, self.sizes),
@@ -94,49 +79,38 @@ class Curves:
 
 PLANS = {
     "cuda": Curves(
-        base=Point(classes=100, ipc=50, size=64, real_batch=256, network="convnet"),
-        classes=(10, 30, 100, 300, 1000),
+        base=Setting(classes=100, ipc=50, size=64, real_batch=256, network="convnet"),
         ipcs=(1, 10, 50, 100),
-        sizes=(32, 64, 128),
         ranks=(1, 2, 4, 8),
-        turns=5,
         rounds=1,
     ),
     "cpu": Curves(
-        base=Point(classes=100, ipc=5, size=32, real_batch=10, network="convnet-w16"),
-        classes=(10, 30, 100, 300, 1000),
-        ipcs=(1, 10, 50),
-        sizes=(32, 64, 128),
+        base=Setting(classes=100, ipc=5, size=32, real_batch=10, network="convnet-w16"),
         ranks=(1, 2),
-        turns=5,
         rounds=5,
     ),
     "smoke": Curves(
-        base=Point(classes=4, ipc=2, size=8, real_batch=4, network="convnet-w8"),
+        base=Setting(classes=4, ipc=2, size=8, real_batch=4, network="convnet-w8"),
         classes=(2, 4),
         ipcs=(1,),
         sizes=(16,),
-        ranks=(),
         turns=2,
         rounds=2,
     ),
 }
 
 
-def measure(setting: Point, device: torch.device, turns: int, clock: str) -> dict[str, Any]:
+def measure(setting: Setting, device: torch.device, turns: int, clock: str) -> dict[str, Any]:
     """Seconds and bytes of a step at one setting."""
     device = pick_device(device.type)  # readies this process
-    dataset = setting.dataset()
+    dataset = images_of(setting)
     # Class after class the same start: drawing a gigabyte of noise would take longer than the
     # steps.
-    start = torch.randn(
-        setting.ipc, 3, setting.size, setting.size, generator=torch.Generator().manual_seed(1)
-    )
-    start = start.repeat(setting.classes, 1, 1, 1)
+    shape, generator = (setting.ipc, 3, setting.size, setting.size), torch.Generator()
+    start = torch.randn(shape, generator=generator.manual_seed(1)).repeat(setting.classes, 1, 1, 1)
     one = dataclasses.replace(setting, classes=1, ipc=1, real_batch=1)
-    _engine(one, one.dataset(), start[:1], device, compiled=False).step(
-        0
-    )  # libraries load at their first use
+    # Libraries load at their first use.
+    _engine(one, images_of(one), start[:1], device, compiled=False).step(0)
     reset_peak_memory(device)
     before = peak_memory(device)
     # Compiling on a CPU takes longer than all the steps at a reduced scale.
@@ -159,56 +133,37 @@ def measure(setting: Point, device: torch.device, turns: int, clock: str) -> dic
 
 
 def _engine(
-    setting: Point, dataset: Dataset, start: torch.Tensor, device: torch.device, *, compiled: bool
+    setting: Setting, dataset: Dataset, start: torch.Tensor, device: torch.device, *, compiled: bool
 ) -> Engine:
     """DataDAM at a setting."""
-    recipe = recipe_for("paper", dataset.name, dataset.shape, setting.ipc)
-    recipe = recipe.override({"network": setting.network, "real_batch": setting.real_batch})
-    preprocess = Standardize.fit(dataset.train.pixels[:_POOL])
+    recipe, preprocess = setting.recipe(dataset), Standardize.fit(dataset.train.pixels[:_POOL])
     return Engine(dataset, recipe, preprocess, start, seed=0, device=device, compiled=compiled)
 
 
-def measure_apart(setting: Point, device: torch.device, turns: int, clock: str) -> dict[str, Any]:
-    """`measure` in a process of its own, whose memory no earlier point has grown."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, setting, device, turns, clock).result()
-
-
-def measure_ranks(setting: Point, ranks: int, device: torch.device, turns: int) -> dict[str, Any]:
+def measure_ranks(setting: Setting, ranks: int, device: torch.device, turns: int) -> dict[str, Any]:
     """Seconds of a step of `ranks` processes that share the classes, a chunk for each."""
     import numpy as np
 
     short, long = 2, 2 + turns
     with tempfile.TemporaryDirectory() as folder:
-        images = setting.dataset().train
+        images = images_of(setting).train
         pixels, labels = images.pixels.movedim(1, -1).numpy(), images.labels.numpy()
-        np.savez(
-            f"{folder}/noise.npz",
-            train_images=pixels,
-            train_labels=labels,
-            test_images=pixels[:1],
-            test_labels=labels[:1],
-        )
+        train: dict[str, Any] = {"train_images": pixels, "train_labels": labels}
+        test: dict[str, Any] = {"test_images": pixels[:1], "test_labels": labels[:1]}
+        np.savez(f"{folder}/noise.npz", **train, **test)
         taken = {}
         for steps in (short, long):
-            flags = [
+            words = [
+                sys.executable, "-m", "torch.distributed.run", "--standalone",
+                "--nproc-per-node", ranks, "cli.py", "condense",
                 "--dataset", f"{folder}/noise.npz", "--ipc", setting.ipc,
                 "--real-batch", setting.real_batch, "--chunk", 1,
                 "--network", setting.network, "--steps", steps, "--device", device.type,
                 "--out", f"{folder}/{steps}",
             ]  # fmt: skip
-            torchrun = [
-                sys.executable,
-                "-m",
-                "torch.distributed.run",
-                "--standalone",
-                "--nproc-per-node",
-                ranks,
-                "cli.py",
-            ]
             # One thread for each rank, also for a single one, which torchrun would give all cores.
             done = subprocess.run(
-                [str(word) for word in (*torchrun, "condense", *flags)],
+                list(map(str, words)),
                 cwd=Path(__file__).parents[1],
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
                 capture_output=True,
@@ -216,13 +171,9 @@ def measure_ranks(setting: Point, ranks: int, device: torch.device, turns: int) 
             )
             if done.returncode:
                 raise click.ClickException(f"{ranks} ranks failed:\n{done.stderr[-2000:]}")
-            taken[steps] = json.loads(Path(f"{folder}/{steps}/run.json").read_text())["progress"][
-                "seconds"
-            ]
-    return dataclasses.asdict(setting) | {
-        "ranks": ranks,
-        "step_s": (taken[long] - taken[short]) / turns,
-    }
+            taken[steps] = read_json(Path(folder, str(steps), "run.json"))["progress"]["seconds"]
+    step_s = (taken[long] - taken[short]) / turns
+    return dataclasses.asdict(setting) | {"ranks": ranks, "step_s": step_s}
 
 
 def combined(rounds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -280,118 +231,82 @@ def table(curves: dict[str, list[dict[str, Any]]], fit: dict[str, Any] | None) -
             "",
         ]
     for name, points in curves.items():
-        lines += [
-            f"| {name} | setting | step, s | ms a class | peak, MB | held between steps, MB | "
-            "working, MB |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for point in points:
-            setting = Point(
-                **{field.name: point[field.name] for field in dataclasses.fields(Point)}
-            )
-            memory = [f"{point[field] / 1e6:.0f}" if field in point else "" for field in MEMORY]
-            cells = [
-                point[name],
-                setting,
-                f"{point['step_s']:.4f}",
-                f"{1000 * point['step_s'] / setting.classes:.3f}",
-                *memory,
-            ]
-            lines.append(f"| {' | '.join(map(str, cells))} |")
-        lines.append("")
+        lines += [*markdown((name, *HEADERS), [_row(name, point) for point in points]), ""]
     return lines
+
+
+def _row(curve: str, point: dict[str, Any]) -> list[Any]:
+    """The cells of a point, by the name of its curve and `HEADERS`."""
+    fields = [field.name for field in dataclasses.fields(Setting)]
+    setting = Setting(**{field: point[field] for field in fields})
+    a_class = f"{1000 * point['step_s'] / setting.classes:.3f}"
+    memory = [f"{point[field] / 1e6:.0f}" if field in point else "" for field in MEMORY]
+    return [point[curve], setting, f"{point['step_s']:.4f}", a_class, *memory]
 
 
 def draw(path: Path, curves: dict[str, list[dict[str, Any]]]) -> None:
     """A column for each curve: time above, memory below."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.4 * len(curves), 5.2), layout="constrained", dpi=150)
-    panels = figure.subplots(2, len(curves), squeeze=False)
-    for (name, points), time, memory in zip(curves.items(), *panels, strict=True):
+    figure, both = panels(3.4 * len(curves), 5.2, rows=2, columns=len(curves))
+    for (name, points), time, memory in zip(curves.items(), *both, strict=True):
         x = [point[name] for point in points]
         time.plot(x, [point["step_s"] for point in points], "o-", color="#5b7fb8")
         time.set(xscale="log", yscale="log", ylabel="seconds a step", title=f"against {name}")
-        for field, label, color in (
-            ("peak_bytes", "peak", "#5b7fb8"),
-            ("working_bytes", "working", "#c9803a"),
-        ):
-            if all(field in point for point in points):
-                memory.plot(
-                    x, [point[field] / 1e6 for point in points], "o-", label=label, color=color
-                )
+        for label, color in (("peak", "#5b7fb8"), ("working", "#c9803a")):
+            if all(f"{label}_bytes" in point for point in points):
+                used = [point[f"{label}_bytes"] / 1e6 for point in points]
+                memory.plot(x, used, "o-", label=label, color=color)
         if memory.lines:
             memory.set(xscale="log", xlabel=name, ylabel="MB", ylim=(0, None))
             memory.legend()
         else:
             memory.set_axis_off()
         for axes in (time, memory):
-            axes.grid(alpha=0.3)
             axes.set_xticks(x, list(map(str, x)))
             axes.xaxis.minorticks_off()
     save_figure(figure, path)
 
 
-@click.command()
-@click.option(
-    "--device",
-    default="cpu",
-    show_default=True,
-    type=click.Choice(["cpu", "cuda"]),
-    help="cpu: at a reduced scale.",
-)
-@click.option(
-    "--plan", type=click.Choice(list(PLANS)), help="Scale of the curves.  [default: the device's]"
-)
-@click.option(
-    "--curve",
-    "wanted",
-    multiple=True,
-    type=click.Choice(CURVES),
-    default=CURVES,
-    help="Draw these alone.",
-)
-@click.option(
-    "--clock",
-    default="wall",
-    show_default=True,
-    type=click.Choice(list(CLOCKS)),
-    help="cpu: on a busy machine.",
-)
-@click.option("--name", default="scale", show_default=True, help="Name of the result files.")
-def main(device: str, plan: str | None, wanted: tuple[str, ...], clock: str, name: str) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What is measured."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where; `cpu`: at a reduced scale."""
+    plan: Literal["cuda", "cpu", "smoke"] | None = None
+    """Scale of the curves; the device's unless given."""
+    curve: tuple[Curve, ...] = get_args(Curve)
+    """Draw these alone; may be given again."""
+    clock: Clock = "wall"
+    """`cpu`: on a busy machine."""
+    name: str = "scale"
+    """Name of the result files."""
+
+
+@click.command(cls=Benchmark, asked=Asked)
+def main(asked: Asked) -> None:
     """Draw time and memory of a step against classes, IPC, resolution and ranks."""
-    place, chosen = pick_device(device), PLANS[plan or device]
+    place, chosen = pick_device(asked.device), PLANS[asked.plan or asked.device]
     conditions, measured = results.conditions(), dict[tuple[str, int], list[dict[str, Any]]]()
-    gpus = torch.cuda.device_count() if device == "cuda" else max(chosen.ranks, default=0)
-    tasks: list[tuple[str, Point, int | None]]
-    tasks = [
-        (curve, setting, None)
-        for curve, settings in chosen.curves().items()
-        for setting in settings
-    ]
+    gpus = torch.cuda.device_count() if place.type == "cuda" else max(chosen.ranks, default=0)
+    tasks: list[tuple[str, Setting, int]]
+    tasks = [(curve, at, 0) for curve, points in chosen.curves().items() for at in points]
     tasks += [("ranks", chosen.base, ranks) for ranks in chosen.ranks if ranks <= gpus]
-    for curve, setting, ranks in [task for task in tasks if task[0] in wanted] * chosen.rounds:
-        if ranks is None:
-            point = measure_apart(setting, place, chosen.turns, clock)
+    for curve, at, ranks in [task for task in tasks if task[0] in asked.curve] * chosen.rounds:
+        if ranks:
+            point = measure_ranks(at, ranks, place, chosen.turns)
         else:
-            point = measure_ranks(setting, ranks, place, chosen.turns)
+            point = apart(measure, at, place, chosen.turns, asked.clock)
         measured.setdefault((curve, point[curve]), []).append(point)
         click.echo(f"{curve} {point[curve]}: {point['step_s']:.4f} s a step")
-        curves = {
-            name: [combined(rounds) for (of, _), rounds in measured.items() if of == name]
-            for name, _ in measured
-        }
-        fit = (
-            verdict(curves["classes"])
-            if len(curves.get("classes", ())) == len(chosen.classes)
-            else None
-        )
+        curves: dict[str, list[dict[str, Any]]] = {}
+        for (name, _), rounds in measured.items():
+            curves.setdefault(name, []).append(combined(rounds))
+        whole = len(curves.get("classes", ())) == len(chosen.classes)
+        fit = verdict(curves["classes"]) if whole else None
         document = {"conditions": conditions, "verdict": fit, "curves": curves}
-        results.write(
-            name, document, table(curves, fit)
-        )  # after every point: a run cut short has shown something
-        draw(results.FOLDER / f"{name}.png", curves)
+        # After every point: a run cut short has shown something.
+        results.write(asked.name, document, table(curves, fit))
+        draw(results.FOLDER / f"{asked.name}.png", curves)
 
 
 if __name__ == "__main__":

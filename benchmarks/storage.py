@@ -7,8 +7,11 @@ import click
 
 from benchmarks import results
 from condense import CondensedSet, Protocol, evaluate
+from condense.report.tables import markdown, percent
 from condense.runs.shelf import source_of
 from condense.sets.condensed import STORAGES
+
+HEADERS = ("storage", "images and labels, kB", "test accuracy, %", "95 % interval")
 
 
 @click.command()
@@ -29,27 +32,17 @@ def main(run: Path, data_dir: str | None, epochs: int, repeats: int, name: str) 
         score = evaluate(stored, real, repeats=repeats, protocol=Protocol(epochs=epochs))["convnet"]
         measured[storage] = {"bytes": condensed.nbytes(storage), **score.to_json()}
         click.echo(f"{storage}: {score.mean:.2%}")
+    rows = [
+        [storage, f"{one['bytes'] / 1000:.0f}", f"{100 * one['mean']:.2f}", percent(one["ci95"])]
+        for storage, one in measured.items()
+    ]
     lines = [
         f"{real.name}, {condensed.ipc} images per class, `{condensed.preprocess.name}`; the same "
         "seeds for each storage.",
         "",
-        "| storage | images and labels, kB | test accuracy, % | 95 % interval |",
-        "|---|---|---|---|",
-        *(
-            f"| {storage} | {one['bytes'] / 1000:.0f} | {100 * one['mean']:.2f} "
-            f"| {100 * one['ci95'][0]:.2f} to {100 * one['ci95'][1]:.2f} |"
-            for storage, one in measured.items()
-        ),
+        *markdown(HEADERS, rows),
     ]
-    results.write(
-        name,
-        {
-            "conditions": results.conditions(),
-            "provenance": condensed.provenance,
-            "storages": measured,
-        },
-        lines,
-    )
+    results.write(name, {"provenance": condensed.provenance, "storages": measured}, lines)
 
 
 if __name__ == "__main__":

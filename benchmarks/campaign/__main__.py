@@ -16,13 +16,12 @@ last finished network.
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import partial
-from itertools import groupby, product, starmap
+from itertools import chain, groupby, product, starmap
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -31,12 +30,13 @@ from benchmarks.campaign import searches, streams, tables
 from benchmarks.campaign.searches import SearchScale
 from benchmarks.campaign.sets import CLASSES, RECIPES, SetJob, condense_and_evaluate
 from benchmarks.campaign.streams import Streams
-from benchmarks.campaign.workplace import Workplace
+from benchmarks.campaign.workplace import Planned, Work, Workplace
 from benchmarks.options import StudyCommand
 from benchmarks.tables.bench import Trained
 from condense import Protocol, Score, UserError, recipe_for
 from condense.data.catalogue import Source
 from condense.files import read_json, write_bytes
+from condense.report.tables import markdown, percent
 from condense.runs.shelf import Made
 from condense.study.interrupt import Interrupted, stoppable
 from condense.study.record import locked
@@ -64,6 +64,7 @@ class CampaignScale:
     """The tables of `benchmarks.tables` too, at that scale of theirs."""
 
 
+HEADERS = ["dataset", "IPC", "line", "accuracy, %", "95 % interval", "std", "sets x networks"]
 _CIFAR = tuple((dataset, ipc) for dataset in ("cifar10", "cifar100") for ipc in (1, 10, 50))
 SCALES = {
     "full": CampaignScale(settings=_CIFAR, streams=streams.FULL, nas=SearchScale(), tables="full"),
@@ -88,21 +89,19 @@ class CampaignJob:
     order: float
     """Ascending; for sets: the cost, times the seeds already done, times the factor of the line."""
     name: str
-    work: Callable[[Workplace, str], None]
+    work: Work
     """Does all that is left, and keeps what is done; it may be stopped at any time."""
 
 
 def jobs(scale: CampaignScale) -> list[CampaignJob]:
     """All jobs, the most valuable first."""
     planned = [*_set_jobs(scale), *streams.plan(scale.streams)]
-    planned += searches.plan(scale.nas) if scale.nas else []
+    planned += scale.nas.plan() if scale.nas else []
     planned += tables.plan(scale.tables) if scale.tables else []
     return sorted(starmap(CampaignJob, planned), key=lambda job: job.order)
 
 
-def _set_jobs(
-    scale: CampaignScale,
-) -> Iterator[tuple[float, str, Callable[[Workplace, str], None]]]:
+def _set_jobs(scale: CampaignScale) -> Planned:
     """The jobs of sets: the images each takes through a network, its name, its work."""
     for (dataset, ipc), line in product(scale.settings, scale.recipes):
         recipe_name, changes, factor = RECIPES[line]
@@ -127,19 +126,13 @@ def table(out: Path) -> list[str]:
     """The finished jobs of the folder as a Markdown table, a row for each dataset, IPC and line."""
     records = [read_json(path) for path in sorted(out.glob("*.json"))]
     of_sets = sorted((one for one in records if one["finished"] and "line" in one), key=_row)
-    lines = [
-        "| dataset | IPC | line | accuracy, % | 95 % interval | std | sets x networks |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for (dataset, ipc, line), group in groupby(of_sets, key=_row):
         runs = [one["score"]["accuracies"] for one in group]
-        score = Score(tuple(value for run in runs for value in run), len(runs))
-        low, high = (100 * end for end in score.ci95)
-        lines.append(
-            f"| {dataset} | {ipc} | {line} | {100 * score.mean:.2f} | {low:.2f} to {high:.2f} "
-            f"| {100 * score.std:.2f} | {len(runs)} x {len(runs[0])} |"
-        )
-    return lines
+        score = Score(tuple(chain(*runs)), len(runs))
+        measured = [percent([score.mean]), percent(score.ci95), percent([score.std])]
+        rows.append([dataset, ipc, line, *measured, f"{len(runs)} x {len(runs[0])}"])
+    return markdown(HEADERS, rows)
 
 
 def _row(record: dict[str, Any]) -> tuple[str, int, str]:
@@ -175,40 +168,32 @@ def _worked(job: CampaignJob, place: Workplace) -> bool:
     return False
 
 
-@click.command(cls=StudyCommand, minutes=9.0)
-@click.option(
-    "--list", "list_", is_flag=True, help="Show the jobs, in order, and how far each is, only."
-)
-@click.option(
-    "--only", "pattern", default="*", help="Jobs whose name matches, such as 'cifar10-*'."
-)
-@click.option(
-    "--data-dir",
-    type=click.Path(),
-    help="Folder with CIFAR-10 and CIFAR-100 as torchvision keeps them.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=results.FOLDER / "campaign",
-    help="Folder of the results.",
-)
-@click.option("--scale", default="full", show_default=True, type=click.Choice(list(SCALES)))
-def main(
-    list_: bool,
-    pattern: str,
-    data_dir: str | None,
-    out: Path,
-    scale: str,
-    workers: Workers,
-    minutes: float,
-) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """Which jobs are done."""
+
+    list: bool = False
+    """Show the jobs, in order, and how far each is, only."""
+    only: str = "*"
+    """Jobs whose name matches, such as 'cifar10-*'."""
+    data_dir: str | None = None
+    """Folder with CIFAR-10 and CIFAR-100 as torchvision keeps them."""
+    out: Path = results.FOLDER / "campaign"
+    """Folder of the results."""
+    scale: Literal["full", "smoke", "smoke-continual", "smoke-nas", "smoke-tables"] = "full"
+    """How much is done."""
+
+
+@click.command(cls=StudyCommand, asked=Asked, minutes=9.0)
+def main(asked: Asked, workers: Workers, minutes: float) -> None:
     """Work through the full-scale jobs, the most valuable first, within a time."""
-    chosen = [job for job in jobs(SCALES[scale]) if fnmatch(job.name, pattern)]
+    out, scale = asked.out, asked.scale
+    chosen = [job for job in jobs(SCALES[scale]) if fnmatch(job.name, asked.only)]
     if not chosen:
-        raise UserError(f"--only {pattern}: no job has such a name; --list shows them")
-    place = Workplace(out, data_dir, "" if scale == "full" else f"--scale {scale} ", workers)
-    if list_:
+        raise UserError(f"--only {asked.only}: no job has such a name; --list shows them")
+    flags = "" if scale == "full" else f"--scale {scale} "
+    place = Workplace(out, asked.data_dir, flags, workers)
+    if asked.list:
         for job in chosen:
             click.echo(f"{job.name:<44} {place.record(job.name)['note']}")
         return

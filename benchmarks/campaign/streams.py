@@ -6,15 +6,12 @@ class is condensed twice; git ignores it.
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
+from benchmarks.campaign.workplace import Planned, Workplace
+from benchmarks.continual import go_on
+from condense.data.catalogue import Source
 from continual.plan import Plan
-from continual.study import resume, run
-
-if TYPE_CHECKING:
-    from benchmarks.campaign.workplace import Workplace
 
 Streams = dict[str, tuple[str, int, Plan]]
 """Name of the job -> dataset, its classes, and what is measured."""
@@ -30,7 +27,7 @@ _SMALL = Plan(
 SMOKE: Streams = {"continual-digits": ("digits", 10, _SMALL)}
 
 
-def plan(streams: Streams) -> Iterator[tuple[float, str, Callable[["Workplace", str], None]]]:
+def plan(streams: Streams) -> Planned:
     """The jobs: the images each takes through a network (backward counts twice), name, work."""
     for name, (dataset, classes, measured) in streams.items():
         networks = measured.orders * measured.repeats * len(measured.methods)
@@ -39,19 +36,16 @@ def plan(streams: Streams) -> Iterator[tuple[float, str, Callable[["Workplace", 
         yield images * networks, name, partial(measure, dataset=dataset, plan=measured)
 
 
-def measure(place: "Workplace", name: str, *, dataset: str, plan: Plan) -> None:
+def measure(place: Workplace, name: str, *, dataset: str, plan: Plan) -> None:
     """Measure memories in a stream; stopped, it goes on behind the last network."""
-    record, folder = place.record(name), place.out / f"{name}.run"
-    cache = place.out / "memories.run"
+    record, cache = place.record(name), place.out / "memories.run"
+    folder = place.out / f"{name}.run"
     with place.leg(record, "continual"):
-        begun = (folder / "plan.json").exists()
-        real = place.dataset(dataset)
-        session: Any = {"cache": cache, "workers": place.workers}
+        real, source = place.dataset(dataset), Source(name=dataset, data_dir=place.data_dir)
         plan = dataclasses.replace(plan, device=place.workers.device)
-        measured = resume(folder, real, **session) if begun else run(real, plan, folder, **session)
+        measured = go_on(real, plan, folder, source, cache=cache, workers=place.workers)
     shutil.copyfile(folder / "accuracy.png", place.out / f"{name}.png")
     final = ", ".join(f"{method} {measured.final(method)}" for method in plan.methods)
-    place.keep(
-        record | {"finished": True, "measured": measured.to_json()}, f"final accuracy, %: {final}"
-    )
+    record |= {"finished": True, "measured": measured.to_json()}
+    place.keep(record, f"final accuracy, %: {final}")
     shutil.rmtree(folder)

@@ -5,23 +5,19 @@ trained again. The tables themselves go where all results go.
 """
 
 import math
-from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
+from benchmarks.campaign.workplace import Planned, Workplace
 from benchmarks.tables.run import TABLES, title
 
-if TYPE_CHECKING:
-    from benchmarks.campaign.workplace import Workplace
 
-
-def plan(scale: str) -> Iterator[tuple[float, str, Callable[["Workplace", str], None]]]:
+def plan(scale: str) -> Planned:
     """Order, name and work of each table's job, at a scale of the tables."""
     for table in TABLES:
         yield math.inf, f"table-{table}", partial(_fill, table=table, scale=scale)
 
 
-def _fill(place: "Workplace", name: str, *, table: str, scale: str) -> None:
+def _fill(place: Workplace, name: str, *, table: str, scale: str) -> None:
     """Work on a table until it is full."""
     record = place.record(name)
     with place.tables(place.out / "tables.run") as work, place.leg(record, "measure"):

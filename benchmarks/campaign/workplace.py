@@ -22,6 +22,11 @@ Others lie in the folder `large`, which git ignores: a CIFAR-100 set at IPC 50 h
 and every set under ZCA a matrix of 38 MB.
 """
 
+Work = Callable[["Workplace", str], None]
+"""What does a job, in a place and under a name."""
+Planned = Iterator[tuple[float, str, Work]]
+"""Jobs: the order of each, its name and its work."""
+
 
 class Workplace:
     """Where jobs find the datasets and leave what they did, and what they run on."""

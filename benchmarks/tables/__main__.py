@@ -2,15 +2,15 @@
 
 import sys
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from benchmarks.options import StudyCommand
 from benchmarks.tables import accuracy, run
 from benchmarks.tables.bench import TableWork
-from benchmarks.tables.lines import SCALES
 from condense.study.interrupt import Interrupted, stoppable
 from condense.study.record import locked
 from condense.study.workers import Workers
@@ -30,20 +30,29 @@ ABOUT = {
     "a method: figure 5.",
 }
 
-_OPTIONS = [
-    click.option("--scale", default="cpu", show_default=True, type=click.Choice(list(SCALES))),
-    click.option("--data-dir", type=click.Path(), help="Folder with the datasets."),
-    click.option(
-        "--work", default="runs/tables", show_default=True, type=click.Path(path_type=Path)
-    ),
-    click.option("--name", help="Name of the result files.  [default: tables_<table>_<scale>]"),
-]
-"""What every table takes."""
-_CHOICE = [
-    click.option("--only", "rows", multiple=True, help="Rows to work on, such as 'dm*'."),
-    click.option("--column", "columns", multiple=True, help="Columns, such as '*IPC 10'."),
-]
-"""What a table of accuracies takes besides. All of it is shown, as far as it is known."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What every table is asked for."""
+
+    scale: Literal["smoke", "cpu", "full"] = "cpu"
+    """How much is done."""
+    data_dir: str | None = None
+    """Folder with the datasets."""
+    work: Path = Path("runs/tables")
+    """Folder of what is made."""
+    name: str | None = None
+    """Name of the result files; tables_<table>_<scale> unless given."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AskedAccuracies(Asked):
+    """What a table of accuracies is asked for. All of it is shown, as far as it is known."""
+
+    only: tuple[str, ...] = ()
+    """Rows to work on, such as 'dm*'; may be given again."""
+    column: tuple[str, ...] = ()
+    """Columns, such as '*IPC 10'; may be given again."""
 
 
 @click.group()
@@ -54,28 +63,22 @@ def main() -> None:
 def _add(table: str) -> None:
     """The command of a table."""
 
-    def command(
-        *,
-        scale: str,
-        data_dir: str | None,
-        work: Path,
-        name: str | None,
-        workers: Workers,
-        minutes: float | None,
-        **chosen: Any,
-    ) -> None:
-        with locked(work), stoppable(minutes) as time_is_up:
+    def command(asked: Any, workers: Workers, minutes: float | None) -> None:
+        chosen = {}
+        if isinstance(asked, AskedAccuracies):
+            chosen = {"rows": asked.only, "columns": asked.column}
+        with locked(asked.work), stoppable(minutes) as time_is_up:
             try:
-                with closing(TableWork(work, data_dir, workers)) as opened:
-                    run.TABLES[table](scale, opened, name or run.title(table, scale), **chosen)
+                with closing(TableWork(asked.work, asked.data_dir, workers)) as opened:
+                    name = asked.name or run.title(table, asked.scale)
+                    run.TABLES[table](asked.scale, opened, name, **chosen)
             except (Interrupted, KeyboardInterrupt) as stopped:
                 click.echo(str(stopped) or "stopped; the same command goes on", err=True)
                 if not time_is_up():
                     sys.exit(130)
 
-    for option in reversed(_OPTIONS + _CHOICE * (table in accuracy.TABLES)):
-        option(command)
-    main.command(table, cls=StudyCommand, help=ABOUT[table])(command)
+    asked = AskedAccuracies if table in accuracy.TABLES else Asked
+    main.command(table, cls=StudyCommand, asked=asked, help=ABOUT[table])(command)
 
 
 for _table in run.TABLES:

@@ -17,26 +17,26 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from benchmarks.tables.accuracy import SCALE_100
 from benchmarks.tables.bench import TableBench, TableWork
-from benchmarks.tables.lines import Line, Lines, TableScale, sets_of
+from benchmarks.tables.lines import Lines, Place, TableScale, method_lines
 from condense import CondensedSet, Protocol
 from condense.data.augment import dsa_for
 from condense.data.catalogue import Source
 from condense.data.images import Dataset, Images
 from condense.data.preprocess import Preprocess, make_preprocess
 from condense.files import load_tensors, save_tensors
-from condense.methods import METHODS
-from condense.methods.recipes import published_as
 from condense.networks.base import Network
 from condense.networks.build import build
 from condense.randomness import generator
-from condense.report.figures import save_figure
+from condense.report import tables
+from condense.report.figures import panel, save_figure
 from condense.runs.shelf import Made
 from condense.training.train import accuracy, train
 
 _NEIGHBOURS = 10
 _BATCH = 100
+HEADERS = ["set", "with their own class, %", "95 % interval"]
+HEADERS += ["offset of the class mean", "95 % interval"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,12 +61,7 @@ SCALES = {
 
 def lines() -> Lines:
     """Random real images and every method, under one preprocessing: one network looks at all."""
-    by_name: Lines = {"random": "standard"}
-    for method in METHODS:
-        line = SCALE_100 if method == "datadam" else Line(recipe=published_as(method), changes={})
-        changes = line.changes | {"preprocess": "standard"}
-        by_name[method] = Line(recipe=line.recipe, changes=changes)
-    return by_name
+    return {"random": "standard", **method_lines()}
 
 
 def measure(scale: TableScale, work: TableWork) -> dict[str, Any]:
@@ -78,12 +73,10 @@ def measure(scale: TableScale, work: TableWork) -> dict[str, Any]:
     network, reached = _network(dataset, preprocess, chosen, work.bench)
     shown = _stratified(dataset.train, chosen.shown * len(dataset.classes), "shown")
     real = _embed(network, preprocess.apply(shown.pixels), work.bench.place)
-    features = {
-        name: _embed(network, condensed.images, work.bench.place)
-        for name, condensed in sets.items()
-    }
+    place = work.bench.place
+    features = {name: _embed(network, one.images, place) for name, one in sets.items()}
     labels = {"real": shown.labels.numpy()}
-    labels |= {name: condensed.class_of().numpy() for name, condensed in sets.items()}
+    labels |= {name: one.class_of().numpy() for name, one in sets.items()}
     points = np.concatenate([real, *features.values()])
     places = TSNE(perplexity=min(30, len(points) // 4), random_state=0).fit_transform(points)
     cuts = np.cumsum([len(real), *map(len, features.values())])
@@ -106,11 +99,11 @@ def _sets(
     scale: TableScale, chosen: EmbeddingScale, work: TableWork
 ) -> tuple[dict[str, CondensedSet], dict[str, str]]:
     """The set of each line, and why others could not be made."""
-    source, named = Source(name=chosen.dataset), dict[str, Made]()
+    at, named = Place(scale, Source(name=chosen.dataset), chosen.ipc), dict[str, Made]()
     for name, line in lines().items():
         # The name of the line in the main table.
         label = "datadam, scale 100, no ZCA" if name == "datadam" else name
-        named[name] = sets_of(line, label, scale, source, chosen.ipc)[0]
+        named[name] = at.sets(line, label)[0]
     results = work.do("sets", named.values())
     failed = {name: results[made].get("failed", "") for name, made in named.items()}
     sets = {name: work.bench.condensed(made) for name, made in named.items() if not failed[name]}
@@ -139,19 +132,16 @@ def compare(
 def markdown(document: dict[str, Any]) -> list[str]:
     """The two numbers of each set."""
     plan = document["plan"]
+    rows = [
+        [name, *_interval([100 * one for one in of["own"]], 0), *_interval(of["offset"], 2)]
+        for name, of in document["measures"].items()
+    ]
+    rows += [[name, reason, "", "", ""] for name, reason in document["failed"].items()]
     return [
         "# Synthetic images in the embedding of a ResNet-18: "
         f"{plan['dataset']}, {plan['ipc']} images per class",
         "",
-        "| set | with their own class, % | 95 % interval "
-        "| offset of the class mean | 95 % interval |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {name} | {_interval([100 * one for one in of['own']], 0)} | "
-            f"{_interval(of['offset'], 2)} |"
-            for name, of in document["measures"].items()
-        ),
-        *(f"| {name} | {reason} | | | |" for name, reason in document["failed"].items()),
+        *tables.markdown(HEADERS, rows),
         "",
         "With their own class: synthetic images whose ten nearest real images are mostly of their "
         "class. Offset: distance from the real mean of the class, in within-class standard "
@@ -166,41 +156,33 @@ def markdown(document: dict[str, Any]) -> list[str]:
 
 def draw(folder: Path, title: str, document: dict[str, Any]) -> None:
     """A picture for each set: real images are dots, synthetic ones stars, colours are classes."""
-    from matplotlib.figure import Figure
-
     real, labels = np.array(document["map"]["real"]), np.array(document["labels"]["real"])
     for name in document["measures"]:
-        figure = Figure(figsize=(6.4, 5), layout="constrained", dpi=150)
-        axes = figure.subplots()
+        figure, axes = panel(6.4, 5, grid="")
+        axes.spines[:].set_visible(True)
         places, classes = np.array(document["map"][name]), np.array(document["labels"][name])
         for c, label in enumerate(document["classes"]):
             colour = f"C{c % 10}"
-            dots, stars = real[labels == c], places[classes == c]
-            axes.scatter(
-                dots[:, 0], dots[:, 1], s=6, color=colour, alpha=0.35, linewidths=0, label=label
-            )
-            axes.scatter(
-                stars[:, 0],
-                stars[:, 1],
-                s=70,
-                color=colour,
-                marker="*",
-                edgecolors="black",
-                linewidths=0.6,
-            )
-        axes.set(
-            title=f"{name}: {document['plan']['ipc']} images per class (stars) among real ones",
-            xticks=[],
-            yticks=[],
-        )
+            dots: dict[str, Any] = {"s": 6, "alpha": 0.35, "linewidths": 0, "label": label}
+            stars: dict[str, Any] = {
+                "s": 70,
+                "marker": "*",
+                "edgecolors": "black",
+                "linewidths": 0.6,
+            }
+            axes.scatter(*real[labels == c].T, color=colour, **dots)
+            axes.scatter(*places[classes == c].T, color=colour, **stars)
+        told = f"{name}: {document['plan']['ipc']} images per class (stars) among real ones"
+        axes.set(title=told, xticks=[], yticks=[])
         figure.legend(loc="outside right center", frameon=False, markerscale=2)
         save_figure(figure, folder / f"{title}_{name}.png")
 
 
-def _interval(values: list[float], digits: int) -> str:
+def _interval(values: list[float], digits: int) -> tuple[str, str]:
+    """The mean of the values and its interval, as two cells."""
     mean = float(np.mean(values))
     half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
-    return f"{mean:.{digits}f} | {mean - half:.{digits}f} to {mean + half:.{digits}f}"
+    return f"{mean:.{digits}f}", f"{mean - half:.{digits}f} to {mean + half:.{digits}f}"
 
 
 def _network(
@@ -208,11 +190,8 @@ def _network(
 ) -> tuple[Network, float]:
     """A ResNet-18 trained on real images, kept in the work folder, and its test accuracy."""
     network = build("resnet18-bn", dataset.shape, len(dataset.classes)).to(bench.place)
-    path = (
-        bench.folder
-        / "networks"
-        / f"{dataset.fingerprint}-{chosen.trained_on}-{chosen.epochs}.safetensors"
-    )
+    name = f"{dataset.fingerprint}-{chosen.trained_on}-{chosen.epochs}.safetensors"
+    path, prepare = bench.folder / "networks" / name, preprocess.to(bench.place).apply
     if not path.exists():
         real = _stratified(dataset.train, chosen.trained_on, "embedding")
         protocol = Protocol(
@@ -223,21 +202,12 @@ def _network(
             nesterov=True,
             augment=dsa_for(dataset.name),
         )
-        train(
-            network,
-            real.pixels,
-            real.labels,
-            protocol,
-            0,
-            prepare=preprocess.to(bench.place).apply,
-        )
+        train(network, real.pixels, real.labels, protocol, 0, prepare=prepare)
         save_tensors(path, network.state_dict(), {})
     network.load_state_dict(load_tensors(path)[0])
     network.to(bench.place).eval()
     tested = _stratified(dataset.test, chosen.trained_on, "embedding test")
-    return network, accuracy(
-        network, tested.pixels, tested.labels, prepare=preprocess.to(bench.place).apply
-    )
+    return network, accuracy(network, tested.pixels, tested.labels, prepare=prepare)
 
 
 def _stratified(images: Images, count: int, purpose: str) -> Images:
@@ -253,6 +223,5 @@ def _stratified(images: Images, count: int, purpose: str) -> Images:
 
 @torch.inference_mode()
 def _embed(network: Network, images: Tensor, device: torch.device) -> np.ndarray:
-    return torch.cat(
-        [network.embed(part.to(device)).cpu() for part in images.split(_BATCH)]
-    ).numpy()
+    parts = [network.embed(part.to(device)).cpu() for part in images.split(_BATCH)]
+    return torch.cat(parts).numpy()

@@ -1,6 +1,6 @@
 """The lines of the tables, and how much is done for each at every scale."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.tables.bench import Trained
@@ -32,13 +32,8 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "cgan": {"steps": 1000, "real_batch": 10, "width": 8},
         "vae": {"steps": 1500, "real_batch": 10, "width": 8, "lr": 2e-3},
         "kip": {"steps": 2000, "real_batch": 50},
-        "ld": {
-            "steps": 400,
-            "real_batch": 25,
-            "network": "convnet-w32",
-            "lr": 0.01,
-            "inner_batch": None,
-        },
+        "ld": {"steps": 400, "real_batch": 25, "network": "convnet-w32"}
+        | {"lr": 0.01, "inner_batch": None},
         "ablation": {"steps": 100, "network": "convnet-w32"},
         # These four were sized by their cost, about a minute a set, and tried on 5,000 held-out
         # training images. One matching a network: the published loops would take minutes a step. Of
@@ -52,14 +47,8 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "dd": {"steps": 60, "real_batch": 16, "init": "random", "lr": 0.02, "passes": 1},
         # Two experts of two passes: the expert is caught up with within its second.
         "mtt": {"steps": 100, "network": "convnet-w32", "preprocess": "standard", "lr": 300.0}
-        | {
-            "student_steps": 10,
-            "max_start": 2,
-            "expert_passes": 1,
-            "first_rate": 0.05,
-            "rate_lr": 3e-5,
-            "batch": 20,
-        },
+        | {"student_steps": 10, "max_start": 2, "expert_passes": 1}
+        | {"first_rate": 0.05, "rate_lr": 3e-5, "batch": 20},
     },
     "full": {},
 }
@@ -75,14 +64,20 @@ SIZES = {"digits": 8, "tinyimagenet": 64, "imagenet-1k": 64, **dict.fromkeys(IMA
 """Side in pixels of a dataset's images, where not 32; recipes depend on it from 64 on."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Line:
     """A recipe with some changes."""
 
     recipe: str
-    changes: dict[str, Any]
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def but(self, **changes: Any) -> "Line":
+        """The line with more changes."""
+        return Line(self.recipe, self.changes | changes)
 
 
+SCALE_100 = Line("paper", {"loss_scale": 100.0})
+"""The paper's DataDAM with steps of a useful size: what most tables are about."""
 Lines = dict[str, Line | str]
 """Row -> a recipe, or the preprocessing of a selection of real images."""
 
@@ -125,53 +120,63 @@ def main_lines(dataset: str) -> Lines:
     others have, is a line to compare it with, as are mosaics alone.
     """
     lines: Lines = dict.fromkeys(SELECTIONS, "standard")
-    lines |= {method: Line(recipe=published_as(method), changes={}) for method in METHODS}
-    lines["datadam, scale 100"] = Line(recipe="paper", changes={"loss_scale": 100.0})
-    lines |= {name: Line(recipe=name, changes={}) for name in ("official-code", "best")}
-    lines["best, mosaics alone"] = Line(recipe="best", changes={"pool": 0, "calibration": 0.0})
-    lines["best, soft labels"] = Line(recipe="best", changes={"soft_labels": True})
-    lines["best, unlearned"] = Line(
-        recipe="best", changes={"steps": 0, "pool": 0, "calibration": 0.0}
-    )
+    lines |= {method: Line(published_as(method)) for method in METHODS}
+    lines["datadam, scale 100"] = SCALE_100
+    lines |= {name: Line(name) for name in ("official-code", "best")}
+    lines["best, mosaics alone"] = Line("best", {"pool": 0, "calibration": 0.0})
+    lines["best, soft labels"] = Line("best", {"soft_labels": True})
+    lines["best, unlearned"] = Line("best", {"steps": 0, "pool": 0, "calibration": 0.0})
     if dataset in ("cifar10", "cifar100"):
         lines["random, ZCA"] = "zca"
-        lines["dm, ZCA"] = Line(recipe="dm", changes={"preprocess": "zca"})
-        lines["datadam, scale 100, no ZCA"] = Line(
-            recipe="paper", changes={"loss_scale": 100.0, "preprocess": "standard"}
-        )
+        lines["dm, ZCA"] = Line("dm", {"preprocess": "zca"})
+        lines["datadam, scale 100, no ZCA"] = SCALE_100.but(preprocess="standard")
     return lines
 
 
-def recipe_of(line: Line, name: str, scale: TableScale, source: Source, ipc: int) -> Recipe:
-    """The recipe of a line, cut down to the scale."""
-    size = source.resolution or SIZES.get(source.name, 32)
-    published = recipe_for(line.recipe, source.name, (3, size, size), ipc)
-    settings = SETTINGS[scale.name]
-    changes: dict[str, Any] = {}
-    for key in (DEFAULT, published.method.name, f"{published.method.name} IPC {ipc}", name):
-        changes |= settings.get(key, {})
-    return published.override(changes | line.changes)
+def method_lines() -> dict[str, Line]:
+    """Every method as published, DataDAM with the loss scale that moves its pixels; standardised.
+
+    That is for comparisons in which all see the same images.
+    """
+    lines = {method: Line(published_as(method)) for method in METHODS} | {"datadam": SCALE_100}
+    return {method: line.but(preprocess="standard") for method, line in lines.items()}
 
 
-def sets_of(
-    line: Line | str, name: str, scale: TableScale, source: Source, ipc: int
-) -> tuple[Made, ...]:
-    """The sets of a line, one a seed."""
-    how: Recipe | Selection
-    if isinstance(line, Line):
-        how = recipe_of(line, name, scale, source, ipc)
-    else:
-        method = name.split(",")[0]
-        how = Selection(
-            method=method,
-            preprocess=line,
-            network=scale.network,
-            feature_epochs=scale.feature_epochs,
-        )
-    return tuple(Made(source=source, ipc=ipc, seed=seed, how=how) for seed in range(scale.seeds))
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a line is measured on: a scale, a dataset and a number of images per class."""
 
+    scale: TableScale
+    source: Source
+    ipc: int
 
-def trained_of(scale: TableScale, source: Source) -> Trained:
-    """How every set is judged: the training of DC, DSA and DM with the scale's number of passes."""
-    protocol = Protocol(epochs=scale.epochs, augment=protocol_for("dm", source.name).augment)
-    return Trained(network=scale.network, protocol=protocol, repeats=scale.repeats)
+    def recipe(self, line: Line, name: str) -> Recipe:
+        """The recipe of a line, cut down to the scale."""
+        size = self.source.resolution or SIZES.get(self.source.name, 32)
+        published = recipe_for(line.recipe, self.source.name, (3, size, size), self.ipc)
+        method, changes = published.method.name, dict[str, Any]()
+        for key in (DEFAULT, method, f"{method} IPC {self.ipc}", name):
+            changes |= SETTINGS[self.scale.name].get(key, {})
+        return published.override(changes | line.changes)
+
+    def sets(self, line: Line | str, name: str) -> tuple[Made, ...]:
+        """The sets of a line, one a seed."""
+        how: Recipe | Selection
+        if isinstance(line, Line):
+            how = self.recipe(line, name)
+        else:
+            how = Selection(
+                method=name.split(",")[0],
+                preprocess=line,
+                network=self.scale.network,
+                feature_epochs=self.scale.feature_epochs,
+            )
+        seeds = range(self.scale.seeds)
+        return tuple(Made(source=self.source, ipc=self.ipc, seed=seed, how=how) for seed in seeds)
+
+    @property
+    def trained(self) -> Trained:
+        """How every set is judged: the training of DC, DSA and DM with the scale's passes."""
+        augment = protocol_for("dm", self.source.name).augment
+        protocol = Protocol(epochs=self.scale.epochs, augment=augment)
+        return Trained(network=self.scale.network, protocol=protocol, repeats=self.scale.repeats)

@@ -9,11 +9,12 @@ pictures or empty in the text that is at hand, so they have no figure here.
 Figures = dict[tuple[str, str], str]
 """(row, column) -> figure."""
 
-_COLUMNS = [
-    f"{dataset} IPC {ipc}"
-    for dataset in ("cifar10", "cifar100", "tinyimagenet")
-    for ipc in (1, 10, 50)
-]
+
+def _columns(datasets: str, *ipcs: int) -> list[str]:
+    return [f"{dataset} IPC {ipc}" for dataset in datasets.split() for ipc in ipcs]
+
+
+_COLUMNS = _columns("cifar10 cifar100 tinyimagenet", 1, 10, 50)
 # Table 1, the columns in order; table 11 for the generative models and pixel MMD; - where it has
 # none.
 _MAIN = {
@@ -39,12 +40,8 @@ _MAIN = {
 _SAME = {"datadam, scale 100": "datadam"}
 """A line that is what the figures of another were meant to be."""
 
-_HIGH_COLUMNS = [f"imagenet-1k IPC {ipc}" for ipc in (1, 2, 10, 50)]
-_HIGH_COLUMNS += [
-    f"{subset} IPC {ipc}"
-    for subset in ("imagenette", "imagewoof", "imagesquawk")
-    for ipc in (1, 10)
-]
+_HIGH_COLUMNS = _columns("imagenet-1k", 1, 2, 10, 50)
+_HIGH_COLUMNS += _columns("imagenette imagewoof imagesquawk", 1, 10)
 _HIGH = {  # table 2
     "random": "0.5/0.1 0.9/0.1 3.1/0.2 7.6/1.2 23.5/4.8 47.7/2.4 "
     "14.2/0.9 27.0/1.9 21.8/0.5 40.2/0.4",

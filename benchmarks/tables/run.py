@@ -30,11 +30,8 @@ def fill(
     far as it is known. Returns how many sets are still missing.
     """
     table = accuracy.TABLES[table_name](SCALES[scale])
-    entries = [
-        entry
-        for entry in table.entries
-        if _matches(entry.row, rows) and _matches(entry.column, columns)
-    ]
+    chosen = [one for one in table.entries if _matches(one.row, rows)]
+    entries = [one for one in chosen if _matches(one.column, columns)]
     if not entries:
         raise UserError("--only and --column: no entry of the table has such a row and column")
     failed = lacking(table.entries, work)
@@ -53,26 +50,18 @@ def fill(
     return sum(result.missing for result in known.values() if not result.failed)
 
 
-def fill_cost(scale: str, work: TableWork, name: str) -> int:
-    """Measure every method's step, in one run, and write the table."""
-    records = cost.measure_all(SCALES[scale], work)
-    _write(name, scale, {"records": records}, cost.markdown(records, SCALES[scale]))
-    cost.draw(results.FOLDER / f"{name}.png", records)
-    return 0
-
-
-def fill_embedding(scale: str, work: TableWork, name: str) -> int:
-    """Embed and map the sets of every method, and write the table and a picture for each."""
-    document = embedding.measure(SCALES[scale], work)
-    _write(name, scale, document, embedding.markdown(document))
-    embedding.draw(results.FOLDER, name, document)
+def fill_with(kind: Any, scale: str, work: TableWork, name: str) -> int:
+    """Measure what the module `kind` measures, and write its table and its pictures."""
+    document = kind.measure(SCALES[scale], work)
+    _write(name, scale, document, kind.markdown(document))
+    kind.draw(results.FOLDER, name, document)
     return 0
 
 
 TABLES: dict[str, Callable[..., int]] = {
     **{name: partial(fill, name) for name in accuracy.TABLES},
-    "cost": fill_cost,
-    "embedding": fill_embedding,
+    "cost": partial(fill_with, cost),
+    "embedding": partial(fill_with, embedding),
 }
 """Name -> `(scale, work, name of the result files) -> sets still missing`."""
 
@@ -87,5 +76,5 @@ def _matches(text: str, patterns: Sequence[str]) -> bool:
 
 
 def _write(name: str, scale: str, document: dict[str, Any], lines: list[str]) -> None:
-    results.write(name, {"conditions": results.conditions(), "scale": scale, **document}, lines)
+    results.write(name, {"scale": scale, **document}, lines)
     click.echo("\n".join(lines))
