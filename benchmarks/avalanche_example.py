@@ -1,7 +1,8 @@
-"""An Avalanche script, and the one line that changes: replay of 40 real digits, or of 40 condensed ones.
+"""An Avalanche script, and the one line that changes: replay of 40 digits, real or condensed.
 
-Everything but the line marked `<--` is Avalanche as its documentation shows it. Takes less than a minute; the set may
-also be one that `condensekit condense --dataset digits` has made: `python -m benchmarks.avalanche_example --memory runs/digits`.
+Everything but the line marked `<--` is Avalanche as its documentation shows it. Takes less than a
+minute; the set may also be one that `condensekit condense --dataset digits` has made:
+`python -m benchmarks.avalanche_example --memory runs/digits`.
 """
 
 from pathlib import Path
@@ -16,13 +17,14 @@ from avalanche.training.storage_policy import ClassBalancedBuffer
 
 from condense import CondensedSet, condense, load_dataset, recipe_for
 from condense.data.preprocess import make_preprocess
+from condense.report.tables import percent
 from continual import CondensedBuffer, class_order, class_stream
 
 IPC, STEPS, EPOCHS = 4, 150, 5
 
 
 def final_accuracy(benchmark: Any, memory: Any, seed: int) -> float:
-    """Plain replay of `memory` through the whole stream; the accuracy on all classes at the end, in [0, 1]."""
+    """The accuracy on all classes, in [0, 1], after plain replay of `memory` through the stream."""
     torch.manual_seed(seed)
     model = torch.nn.Sequential(
         torch.nn.Conv2d(1, 32, 3, padding=1),
@@ -43,12 +45,8 @@ def final_accuracy(benchmark: Any, memory: Any, seed: int) -> float:
     )
     for experience in benchmark.train_stream:
         strategy.train(experience)
-    told = strategy.eval(benchmark.test_stream)
-    return next(
-        value
-        for name, value in told.items()
-        if name.startswith("Top1_Acc_Stream/eval_phase/test_stream")
-    )
+    metrics, stream = strategy.eval(benchmark.test_stream), "Top1_Acc_Stream/eval_phase/test_stream"
+    return next(value for name, value in metrics.items() if name.startswith(stream))
 
 
 @click.command()
@@ -62,30 +60,23 @@ def final_accuracy(benchmark: Any, memory: Any, seed: int) -> float:
 def main(memory: Path | None, seeds: int, steps: int) -> None:
     """Compare the two memories on five experiences of two digits each."""
     digits = load_dataset("digits")
-    if memory:
-        condensed = CondensedSet.load(memory)
-    else:
-        changes = {
-            "loss_scale": 100,
-            "real_batch": 64,
-            "augment": "none",
-        }  # as the script below trains: without augmentation
-        recipe = recipe_for("paper", digits.name, digits.shape, IPC).override(changes)
-        condensed = condense(digits, ipc=IPC, recipe=recipe, steps=steps)
+    # As the script trains: without augmentation.
+    changes = {"loss_scale": 100, "real_batch": 64, "augment": "none", "steps": steps}
+    recipe = recipe_for("paper", digits.name, digits.shape, IPC).override(changes)
+    condensed = CondensedSet.load(memory) if memory else condense(digits, ipc=IPC, recipe=recipe)
     preprocess = make_preprocess("standard", digits)
     size = len(condensed)
     for name in ("ClassBalancedBuffer", "CondensedBuffer"):
         accuracies = []
         for seed in range(seeds):
             benchmark = class_stream(digits, 5, class_order(10, seed), preprocess=preprocess)
-            if name == "ClassBalancedBuffer":
-                buffer: Any = ClassBalancedBuffer(max_size=size)
-            else:
+            buffer: Any = ClassBalancedBuffer(max_size=size)
+            if name == "CondensedBuffer":
                 buffer = CondensedBuffer(condensed, max_size=size)  # <-- the one line
             accuracies.append(final_accuracy(benchmark, buffer, seed))
         mean = sum(accuracies) / len(accuracies)
-        told = ", ".join(f"{value:.1%}" for value in accuracies)
-        click.echo(f"{name:<20} {size} images, {size * 64} bytes   {mean:.1%}  ({told})")
+        shown = percent(accuracies, 1, ", ")
+        click.echo(f"{name:<20} {size} images, {size * 64} bytes   {mean:.1%}  ({shown} %)")
 
 
 if __name__ == "__main__":

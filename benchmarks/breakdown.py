@@ -1,11 +1,14 @@
-"""Where the time of a condensation step goes, in the published loop and in the engine, against the floor.
+"""Where the time of a condensation step goes.
 
-The shares are a profiler's: of each operation's own time, so that none is counted twice. They are scaled to the median time of
-steps that nobody watched. The floor, by the stricter matrix rate, is that of `benchmarks.step`.
+In the published loop and in the engine, against the floor.
+
+The shares are a profiler's: of each operation's own time, so that none is counted twice. They are
+scaled to the median time of steps that nobody watched. The floor, by the stricter matrix rate, is
+that of `benchmarks.step`.
 """
 
-import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -16,18 +19,21 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import results
-from benchmarks.step import CLOCKS, floor, loops, rates_of, seconds
+from benchmarks.options import Benchmark, Clock
+from benchmarks.step import Setting, floor, loops, rates_of, seconds
 from condense.device import pick_device
-from condense.files import write_bytes
+from condense.report.figures import panels, save_figure
+from condense.report.tables import markdown, markdown_row
 
 PARTS = {
     "convolutions": ("convolution", "conv2d", "cudnn", "implicit_gemm"),
     "norm, activation, attention, pooling": (
-        "CompiledFxGraph", "triton", "group_norm", "GroupNorm", "batch_norm", "relu", "threshold", "clamp", "avg_pool",
+        "CompiledFxGraph", "triton", "group_norm", "GroupNorm", "batch_norm", "relu", "threshold",
+        "clamp", "avg_pool",
         "pow", "abs", "vector_norm",
     ),
 }  # fmt: skip
-"""Part of a step -> what the names of its operations contain; any other operation belongs to `REST`."""
+"""Part of a step -> what its operations have in their names; any other is of the `REST`."""
 REST = "drawing, augmenting, moving"
 COLORS = ("#5b7fb8", "#c9803a", "#9a9a9a")
 
@@ -59,11 +65,9 @@ def breakdown(
 
 def draw(path: Path, records: list[dict[str, Any]]) -> None:
     """Left both loops on one scale, right the engine alone, with its floor."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 0.9 + 0.45 * len(records)), layout="constrained", dpi=150)
+    figure, both = panels(9, 0.9 + 0.45 * len(records), columns=2, grid="")
     for axes, shown, title in zip(
-        figure.subplots(1, 2),
+        both[0],
         (records, [one for one in records if one["floor_s"]]),
         ("seconds a step", "the engine alone"),
         strict=True,
@@ -83,60 +87,57 @@ def draw(path: Path, records: list[dict[str, Any]]) -> None:
         axes.set_yticks(range(len(shown)), [f"{one['loop']}, IPC {one['ipc']}" for one in shown])
         axes.invert_yaxis()
         axes.set(title=title, xlim=(0, None))
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(
-        *figure.axes[1].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-    )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_bytes(path, buffer.getvalue())
+    handles, labels = figure.axes[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    save_figure(figure, path)
 
 
-@click.command()
-@click.option("--ipc", "ipcs", type=int, multiple=True, default=[10, 50], show_default=True)
-@click.option("--real-batch", default=256, show_default=True)
-@click.option("--size", default=32, show_default=True, help="Side of the images in pixels.")
-@click.option("--turns", default=2, show_default=True, help="Counted steps of each loop.")
-@click.option(
-    "--clock",
-    default="wall",
-    show_default=True,
-    type=click.Choice(list(CLOCKS)),
-    help="cpu: on a busy machine.",
-)
-@click.option("--device", default="auto", show_default=True)
-@click.option("--name", default="breakdown", show_default=True, help="Name of the result files.")
-def main(
-    ipcs: tuple[int, ...],
-    real_batch: int,
-    size: int,
-    turns: int,
-    clock: str,
-    device: str,
-    name: str,
-) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What is split into parts."""
+
+    ipc: tuple[int, ...] = (10, 50)
+    """Synthetic images per class; may be given again."""
+    real_batch: int = 256
+    """Real images of each class in a step."""
+    size: int = 32
+    """Side of the images in pixels."""
+    turns: int = 2
+    """Counted steps of each loop."""
+    clock: Clock = "wall"
+    """`cpu`: on a busy machine."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`."""
+    name: str = "breakdown"
+    """Name of the result files."""
+
+
+@click.command(cls=Benchmark, asked=Asked)
+def main(asked: Asked) -> None:
     """Split a step of the published loop and of the engine into its parts (instance norm)."""
-    place = pick_device(device)
-    _, strict = rates_of(place, clock)
+    place = pick_device(asked.device)
+    _, strict = rates_of(place, asked.clock)
     records: list[dict[str, Any]] = []
-    lines = [f"| loop | IPC | {' | '.join([*PARTS, REST])} | floor |", "|---|---|---|---|---|---|"]
-    for ipc in ipcs:
-        for loop, each in loops("instance", size, ipc, real_batch, place).items():
-            parts = breakdown(each.step, turns, place, clock)
-            lowest = floor("convnet", size, ipc, real_batch, strict) if loop == "engine" else None
+    for ipc in asked.ipc:
+        setting = Setting(size=asked.size, ipc=ipc, real_batch=asked.real_batch)
+        for loop, each in loops(setting, place).items():
+            parts = breakdown(each.step, asked.turns, place, asked.clock)
+            lowest = floor(setting, strict) if loop == "engine" else None
             records.append({"loop": loop, "ipc": ipc, "parts": parts, "floor_s": lowest})
-            cells = [f"{taken:.3f} s" for taken in parts.values()] + [
-                f"{lowest:.3f} s" if lowest else ""
-            ]
-            lines.append(f"| {loop} | {ipc} | {' | '.join(cells)} |")
-            click.echo(lines[-1])
-    results.write(
-        name, {"conditions": results.conditions(), "rates": strict, "records": records}, lines
-    )
-    draw(results.FOLDER / f"{name}.png", records)
+            click.echo(markdown_row(_row(records[-1])))
+    lines = markdown(["loop", "IPC", *PARTS, REST, "floor"], map(_row, records))
+    results.write(asked.name, {"rates": strict, "records": records}, lines)
+    draw(results.FOLDER / f"{asked.name}.png", records)
+
+
+def _row(record: dict[str, Any]) -> list[Any]:
+    """The cells of a record."""
+    taken = [*record["parts"].values(), record["floor_s"]]
+    return [
+        record["loop"],
+        record["ipc"],
+        *(f"{one:.3f} s" if one is not None else "" for one in taken),
+    ]
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
-"""Condensed memories against real ones of as many bytes, in class-incremental CIFAR-100: by training from scratch and by replay.
+"""Condensed memories against real ones of as many bytes, in class-incremental CIFAR-100.
 
-The paper's protocol at a scale for one CPU core: `python -m benchmarks.continual PLAN --data-dir DIR --out DIR`. A run that
-is interrupted goes on when it is started again; one folder serves all plans, which share its memories. What of the
-replay was chosen (one pass, minibatches of 32) was chosen on ten other classes. At full scale it is a job of the campaign.
+Networks are trained from scratch or by replay. It is the paper's protocol at a scale for one CPU
+core: `python -m benchmarks.continual PLAN --data-dir DIR --out DIR`. A run that is interrupted goes
+on when it is started again; one folder serves all plans, which share its memories. What of the
+replay was chosen (one pass, minibatches of 32) was chosen on ten other classes. At full scale it is
+a job of the campaign.
 
-The plan `features` measures, on four other classes, what the network behind herding has learnt after some passes.
+The plan `features` measures, on four other classes, what the network behind herding has learnt
+after some passes.
 """
 
 import dataclasses
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,6 +21,7 @@ import click
 import torch
 
 from benchmarks import results
+from benchmarks.options import StudyCommand
 from condense import Protocol, load_dataset
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
@@ -24,6 +29,8 @@ from condense.data.preprocess import make_preprocess
 from condense.networks.accelerate import accelerate
 from condense.networks.build import build, initialise
 from condense.randomness import derive
+from condense.report.tables import markdown
+from condense.study.workers import Workers
 from condense.training.score import Statistic
 from condense.training.train import accuracy, train
 from continual import Plan, class_order, of_classes, resume, run
@@ -31,110 +38,100 @@ from continual.memories import FEATURE_EPOCHS
 from continual.results import Results, cells
 
 DATADAM = "datadam:loss_scale=100"
-_REDUCED = Plan(steps=5, classes=20, ipc=10, condense_steps=150)
+_REDUCED = Plan(steps=5, classes=20, ipc=10, condense_steps=150, orders=3, repeats=1)
 _SCRATCH = dataclasses.replace(
-    _REDUCED, orders=3, repeats=1, epochs=40, batch=64, methods=("random", "herding", DATADAM)
+    _REDUCED, epochs=40, batch=64, methods=("random", "herding", DATADAM)
 )
+_REPLAYED = ("class-balanced", "random", DATADAM)
 _ER_ACE = dataclasses.replace(
-    _REDUCED,
-    mode="replay",
-    strategy="er-ace",
-    orders=3,
-    repeats=1,
-    epochs=1,
-    batch=32,
-    methods=("class-balanced", "random", DATADAM),
+    _REDUCED, mode="replay", strategy="er-ace", epochs=1, batch=32, methods=_REPLAYED
 )
 PASSES = (5, FEATURE_EPOCHS)
 PLANS = {"scratch": _SCRATCH, "er-ace": _ER_ACE}
 
 
-@click.command()
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """Where things are."""
+
+    data_dir: str | None = None
+    """Folder with CIFAR-100 as torchvision keeps it."""
+    out: Path
+    """Folder for the run and its memories."""
+
+
+@click.command(cls=StudyCommand, asked=Asked)
 @click.argument("name", type=click.Choice([*PLANS, "features"]))
-@click.option(
-    "--data-dir", type=click.Path(), help="Folder with CIFAR-100 as torchvision keeps it."
-)
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder for the run and its memories.",
-)
-def main(name: str, data_dir: str | None, out: Path) -> None:
+def main(name: str, asked: Asked, workers: Workers, minutes: float | None) -> None:
     """Measure one plan and write it to the results."""
+    dataset = load_dataset("cifar100", asked.data_dir)
     if name == "features":
-        features(load_dataset("cifar100", data_dir))
+        features(dataset)
         return
-    plan, folder = PLANS[name], out / name
-    if (folder / "plan.json").exists():
-        measured = resume(folder)
-    else:
-        source = Source(name="cifar100", data_dir=data_dir)
-        measured = run(
-            load_dataset("cifar100", data_dir), plan, folder, source=source, cache=out / "memories"
-        )
-    document = {
-        "conditions": results.conditions(),
-        "plan": dataclasses.asdict(plan),
-        "methods": measured.to_json(),
-    }
+    plan, folder = dataclasses.replace(PLANS[name], device=workers.device), asked.out / name
+    source = Source(name="cifar100", data_dir=asked.data_dir)
+    session = {"cache": asked.out / "memories", "workers": workers, "minutes": minutes}
+    measured = go_on(dataset, plan, folder, source, **session)
+    if measured.left:
+        click.echo(f"{measured.left} of {measured.total} networks left: the same command goes on")
+        return
+    document = {"plan": dataclasses.asdict(plan), "methods": measured.to_json()}
     results.write(f"continual_{name}", document, _lines(plan, measured))
     shutil.copyfile(folder / "accuracy.png", results.FOLDER / f"continual_{name}.png")
 
 
+def go_on(dataset: Dataset, plan: Plan, folder: Path, source: Source, **session: Any) -> Results:
+    """What is in the folder, gone on with; or begun by the plan."""
+    if (folder / "plan.json").exists():
+        return resume(folder, dataset, **session)
+    return run(dataset, plan, folder, source=source, **session)
+
+
 def features(dataset: Dataset) -> None:
-    """Train the network behind herding, as `condense.methods.selection` does, for several numbers of passes, and test it."""
+    """Train the network behind herding for several numbers of passes, and test it."""
     part = of_classes(dataset, class_order(len(dataset.classes), 0)[-4:])
     preprocess, device = make_preprocess("standard", part), torch.device("cpu")
     network = build("convnet", part.shape, len(part.classes))
     fast = accelerate(network, 3 * sum(PASSES) * part.train.pixels[:, 0].numel(), device)
-    found = {}
+    accuracies = {}
     for passes in PASSES:
         initialise(network, derive(0, "select"), 0)
         protocol = Protocol(epochs=passes, augment="none")
-        train(
-            fast,
-            part.train.pixels,
-            part.train.labels,
-            protocol,
-            derive(0, "select"),
-            prepare=preprocess.apply,
-        )
-        found[passes] = [
+        seed = derive(0, "select")
+        train(fast, part.train.pixels, part.train.labels, protocol, seed, prepare=preprocess.apply)
+        accuracies[passes] = [
             accuracy(fast, of.pixels, of.labels, prepare=preprocess.apply)
             for of in (part.train, part.test)
         ]
-    rows = [
-        f"| {passes} | {100 * trained:.1f} | {100 * tested:.1f} |"
-        for passes, (trained, tested) in found.items()
-    ]
-    title = f"Accuracy, %, of the network behind herding, trained on four classes of CIFAR-100 ({', '.join(part.classes)}):"
-    document = {"conditions": results.conditions(), "classes": part.classes, "passes": found}
-    results.write(
-        "continual_features",
-        document,
-        [title, "", "| passes | training | test |", "|---|---|---|", *rows],
+    rows = [[passes, *(f"{100 * one:.1f}" for one in of)] for passes, of in accuracies.items()]
+    title = (
+        "Accuracy, %, of the network behind herding, trained on four classes of CIFAR-100 "
+        f"({', '.join(part.classes)}):"
     )
+    document = {"classes": part.classes, "passes": accuracies}
+    lines = [title, "", *markdown(("passes", "training", "test"), rows)]
+    results.write("continual_features", document, lines)
 
 
 def _lines(plan: Plan, measured: Results) -> list[str]:
     """The result for people."""
     *others, last = plan.methods
-    how = (
+    training = (
         "trained from scratch on the memory"
         if plan.mode == "scratch"
         else f"trained by strategy {plan.strategy}"
     )
     assert plan.classes is not None
     images = plan.ipc * plan.classes
-    headers, rows = cells(measured)
     return [
-        f"CIFAR-100, {plan.classes} classes in {plan.steps} steps. Each memory: {images} images, {images * 3072:,} bytes; "
-        f"condensed for {plan.condense_steps} steps. Networks {how}, passes {plan.epochs}, minibatch {plan.batch}.",
+        f"CIFAR-100, {plan.classes} classes in {plan.steps} steps. Each memory: {images} images, "
+        f"{images * 3072:,} bytes; condensed for {plan.condense_steps} steps. Networks {training}, "
+        f"passes {plan.epochs}, minibatch {plan.batch}.",
         "",
-        f"Accuracy on the classes seen, %, and half of its 95 % interval over {plan.orders} class orders:",
+        f"Accuracy on the classes seen, %, and half of its 95 % interval over {plan.orders} class "
+        "orders:",
         "",
-        *(f"| {' | '.join(row)} |" for row in (headers, ["---"] * len(headers), *rows)),
+        *markdown(*cells(measured)),
         "",
         f"Final accuracy of `{last}` minus that of another memory, order by order, in points:",
         "",
@@ -143,10 +140,12 @@ def _lines(plan: Plan, measured: Results) -> list[str]:
 
 
 def difference(measured: Results, ours: str, theirs: str) -> str:
-    """The mean difference of the final accuracies, its interval, and the difference in each order."""
-    pairs: Any = zip(measured.final(ours).values, measured.final(theirs).values, strict=True)  # type: ignore[union-attr]
-    found = [fmean(a) - fmean(b) for a, b in pairs]
-    return f"{Statistic(tuple((one,) for one in found))} ({', '.join(f'{100 * one:+.1f}' for one in found)})"
+    """The mean difference of the final accuracies, its interval, and that of each order."""
+    finals: Any = (measured.final(ours), measured.final(theirs))
+    pairs = zip(*(final.values for final in finals), strict=True)
+    points = [fmean(mine) - fmean(other) for mine, other in pairs]
+    of_orders = ", ".join(f"{100 * one:+.1f}" for one in points)
+    return f"{Statistic(tuple((one,) for one in points))} ({of_orders})"
 
 
 if __name__ == "__main__":

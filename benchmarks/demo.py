@@ -1,9 +1,10 @@
-"""The tool in two minutes: condense real handwritten digits, compare with random real ones, write a report to look at.
+"""The tool in two minutes: condense digits, compare with random real ones, write a report.
 
 The dataset is scikit-learn's digits (1,797 images of 8 x 8), so nothing is downloaded.
 """
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -37,10 +38,9 @@ def main(out: Path) -> None:
     condensed = condense(digits, ipc=IPC, recipe=recipe, seed=0)
     scores = {}
     for name, chosen in (("random real images", random), ("condensed", condensed)):
-        with progress(f"train on {name}", REPEATS) as told:
-            scores[name] = evaluate(
-                chosen, digits, repeats=REPEATS, protocol=PROTOCOL, progress=told
-            )["convnet"]
+        options: Any = {"repeats": REPEATS, "protocol": PROTOCOL}
+        with progress(f"train on {name}", REPEATS) as watch:
+            scores[name] = evaluate(chosen, digits, **options, progress=watch)["convnet"]
 
     condensed.save(out)
     grid(condensed, out / "condensed.png")
@@ -53,8 +53,10 @@ def main(out: Path) -> None:
         report.section(
             "Accuracy",
             report.paragraph(
-                f"{REPEATS} networks trained on {IPC} images per class each, tested on {len(digits.test)} real images. "
-                "Both sets are of the same size; the interval is over the networks, for this one seed of each set."
+                f"{REPEATS} networks trained on {IPC} images per class each, tested on "
+                f"{len(digits.test)} real images. "
+                "Both sets are of the same size; the interval is over the networks, for this one "
+                "seed of each set."
             ),
             report.scores(scores),
             report.image(out / "accuracy.png"),

@@ -7,14 +7,15 @@ in `benchmarks/results/NAME.json`.
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
 import numpy as np
 
-from benchmarks import breakdown, nas, recipes, results, scale
+from benchmarks import breakdown, nas_figures, recipes, results, scale
 from benchmarks.tables import accuracy, cost, embedding, render
-from benchmarks.tables.cells import Found
+from benchmarks.tables.entries import EntryResult
 from benchmarks.tables.lines import SCALES
 from condense.errors import unknown
 from condense.files import read_json
@@ -22,33 +23,25 @@ from condense.training.score import Score, Statistic
 from continual.results import plot
 from nas.agreement import Estimate
 from nas.ranking import Ranking
-from nas.report import scatter
 from nas.training import SCORES
 
 Document = dict[str, Any]
 """What a result's JSON holds."""
 
 
-class _Measured:
-    """The statistics of a continual run, as `continual.results.plot` asks for them."""
-
-    def __init__(self, document: Document) -> None:
-        self.methods, self.steps = list(document["methods"]), document["plan"]["steps"]
-        self._told = document["methods"]
-
-    def at(self, method: str, step: int) -> Statistic:
-        """The accuracy on the classes seen after a step."""
-        return Statistic(tuple(map(tuple, self._told[method]["steps"][step]["values"])))
-
-
 def _continual(folder: Path, name: str, document: Document) -> None:
     plan = document["plan"]
-    how = "from scratch" if plan["mode"] == "scratch" else plan["strategy"]
+    training = "from scratch" if plan["mode"] == "scratch" else plan["strategy"]
     title = (
         f"cifar100: {plan['classes']} classes in {plan['steps']} steps, "
-        f"{plan['ipc']} images a class, {how}"
+        f"{plan['ipc']} images a class, {training}"
     )
-    measured: Any = _Measured(document)
+    methods = document["methods"]
+
+    def at(method: str, step: int) -> Statistic:
+        return Statistic(tuple(map(tuple, methods[method]["steps"][step]["values"])))
+
+    measured: Any = SimpleNamespace(methods=list(methods), steps=plan["steps"], at=at)
     plot(measured, folder / f"{name}.png", title, plan["classes"] // plan["steps"])
 
 
@@ -72,16 +65,11 @@ def ranking_of(document: Document) -> Ranking:
 
 
 def _nas(folder: Path, name: str, document: Document) -> None:
-    ranking = ranking_of(document)
-    nas.forest(folder / f"{name}.png", ranking)
-    for proxy in ranking.trainings:
-        scatter(folder / f"{name}_{proxy.replace(':', '-')}.png", ranking, proxy)
-    if "passes" in document:
-        passes = {
-            proxy: [Estimate(**{key: _number(value) for key, value in one.items()}) for one in rhos]
-            for proxy, rhos in document["passes"].items()
-        }
-        nas.curve(folder / f"{name}_curve.png", ranking, passes)
+    passes = {
+        proxy: [Estimate(**{key: _number(value) for key, value in one.items()}) for one in rhos]
+        for proxy, rhos in document.get("passes", {}).items()
+    }
+    nas_figures.draw(folder, name, ranking_of(document), passes)
 
 
 def _number(value: float | None) -> float:
@@ -91,12 +79,12 @@ def _number(value: float | None) -> float:
 def _table(folder: Path, name: str, document: Document) -> None:
     table = accuracy.TABLES[name.split("_")[1]](SCALES[document["scale"]])
     kept = {(one["row"], one["column"]): one for one in document["entries"]}
-    found = {}
+    known = {}
     for entry in table.entries:
         one = kept[entry.row, entry.column]
         score = one["score"] and Score(tuple(one["score"]["accuracies"]), one["score"]["sets"])
-        found[entry] = Found(score, one["missing_sets"], one["failed"])
-    render.draw(folder / f"{name}.png", table, found)
+        known[entry] = EntryResult(score, one["missing_sets"], one["failed"])
+    render.draw(folder / f"{name}.png", table, known)
 
 
 DRAW: dict[str, Callable[[Path, str, Document], Any]] = {
@@ -106,7 +94,7 @@ DRAW: dict[str, Callable[[Path, str, Document], Any]] = {
     "nas_": _nas,
     "recipes": lambda folder, name, it: recipes.draw(folder / f"{name}.png", it),
     "scale_": lambda folder, name, it: scale.draw(folder / f"{name}.png", it["curves"]),
-    "tables_cost": lambda folder, name, it: cost.draw(folder / f"{name}.png", it["records"]),
+    "tables_cost": cost.draw,
     "tables_embedding": embedding.draw,
     "tables_": _table,
 }
@@ -114,7 +102,7 @@ DRAW: dict[str, Callable[[Path, str, Document], Any]] = {
 
 
 def draw(folder: Path, name: str) -> None:
-    """Draw the pictures of the result `name` into `folder`. Raises `UserError` for no such result."""
+    """Draw the pictures of a result into `folder`. Raises `UserError` for no such result."""
     known = [
         path.stem
         for path in sorted(results.FOLDER.glob("*.json"))
@@ -122,18 +110,13 @@ def draw(folder: Path, name: str) -> None:
     ]
     if name not in known:
         raise unknown("result with a picture", name, known)
-    how = next(how for beginning, how in DRAW.items() if name.startswith(beginning))
-    how(folder, name, read_json(results.FOLDER / f"{name}.json"))
+    draw_it = next(one for beginning, one in DRAW.items() if name.startswith(beginning))
+    draw_it(folder, name, read_json(results.FOLDER / f"{name}.json"))
 
 
 @click.command()
 @click.argument("names", nargs=-1, required=True)
-@click.option(
-    "--out",
-    default=results.FOLDER,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the pictures.  [default: benchmarks/results]",
-)
+@click.option("--out", type=Path, default=results.FOLDER, help="Folder for the pictures.")
 def main(names: tuple[str, ...], out: Path) -> None:
     """Draw the pictures of the results NAMES again, such as `nas_cells` or `tables_main_cpu`."""
     out.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,15 @@
-"""Training networks on a condensed set: one by one and plainly, against our way, and against several at once.
+"""Training networks on a condensed set: plainly, against our way, and against several at once.
 
-Several at once are stacked with `torch.func`, or, on a GPU, captured as a graph each and replayed on as many streams. Three
-things are told: seconds a pass of each way, turn by turn in one process; that networks trained our way (compiled,
-in blocks, and in bfloat16 where the device is made for it) are as accurate as plainly trained ones, as the difference
-of their mean accuracies with its interval; and what a full evaluation takes.
+Several at once are stacked with `torch.func`, or, on a GPU, captured as a graph each and replayed
+on as many streams. There are three results: seconds a pass of each way, turn by turn in one
+process; that networks trained our way (compiled, in blocks, and in bfloat16 where the device is
+made for it) are as accurate as plainly trained ones, as the difference of their mean accuracies
+with its interval; and what a full evaluation takes.
 """
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from benchmarks import results
+from benchmarks.options import Benchmark
 from benchmarks.step import seconds
 from condense import CondensedSet, Protocol, load_dataset
 from condense.data.augment import make_augment
@@ -29,6 +32,7 @@ from condense.networks.accelerate import Accelerated, block_size
 from condense.networks.build import build, initialise
 from condense.networks.graph import Graphed
 from condense.randomness import derive
+from condense.report.tables import markdown, percent
 from condense.training.train import accuracy, train
 
 STACK = 4
@@ -38,14 +42,10 @@ STACK = 4
 def steps(
     condensed: CondensedSet, device: torch.device
 ) -> dict[str, tuple[int, Callable[[], Any]]]:
-    """One forward and backward pass over the whole set by each way, and the networks that makes it through in it."""
+    """One forward and backward pass over the set by each way, and how many networks make it."""
     images, labels = condensed.images.to(device), condensed.labels.to(device)
     shape, num_classes = condensed.shape, len(condensed.classes)
-    plain, fast = (
-        build("convnet", shape, num_classes).to(device),
-        build("convnet", shape, num_classes).to(device),
-    )
-    many = [build("convnet", shape, num_classes).to(device) for _ in range(STACK)]
+    plain, fast, *many = (build("convnet", shape, num_classes).to(device) for _ in range(2 + STACK))
     parameters, buffers = stack_module_state(many)
 
     def loss(weights: dict[str, Tensor], extra: dict[str, Tensor], batch: Tensor) -> Tensor:
@@ -59,9 +59,8 @@ def steps(
         def once() -> None:
             network.zero_grad()
             for part, truth in zip(images.split(block), labels.split(block), strict=True):
-                (
-                    F.cross_entropy(accelerated(part), truth, reduction="sum") / len(images)
-                ).backward()
+                loss = F.cross_entropy(accelerated(part), truth, reduction="sum") / len(images)
+                loss.backward()
 
         return once
 
@@ -106,90 +105,87 @@ def timed(
     return {name: float(torch.tensor(times).median()) for name, times in taken.items()}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What is compared."""
+
+    data_dir: str | None = None
+    """Folder with CIFAR-10 as torchvision keeps it."""
+    ipc: int = 10
+    """Images per class of the set."""
+    epochs: int = 100
+    """Passes of a training."""
+    repeats: int = 8
+    """Networks trained by each way."""
+    turns: int = 7
+    """Counted passes of each way."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`."""
+    name: str = "evaluate"
+    """Name of the result files."""
+
+
 def trained(
-    condensed: CondensedSet,
-    real: Dataset,
-    repeats: int,
-    epochs: int,
-    device: torch.device,
-    *,
-    plain: bool,
+    condensed: CondensedSet, real: Dataset, asked: Asked, device: torch.device, *, plain: bool
 ) -> dict:
-    """Accuracies of `repeats` networks and the seconds each took. Plain and fast ones have different seeds: two samples."""
+    """Accuracies of the networks, and seconds a network; other seeds for plain ones."""
     images, labels = condensed.images.to(device), condensed.labels.to(device)
     test = condensed.preprocess.apply(real.test.pixels).to(device), real.test.labels.to(device)
     network = build("convnet", condensed.shape, len(condensed.classes)).to(device)
     model = network if plain else Accelerated(network, device)
-    augment, found = make_augment("dsa"), []
+    augment, accuracies = make_augment("dsa"), []
     began = time.perf_counter()
-    for repeat in range(repeats):
+    for repeat in range(asked.repeats):
         initialise(network, derive(int(plain), "benchmark"), repeat)
-        train(
-            model,
-            images,
-            labels,
-            Protocol(epochs=epochs),
-            derive(int(plain), "train", repeat),
-            augment=augment,
-        )
-        found.append(accuracy(model, *test))
-    return {"accuracies": found, "seconds_a_network": (time.perf_counter() - began) / repeats}
+        seed = derive(int(plain), "train", repeat)
+        train(model, images, labels, Protocol(epochs=asked.epochs), seed, augment=augment)
+        accuracies.append(accuracy(model, *test))
+    taken = (time.perf_counter() - began) / asked.repeats
+    return {"accuracies": accuracies, "seconds_a_network": taken}
 
 
-@click.command()
-@click.option("--data-dir", type=click.Path())
-@click.option("--ipc", default=10, show_default=True)
-@click.option("--epochs", default=100, show_default=True)
-@click.option("--repeats", default=8, show_default=True, help="Networks trained by each way.")
-@click.option("--turns", default=7, show_default=True)
-@click.option("--device", default="auto", show_default=True)
-@click.option("--name", default="evaluate", show_default=True, help="Name of the result files.")
-def main(
-    data_dir: str | None, ipc: int, epochs: int, repeats: int, turns: int, device: str, name: str
-) -> None:
+@click.command(cls=Benchmark, asked=Asked)
+def main(asked: Asked) -> None:
     """Compare ways of training networks on a set of CIFAR-10."""
-    place, real = pick_device(device), load_dataset("cifar10", data_dir)
-    condensed = select("random", real, ipc, preprocess=make_preprocess("standard", real), seed=0)
-    a_network = timed(steps(condensed, place), turns, place)
+    place, real = pick_device(asked.device), load_dataset("cifar10", asked.data_dir)
+    preprocess = make_preprocess("standard", real)
+    condensed = select("random", real, asked.ipc, preprocess=preprocess, seed=0)
+    a_network = timed(steps(condensed, place), asked.turns, place)
     samples = {
-        way: trained(condensed, real, repeats, epochs, place, plain=way == "plain")
+        way: trained(condensed, real, asked, place, plain=way == "plain")
         for way in ("plain", "ours")
     }
-    interval = stats.ttest_ind(
-        samples["ours"]["accuracies"], samples["plain"]["accuracies"], equal_var=False
-    )
-    low, high = interval.confidence_interval(0.95)
+    ours, plain = (samples[way]["accuracies"] for way in ("ours", "plain"))
+    low, high = stats.ttest_ind(ours, plain, equal_var=False).confidence_interval(0.95)
     document = {
-        "conditions": results.conditions(),
-        "ipc": ipc,
-        "epochs": epochs,
+        "ipc": asked.ipc,
+        "epochs": asked.epochs,
         "seconds_a_step_and_network": a_network,
         "trainings": samples,
         "difference_ci95": [float(low), float(high)],
     }
+    faster = "times as fast as plain"
+    passes = [[w, f"{s:.4f}", f"{a_network['plain'] / s:.2f}"] for w, s in a_network.items()]
+    trainings = [
+        [way, percent(of["accuracies"], between=", "), f"{of['seconds_a_network']:.1f}"]
+        for way, of in samples.items()
+    ]
     lines = [
-        f"CIFAR-10, {ipc} random real images per class, ConvNet (depth 3, width 128, instance norm).",
+        f"CIFAR-10, {asked.ipc} random real images per class, ConvNet (depth 3, width 128, "
+        "instance norm).",
         "",
-        "| way | seconds a pass over the set, one network | times as fast as plain |",
-        "|---|---|---|",
-        *(
-            f"| {way} | {taken:.4f} | {a_network['plain'] / taken:.2f} |"
-            for way, taken in a_network.items()
-        ),
+        *markdown(("way", "seconds a pass over the set, one network", faster), passes),
         "",
-        f"{repeats} networks by each way, {epochs} passes, tested on {len(real.test)} images:",
+        f"{asked.repeats} networks by each way, {asked.epochs} passes, tested on "
+        f"{len(real.test)} images:",
         "",
-        "| way | accuracies, % | seconds a network, testing included |",
-        "|---|---|---|",
-        *(
-            f"| {way} | {', '.join(f'{100 * value:.2f}' for value in found['accuracies'])} | {found['seconds_a_network']:.1f} |"
-            for way, found in samples.items()
-        ),
+        *markdown(("way", "accuracies, %", "seconds a network, testing included"), trainings),
         "",
-        f"Ours less plain: 95 % interval of the difference of the means {100 * low:+.2f} to {100 * high:+.2f} points (Welch).",
+        f"Ours less plain: 95 % interval of the difference of the means {100 * low:+.2f} to "
+        f"{100 * high:+.2f} points (Welch).",
     ]
     click.echo("\n".join(lines))
-    results.write(name, document, lines)
+    results.write(asked.name, document, lines)
 
 
 if __name__ == "__main__":

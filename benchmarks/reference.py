@@ -1,8 +1,11 @@
-"""The published DataDAM loop, written plainly from its description: what the engine is measured against.
+"""The published DataDAM loop, written plainly from its description.
 
-Each step builds a fresh network; samples and augments class after class; sends all real images through the network at
-once and then all synthetic ones, eager, in float32 and the default layout, collecting the layers' outputs by hooks; adds
-up the loss class by class on the host. Randomness is torch's global generator, as there.
+It is what the engine is measured against.
+
+Each step builds a fresh network; samples and augments class after class; sends all real images
+through the network at once and then all synthetic ones, eager, in float32 and the default layout,
+collecting the layers' outputs by hooks; adds up the loss class by class on the host. Randomness is
+torch's global generator, as there.
 """
 
 import math
@@ -18,7 +21,7 @@ from condense.methods.base import Recipe
 
 
 def convnet(channels: int, size: int, num_classes: int, norm: str, depth: int) -> nn.Sequential:
-    """The ConvNet of width 128: blocks of convolution, norm, ReLU and average pooling, then a linear layer."""
+    """The ConvNet of width 128: convolution, norm, ReLU, average pooling; a linear layer."""
     layers: list[nn.Module] = []
     for _ in range(depth):
         layers += [
@@ -32,7 +35,7 @@ def convnet(channels: int, size: int, num_classes: int, norm: str, depth: int) -
 
 
 def augment(images: Tensor, seed: int) -> Tensor:
-    """One of the six operations of DSA for all images of a class; the same `seed` draws the same."""
+    """One of the operations of DSA for all images of a class; the same `seed` draws the same."""
     torch.manual_seed(seed)
     size = images.shape[-1]
     operation, u = int(torch.randint(6, ())), torch.rand(3)
@@ -68,7 +71,7 @@ def augment(images: Tensor, seed: int) -> Tensor:
 
 
 class Reference:
-    """The loop's state: synthetic images and their optimiser. The hyperparameters are those of a DataDAM `Recipe`."""
+    """The loop's state: images and their optimiser. Its settings are those of a DataDAM recipe."""
 
     def __init__(
         self,
@@ -89,25 +92,20 @@ class Reference:
 
     def step(self, step: int) -> float:
         """One step; returns the loss."""
-        network = convnet(
-            self.shape[0],
-            self.shape[1],
-            self.num_classes,
-            self.norm,
-            round(math.log2(self.shape[1])) - 2,
-        )
+        channels, size, _ = self.shape
+        depth = round(math.log2(size)) - 2
+        network = convnet(channels, size, self.num_classes, self.norm, depth)
         network = network.to(self.device).train()
         seen: list[Tensor] = []
         for layer in network:
             if isinstance(layer, nn.ReLU):
                 layer.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
         real, synthetic, per = [], [], len(self.images) // self.num_classes
-        for c in range(self.num_classes):
-            chosen = self.members[c][torch.randperm(len(self.members[c]))[: self.recipe.real_batch]]
-            real.append(augment(self.real[chosen.to(self.device)], step * self.num_classes + c))
-            synthetic.append(
-                augment(self.images[c * per : (c + 1) * per], step * self.num_classes + c)
-            )
+        for c, members in enumerate(self.members):
+            chosen = members[torch.randperm(len(members))[: self.recipe.real_batch]]
+            seed = step * self.num_classes + c
+            real.append(augment(self.real[chosen.to(self.device)], seed))
+            synthetic.append(augment(self.images[c * per : (c + 1) * per], seed))
         described = []
         for batch in (torch.cat(real), torch.cat(synthetic)):
             seen.clear()
@@ -123,24 +121,22 @@ class Reference:
         self, real: tuple[list[Tensor], Tensor], synthetic: tuple[list[Tensor], Tensor]
     ) -> Tensor:
         method, loss = self.method, torch.zeros(())
-        of_real, of_synthetic = (
-            len(real[1]) // self.num_classes,
-            len(synthetic[1]) // self.num_classes,
-        )
+
+        def gap(of_real: Tensor, of_synthetic: Tensor, c: int) -> Tensor:
+            means = []
+            for values in (of_real, of_synthetic):
+                per = len(values) // self.num_classes
+                means.append(values[c * per : (c + 1) * per].mean(0))
+            return ((means[0] - means[1]) ** 2).sum().cpu()
+
         for real_map, synthetic_map in zip(real[0][:-1], synthetic[0][:-1], strict=True):
             attended = [
                 F.normalize(layer.abs().pow(method.power).sum(1).flatten(1))
                 for layer in (real_map.detach(), synthetic_map)
             ]
             for c in range(self.num_classes):
-                means = (
-                    attended[0][c * of_real : (c + 1) * of_real].mean(0),
-                    attended[1][c * of_synthetic : (c + 1) * of_synthetic].mean(0),
-                )
-                loss = loss + method.loss_scale * ((means[0] - means[1]) ** 2).sum().cpu()
+                loss = loss + method.loss_scale * gap(attended[0], attended[1], c)
         for c in range(self.num_classes):
-            difference = real[1].detach()[c * of_real : (c + 1) * of_real].mean(0) - (
-                synthetic[1][c * of_synthetic : (c + 1) * of_synthetic].mean(0)
-            )
-            loss = loss + method.loss_scale * method.task_balance * (difference**2).sum().cpu()
+            distance = gap(real[1].detach(), synthetic[1], c)
+            loss = loss + method.loss_scale * method.task_balance * distance
         return loss

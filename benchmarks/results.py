@@ -31,7 +31,7 @@ def conditions() -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line that runs, with `DIR` for the place of the data: that is different on every machine."""
+    """The command line that runs, with `DIR` for the folders of this machine."""
     module, arguments = Path(sys.argv[0]), list(sys.argv[1:])
     if module.name == "__main__.py":
         module = module.parent  # a package
@@ -45,14 +45,19 @@ def command() -> str:
 
 
 def write(name: str, document: dict[str, Any], lines: list[str]) -> None:
-    """Write `results/NAME.json` and the same for people as `results/NAME.md`."""
+    """Write `results/NAME.json` and the same for people as `results/NAME.md`.
+
+    The conditions are added to the document, unless it has those of an earlier moment.
+    """
+    document = {"conditions": conditions(), **document}
     write_json(FOLDER / f"{name}.json", document)
     given = document["conditions"]
     footer = [
         "",
         f"`{given['command']}`",
         "",
-        f"{given['device']}, {given['threads']} threads, torch {given['torch']}, Python {given['python']}, {given['date']}.",
+        f"{given['device']}, {given['threads']} threads, torch {given['torch']}, Python "
+        f"{given['python']}, {given['date']}.",
     ]
     write_bytes(FOLDER / f"{name}.md", "\n".join([*lines, *footer, ""]).encode())
 

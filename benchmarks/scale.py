@@ -1,123 +1,99 @@
-"""How a step's time and memory grow with the classes, the images per class, the resolution and the number of ranks.
+"""How a step's time and memory grow with classes, images per class, resolution and ranks.
 
-Every point is measured in a fresh process on random images: the median time of a step after two to warm up, and the most memory
-used; on a CPU in several rounds, of which the median time and the most memory are shown. Memory is split: what must lie there
-between steps (real images as uint8, synthetic images and their momentum as float32) grows with the classes by its nature; what
-a step needs on top, the working memory, should not.
+Every point is measured in a fresh process on random images: the median time of a step after two to
+warm up, and the most memory used; on a CPU in several rounds, of which the median time and the most
+memory are shown. Memory is split: what must lie there between steps (real images as uint8,
+synthetic images and their momentum as float32) grows with the classes by its nature; what a step
+needs on top, the working memory, should not.
 
-The ranks' curve runs the command itself under torchrun on an array of random images: the difference of a long and a short run.
+The ranks' curve runs the command itself under torchrun on an array of random images: the difference
+of a long and a short run.
 """
 
 import dataclasses
-import io
-import json
-import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal, get_args
 
 import click
 import torch
 
 from benchmarks import results
-from benchmarks.step import CLOCKS, noise_dataset, seconds
+from benchmarks.options import Benchmark, Clock
+from benchmarks.step import Setting, apart, noise_dataset, seconds
 from condense.data.images import Dataset
 from condense.data.preprocess import Standardize
 from condense.device import peak_memory, pick_device, reset_peak_memory
-from condense.files import write_bytes
-from condense.methods.recipes import recipe_for
+from condense.files import read_json
+from condense.report.figures import panels, save_figure
+from condense.report.tables import markdown
 from condense.runs.engine import Engine
 
 TOLERANCE = 0.10
-"""How far the cost may be from a line, and the working memory from its median, to be called linear and flat."""
-CURVES = ("classes", "ipc", "size", "ranks")
+"""How far the cost may be from a line, and the working memory from its median, in the verdict."""
+Curve = Literal["classes", "ipc", "size", "ranks"]
 MEMORY = ("peak_bytes", "held_bytes", "working_bytes")
+HEADERS = ("setting", "step, s", "ms a class", "peak, MB", "held between steps, MB", "working, MB")
 _POOL = 64
-"""Real images kept for each class; a batch of more takes each of them several times, which costs the same."""
+"""Real images kept for each class; a batch of more takes each several times at equal cost."""
+
+
+def images_of(setting: Setting) -> Dataset:
+    """Random images."""
+    return noise_dataset(setting.size, min(setting.real_batch, _POOL), setting.classes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
-    """One point."""
-
-    classes: int
-    ipc: int
-    size: int
-    """Side of the images in pixels."""
-    real_batch: int
-    network: str
-
-    def __str__(self) -> str:
-        return f"{self.classes} classes, IPC {self.ipc}, {self.size} px, {self.real_batch} real, {self.network}"
-
-    def dataset(self) -> Dataset:
-        """Random images."""
-        return noise_dataset(self.size, min(self.real_batch, _POOL), self.classes)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class Curves:
     """The curves: each varies one field of `base`."""
 
     base: Setting
-    classes: tuple[int, ...]
-    ipcs: tuple[int, ...]
-    sizes: tuple[int, ...]
-    ranks: tuple[int, ...]
-    turns: int
+    classes: tuple[int, ...] = (10, 30, 100, 300, 1000)
+    ipcs: tuple[int, ...] = (1, 10, 50)
+    sizes: tuple[int, ...] = (32, 64, 128)
+    ranks: tuple[int, ...] = ()
+    turns: int = 5
     """Counted steps of a point, each time it is measured."""
     rounds: int
-    """Times every point is measured, all once before any again: a machine's slow minutes do not fall on one point alone."""
+    """Measurements of every point: a machine's slow minutes do not fall on one alone."""
 
     def curves(self) -> dict[str, list[Setting]]:
         """The points of every curve but the ranks'."""
-        varied = {"classes": self.classes, "ipc": self.ipcs, "size": self.sizes}
-        few = {"ipc", "size"}  # neither needs many classes
-        base = {
-            name: dataclasses.replace(self.base, classes=self.classes[0])
-            if name in few
-            else self.base
-            for name in varied
+        few = dataclasses.replace(self.base, classes=self.classes[0])
+        varied: dict[str, tuple[Setting, tuple[Any, ...]]] = {
+            "classes": (self.base, self.classes),
+            "ipc": (few, self.ipcs),
+            "size": (few, self.sizes),
         }
-        return {name: [_with(base[name], name, value) for value in varied[name]] for name in varied}
-
-
-def _with(setting: Setting, field: str, value: int) -> Setting:
-    return Setting(**{**dataclasses.asdict(setting), field: value})
+        return {
+            name: [dataclasses.replace(base, **{name: value}) for value in values]
+            for name, (base, values) in varied.items()
+        }
 
 
 PLANS = {
-    "cuda": Plan(
+    "cuda": Curves(
         base=Setting(classes=100, ipc=50, size=64, real_batch=256, network="convnet"),
-        classes=(10, 30, 100, 300, 1000),
         ipcs=(1, 10, 50, 100),
-        sizes=(32, 64, 128),
         ranks=(1, 2, 4, 8),
-        turns=5,
         rounds=1,
     ),
-    "cpu": Plan(
+    "cpu": Curves(
         base=Setting(classes=100, ipc=5, size=32, real_batch=10, network="convnet-w16"),
-        classes=(10, 30, 100, 300, 1000),
-        ipcs=(1, 10, 50),
-        sizes=(32, 64, 128),
         ranks=(1, 2),
-        turns=5,
         rounds=5,
     ),
-    "smoke": Plan(
+    "smoke": Curves(
         base=Setting(classes=4, ipc=2, size=8, real_batch=4, network="convnet-w8"),
         classes=(2, 4),
         ipcs=(1,),
         sizes=(16,),
-        ranks=(),
         turns=2,
         rounds=2,
     ),
@@ -127,16 +103,14 @@ PLANS = {
 def measure(setting: Setting, device: torch.device, turns: int, clock: str) -> dict[str, Any]:
     """Seconds and bytes of a step at one setting."""
     device = pick_device(device.type)  # readies this process
-    dataset = setting.dataset()
-    # Class after class the same start: drawing a gigabyte of noise would take longer than the steps.
-    start = torch.randn(
-        setting.ipc, 3, setting.size, setting.size, generator=torch.Generator().manual_seed(1)
-    )
-    start = start.repeat(setting.classes, 1, 1, 1)
+    dataset = images_of(setting)
+    # Class after class the same start: drawing a gigabyte of noise would take longer than the
+    # steps.
+    shape, generator = (setting.ipc, 3, setting.size, setting.size), torch.Generator()
+    start = torch.randn(shape, generator=generator.manual_seed(1)).repeat(setting.classes, 1, 1, 1)
     one = dataclasses.replace(setting, classes=1, ipc=1, real_batch=1)
-    _engine(one, one.dataset(), start[:1], device, compiled=False).step(
-        0
-    )  # libraries load at their first use
+    # Libraries load at their first use.
+    _engine(one, images_of(one), start[:1], device, compiled=False).step(0)
     reset_peak_memory(device)
     before = peak_memory(device)
     # Compiling on a CPU takes longer than all the steps at a reduced scale.
@@ -162,16 +136,8 @@ def _engine(
     setting: Setting, dataset: Dataset, start: torch.Tensor, device: torch.device, *, compiled: bool
 ) -> Engine:
     """DataDAM at a setting."""
-    recipe = recipe_for("paper", dataset.name, dataset.shape, setting.ipc)
-    recipe = recipe.override({"network": setting.network, "real_batch": setting.real_batch})
-    preprocess = Standardize.fit(dataset.train.pixels[:_POOL])
+    recipe, preprocess = setting.recipe(dataset), Standardize.fit(dataset.train.pixels[:_POOL])
     return Engine(dataset, recipe, preprocess, start, seed=0, device=device, compiled=compiled)
-
-
-def measure_apart(setting: Setting, device: torch.device, turns: int, clock: str) -> dict[str, Any]:
-    """`measure` in a process of its own, whose memory no earlier point has grown."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, setting, device, turns, clock).result()
 
 
 def measure_ranks(setting: Setting, ranks: int, device: torch.device, turns: int) -> dict[str, Any]:
@@ -180,34 +146,24 @@ def measure_ranks(setting: Setting, ranks: int, device: torch.device, turns: int
 
     short, long = 2, 2 + turns
     with tempfile.TemporaryDirectory() as folder:
-        images = setting.dataset().train
+        images = images_of(setting).train
         pixels, labels = images.pixels.movedim(1, -1).numpy(), images.labels.numpy()
-        np.savez(
-            f"{folder}/noise.npz",
-            train_images=pixels,
-            train_labels=labels,
-            test_images=pixels[:1],
-            test_labels=labels[:1],
-        )
+        train: dict[str, Any] = {"train_images": pixels, "train_labels": labels}
+        test: dict[str, Any] = {"test_images": pixels[:1], "test_labels": labels[:1]}
+        np.savez(f"{folder}/noise.npz", **train, **test)
         taken = {}
         for steps in (short, long):
-            flags = [
-                "--dataset", f"{folder}/noise.npz", "--ipc", setting.ipc, "--real-batch", setting.real_batch,
-                "--network", setting.network, "--steps", steps, "--device", device.type, "--chunk", 1,
+            words = [
+                sys.executable, "-m", "torch.distributed.run", "--standalone",
+                "--nproc-per-node", ranks, "cli.py", "condense",
+                "--dataset", f"{folder}/noise.npz", "--ipc", setting.ipc,
+                "--real-batch", setting.real_batch, "--chunk", 1,
+                "--network", setting.network, "--steps", steps, "--device", device.type,
                 "--out", f"{folder}/{steps}",
             ]  # fmt: skip
-            torchrun = [
-                sys.executable,
-                "-m",
-                "torch.distributed.run",
-                "--standalone",
-                "--nproc-per-node",
-                ranks,
-                "cli.py",
-            ]
             # One thread for each rank, also for a single one, which torchrun would give all cores.
             done = subprocess.run(
-                [str(word) for word in (*torchrun, "condense", *flags)],
+                list(map(str, words)),
                 cwd=Path(__file__).parents[1],
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
                 capture_output=True,
@@ -215,13 +171,9 @@ def measure_ranks(setting: Setting, ranks: int, device: torch.device, turns: int
             )
             if done.returncode:
                 raise click.ClickException(f"{ranks} ranks failed:\n{done.stderr[-2000:]}")
-            taken[steps] = json.loads(Path(f"{folder}/{steps}/run.json").read_text())["progress"][
-                "seconds"
-            ]
-    return dataclasses.asdict(setting) | {
-        "ranks": ranks,
-        "step_s": (taken[long] - taken[short]) / turns,
-    }
+            taken[steps] = read_json(Path(folder, str(steps), "run.json"))["progress"]["seconds"]
+    step_s = (taken[long] - taken[short]) / turns
+    return dataclasses.asdict(setting) | {"ranks": ranks, "step_s": step_s}
 
 
 def combined(rounds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -235,10 +187,13 @@ def combined(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def verdict(points: list[dict[str, Any]]) -> dict[str, Any]:
-    """Whether, over the classes, the cost is a line and the working memory flat: fit, deviations, slope of the logarithms.
+    """Whether, over the classes, the cost is a line and the working memory flat.
 
-    The line is `fixed + per_class * classes`, fitted by least squares of the relative deviations; no step is without a fixed
-    part (drawing the network), which the slope of the logarithms sees and the line does not.
+    With the fit, the deviations and the slope of the logarithms.
+
+    The line is `fixed + per_class * classes`, fitted by least squares of the relative deviations;
+    no step is without a fixed part (drawing the network), which the slope of the logarithms sees
+    and the line does not.
     """
     import numpy as np
 
@@ -260,133 +215,98 @@ def verdict(points: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def table(curves: dict[str, list[dict[str, Any]]], found: dict[str, Any] | None) -> list[str]:
+def table(curves: dict[str, list[dict[str, Any]]], fit: dict[str, Any] | None) -> list[str]:
     """The curves as Markdown, and the verdict in words."""
     lines = []
-    if found:
-        line = f"{found['fixed_s']:.4f} s + {1000 * found['per_class_s']:.3f} ms a class"
-        close = "within" if found["linear"] else "beyond"
-        flat = "flat" if found["flat"] else "not flat"
+    if fit:
+        line = f"{fit['fixed_s']:.4f} s + {1000 * fit['per_class_s']:.3f} ms a class"
+        close = "within" if fit["linear"] else "beyond"
+        flat = "flat" if fit["flat"] else "not flat"
         lines = [
-            f"Over the classes a step takes {line}; the largest deviation from it is {found['largest_deviation']:.1%} "
-            f"({close} {TOLERANCE:.0%}), the slope of the logarithms {found['log_slope']:.2f}. The working memory stays "
-            f"within {found['working_spread']:.1%} of its median ({flat}).",
+            f"Over the classes a step takes {line}; the largest deviation from it is "
+            f"{fit['largest_deviation']:.1%} "
+            f"({close} {TOLERANCE:.0%}), the slope of the logarithms {fit['log_slope']:.2f}. "
+            "The working memory stays "
+            f"within {fit['working_spread']:.1%} of its median ({flat}).",
             "",
         ]
     for name, points in curves.items():
-        lines += [
-            f"| {name} | setting | step, s | ms a class | peak, MB | held between steps, MB | working, MB |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for point in points:
-            setting = Setting(
-                **{field.name: point[field.name] for field in dataclasses.fields(Setting)}
-            )
-            memory = [f"{point[field] / 1e6:.0f}" if field in point else "" for field in MEMORY]
-            cells = [
-                point[name],
-                setting,
-                f"{point['step_s']:.4f}",
-                f"{1000 * point['step_s'] / setting.classes:.3f}",
-                *memory,
-            ]
-            lines.append(f"| {' | '.join(map(str, cells))} |")
-        lines.append("")
+        lines += [*markdown((name, *HEADERS), [_row(name, point) for point in points]), ""]
     return lines
+
+
+def _row(curve: str, point: dict[str, Any]) -> list[Any]:
+    """The cells of a point, by the name of its curve and `HEADERS`."""
+    fields = [field.name for field in dataclasses.fields(Setting)]
+    setting = Setting(**{field: point[field] for field in fields})
+    a_class = f"{1000 * point['step_s'] / setting.classes:.3f}"
+    memory = [f"{point[field] / 1e6:.0f}" if field in point else "" for field in MEMORY]
+    return [point[curve], setting, f"{point['step_s']:.4f}", a_class, *memory]
 
 
 def draw(path: Path, curves: dict[str, list[dict[str, Any]]]) -> None:
     """A column for each curve: time above, memory below."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.4 * len(curves), 5.2), layout="constrained", dpi=150)
-    panels = figure.subplots(2, len(curves), squeeze=False)
-    for (name, points), time, memory in zip(curves.items(), *panels, strict=True):
+    figure, both = panels(3.4 * len(curves), 5.2, rows=2, columns=len(curves))
+    for (name, points), time, memory in zip(curves.items(), *both, strict=True):
         x = [point[name] for point in points]
         time.plot(x, [point["step_s"] for point in points], "o-", color="#5b7fb8")
         time.set(xscale="log", yscale="log", ylabel="seconds a step", title=f"against {name}")
-        for field, label, color in (
-            ("peak_bytes", "peak", "#5b7fb8"),
-            ("working_bytes", "working", "#c9803a"),
-        ):
-            if all(field in point for point in points):
-                memory.plot(
-                    x, [point[field] / 1e6 for point in points], "o-", label=label, color=color
-                )
+        for label, color in (("peak", "#5b7fb8"), ("working", "#c9803a")):
+            if all(f"{label}_bytes" in point for point in points):
+                used = [point[f"{label}_bytes"] / 1e6 for point in points]
+                memory.plot(x, used, "o-", label=label, color=color)
         if memory.lines:
             memory.set(xscale="log", xlabel=name, ylabel="MB", ylim=(0, None))
             memory.legend()
         else:
             memory.set_axis_off()
         for axes in (time, memory):
-            axes.grid(alpha=0.3)
             axes.set_xticks(x, list(map(str, x)))
             axes.xaxis.minorticks_off()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_bytes(path, buffer.getvalue())
+    save_figure(figure, path)
 
 
-@click.command()
-@click.option(
-    "--device",
-    default="cpu",
-    show_default=True,
-    type=click.Choice(["cpu", "cuda"]),
-    help="cpu: at a reduced scale.",
-)
-@click.option(
-    "--plan", type=click.Choice(list(PLANS)), help="Scale of the curves.  [default: the device's]"
-)
-@click.option(
-    "--curve",
-    "wanted",
-    multiple=True,
-    type=click.Choice(CURVES),
-    default=CURVES,
-    help="Draw these alone.",
-)
-@click.option(
-    "--clock",
-    default="wall",
-    show_default=True,
-    type=click.Choice(list(CLOCKS)),
-    help="cpu: on a busy machine.",
-)
-@click.option("--name", default="scale", show_default=True, help="Name of the result files.")
-def main(device: str, plan: str | None, wanted: tuple[str, ...], clock: str, name: str) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What is measured."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where; `cpu`: at a reduced scale."""
+    plan: Literal["cuda", "cpu", "smoke"] | None = None
+    """Scale of the curves; the device's unless given."""
+    curve: tuple[Curve, ...] = get_args(Curve)
+    """Draw these alone; may be given again."""
+    clock: Clock = "wall"
+    """`cpu`: on a busy machine."""
+    name: str = "scale"
+    """Name of the result files."""
+
+
+@click.command(cls=Benchmark, asked=Asked)
+def main(asked: Asked) -> None:
     """Draw time and memory of a step against classes, IPC, resolution and ranks."""
-    place, chosen = pick_device(device), PLANS[plan or device]
+    place, chosen = pick_device(asked.device), PLANS[asked.plan or asked.device]
     conditions, measured = results.conditions(), dict[tuple[str, int], list[dict[str, Any]]]()
-    gpus = torch.cuda.device_count() if device == "cuda" else max(chosen.ranks, default=0)
-    tasks: list[tuple[str, Setting, int | None]]
-    tasks = [
-        (curve, setting, None)
-        for curve, settings in chosen.curves().items()
-        for setting in settings
-    ]
+    gpus = torch.cuda.device_count() if place.type == "cuda" else max(chosen.ranks, default=0)
+    tasks: list[tuple[str, Setting, int]]
+    tasks = [(curve, at, 0) for curve, points in chosen.curves().items() for at in points]
     tasks += [("ranks", chosen.base, ranks) for ranks in chosen.ranks if ranks <= gpus]
-    for curve, setting, ranks in [task for task in tasks if task[0] in wanted] * chosen.rounds:
-        if ranks is None:
-            point = measure_apart(setting, place, chosen.turns, clock)
+    for curve, at, ranks in [task for task in tasks if task[0] in asked.curve] * chosen.rounds:
+        if ranks:
+            point = measure_ranks(at, ranks, place, chosen.turns)
         else:
-            point = measure_ranks(setting, ranks, place, chosen.turns)
+            point = apart(measure, at, place, chosen.turns, asked.clock)
         measured.setdefault((curve, point[curve]), []).append(point)
         click.echo(f"{curve} {point[curve]}: {point['step_s']:.4f} s a step")
-        curves = {
-            name: [combined(rounds) for (of, _), rounds in measured.items() if of == name]
-            for name, _ in measured
-        }
-        found = (
-            verdict(curves["classes"])
-            if len(curves.get("classes", ())) == len(chosen.classes)
-            else None
-        )
-        document = {"conditions": conditions, "verdict": found, "curves": curves}
-        results.write(
-            name, document, table(curves, found)
-        )  # after every point: a run cut short has shown something
-        draw(results.FOLDER / f"{name}.png", curves)
+        curves: dict[str, list[dict[str, Any]]] = {}
+        for (name, _), rounds in measured.items():
+            curves.setdefault(name, []).append(combined(rounds))
+        whole = len(curves.get("classes", ())) == len(chosen.classes)
+        fit = verdict(curves["classes"]) if whole else None
+        document = {"conditions": conditions, "verdict": fit, "curves": curves}
+        # After every point: a run cut short has shown something.
+        results.write(asked.name, document, table(curves, fit))
+        draw(results.FOLDER / f"{asked.name}.png", curves)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,27 @@
-"""One condensation step: the published loop, plainly, against the engine, turn by turn in one process; and the floor.
+"""One condensation step: the published loop, plainly, against the engine; and the floor.
 
-The floor is the larger of operations over the matrix rate and bytes over the copy rate, both measured in this run.
-Operations: a forward pass of the real images, and a forward pass and the gradient towards the input of the synthetic
-ones, each at the rate of the type it is computed in. Bytes: every convolution's output written and read once, since no
-norm can be applied before its map is complete; thrice for synthetic images, whose maps and gradients are needed too.
+Both are measured turn by turn in one process.
 
-The matrix rate is that of a product of large square matrices. Where the library is faster at convolutions, this understates
-what the machine can do, and a step can be below the floor: `strict_floor_s` takes the rate of the faster of the two.
+The floor is the larger of operations over the matrix rate and bytes over the copy rate, both
+measured in this run. Operations: a forward pass of the real images, and a forward pass and the
+gradient towards the input of the synthetic ones, each at the rate of the type it is computed in.
+Bytes: every convolution's output written and read once, since no norm can be applied before its map
+is complete; thrice for synthetic images, whose maps and gradients are needed too.
+
+The matrix rate is that of a product of large square matrices. Where the library is faster at
+convolutions, this understates what the machine can do, and a step can be below the floor:
+`strict_floor_s` takes the rate of the faster of the two.
 """
 
+import multiprocessing
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import torch
@@ -22,14 +30,17 @@ from scipy import stats
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import results
+from benchmarks.options import Benchmark, Clock
 from benchmarks.reference import Reference
 from condense.data.images import Dataset, Images
 from condense.data.preprocess import make_preprocess
 from condense.device import fast_bfloat16, peak_memory, pick_device, reset_peak_memory
 from condense.files import write_json
+from condense.methods.base import Recipe
 from condense.methods.recipes import recipe_for
 from condense.networks.accelerate import LAYOUT
 from condense.networks.build import build
+from condense.report.tables import markdown, markdown_row
 from condense.runs.engine import Engine
 
 CLASSES = 10
@@ -37,7 +48,34 @@ NETWORKS = {"instance": "convnet", "batch": "convnet-batch"}
 """By the norm of the ConvNet."""
 LAYOUTS = {"channels-last": torch.channels_last, "contiguous": torch.contiguous_format}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-"""`cpu` is what this process had of the processor: with one thread, the time a step takes where others work beside it."""
+HEADERS = ["norm", "px", "IPC", "real", "reference, s", "engine, s", "ratio (95 %)", "floor, s"]
+HEADERS += ["x floor", "x strict floor", "peak, MB (reference)"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """What a step is timed at."""
+
+    classes: int = CLASSES
+    ipc: int
+    size: int
+    """Side of the images in pixels."""
+    real_batch: int
+    network: str = "convnet"
+
+    def __str__(self) -> str:
+        images = f"{self.classes} classes, IPC {self.ipc}, {self.size} px, {self.real_batch} real"
+        return f"{images}, {self.network}"
+
+    @property
+    def norm(self) -> str:
+        """The norm of the ConvNet, where it is one of `NETWORKS`."""
+        return next(norm for norm, network in NETWORKS.items() if network == self.network)
+
+    def recipe(self, dataset: Dataset) -> Recipe:
+        """DataDAM at this setting."""
+        recipe = recipe_for("paper", dataset.name, dataset.shape, self.ipc)
+        return recipe.override({"network": self.network, "real_batch": self.real_batch})
 
 
 def noise_dataset(size: int, per_class: int, classes: int = CLASSES) -> Dataset:
@@ -63,20 +101,24 @@ def seconds(run: Callable[[], Any], device: torch.device, clock: str = "wall") -
     return CLOCKS[clock]() - began
 
 
+def apart(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What `work` returns in a process of its own, whose memory nothing earlier has grown."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
 @torch.no_grad()
 def matrix_rates(dtype: torch.dtype, device: torch.device, clock: str) -> tuple[float, float]:
-    """Operations per second at the best: of a product of large square matrices, and of the ConvNet's largest convolution."""
+    """The best operations per second, of a large matrix product and of a large convolution."""
     side, batch = (4096, 1024) if device.type == "cuda" else (2048, 64)
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    images = (
-        torch.randn(batch, 128, 16, 16, device=device)
-        .to(dtype)
-        .contiguous(memory_format=torch.channels_last)
-    )
-    kernel = (
-        torch.randn(128, 128, 3, 3, device=device)
-        .to(dtype)
-        .contiguous(memory_format=torch.channels_last)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device=device).to(dtype)
+
+    a, b = noise(side, side), noise(side, side)
+    images, kernel = (
+        noise(*shape).contiguous(memory_format=torch.channels_last)
+        for shape in ((batch, 128, 16, 16), (128, 128, 3, 3))
     )
     product = min(seconds(lambda: a @ b, device, clock) for _ in range(10))
     convolution = min(
@@ -89,24 +131,19 @@ def copy_rate(device: torch.device, clock: str) -> float:
     """The best of ten copies of 256 MB, in bytes read and written per second."""
     source = torch.zeros(64 * 2**20, device=device)
     target = torch.empty_like(source)
-    return (
-        2
-        * source.nbytes
-        / min(seconds(lambda: target.copy_(source), device, clock) for _ in range(10))
-    )
+    taken = min(seconds(lambda: target.copy_(source), device, clock) for _ in range(10))
+    return 2 * source.nbytes / taken
 
 
-def floor(network: str, size: int, ipc: int, real_batch: int, rates: dict[str, float]) -> float:
-    """Seconds that no implementation of a step at these precisions can go below, by the module's definition."""
+def floor(setting: Setting, rates: dict[str, float]) -> float:
+    """Seconds that no step at these precisions can go below, by the module's definition."""
+    shape = (3, setting.size, setting.size)
     with torch.device("meta"):
-        model, image = (
-            build(network, (3, size, size), CLASSES).to("meta"),
-            torch.zeros(1, 3, size, size),
-        )
+        model, image = build(setting.network, shape, CLASSES).to("meta"), torch.zeros(1, *shape)
     with FlopCounterMode(display=False) as counter:
         maps, _ = model.observe(image)
     operations, values = counter.get_total_flops(), sum(one.numel() for one in maps)
-    real, synthetic = CLASSES * real_batch, CLASSES * ipc
+    real, synthetic = CLASSES * setting.real_batch, CLASSES * setting.ipc
     arithmetic = real * operations / rates["real"] + synthetic * 2 * operations / rates["float32"]
     traffic = 2 * values * (real * rates["real_bytes"] + synthetic * 3 * 4) / rates["copy"]
     return max(arithmetic, traffic)
@@ -115,7 +152,7 @@ def floor(network: str, size: int, ipc: int, real_batch: int, rates: dict[str, f
 def rates_of(
     device: torch.device, clock: str = "wall"
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """What `floor` needs of a device: with the rate of matrix products, and with the faster of that and of convolutions."""
+    """What `floor` needs of a device: with the rate of matrix products, and with the best one."""
     half = fast_bfloat16(device)
     memory = {"copy": copy_rate(device, clock), "real_bytes": 2 if half else 4}
     both = {
@@ -126,33 +163,25 @@ def rates_of(
     return of_products, memory | {kind: max(pair) for kind, pair in both.items()}
 
 
-def loops(
-    norm: str, size: int, ipc: int, real_batch: int, device: torch.device
-) -> dict[str, Reference | Engine]:
+def loops(setting: Setting, device: torch.device) -> dict[str, Reference | Engine]:
     """The published loop and the engine on the same random images."""
-    dataset = noise_dataset(size, per_class=max(real_batch, ipc))
-    recipe = recipe_for("paper", dataset.name, dataset.shape, ipc).override(
-        {"network": NETWORKS[norm], "real_batch": real_batch}
-    )
-    preprocess = make_preprocess("standard", dataset)
+    size, ipc = setting.size, setting.ipc
+    dataset = noise_dataset(size, per_class=max(setting.real_batch, ipc))
+    recipe, preprocess = setting.recipe(dataset), make_preprocess("standard", dataset)
     start = torch.randn(CLASSES * ipc, 3, size, size, generator=torch.Generator().manual_seed(1))
     return {
-        "reference": Reference(dataset, recipe, preprocess, start, norm, device),
+        "reference": Reference(dataset, recipe, preprocess, start, setting.norm, device),
         "engine": Engine(dataset, recipe, preprocess, start, seed=0, device=device, compiled=True),
     }
 
 
-def measure(
-    norm: str, size: int, ipc: int, real_batch: int, turns: int, device: torch.device, clock: str
-) -> dict[str, Any]:
-    """One setting: medians, the ratio with its interval (Student's t on the logarithms of the turns' ratios), the floor."""
-    compared = loops(norm, size, ipc, real_batch, device)
+def measure(setting: Setting, turns: int, device: torch.device, clock: str) -> dict[str, Any]:
+    """Medians, the ratio with its interval (Student's t on logarithms), and the floor."""
+    compared = loops(setting, device)
     compared["engine"].step(0)  # compiles
     peaks: dict[str, int] = {}
-    for name in (
-        "engine",
-        "reference",
-    ):  # also to warm up. In this order: on a CPU part of what is freed stays and is counted
+    # To warm up, too. In this order: on a CPU part of what is freed stays and is counted.
+    for name in ("engine", "reference"):
         reset_peak_memory(device)
         compared[name].step(1)
         peaks[name] = peak_memory(device)
@@ -164,15 +193,9 @@ def measure(
     logs = torch.log(torch.tensor(times["reference"]) / torch.tensor(times["engine"])).numpy()
     low, high = stats.t.interval(0.95, len(logs) - 1, logs.mean(), max(stats.sem(logs), 1e-12))
     rates, strict = rates_of(device, clock)
-    lowest, strictest = (
-        floor(NETWORKS[norm], size, ipc, real_batch, each) for each in (rates, strict)
-    )
-    return {
-        "norm": norm,
-        "size": size,
-        "ipc": ipc,
-        "real_batch": real_batch,
-        "classes": CLASSES,
+    lowest, strictest = floor(setting, rates), floor(setting, strict)
+    return asdict(setting) | {
+        "norm": setting.norm,
         "turns": turns,
         "reference_s": medians["reference"],
         "engine_s": medians["engine"],
@@ -189,78 +212,62 @@ def measure(
     }
 
 
-@click.command()
-@click.option("--ipc", "ipcs", type=int, multiple=True, default=[1, 10, 50], show_default=True)
-@click.option(
-    "--real-batch", "real_batches", type=int, multiple=True, default=[64, 256], show_default=True
-)
-@click.option(
-    "--norm", "norms", multiple=True, type=click.Choice(list(NETWORKS)), default=list(NETWORKS)
-)
-@click.option(
-    "--size",
-    "sizes",
-    type=int,
-    multiple=True,
-    default=[32],
-    show_default=True,
-    help="Side of the images in pixels.",
-)
-@click.option(
-    "--layout",
-    type=click.Choice(list(LAYOUTS)),
-    help="Order of the engine's maps in memory.  [default: the device's]",
-)
-@click.option("--turns", default=5, show_default=True, help="Counted steps of each loop.")
-@click.option(
-    "--clock",
-    default="wall",
-    show_default=True,
-    type=click.Choice(list(CLOCKS)),
-    help="cpu: on a busy machine.",
-)
-@click.option("--device", default="auto", show_default=True)
-@click.option("--json", "path", type=click.Path(path_type=Path), help="File for the records.")
-@click.option("--name", help="Also write results/NAME.json and .md.")
-def main(
-    ipcs: tuple[int, ...],
-    real_batches: tuple[int, ...],
-    norms: tuple[str, ...],
-    sizes: tuple[int, ...],
-    layout: str | None,
-    turns: int,
-    clock: str,
-    device: str,
-    path: Path | None,
-    name: str | None,
-) -> None:
-    """Time a step of the published loop and of the engine, turn by turn."""
-    place, records = pick_device(device), []
-    if layout:
-        LAYOUT[place.type] = LAYOUTS[layout]
-    lines = [
-        "| norm | px | IPC | real | reference, s | engine, s | ratio (95 %) | floor, s | x floor | x strict floor "
-        "| peak, MB (reference) |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+def _row(of: dict[str, Any]) -> list[Any]:
+    """The cells of a record, by `HEADERS`."""
+    low, high = of["ratio_ci95"]
+    return [
+        *(of[name] for name in ("norm", "size", "ipc", "real_batch")),
+        f"{of['reference_s']:.3f}",
+        f"{of['engine_s']:.4f}",
+        f"{of['ratio']:.1f} ({low:.1f} to {high:.1f})",
+        f"{of['floor_s']:.4f}",
+        f"{of['times_the_floor']:.2f}",
+        f"{of['times_the_strict_floor']:.2f}",
+        f"{of['peak_bytes'] / 1e6:.0f} ({of['reference_peak_bytes'] / 1e6:.0f})",
     ]
-    settings = [(n, s, i, b) for n in norms for s in sizes for i in ipcs for b in real_batches]
-    for norm, size, ipc, real_batch in settings:
-        found = measure(norm, size, ipc, real_batch, turns, place, clock)
-        records.append(found)
-        low, high = found["ratio_ci95"]
-        peak, reference_peak = (
-            f"{found[name] / 1e6:.0f}" for name in ("peak_bytes", "reference_peak_bytes")
-        )
-        lines.append(
-            f"| {norm} | {size} | {ipc} | {real_batch} | {found['reference_s']:.3f} | {found['engine_s']:.4f} "
-            f"| {found['ratio']:.1f} ({low:.1f} to {high:.1f}) | {found['floor_s']:.4f} | {found['times_the_floor']:.2f} "
-            f"| {found['times_the_strict_floor']:.2f} | {peak} ({reference_peak}) |"
-        )
-        click.echo(lines[-1])
-        if path:
-            write_json(path, records)
-        if name:
-            results.write(name, {"conditions": results.conditions(), "records": records}, lines)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What is timed. Every setting of the first four is."""
+
+    norm: tuple[Literal["instance", "batch"], ...] = ("instance", "batch")
+    """Norm of the ConvNet; may be given again, as the next three."""
+    size: tuple[int, ...] = (32,)
+    """Side of the images in pixels."""
+    ipc: tuple[int, ...] = (1, 10, 50)
+    """Synthetic images per class."""
+    real_batch: tuple[int, ...] = (64, 256)
+    """Real images of each class in a step."""
+    layout: Literal["channels-last", "contiguous"] | None = None
+    """Order of the engine's maps in memory; the device's unless given."""
+    turns: int = 5
+    """Counted steps of each loop."""
+    clock: Clock = "wall"
+    """`cpu`: on a busy machine."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`."""
+    json: Path | None = None
+    """File for the records."""
+    name: str | None = None
+    """Also write results/NAME.json and .md."""
+
+
+@click.command(cls=Benchmark, asked=Asked)
+def main(asked: Asked) -> None:
+    """Time a step of the published loop and of the engine, turn by turn."""
+    place, records = pick_device(asked.device), []
+    if asked.layout:
+        LAYOUT[place.type] = LAYOUTS[asked.layout]
+    click.echo("\n".join(markdown(HEADERS, [])))
+    for norm, size, ipc, real in product(asked.norm, asked.size, asked.ipc, asked.real_batch):
+        setting = Setting(network=NETWORKS[norm], size=size, ipc=ipc, real_batch=real)
+        records.append(measure(setting, asked.turns, place, asked.clock))
+        click.echo(markdown_row(_row(records[-1])))
+        if asked.json:
+            write_json(asked.json, records)
+        if asked.name:
+            results.write(asked.name, {"records": records}, markdown(HEADERS, map(_row, records)))
 
 
 if __name__ == "__main__":

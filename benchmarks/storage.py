@@ -1,4 +1,4 @@
-"""What it costs to store a condensed set in fewer bytes: the same set, the same trainings, from each storage."""
+"""What it costs to store a set in fewer bytes: the same trainings from each storage."""
 
 import tempfile
 from pathlib import Path
@@ -7,8 +7,11 @@ import click
 
 from benchmarks import results
 from condense import CondensedSet, Protocol, evaluate
+from condense.report.tables import markdown, percent
 from condense.runs.shelf import source_of
 from condense.sets.condensed import STORAGES
+
+HEADERS = ("storage", "images and labels, kB", "test accuracy, %", "95 % interval")
 
 
 @click.command()
@@ -20,31 +23,26 @@ from condense.sets.condensed import STORAGES
 def main(run: Path, data_dir: str | None, epochs: int, repeats: int, name: str) -> None:
     """Evaluate the set of RUN as float32, float16 and uint8."""
     condensed, real = CondensedSet.load(run), source_of(run, data_dir).load()
-    found = {}
+    measured = {}
     for storage in STORAGES:
         with tempfile.TemporaryDirectory() as folder:
             stored = CondensedSet.load(
                 condensed.save(Path(folder) / "set.safetensors", storage=storage)
             )
         score = evaluate(stored, real, repeats=repeats, protocol=Protocol(epochs=epochs))["convnet"]
-        found[storage] = {"bytes": condensed.nbytes(storage), **score.to_json()}
+        measured[storage] = {"bytes": condensed.nbytes(storage), **score.to_json()}
         click.echo(f"{storage}: {score.mean:.2%}")
-    lines = [
-        f"{real.name}, {condensed.ipc} images per class, `{condensed.preprocess.name}`; the same seeds for each storage.",
-        "",
-        "| storage | images and labels, kB | test accuracy, % | 95 % interval |",
-        "|---|---|---|---|",
-        *(
-            f"| {storage} | {one['bytes'] / 1000:.0f} | {100 * one['mean']:.2f} "
-            f"| {100 * one['ci95'][0]:.2f} to {100 * one['ci95'][1]:.2f} |"
-            for storage, one in found.items()
-        ),
+    rows = [
+        [storage, f"{one['bytes'] / 1000:.0f}", f"{100 * one['mean']:.2f}", percent(one["ci95"])]
+        for storage, one in measured.items()
     ]
-    results.write(
-        name,
-        {"conditions": results.conditions(), "provenance": condensed.provenance, "storages": found},
-        lines,
-    )
+    lines = [
+        f"{real.name}, {condensed.ipc} images per class, `{condensed.preprocess.name}`; the same "
+        "seeds for each storage.",
+        "",
+        *markdown(HEADERS, rows),
+    ]
+    results.write(name, {"provenance": condensed.provenance, "storages": measured}, lines)
 
 
 if __name__ == "__main__":

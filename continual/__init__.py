@@ -1,12 +1,13 @@
 """Class-incremental learning with condensed memories, in Avalanche.
 
->>> from continual import CondensedBuffer, class_stream
+>>> from continual import CondensedBuffer  # doctest: +SKIP
 >>> ReplayPlugin(  # doctest: +SKIP
 ...     mem_size=2000, storage_policy=CondensedBuffer("runs/cifar100", max_size=2000)
 ... )
 
-Avalanche takes seconds to import and may be absent. The names are listed in `__init__.pyi`; each is
-imported when it is first used. What trains from scratch (`continual.study`) needs no Avalanche.
+Avalanche takes seconds to import and may not be installed. The names are listed in `__init__.pyi`;
+each is imported when it is first used. Runs that train from scratch (`continual.study`) do not need
+Avalanche.
 """
 
 from typing import Any

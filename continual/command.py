@@ -4,7 +4,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +13,9 @@ from condense.errors import UserError
 from condense.options import Command, Heading, Part
 
 if TYPE_CHECKING:
+    from condense.study.workers import Workers
     from continual.plan import Plan
+    from continual.results import Results
 
 _DATASET = "cifar100"
 
@@ -35,7 +37,7 @@ class Compared:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """Where a run is kept, and whether it is a new one.
+    """Where a run is kept, whether it is a new one, and how long this session of it lasts.
 
     >>> Run().out.name
     'continual'
@@ -45,8 +47,11 @@ class Run:
     """Run folder, made here."""
     cache: Path | None = None
     """Folder of memories that several runs share; one in `--out` unless given."""
+    minutes: float | None = None
+    """Stop after that long; what is finished is kept and reported, `--resume` goes on."""
     resume: Path | None = None
-    """Go on with the run in this folder; no other flag is needed."""
+    """Go on with the run in this folder. Its plan stays; `--workers`, `--threads`, `--cluster`,
+    `--minutes` and `--cache` may be given."""
     json: bool = False
     """Print one JSON document on stdout, for machines."""
 
@@ -72,10 +77,18 @@ class Run:
             leave=("methods",),
             defaults={"steps": 10},
         ),
-        "output": Part(kind=Run, heading=Heading.OUTPUT),
+        "workers": Part(
+            kind="condense.study.workers:Workers",
+            heading=Heading.WHERE,
+            leave=("device",),
+            defaults={"workers": 0},
+        ),
+        "output": Part(kind=Run, heading=Heading.OUTPUT, elsewhere={"minutes": Heading.WHERE}),
     },
 )
-def continual(data: Data, compared: Compared, plan: "Plan", output: Run) -> None:
+def continual(
+    data: Data, compared: Compared, plan: "Plan", workers: "Workers", output: Run
+) -> None:
     """Measure condensed memories in class-incremental learning, on CIFAR-100 unless told otherwise.
 
     \b
@@ -83,12 +96,17 @@ def continual(data: Data, compared: Compared, plan: "Plan", output: Run) -> None
     condensekit continual --resume runs/cl
     condensekit continual --steps 5 --dataset digits --ipc 2 --epochs 100 --condense-steps 100
     condensekit continual --steps 5 --dataset digits --mode replay --strategy er-ace --out runs/er
+
+    A run can be stopped or killed at any time: what is finished is kept, and --resume goes on.
+    Networks are trained in this process, by --workers or on a --cluster; memories are always made
+    in this process.
     """
     from continual import study
     from continual.plan import METHODS
 
+    session: dict[str, Any] = {"workers": workers, "minutes": output.minutes, "quiet": output.json}
     if output.resume is not None:
-        measured, folder = study.resume(output.resume, quiet=output.json), output.resume
+        measured = study.resume(output.resume, cache=output.cache, **session)
     else:
         source = dataclasses.replace(data, dataset=data.dataset or _DATASET).source()
         try:
@@ -97,16 +115,21 @@ def continual(data: Data, compared: Compared, plan: "Plan", output: Run) -> None
             hint = "" if data.dataset else "; or try it without any files: --dataset digits"
             raise UserError(f"{error}{hint}") from None
         plan = dataclasses.replace(plan, methods=compared.method or METHODS[plan.mode])
-        measured = study.run(
-            real, plan, output.out, source=source, cache=output.cache, quiet=output.json
-        )
-        folder = output.out
-    if output.json:
+        measured = study.run(real, plan, output.out, source=source, cache=output.cache, **session)
+    _tell(measured, output.resume or output.out, output.json)
+
+
+def _tell(measured: "Results", folder: Path, as_json: bool) -> None:
+    """What is measured on stdout, and on stderr what is left when the time was up."""
+    if as_json:
         click.echo(json.dumps(measured.to_json(), indent=2))
-        return
-    from rich.console import Console
+    else:
+        from rich.console import Console
 
-    from continual.results import live
+        from continual.results import live
 
-    Console().print(live(measured))
-    click.echo(f"report           {folder / 'report.html'}")
+        Console().print(live(measured))
+        click.echo(f"report           {folder / 'report.html'}")
+    if measured.left:
+        tested = f"{measured.left} of {measured.total} networks are still to be tested"
+        click.echo(f"{tested}: go on with `continual --resume {folder}`", err=True)

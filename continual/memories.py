@@ -1,9 +1,10 @@
-"""The images that stand for the classes of a step: made once, kept in a folder named by their content.
+"""Memories: the images that stand for the classes of each step. Each is made once, on a shelf.
 
-A class condensed with per-image normalisation, or drawn at random, depends on no other class. Its memory is then the
-same whatever the order of the classes, and one condensation of all classes serves every order and number of steps.
-What does join classes (BatchNorm; a pool of trained networks; herding and k-center, whose embedding is one) is made
-step by step, of the images of the step's classes alone.
+The condensed images of a class do not depend on other classes if the network normalises each image
+by itself, and neither do images drawn at random. One condensation of all classes then serves every
+class order and number of steps. Other methods join the classes: by BatchNorm, by a pool of trained
+networks, or by a trained network that herding and k-center embed images with. Their memories are
+made step by step, from the training images of the step's classes alone.
 """
 
 import dataclasses
@@ -26,39 +27,57 @@ from condense.networks.accelerate import joins_images
 from condense.networks.build import build
 from condense.runs.shelf import Made, Selection, Shelf
 from condense.sets.condensed import CondensedSet
-from condense.training.evaluate import check_belongs
+from condense.sets.provenance import check_belongs
 from continual.orders import of_classes
 
 FEATURE_EPOCHS = 20
-"""Passes over a step's images for the network behind herding, k-center and forgetting: a baseline's, not a starting point's.
+"""Passes over the images of a step for the network behind herding, k-center and forgetting.
 
-With four classes of CIFAR-100 they are 160 gradient steps, and enough: see docs/continual.md.
+As a baseline they deserve a well-trained network, unlike as starting images of a condensation. For
+four classes of CIFAR-100 these are 160 gradient steps, and enough: see docs/continual.md.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Online:
-    """Condense the classes of an experience when it comes, from its training images alone.
+    """A source for `continual.CondensedBuffer` that condenses each experience when it comes.
 
-    Interrupted, the same experience goes on where it stopped; met again, it is not condensed again.
+    Only the training images of the experience are used. A condensation that was interrupted goes on
+    where it stopped when the same experience comes again, and one that is finished is not repeated.
+
+    Raises `UserError` if both `steps` and `seconds` are given, and for `seconds` not above 0.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> recipe = recipe_for("dm", "digits", (1, 8, 8), 1).override(
+    ...     {"real_batch": 4, "network": "convnet-d2-w8"}
+    ... )
+    >>> experience = of_classes(load_dataset("digits"), (3, 8))
+    >>> preprocess = make_preprocess("standard", experience)
+    >>> options = {"shape": (1, 8, 8), "preprocess": preprocess, "recipe": recipe}
+    >>> with TemporaryDirectory() as folder:
+    ...     online = Online(folder=folder, ipc=2, steps=1, **options)
+    ...     len(online.condense(experience.train))
+    4
     """
 
     shape: tuple[int, int, int]
     """(ch, H, W) of the stream's images."""
     preprocess: Preprocess
-    """What the stream's evaluation transform does to pixels."""
+    """The transform that the stream applies to the pixels of test images."""
     folder: str | Path
     """Where the condensations are kept."""
     ipc: int = 20
-    """Images a class."""
+    """Images per class."""
     recipe: str | Recipe = "paper"
     """A recipe, or the name of one."""
     dataset_name: str = "stream"
-    """For a named recipe: the dataset's name. Digits are not mirrored."""
+    """The name of the dataset, which a named recipe depends on: digits are not mirrored."""
     steps: int | None = None
-    """Budget in steps; None is the recipe's."""
+    """Steps of each condensation. None stands for those of the recipe."""
     seconds: float | None = None
-    """Budget in seconds for an experience, in place of `steps`; measured on the first few steps."""
+    """Seconds for each condensation, instead of `steps`. The speed of its first steps decides."""
     seed: int = 0
     device: str = "auto"
     quiet: bool = True
@@ -73,9 +92,8 @@ class Online:
 
     def condense(self, images: Images) -> CondensedSet:
         """`ipc` images of each class of `images`, the training images of one experience."""
-        dataset = Dataset(
-            self.dataset_name, images, images.subset(torch.arange(0))
-        )  # nothing to test on, on purpose
+        # There is nothing to test on, on purpose.
+        dataset = Dataset(self.dataset_name, images, images.subset(torch.arange(0)))
         recipe = self.recipe
         if isinstance(recipe, str):
             recipe = recipe_for(recipe, self.dataset_name, self.shape, self.ipc).override(
@@ -89,17 +107,25 @@ class Online:
             device=self.device,
             quiet=self.quiet,
         )
-        made = Made(source=Source(name=dataset.name), ipc=self.ipc, seed=self.seed, how=recipe)
-        return shelf.made(made, dataset, seconds=self.seconds)
+        wanted = Made(source=Source(name=dataset.name), ipc=self.ipc, seed=self.seed, how=recipe)
+        return shelf.made(wanted, dataset, seconds=self.seconds)
 
 
 def parse(
     method: str, dataset: Dataset, ipc: int, steps: int | None
 ) -> Recipe | CondensedSet | Selection:
-    """What `method` means: a selection, a recipe, or the set in a file.
+    """What the text `method` stands for: a selection, a recipe, or the set in a file.
 
-    `NAME` or `NAME:key=value,...`, NAME a selection, a recipe or a method, as published; the settings are the recipe's.
-    Or the path of a set, whose classes must be those of `dataset`, all there.
+    It is `NAME` or `NAME:key=value,...`, where NAME is a selection, a recipe, or a method, which
+    has its published settings. The settings after the colon are those of the recipe. Or it is the
+    path of a condensed set with images of all classes of `dataset`. `steps` replaces the steps of a
+    recipe. Raises `UserError` for unknown names and for sets of other datasets.
+
+    >>> from condense import load_dataset
+    >>> parse("datadam:lr=3", load_dataset("digits"), ipc=2, steps=50).lr
+    3.0
+    >>> parse("herding", load_dataset("digits"), ipc=2, steps=50).feature_epochs
+    20
     """
     if method in SELECTIONS:
         return Selection(method=method, feature_epochs=FEATURE_EPOCHS)
@@ -118,7 +144,7 @@ def parse(
 
 
 def memories(
-    how: Recipe | CondensedSet | Selection,
+    recipe: Recipe | CondensedSet | Selection,
     dataset: Dataset,
     groups: Sequence[Sequence[int]],
     shelf: Shelf,
@@ -126,33 +152,59 @@ def memories(
     ipc: int,
     seed: int = 0,
 ) -> list[CondensedSet]:
-    """The memory of each group of classes, with the labels and class names of `dataset`."""
-    if isinstance(how, CondensedSet):
-        return [of_set(how, group) for group in groups]
-    made = Made(source=Source(name=dataset.name), ipc=ipc, seed=seed, how=how)
-    if separable(how, dataset):
-        whole = shelf.made(made, dataset)
+    """The memory of each group of classes, with the labels and class names of `dataset`.
+
+    `recipe` is the result of `parse`. What is not on the shelf is made, with `ipc` images a class.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from condense import load_dataset
+    >>> with TemporaryDirectory() as folder:
+    ...     shelf = Shelf(folder=Path(folder), quiet=True)
+    ...     recipe, digits = Selection(method="random"), load_dataset("digits")
+    ...     sets = memories(recipe, digits, [(3, 8), (1, 0)], shelf, ipc=2)
+    >>> [one.labels.tolist() for one in sets]
+    [[3, 3, 8, 8], [0, 0, 1, 1]]
+    """
+    if isinstance(recipe, CondensedSet):
+        return [of_set(recipe, group) for group in groups]
+    wanted = Made(source=Source(name=dataset.name), ipc=ipc, seed=seed, how=recipe)
+    if separable(recipe, dataset):
+        whole = shelf.made(wanted, dataset)
         return [of_set(whole, group) for group in groups]
     parts = [sorted(group) for group in groups]
     return [
-        _relabelled(shelf.made(made, of_classes(dataset, part)), dataset, part) for part in parts
+        _relabelled(shelf.made(wanted, of_classes(dataset, part)), dataset, part) for part in parts
     ]
 
 
-def separable(how: Recipe | Selection, dataset: Dataset) -> bool:
-    """Whether the images made for a class depend on that class alone."""
-    if isinstance(how, Selection):
-        return how.method == "random"
-    if not isinstance(how.method, Matching):
+def separable(recipe: Recipe | Selection, dataset: Dataset) -> bool:
+    """Whether the images made for a class depend on that class alone.
+
+    >>> from condense import load_dataset
+    >>> digits = load_dataset("digits")
+    >>> [separable(Selection(method=name), digits) for name in ("random", "herding")]
+    [True, False]
+    """
+    if isinstance(recipe, Selection):
+        return recipe.method == "random"
+    if not isinstance(recipe.method, Matching):
         return False
-    joint = joins_images(build(how.network, dataset.shape, len(dataset.classes)))
-    return (
-        not joint and how.init in ("random", "noise") and not how.pool
-    )  # which is trained on all classes
+    joint = joins_images(build(recipe.network, dataset.shape, len(dataset.classes)))
+    # The networks of a pool are trained on all classes.
+    return not joint and recipe.init in ("random", "noise") and not recipe.pool
 
 
 def of_set(condensed: CondensedSet, classes: Sequence[int]) -> CondensedSet:
-    """The part of a set that belongs to `classes`; labels and class names stay."""
+    """The part of a set that belongs to `classes`. Labels and class names stay the same.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits = load_dataset("digits")
+    >>> whole = select("random", digits, 1, preprocess=make_preprocess("standard", digits), seed=0)
+    >>> of_set(whole, (3, 8)).labels
+    tensor([3, 8])
+    """
     kept = torch.isin(condensed.class_of(), torch.tensor(classes))
     return dataclasses.replace(
         condensed, images=condensed.images[kept], labels=condensed.labels[kept]
@@ -160,17 +212,35 @@ def of_set(condensed: CondensedSet, classes: Sequence[int]) -> CondensedSet:
 
 
 def union(sets: Sequence[CondensedSet]) -> CondensedSet:
-    """All images of several sets."""
+    """All images of one or more sets.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits = load_dataset("digits")
+    >>> whole = select("random", digits, 1, preprocess=make_preprocess("standard", digits), seed=0)
+    >>> union([of_set(whole, (3, 8)), of_set(whole, (1,))]).labels
+    tensor([3, 8, 1])
+    """
     return reduce(CondensedSet.merge, sets)
 
 
 def quantised(condensed: CondensedSet) -> CondensedSet:
-    """The set after it was stored as uint8 pixels and read again."""
+    """The set as it is after being stored as uint8 pixels and read again.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits = load_dataset("digits")
+    >>> whole = select("random", digits, 1, preprocess=make_preprocess("standard", digits), seed=0)
+    >>> torch.allclose(quantised(whole).images, whole.images)  # real images are uint8 already
+    True
+    """
     return dataclasses.replace(condensed, images=condensed.preprocess.apply(condensed.pixels()))
 
 
 def _relabelled(part: CondensedSet, dataset: Dataset, classes: Sequence[int]) -> CondensedSet:
-    """A set that was made of some classes alone, with the labels of the whole dataset."""
+    """A set that was made of some classes only, with the labels of the whole dataset."""
     facts = part.provenance | {
         "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
         "only": list(classes),
@@ -189,10 +259,10 @@ def _whole(path: Path, dataset: Dataset) -> CondensedSet:
         check_belongs(condensed, dataset)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    if absent := [
-        dataset.classes[c] for c in (condensed.counts() == 0).nonzero().flatten().tolist()
-    ]:
+    missing = (condensed.counts() == 0).nonzero().flatten().tolist()
+    if missing:
+        names = ", ".join(dataset.classes[c] for c in missing[:5])
         raise UserError(
-            f"{path} has no images of {', '.join(absent[:5])}: give a set of all {len(dataset.classes)} classes"
+            f"{path} has no images of {names}: give a set of all {len(dataset.classes)} classes"
         )
     return condensed

@@ -1,4 +1,4 @@
-"""Which classes come when: class orders, their division into steps, and the part of a dataset that a step brings."""
+"""Class orders, how they are divided into steps, and the part of a dataset that a step brings."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,28 @@ from condense.errors import UserError
 
 
 def class_order(num_classes: int, seed: int) -> tuple[int, ...]:
-    """The classes 0..C-1 in the order of NumPy's seed, as the published protocols draw them (theirs are seeds 0 to 4)."""
-    # Published orders come of NumPy's legacy generator; this is the one without its global state.
+    """The classes 0..C-1, shuffled with NumPy's seed as the published protocols do it.
+
+    Theirs are seeds 0 to 4.
+
+    >>> class_order(10, seed=0)
+    (2, 8, 4, 9, 1, 6, 7, 3, 0, 5)
+    """
+    # The legacy generator of NumPy that `numpy.random.seed` sets, without its global state.
     return tuple(np.random.RandomState(seed).permutation(num_classes).tolist())
 
 
 def split(order: Sequence[int], steps: int) -> tuple[tuple[int, ...], ...]:
-    """The classes of each step, as many in each. Raises `UserError`, with what divides, where `steps` does not."""
+    """The classes of each step, the same number in each.
+
+    Raises `UserError` if `steps` does not divide the number of classes.
+
+    >>> split((3, 1, 0, 2), steps=2)
+    ((3, 1), (0, 2))
+    >>> split((3, 1, 0, 2), steps=3)
+    Traceback (most recent call last):
+    condense.errors.UserError: 3 steps do not divide 4 classes: give one of 1, 2, 4
+    """
     count = len(order)
     if not 1 <= steps <= count or count % steps:
         able = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
@@ -26,7 +41,12 @@ def split(order: Sequence[int], steps: int) -> tuple[tuple[int, ...], ...]:
 
 
 def of_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
-    """The images of some classes, renumbered: class `classes[i]` is class i."""
+    """The images of some classes, renumbered: `classes[i]` becomes class i.
+
+    >>> from condense import load_dataset
+    >>> of_classes(load_dataset("digits"), (7, 4)).classes
+    ('7', '4')
+    """
     return Dataset(
         dataset.name, _of_classes(dataset.train, classes), _of_classes(dataset.test, classes)
     )

@@ -7,51 +7,62 @@ from condense.data.images import Dataset
 from condense.errors import UserError, unknown
 from condense.training import train as training
 from condense.training.train import Protocol
+from continual.tasks import ScratchTask, StreamTask
 
 MODES = ("scratch", "replay")
 
-
 CLASS_BALANCED = "class-balanced"
-"""The method that is Avalanche's own `ClassBalancedBuffer` of real images, of the others' bytes; in mode `replay`."""
+"""The method that is Avalanche's own `ClassBalancedBuffer`, for mode `replay`.
 
+It holds real images, of as many bytes as the condensed memories."""
 
 _OURS = ("random", "herding", "datadam:loss_scale=100")
 
-
 METHODS = {"scratch": _OURS, "replay": (CLASS_BALANCED, *_OURS)}
-"""What is compared where nothing else is asked for, by mode."""
+"""The methods that the command compares by default, by mode."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What a run measures. Raises `UserError` for what cannot be."""
+    """What a run measures. Raises `UserError` for values that are not allowed.
+
+    >>> plan = Plan(steps=5, methods=("random", "herding"), orders=2, repeats=3)
+    >>> plan.networks
+    60
+    >>> Plan(steps=5, methods=("class-balanced",))
+    Traceback (most recent call last):
+    condense.errors.UserError: `class-balanced` is filled by an Avalanche strategy: use it with ...
+    """
 
     steps: int
-    """Experiences; they divide the classes."""
+    """Number of experiences. Each brings the same number of new classes."""
     methods: tuple[str, ...] = _OURS
-    """Selections, recipes, matching methods (`datadam:loss_scale=100,lr=1`), files of sets; in replay also `class-balanced`."""
+    """How the memories are made: selections, recipes, matching methods, files of condensed sets.
+
+    Settings follow a colon, as in `datadam:loss_scale=100,lr=1` (see `continual.memories.parse`).
+    Mode `replay` also has `class-balanced`."""
     ipc: int = 20
-    """Images a class."""
+    """Images per class."""
     orders: int = 5
-    """Class orders: NumPy's seeds 0, 1, ..."""
+    """Number of class orders, drawn with NumPy's seeds 0, 1, ..."""
     repeats: int = 3
-    """Networks of each order."""
+    """Networks trained for each order."""
     mode: str = "scratch"
-    """`scratch` (the paper's) or `replay` (an Avalanche strategy)."""
+    """`scratch` (new networks at each step, as the paper's) or `replay` (an Avalanche strategy)."""
     strategy: str = "replay"
     """In mode `replay`: `replay`, `lwf`, `gdumb`, `er-ace` or `mir`."""
     network: str = "convnet"
     """Network that learns."""
     epochs: int | None = None
-    """Passes at each step; None is 1,000 from scratch and 20 in replay."""
+    """Passes at each step; 1,000 from scratch and 20 in replay unless given."""
     batch: int = 256
     """Images in a minibatch of the network that learns."""
     condense_steps: int | None = None
-    """Steps of every condensation; None is each recipe's."""
+    """Steps of every condensation; those of each recipe unless given."""
     classes: int | None = None
-    """Take so many of the dataset's classes, drawn once; None is all."""
+    """Take so many of the dataset's classes, drawn once: a smaller problem; all unless given."""
     storage: str = "uint8"
-    """How memories are kept: `uint8` pixels or `float32` images."""
+    """How memories are kept: as `uint8` pixels or as `float32` images."""
     seed: int = 0
     """Every random number follows from it."""
     device: str = "auto"
@@ -72,11 +83,34 @@ class Plan:
                 f"`{CLASS_BALANCED}` is filled by an Avalanche strategy: use it with --mode replay"
             )
 
+    @property
+    def networks(self) -> int:
+        """How many networks are tested, one after each step of a stream counted as one each."""
+        return len(self.methods) * self.orders * self.repeats * self.steps
+
     def protocol(self, dataset: Dataset) -> Protocol:
         """How every network is trained."""
-        epochs = (
-            self.epochs if self.epochs is not None else {"scratch": 1000, "replay": 20}[self.mode]
-        )
-        return dataclasses.replace(
-            training.protocol_for("dm", dataset.name), epochs=epochs, batch=self.batch
-        )
+        default = {"scratch": 1000, "replay": 20}[self.mode]
+        epochs = default if self.epochs is None else self.epochs
+        protocol = training.protocol_for("dm", dataset.name)
+        return dataclasses.replace(protocol, epochs=epochs, batch=self.batch)
+
+    def tasks(self, method: str) -> list[ScratchTask] | list[StreamTask]:
+        """What there is to do with one method, in this order.
+
+        >>> plan = Plan(steps=2, methods=("random",), orders=2, repeats=1)
+        >>> [(task.step, task.order) for task in plan.tasks("random")]
+        [(0, 0), (0, 1), (1, 0), (1, 1)]
+        """
+        streams = [
+            StreamTask(method, order, repeat)
+            for order in range(self.orders)
+            for repeat in range(self.repeats)
+        ]
+        if self.mode == "replay":
+            return streams
+        return [
+            ScratchTask(method, stream.order, stream.repeat, step)
+            for step in range(self.steps)
+            for stream in streams
+        ]

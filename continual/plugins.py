@@ -1,7 +1,7 @@
-"""Avalanche plugins and strategies with a condensed memory: replay in one line, GDumb, and the others by name.
+"""Avalanche plugins and strategies with a condensed memory: replay, GDumb, iCaRL and others.
 
-`STRATEGIES` builds each strategy of the replay protocol. Where Avalanche makes its own storage policy, ours is put
-in its place after construction: that is all ER-ACE, MIR, SCR and GDumb need.
+`STRATEGIES` builds each strategy of mode `replay`. Where Avalanche makes a storage policy of its
+own, ours replaces it after construction. ER-ACE, MIR, SCR and GDumb need no more than that.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,19 @@ from continual.buffer import CondensedBuffer
 
 
 class CondensedReplayPlugin(ReplayPlugin):
-    """Replay of condensed images next to the current experience's: `plugins=[CondensedReplayPlugin("runs/cifar100")]`."""
+    """Replay of condensed images next to those of the current experience.
+
+    It is used as `plugins=[CondensedReplayPlugin("runs/cifar100")]`.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> memory = select("random", digits, 4, preprocess=preprocess, seed=0)
+    >>> CondensedReplayPlugin(memory, max_size=20).storage_policy.max_size
+    20
+    """
 
     def __init__(
         self,
@@ -40,7 +52,10 @@ class CondensedReplayPlugin(ReplayPlugin):
         task_balanced_dataloader: bool = False,
         **options: Any,
     ) -> None:
-        """`source`, `max_size` and `options` are those of `CondensedBuffer`, or `source` is one; the rest is `ReplayPlugin`'s."""
+        """`source`, `max_size` and `options` are those of `CondensedBuffer`, or `source` is one.
+
+        The other parameters are those of `ReplayPlugin`.
+        """
         buffer = _buffer(source, max_size, options)
         super().__init__(
             mem_size=buffer.max_size,  # it asserts that they are equal
@@ -51,7 +66,10 @@ class CondensedReplayPlugin(ReplayPlugin):
         )
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """As in `ReplayPlugin`, but with `drop_last` a small memory is a small batch: it would silently be none at all."""
+        """As in `ReplayPlugin`, but a small memory is replayed with `drop_last` too.
+
+        It makes a smaller batch, where `ReplayPlugin` would silently replay nothing.
+        """
         wanted: Any = self.batch_size_mem  # type: ignore[has-type]
         if kwargs.get("drop_last"):
             rows = len(self.storage_policy.buffer)
@@ -63,7 +81,19 @@ class CondensedReplayPlugin(ReplayPlugin):
 
 
 class CondensedGDumb(GDumbPlugin):
-    """The paper's protocol: at each experience the model is trained from its first weights on the memory alone."""
+    """GDumb: at each experience the model is trained from its first weights on the memory alone.
+
+    This is how the papers on condensation measure memories.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> memory = select("random", digits, 4, preprocess=preprocess, seed=0)
+    >>> CondensedGDumb(memory).storage_policy.max_size
+    40
+    """
 
     def __init__(self, source: Any, max_size: int | None = None, **options: Any) -> None:
         """`source`, `max_size` and `options` are those of `CondensedBuffer`, or `source` is one."""
@@ -73,10 +103,29 @@ class CondensedGDumb(GDumbPlugin):
 
 
 class CondensedICaRL(ICaRL):
-    """iCaRL with condensed exemplars: they are distilled, replayed, and their features' means classify."""
+    """iCaRL with condensed exemplars.
+
+    They are replayed and distilled, and the means of their features classify.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> memory = select("random", digits, 4, preprocess=preprocess, seed=0)
+    >>> from condense.networks.build import build
+    >>> network = build("convnet-d2-w8", digits.shape, 10)
+    >>> strategy = CondensedICaRL(
+    ...     buffer=CondensedBuffer(memory), feature_extractor=torch.nn.Flatten(),
+    ...     classifier=torch.nn.Linear(64, 10), train_mb_size=32, train_epochs=1,
+    ...     optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
+    ... )
+    >>> type(strategy).__name__
+    'CondensedICaRL'
+    """
 
     def __init__(self, *, buffer: CondensedBuffer, **options: Any) -> None:
-        """`options` are `ICaRL`'s but for the memory: `feature_extractor`, `classifier`, `optimizer`, ..."""
+        """`options` are those of `ICaRL` without the memory's: `feature_extractor`, ..."""
         super().__init__(
             memory_size=buffer.max_size, buffer_transform=None, fixed_memory=True, **options
         )
@@ -106,23 +155,30 @@ class _CondensedExemplars(_ICaRLPlugin):
 
 
 class _ErAce(ER_ACE):
-    """ER-ACE that replays a memory of fewer rows than `batch_size_mem` too; its own switches replay off."""
+    """ER-ACE that also replays a memory of fewer rows than `batch_size_mem`.
+
+    Avalanche's own replays nothing then.
+    """
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         wanted: Any = self.batch_size_mem  # type: ignore[has-type]
         if isinstance(self.storage_policy, CondensedBuffer):
-            self.storage_policy.update(
-                self
-            )  # as it is about to be; the second time changes nothing
+            # ER-ACE is about to do this, and the second time changes nothing.
+            self.storage_policy.update(self)
             self.batch_size_mem = min(wanted, len(self.storage_policy.buffer))
         super()._before_training_exp(**kwargs)
         self.batch_size_mem = wanted
 
 
 class ByProtocol(SupervisedPlugin):
-    """Trains as `condense.training.train.train` does: each minibatch augmented, the rate a tenth after half of the passes.
+    """Makes a strategy train as `condense.training.train.train` does.
 
-    Of ER-ACE the memory's minibatch is augmented too; MIR draws its own, which is not.
+    Each minibatch is augmented, and the learning rate falls to a tenth after half of the passes.
+    For ER-ACE the minibatch of the memory is augmented too. MIR draws its own, which is not.
+
+    >>> plugin = ByProtocol(Protocol(epochs=20, augment="dsa-noflip"), seed=0)
+    >>> isinstance(plugin, SupervisedPlugin)
+    True
     """
 
     def __init__(self, protocol: Protocol, seed: int) -> None:
@@ -185,7 +241,7 @@ def _er_ace(common: dict[str, Any], memory: ExemplarsBuffer, batch: int) -> ER_A
 
 
 def _mir(common: dict[str, Any], memory: ExemplarsBuffer, batch: int) -> Naive:
-    # It replays nothing while the classes of earlier experiences have no more rows than it would choose.
+    # MIR replays nothing while the earlier classes have no more rows than it would choose.
     chosen = min(batch, max(1, memory.max_size // 20))
     plugin = MIRPlugin(batch_size_mem=chosen, mem_size=memory.max_size, subsample=2 * batch)
     plugin.storage_policy = memory
@@ -200,7 +256,10 @@ STRATEGIES: dict[str, Callable[[dict[str, Any], Any, int], Any]] = {
     "er-ace": _er_ace,
     "mir": _mir,
 }
-"""Builders by name, given what all share, the memory (any storage policy) and its rows in a batch."""
+"""Builders of strategies, by name.
+
+Each is given the options that all strategies share, the memory (any storage policy) and the number
+of its rows in a batch."""
 
 
 def build_strategy(
@@ -213,7 +272,28 @@ def build_strategy(
     device: torch.device,
     evaluator: Any,
 ) -> Any:
-    """The strategy `name` of `STRATEGIES`, which trains `model` by `protocol` and replays `memory`, half of each batch."""
+    """The strategy `name` of `STRATEGIES`, which trains `model` by `protocol`.
+
+    Half of each batch is replayed from `memory`.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> memory = select("random", digits, 4, preprocess=preprocess, seed=0)
+    >>> from condense.networks.build import build
+    >>> network = build("convnet-d2-w8", digits.shape, 10)
+    >>> from avalanche.logging import TextLogger
+    >>> from avalanche.training.plugins import EvaluationPlugin
+    >>> evaluator = EvaluationPlugin(loggers=[TextLogger()])
+    >>> strategy = build_strategy(
+    ...     "er-ace", network, CondensedBuffer(memory), Protocol(epochs=1, batch=16), seed=0,
+    ...     device=torch.device("cpu"), evaluator=evaluator,
+    ... )
+    >>> strategy.train_mb_size, strategy.batch_size_mem
+    (16, 16)
+    """
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=protocol.lr,

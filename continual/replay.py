@@ -1,14 +1,17 @@
-"""One Avalanche strategy over one class-incremental stream, with a condensed memory or Avalanche's own."""
+"""Mode `replay`: an Avalanche strategy trains on a stream, with a condensed memory or its own."""
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import torch
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.logging import TensorboardLogger
 from avalanche.training.plugins import EvaluationPlugin
-from avalanche.training.storage_policy import ClassBalancedBuffer
+from avalanche.training.storage_policy import ClassBalancedBuffer, ExemplarsBuffer
 from torch import nn
 
 from condense.data.images import Dataset
@@ -18,82 +21,151 @@ from condense.networks.base import Network
 from condense.networks.build import build, initialise
 from condense.randomness import derive
 from condense.sets.condensed import CondensedSet
+from condense.study.trials import Key
 from continual.buffer import CondensedBuffer
+from continual.memories import union
+from continual.plan import Plan
 from continual.plugins import build_strategy
 from continual.stream import class_stream
-
-if TYPE_CHECKING:
-    from continual.plan import Plan
+from continual.tasks import StreamTask
 
 _BLOCK = 32
-"""Images taken at once on a CPU: small enough to fill up a batch of any size with little waste."""
+"""Images processed at once on a CPU. Few enough that padding a batch of any size costs little."""
 _METRIC = "Top1_Acc_Exp/eval_phase/test_stream/Task000/Exp{:03d}"
 
 
 class RealImages(ClassBalancedBuffer):
-    """Avalanche's class-balanced memory, without the warning its plugins cause by calling the old name of its hook."""
+    """Avalanche's class-balanced memory of real images.
+
+    Avalanche's plugins call the memory's hook by its deprecated name, which here does not warn.
+
+    >>> RealImages(40).max_size
+    40
+    """
 
     def update(self, strategy: Any, **kwargs: Any) -> None:
+        """Add images of the classes of the strategy's experience."""
         self.post_adapt(strategy, strategy.experience)
 
 
-def play(
-    dataset: Dataset,
-    order: Sequence[int],
-    memory: CondensedSet | int,
-    *,
-    plan: "Plan",
-    preprocess: Preprocess,
-    seed: int,
-    device: torch.device,
-    board: Path,
-) -> Iterator[tuple[tuple[float, ...], tuple[int, ...]]]:
-    """After each experience: the accuracies on the classes of each experience so far, and the numbers of test images.
+@dataclass(frozen=True, eq=False)
+class StreamBench:
+    """Everything that the streams of one method share (see `condense.study.workers.Bench`).
 
-    `memory` is the set of all classes, of which those seen are exposed, or the size of Avalanche's `ClassBalancedBuffer`.
-    Curves go to the folder `board`. Avalanche draws from the global generators of PyTorch: they are lent a seed, and
-    get their state back.
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> plan = Plan(steps=5, methods=("class-balanced",), mode="replay")
+    >>> bench = StreamBench(
+    ...     plan=plan, dataset=digits, groups=[], memories=[], real_images=40,
+    ...     preprocess=preprocess, boards=Path("tensorboard"),
+    ... )
+    >>> bench.to(torch.device("cpu")).real_images
+    40
     """
-    stream = class_stream(dataset, plan.steps, order, preprocess=preprocess)
-    model = build(plan.network, dataset.shape, len(dataset.classes)).to(device)
-    initialise(model, seed, 0)
-    protocol = plan.protocol(dataset)
-    # Each image brings one of the memory with it, and a backward pass costs two forward ones.
-    learner = _quick(
-        model, 6 * protocol.epochs * dataset.train.pixels[:, 0].numel(), plan.batch, device
-    )
-    buffer = (
-        RealImages(memory)
-        if isinstance(memory, int)
-        else CondensedBuffer(memory, storage=plan.storage)
-    )
-    logger = TensorboardLogger(str(board))
-    evaluator = EvaluationPlugin(accuracy_metrics(experience=True, stream=True), loggers=[logger])
-    strategy = build_strategy(
-        plan.strategy,
-        learner,
-        buffer,
-        protocol,
-        seed=derive(seed, "replay"),
-        device=device,
-        evaluator=evaluator,
-    )
+
+    plan: Plan
+    dataset: Dataset
+    groups: list[tuple[tuple[int, ...], ...]]
+    """The classes of each step, by order and step."""
+    memories: list[list[CondensedSet]]
+    """What each step adds to the memory, by order and step; empty for `RealImages`."""
+    real_images: int
+    """The size of `RealImages`."""
+    preprocess: Preprocess
+    """The preprocessing of the stream where there are no memories, which have their own."""
+    boards: Path
+    """The folder of the curves for TensorBoard. On a cluster it is a folder of each machine."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def to(self, device: torch.device) -> Self:
+        """The same bench for `device`. The data stays where it is, as Avalanche expects it."""
+        return replace(self, device=device)
+
+    def key(self, task: StreamTask) -> Key:
+        """What the result of a task is stored under."""
+        return task.key
+
+    def name(self, task: StreamTask) -> str:
+        """A task in a few words, for messages."""
+        return str(task)
+
+    def run(self, task: StreamTask) -> dict[str, Any]:
+        """Train on each experience in turn, and test on the classes seen after each.
+
+        The result has, by step, the `accuracies` in [0, 1] on the classes of each step so far, and
+        the numbers of test `images` behind them. Curves for TensorBoard are written meanwhile;
+        those of an attempt that was cut off are deleted.
+        """
+        seed = derive(self.plan.seed, "continual", task.order, task.repeat)
+        memory = union(self.memories[task.order]) if self.memories else None
+        order = [c for group in self.groups[task.order] for c in group]
+        preprocess = memory.preprocess if memory else self.preprocess
+        stream = class_stream(self.dataset, self.plan.steps, order, preprocess=preprocess)
+        board = self.boards / f"{task.method.replace('/', '_')}-{task.order}-{task.repeat}"
+        shutil.rmtree(board, ignore_errors=True)
+        logger = TensorboardLogger(str(board))
+        strategy = self._strategy(self._buffer(memory), seed, logger)
+        result: dict[str, Any] = {"accuracies": [], "images": []}
+        try:
+            with _global_generator(derive(seed, "avalanche")):
+                for step, experience in enumerate(stream.train_stream):
+                    strategy.train(experience)
+                    seen = list(stream.test_stream[: step + 1])
+                    metrics = strategy.eval(seen)
+                    names = [_METRIC.format(number) for number in range(step + 1)]
+                    result["accuracies"].append([float(metrics[name]) for name in names])
+                    result["images"].append([len(one.dataset) for one in seen])
+        finally:
+            logger.writer.close()
+        return result
+
+    def _buffer(self, memory: CondensedSet | None) -> ExemplarsBuffer:
+        if memory is None:
+            return RealImages(self.real_images)
+        return CondensedBuffer(memory, storage=self.plan.storage)
+
+    def _strategy(self, buffer: ExemplarsBuffer, seed: int, logger: TensorboardLogger) -> Any:
+        """The strategy of the plan, with a new network that replays `buffer`."""
+        protocol = self.plan.protocol(self.dataset)
+        model = build(self.plan.network, self.dataset.shape, len(self.dataset.classes))
+        model = model.to(self.device)
+        initialise(model, seed, 0)
+        # Each image brings one of the memory with it, and a backward pass costs two forward ones.
+        pixels = 6 * protocol.epochs * self.dataset.train.pixels[:, 0].numel()
+        metrics = accuracy_metrics(experience=True, stream=True)
+        return build_strategy(
+            self.plan.strategy,
+            _quick(model, pixels, self.plan.batch, self.device),
+            buffer,
+            protocol,
+            seed=derive(seed, "replay"),
+            device=self.device,
+            evaluator=EvaluationPlugin(metrics, loggers=[logger]),
+        )
+
+
+@contextlib.contextmanager
+def _global_generator(seed: int) -> Iterator[None]:
+    """PyTorch's global CPU generator, which Avalanche draws from, starts at `seed` while inside.
+
+    It has its old state again afterwards.
+    """
     state = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(derive(seed, "avalanche"))
+    torch.default_generator.manual_seed(seed)
     try:
-        for step, experience in enumerate(stream.train_stream):
-            strategy.train(experience)
-            seen = list(stream.test_stream[: step + 1])
-            told = strategy.eval(seen)
-            accuracies = tuple(float(told[_METRIC.format(j)]) for j in range(step + 1))
-            yield accuracies, tuple(len(one.dataset) for one in seen)
+        yield
     finally:
         torch.default_generator.set_state(state)
-        logger.writer.close()
 
 
 def _quick(model: Network, pixels: float, batch: int, device: torch.device) -> nn.Module:
-    """`model` made faster where that pays. Avalanche's batches have many sizes: the last of a pass, the memory's share."""
+    """`model` accelerated if that pays, for batches of many sizes.
+
+    Avalanche's batches differ in size: the last of a pass is smaller, and so is the share of a
+    memory that is still small.
+    """
     if device.type != "cpu" or joins_images(model):
         return model
     fast = accelerate(model, pixels, device)

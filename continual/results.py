@@ -1,7 +1,8 @@
-"""What a continual run measures: accuracy on the classes seen so far, its mean over steps, forgetting; as table, plot, page.
+"""The results of a continual run: accuracies and forgetting, as a table, a plot and a report.
 
-Intervals are Student's over the class orders: networks of one order share its luck. Where there is one order only, they
-are over its trainings, and say nothing about another order.
+The 95 % intervals are Student's, over the means of the class orders, because networks of one order
+share how hard it is. If there is only one order, the intervals are over its networks, and say
+nothing about other orders.
 """
 
 import io
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One network after one step."""
+    """One network after one step.
+
+    >>> Row("random", order=0, repeat=0, step=1, accuracies=(0.75, 0.5), images=(10, 30)).seen
+    0.5625
+    """
 
     method: str
     order: int
@@ -30,11 +35,11 @@ class Row:
     accuracies: tuple[float, ...]
     """On the test images of the classes of each step so far, in [0, 1]."""
     images: tuple[int, ...]
-    """How many test images these are."""
+    """The number of these test images, by step."""
 
     @property
     def seen(self) -> float:
-        """The accuracy on all classes seen so far."""
+        """The accuracy on the test images of all classes seen so far."""
         right = sum(
             accuracy * count for accuracy, count in zip(self.accuracies, self.images, strict=True)
         )
@@ -43,18 +48,36 @@ class Row:
 
 @dataclass
 class Results:
-    """The rows measured so far, by (method, order, repeat, step)."""
+    """The rows that are measured, and their statistics.
+
+    >>> results = Results(("random",), steps=2, total=4)
+    >>> results.add(Row("random", 0, 0, 0, (1.0,), (10,)))
+    >>> results.add(Row("random", 0, 0, 1, (0.75, 0.5), (10, 30)))
+    >>> results.final("random").mean, results.average("random").mean
+    (0.5625, 0.78125)
+    >>> results.forgetting("random").mean, results.left
+    (0.25, 2)
+    """
 
     methods: Sequence[str]
     steps: int
     rows: dict[tuple[str, int, int, int], Row] = field(default_factory=dict)
+    """By (method, order, repeat, step)."""
+    total: int | None = None
+    """The number of rows when the run is finished, if known."""
 
-    def add(self, row: Row) -> None:
-        """One more row."""
-        self.rows[row.method, row.order, row.repeat, row.step] = row
+    @property
+    def left(self) -> int:
+        """The number of rows that are still to be measured."""
+        return 0 if self.total is None else self.total - len(self.rows)
+
+    def add(self, *rows: Row) -> None:
+        """Add rows. One that is there already is replaced."""
+        for row in rows:
+            self.rows[row.method, row.order, row.repeat, row.step] = row
 
     def at(self, method: str, step: int) -> Statistic | None:
-        """The accuracy on the classes seen after a step; None before it was measured."""
+        """The accuracy on the classes seen after a step; None if nothing is measured yet."""
         return self._collect(method, step, lambda rows: rows[step].seen)
 
     def final(self, method: str) -> Statistic | None:
@@ -62,19 +85,20 @@ class Results:
         return self.at(method, self.steps - 1)
 
     def average(self, method: str) -> Statistic | None:
-        """The mean over steps of the accuracy on the classes seen."""
+        """The mean over the steps of the accuracy on the classes seen."""
         return self._collect(method, self.steps - 1, lambda rows: fmean(row.seen for row in rows))
 
     def forgetting(self, method: str) -> Statistic | None:
-        """How much of the best accuracy on the classes of a step is lost at the end; the mean over all steps but the last.
+        """How much of the best accuracy on the classes of a step is lost at the end.
 
-        Chaudhry et al., "Riemannian walk for incremental learning" (ECCV 2018), section 3.
+        This is the mean over all steps but the last (Chaudhry et al., "Riemannian walk for
+        incremental learning", ECCV 2018, section 3). None for a single step.
         """
         return None if self.steps == 1 else self._collect(method, self.steps - 1, _forgotten)
 
     def to_json(self) -> dict[str, Any]:
-        """Every statistic by method."""
-        told: dict[str, Any] = {}
+        """Every statistic, by method."""
+        document: dict[str, Any] = {}
         for method in self.methods:
             named = {
                 "final": self.final(method),
@@ -82,14 +106,14 @@ class Results:
                 "forgetting": self.forgetting(method),
             }
             steps = [self.at(method, step) for step in range(self.steps)]
-            told[method] = {
+            document[method] = {
                 "steps": [one.to_json() if one else None for one in steps],
                 **{name: one.to_json() if one else None for name, one in named.items()},
             }
-        return told
+        return document
 
     def _collect(self, method: str, last: int, of: Any) -> Statistic | None:
-        """`of` the rows of steps 0 to `last` of each (order, repeat) of which all these are there."""
+        """The statistic of what `of` makes of the rows 0 to `last` of each complete network."""
         orders: dict[int, list[float]] = {}
         for name, order, repeat, step in sorted(self.rows):
             keys = [(name, order, repeat, s) for s in range(last + 1)]
@@ -108,7 +132,18 @@ def _forgotten(rows: Sequence[Row]) -> float:
 
 
 def cells(results: Results) -> tuple[list[str], list[list[str]]]:
-    """Headers and text rows of a table of steps x methods, in percent, half the 95 % interval after each mean."""
+    """The headers and the rows of a table of steps and methods, as text.
+
+    Each cell is a mean in percent and half of its 95 % interval.
+
+    >>> results = Results(("random",), steps=1)
+    >>> results.add(Row("random", 0, 0, 0, (0.5,), (10,)), Row("random", 1, 0, 0, (0.6,), (10,)))
+    >>> headers, rows = cells(results)
+    >>> headers
+    ['', 'random']
+    >>> rows[0][0], rows[0][1][:4]
+    ('step 1', '55.0')
+    """
     named: dict[str, list[Statistic | None]] = {
         f"step {step + 1}": [results.at(method, step) for method in results.methods]
         for step in range(results.steps)
@@ -116,12 +151,16 @@ def cells(results: Results) -> tuple[list[str], list[list[str]]]:
     named["average"] = [results.average(method) for method in results.methods]
     named["forgetting"] = [results.forgetting(method) for method in results.methods]
     return ["", *results.methods], [
-        [name, *(str(one or "") for one in told)] for name, told in named.items()
+        [name, *(str(one or "") for one in statistics)] for name, statistics in named.items()
     ]
 
 
 def live(results: Results) -> "Table":
-    """The table for a terminal."""
+    """The table for a terminal.
+
+    >>> live(Results(("random", "herding"), steps=2)).row_count
+    4
+    """
     from rich.table import Table
 
     headers, rows = cells(results)
@@ -134,19 +173,26 @@ def live(results: Results) -> "Table":
 
 
 def plot(results: Results, path: Path, title: str, classes_a_step: int) -> Path:
-    """Write a PNG of accuracy by classes seen, one line a method, with 95 % intervals; returns the file."""
+    """Write a PNG of accuracy by classes seen, with a line for each method; returns `path`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> results = Results(("random",), steps=1)
+    >>> results.add(Row("random", 0, 0, 0, (0.5,), (10,)))
+    >>> with TemporaryDirectory() as folder:
+    ...     plot(results, Path(folder, "accuracy.png"), "digits", classes_a_step=10).name
+    'accuracy.png'
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained", dpi=150)
     axes = figure.subplots()
     for number, method in enumerate(results.methods):
-        told = [one for step in range(results.steps) if (one := results.at(method, step))]
-        means = [100 * one.mean for one in told]
-        arms = [100 * ((one.ci95[1] - one.mean) if one.ci95 else 0.0) for one in told]
-        shift = (
-            0.02 * classes_a_step * (number - len(results.methods) / 2)
-        )  # so that intervals do not hide each other
-        seen = [classes_a_step * (step + 1) + shift for step in range(len(told))]
+        steps = [one for step in range(results.steps) if (one := results.at(method, step))]
+        means = [100 * one.mean for one in steps]
+        arms = [100 * ((one.ci95[1] - one.mean) if one.ci95 else 0.0) for one in steps]
+        # The lines are moved apart a little so that intervals do not hide each other.
+        shift = 0.02 * classes_a_step * (number - len(results.methods) / 2)
+        seen = [classes_a_step * (step + 1) + shift for step in range(len(steps))]
         axes.errorbar(
             seen, means, yerr=arms, marker="o", markersize=4, capsize=3, linewidth=1.4, label=method
         )
@@ -168,13 +214,28 @@ def page(
     plan: Mapping[str, Any],
     sizes: Mapping[str, Mapping[str, int]],
 ) -> Path:
-    """Write the HTML report; returns the file."""
+    """Write the HTML report; returns `path`.
+
+    `picture` is the file of `plot`, `plan` the content of plan.json. `sizes` has for each method
+    the number of `images` of its memory, and their bytes as `uint8` and as `float32`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> results, plan = Results(("random",), steps=1), {"plan": {"methods": ["random"]}}
+    >>> sizes = {"random": {"images": 20, "uint8": 1280, "float32": 5120}}
+    >>> with TemporaryDirectory() as folder:
+    ...     picture = plot(results, Path(folder, "accuracy.png"), "digits", classes_a_step=10)
+    ...     page(results, Path(folder, "report.html"), picture, plan, sizes).name
+    'report.html'
+    """
     headers, rows = cells(results)
     explained = (
-        "Accuracy on the test images of the classes seen so far, in percent, and half of its 95 % interval over class orders "
-        "(over trainings, where there is one order). Average: over the steps. Forgetting: best minus last accuracy on the "
-        "classes of a step, averaged over all steps but the last."
+        "Accuracy on the test images of the classes seen so far, in percent, and half of its 95 % "
+        "interval over class orders (over trainings, where there is one order). Average: over the "
+        "steps. Forgetting: best minus last accuracy on the classes of a step, averaged over all "
+        "steps but the last."
     )
+    if results.left:
+        explained += f" {results.left} of {results.total} networks are still to be tested."
     held = [
         [method, *(size[name] for name in ("images", "uint8", "float32"))]
         for method, size in sizes.items()

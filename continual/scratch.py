@@ -1,60 +1,134 @@
-"""Networks trained from scratch on a memory."""
+"""Mode `scratch`: networks that are trained from scratch on a memory."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from condense.data.augment import make_augment
+from condense.data.images import Images
 from condense.networks.accelerate import accelerate
+from condense.networks.base import Network
 from condense.networks.build import build, initialise
 from condense.randomness import derive
 from condense.sets.condensed import CondensedSet
+from condense.study.trials import Key
 from condense.training.train import Protocol, accuracy, train
+from continual.memories import union
+from continual.tasks import ScratchTask
 
 
-@dataclass(frozen=True)
-class Task:
-    """One network to train from scratch: on what, from which seed, and which test images of each step to test it on."""
+@dataclass(frozen=True, eq=False)
+class ScratchBench:
+    """Everything that the networks of one method share (see `condense.study.workers.Bench`).
 
-    memory: CondensedSet
-    seed: int
-    repeat: int
-    tests: list[Tensor]
-    """Masks of the test images, bool [N], one for each step so far."""
-
-
-def train_networks(
-    tasks: list[Task],
-    images: Tensor,
-    labels: Tensor,
-    network: str,
-    protocol: Protocol,
-    device: torch.device,
-) -> Iterator[list[float]]:
-    """The accuracies of each task's network on the parts of the test images [N, ch, H, W], float32, in the tasks' order.
-
-    The one place where the networks of a step (orders x repeats) are trained.
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> from continual.memories import of_set
+    >>> digits, groups = load_dataset("digits"), [(0, 1, 2, 3, 4), (5, 6, 7, 8, 9)]
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> whole = select("random", digits, 2, preprocess=preprocess, seed=0)
+    >>> bench = ScratchBench(
+    ...     memories=[[of_set(whole, group) for group in groups]],
+    ...     groups=[groups],
+    ...     test=digits.test,
+    ...     network="convnet-d2-w8",
+    ...     protocol=Protocol(epochs=1),
+    ...     repeats=1,
+    ...     seed=0,
+    ... )
+    >>> bench.run(ScratchTask("random", order=0, repeat=0, step=1))["images"]
+    [182, 180]
     """
-    if not tasks:
-        return
-    first = tasks[0].memory
-    model = build(network, first.shape, len(first.classes)).to(device)
-    trained = (
-        3 * protocol.epochs * first.formation**2
-    )  # passes of a stored image; a backward pass costs two forward ones
-    passed = sum(
-        trained * len(task.memory) + int(sum(test.sum() for test in task.tests)) for task in tasks
+
+    memories: list[list[CondensedSet]]
+    """What each step adds to the memory, by order and step; all in one preprocessing."""
+    groups: list[tuple[tuple[int, ...], ...]]
+    """The classes of each step, by order and step."""
+    test: Images
+    network: str
+    protocol: Protocol
+    repeats: int
+    """Networks of each order and step. Together they decide whether compiling one pays."""
+    seed: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    _ready: dict[int, tuple[Network, nn.Module]] = field(
+        init=False, repr=False, default_factory=dict
     )
-    fast = accelerate(model, passed * images[0, 0].numel(), device)
-    augment = make_augment(protocol.augment, first.preprocess.to(device))
-    images, labels = images.to(device), labels.to(device)
-    for task in tasks:
-        initialise(model, task.seed, task.repeat)
-        decoded = task.memory.decoded()
-        memory, truth = decoded.images.to(device), decoded.labels.to(device)
+    """The network of the last step that was worked on, plain and accelerated, in this process."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same bench for `device`. Tensors are moved when they are first used."""
+        return replace(self, device=device)
+
+    def key(self, task: ScratchTask) -> Key:
+        """What the result of a task is stored under."""
+        return task.key
+
+    def name(self, task: ScratchTask) -> str:
+        """A task in a few words, for messages."""
+        return str(task)
+
+    def run(self, task: ScratchTask) -> dict[str, Any]:
+        """Train one network and test it on the classes of each step so far.
+
+        The result has `accuracies` in [0, 1] and the numbers of test `images` behind them, by step.
+        The weights, the order of the images and the augmentation are the same for every method.
+        """
+        memory = union(self.memories[task.order][: task.step + 1]).decoded()
+        images, labels = memory.images.to(self.device), memory.labels.to(self.device)
+        seed = derive(self.seed, "continual", task.order, task.step)
+        network, fast = self._network(task.step)
+        initialise(network, seed, task.repeat)
+        augment = make_augment(self.protocol.augment, memory.preprocess.to(self.device))
         train(
-            fast, memory, truth, protocol, derive(task.seed, "train", task.repeat), augment=augment
+            fast,
+            images,
+            labels,
+            self.protocol,
+            derive(seed, "train", task.repeat),
+            augment=augment,
         )
-        yield [accuracy(fast, images[test], labels[test]) for test in task.tests]
+        tests, (pixels, truth) = self._tests(task.order, task.step), self._test
+        return {
+            "accuracies": [accuracy(fast, pixels[test], truth[test]) for test in tests],
+            "images": [int(test.sum()) for test in tests],
+        }
+
+    @cached_property
+    def _test(self) -> tuple[Tensor, Tensor]:
+        """The preprocessed test images, float32 [N, ch, H, W], and their labels, on the device."""
+        # A set from a file may have another preprocessing than the run.
+        images = self.memories[0][0].preprocess.apply(self.test.pixels)
+        return images.to(self.device), self.test.labels.to(self.device)
+
+    def _tests(self, order: int, step: int) -> list[Tensor]:
+        """For each step up to `step`, which test images belong to its classes, bool [N]."""
+        groups = self.groups[order][: step + 1]
+        return [torch.isin(self.test.labels, torch.tensor(group)) for group in groups]
+
+    def _network(self, step: int) -> tuple[Network, nn.Module]:
+        """The network of a step and its fast form, which shares its weights."""
+        if step not in self._ready:
+            self._ready.clear()
+            first = self.memories[0][0]
+            network = build(self.network, first.shape, len(first.classes)).to(self.device)
+            self._ready[step] = network, accelerate(network, self._pixels(step), self.device)
+        return self._ready[step]
+
+    def _pixels(self, step: int) -> int:
+        """The pixels that pass through all networks of a step, those done elsewhere included.
+
+        Compiled code rounds differently, so this must not depend on which tasks are left.
+        """
+        first, images = self.memories[0][0], 0
+        # A backward pass costs as much as two forward ones.
+        passes = 3 * self.protocol.epochs * first.formation**2
+        for order, sets in enumerate(self.memories):
+            stored = sum(map(len, sets[: step + 1]))
+            tested = int(sum(test.sum() for test in self._tests(order, step)))
+            images += self.repeats * (passes * stored + tested)
+        return images * first.images[0, 0].numel()

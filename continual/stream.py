@@ -1,7 +1,8 @@
 """Class-incremental streams of any of our datasets, as Avalanche benchmarks in memory.
 
-The stream holds uint8 pixels and its transform is the preprocessing. A condensed memory holds uint8 pixels too, and
-brings the same preprocessing as its own transform: what is replayed goes through it once, as real images do.
+A stream holds uint8 pixels, and its transform is the preprocessing. A condensed memory also holds
+pixels and has its own transform, the same preprocessing. Replayed images and real ones therefore
+go through it once each.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +23,17 @@ Augment = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Prepare:
-    """A transform of one image: uint8 [ch, H, W] to float32, preprocessed, then augmented. Worker processes can have it."""
+    """A transform of one image, uint8 [ch, H, W], to a float32 one: preprocessed, then augmented.
+
+    It can be pickled, so that worker processes of a data loader can use it.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> Prepare(preprocess)(digits.train.pixels[0]).dtype
+    torch.float32
+    """
 
     preprocess: Preprocess
     augment: Augment | None = None
@@ -40,11 +51,20 @@ def class_stream(
     preprocess: Preprocess,
     augment: Augment | None = None,
 ) -> NCScenario:
-    """A benchmark of `steps` experiences with as many new classes each, in the given order (see `class_order`).
+    """A benchmark of `steps` experiences, each with the same number of new classes.
 
-    Labels stay those of `dataset`. Experiences carry `[image, label, task 0]`, which all of Avalanche's strategies take.
-    `augment` is for training images alone. Raises `UserError` where steps do not divide the classes, or `order` is not
-    one of all classes.
+    The classes come in the given order (see `class_order`); labels stay those of `dataset`. Samples
+    are `[image, label, task 0]`, which all of Avalanche's strategies accept. `augment` is for
+    training images only. Raises `UserError` if `steps` does not divide the number of classes, or if
+    `order` does not name every class once.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> stream = class_stream(digits, 5, range(10), preprocess=preprocess)
+    >>> [experience.classes_in_this_experience for experience in stream.train_stream][:2]
+    [[0, 1], [2, 3]]
     """
     if sorted(order) != list(range(len(dataset.classes))):
         raise UserError(
@@ -61,7 +81,6 @@ def class_stream(
         train_transform=Prepare(preprocess, augment),
         eval_transform=Prepare(preprocess),
     )
-    benchmark.class_names = (
-        dataset.classes
-    )  # so that a memory of classes in another order is noticed
+    # With the names, a memory of classes in another order is noticed.
+    benchmark.class_names = dataset.classes
     return benchmark

@@ -1,14 +1,17 @@
-"""The protocol that measures condensed memories: methods x class orders x repeats, step by step.
+"""Runs that measure condensed memories: methods, class orders and repeats, step by step.
 
-Mode `scratch` is the paper's: at each step networks are trained from scratch on the union of the memories so far, and
-tested on all classes seen. Mode `replay` runs an Avalanche strategy, which sees the experience's real images too.
+Mode `scratch` is the protocol of the papers. After each step, networks are trained from scratch on
+the memory so far and tested on all classes seen. In mode `replay` an Avalanche strategy goes
+through the stream, and also sees the real images of each experience.
 
 A run folder holds:
-plan.json       everything resolved
-rows.json       every network's accuracies; a killed run goes on behind the last of them
-memories/       the memories, by content: no method, order or crash makes one twice
+plan.json       everything that decides the results
+trials.sqlite   the result of every finished task (`continual.tasks`), written when it is finished
+memories/       the memories, named by their content, so that none is made twice
 summary.json    statistics by method
-accuracy.png, report.html, and in mode `replay` tensorboard/
+accuracy.png    accuracy by classes seen
+report.html     all of it to look at
+tensorboard/    curves, in mode `replay`
 """
 
 import contextlib
@@ -16,35 +19,39 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
-from condense.data.preprocess import Preprocess, make_preprocess
-from condense.device import pick_device
+from condense.data.preprocess import make_preprocess
 from condense.errors import UserError, unknown
-from condense.files import read_json, write_json
+from condense.files import write_json
 from condense.methods.selection import check_ipc
 from condense.networks.build import build
 from condense.progress import progress
-from condense.randomness import derive
 from condense.runs.shelf import Selection, Shelf
 from condense.sets.condensed import CondensedSet
 from condense.settings import plain, read
-from condense.study.record import locked
+from condense.study.interrupt import Interrupted, stoppable
+from condense.study.record import Record, locked
+from condense.study.study import Study
+from condense.study.trials import Trial, Trials
+from condense.study.workers import Bench, Workers
 from continual import results
-from continual.memories import memories, parse, quantised, union
+from continual.memories import memories, parse, quantised
 from continual.orders import class_order, of_classes, split
 from continual.plan import CLASS_BALANCED, Plan
-from continual.results import Results, Row
-from continual.scratch import Task, train_networks
+from continual.results import Results
+from continual.scratch import ScratchBench
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What `plan.json` records and a resumed run goes on with.
+    """What plan.json records: everything that a resumed run needs.
 
     >>> Job(plan=Plan(steps=5), source=Source(name="digits"), fingerprint="3f2a").cache is None
     True
@@ -53,9 +60,9 @@ class Job:
     plan: Plan
     source: Source
     fingerprint: str
-    """That of the dataset."""
+    """The fingerprint of the dataset."""
     cache: str | None = None
-    """Folder of the memories; None is `memories` in the run folder."""
+    """The folder of the memories. None stands for `memories` in the run folder."""
 
 
 def run(
@@ -65,14 +72,37 @@ def run(
     *,
     source: Source | None = None,
     cache: str | Path | None = None,
+    workers: Workers | None = None,
+    minutes: float | None = None,
     quiet: bool = False,
 ) -> Results:
-    """Measure `plan` on `dataset` in the folder `out`, made here. `cache`: where memories are kept, `out`/memories by default.
+    """Measure `plan` on `dataset`, and keep everything in the folder `out`, which is made here.
 
-    Raises `UserError` for bad input before anything is made, and for a folder that holds another plan.
+    Parameters
+    ----------
+    source: where a resumed run finds the dataset; by default it is loaded by its name.
+    cache: the folder where memories are kept, which several runs may share; `out`/memories by
+        default.
+    workers: where networks are trained; in this process by default. Their device is the plan's.
+        Memories are always made in this process.
+    minutes: stop after this time. What is finished is then reported and returned, and `resume`
+        goes on.
+
+    Raises `UserError` for bad input before anything is written, and for a folder that holds a run
+    already; `Interrupted` on Ctrl-C or SIGTERM, with everything finished kept.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from condense import load_dataset
+    >>> few = {"orders": 1, "repeats": 1, "epochs": 1, "network": "convnet-d2-w8"}
+    >>> with TemporaryDirectory() as folder:
+    ...     plan = Plan(steps=2, methods=("random",), ipc=1, **few)
+    ...     measured = run(load_dataset("digits"), plan, folder, quiet=True)
+    >>> len(measured.rows)
+    2
     """
     folder = Path(out)
     _check(dataset, plan)
+    workers = _workers(plan, workers, minutes)
     job = Job(
         plan=plan,
         source=source or Source(name=dataset.name),
@@ -80,14 +110,9 @@ def run(
         cache=None if cache is None else str(cache),
     )
     with locked(folder):
-        if (folder / "plan.json").exists():
-            if read_json(folder / "plan.json") != plain(job):
-                raise UserError(f"{folder} holds a run with other settings: choose another --out")
-            raise UserError(
-                f"{folder} already holds this run: go on with `continual --resume {folder}`"
-            )
-        write_json(folder / "plan.json", plain(job))
-        return _Run(dataset, folder, job, quiet).finish()
+        _record(folder).check_free(plain(job))
+        _record(folder).write(plain(job))
+        return _Run(dataset, folder, job, quiet).finish(workers, minutes)
 
 
 def resume(
@@ -95,17 +120,25 @@ def resume(
     dataset: Dataset | None = None,
     *,
     cache: str | Path | None = None,
+    workers: Workers | None = None,
+    minutes: float | None = None,
     quiet: bool = False,
 ) -> Results:
-    """Go on with the run in folder `out`. `dataset` is needed only where no name loads it; `cache` if it has moved."""
+    """Go on with the run in the folder `out`, as if it had never stopped.
+
+    `dataset` is only needed if its name does not load it, `cache` only if the memories have moved.
+    The rest is as for `run`. Raises `UserError` if there is no run or if the dataset has changed.
+
+    >>> resume("no-such-folder")
+    Traceback (most recent call last):
+    condense.errors.UserError: no-such-folder holds no run (no plan.json): start one with ...
+    """
     folder = Path(out)
-    if not (folder / "plan.json").exists():
-        raise UserError(
-            f"{folder} holds no continual run (no plan.json): start one with `continual --out {folder}`"
-        )
+    record = _record(folder)
+    job = read(Job, record.read(), f"{record.path} is not of this version of condensekit")
+    _check_strategy(job.plan)
+    workers = _workers(job.plan, workers, minutes)
     with locked(folder):
-        content = read_json(folder / "plan.json")
-        job = read(Job, content, f"{folder / 'plan.json'} is not of this version of condensekit")
         dataset = dataset or job.source.load()
         if dataset.fingerprint != job.fingerprint:
             raise UserError(
@@ -114,11 +147,18 @@ def resume(
             )
         if cache is not None:
             job = dataclasses.replace(job, cache=str(cache))
-        return _Run(dataset, folder, job, quiet).finish()
+        return _Run(dataset, folder, job, quiet).finish(workers, minutes)
 
 
 def chosen(dataset: Dataset, classes: int | None) -> Dataset:
-    """The dataset, or `classes` of its classes, drawn by NumPy's seed 0."""
+    """The dataset, or so many of its classes, drawn with NumPy's seed 0.
+
+    Raises `UserError` if it has fewer.
+
+    >>> from condense import load_dataset
+    >>> chosen(load_dataset("digits"), 3).classes
+    ('2', '4', '8')
+    """
     if classes is None:
         return dataset
     if not 1 <= classes <= len(dataset.classes):
@@ -138,42 +178,54 @@ def _check(dataset: Dataset, plan: Plan) -> None:
     for method in plan.methods:
         if method != CLASS_BALANCED:
             parse(method, part, plan.ipc, plan.condense_steps)
+    _check_strategy(plan)
+
+
+def _check_strategy(plan: Plan) -> None:
+    """Raise `UserError` for an unknown strategy, and where Avalanche is missing."""
     if plan.mode == "replay":
-        from continual import CondensedReplayPlugin  # noqa: F401 (says so where Avalanche is absent)
+        from continual import CondensedReplayPlugin  # noqa: F401 (its error says what to install)
         from continual.plugins import STRATEGIES
 
         if plan.strategy not in STRATEGIES:
             raise unknown("strategy", plan.strategy, STRATEGIES)
 
 
+def _workers(plan: Plan, workers: Workers | None, minutes: float | None) -> Workers:
+    """The workers, or none but this process, on the plan's device.
+
+    Raises `UserError` if there is no such device or cluster, and for a time that is not above 0.
+    """
+    with stoppable(minutes):
+        pass  # raises for a wrong time before anything is written
+    workers = dataclasses.replace(workers or Workers(workers=0), device=plan.device)
+    workers.check()
+    return workers
+
+
+def _record(folder: Path) -> Record:
+    """The `plan.json` of a folder. Raises `UserError` for a run of an older version."""
+    if (folder / "rows.json").exists():
+        raise UserError(
+            f"{folder} holds a run of an older version of condensekit (rows.json): "
+            "start it again with another --out"
+        )
+    return Record(folder, "plan.json", "run", "continual")
+
+
 class _Run:
     """A plan under way in its folder."""
 
     def __init__(self, dataset: Dataset, folder: Path, job: Job, quiet: bool) -> None:
-        plan = job.plan
-        self.dataset, self.plan, self.folder, self.job, self.quiet = (
-            chosen(dataset, plan.classes),
-            plan,
-            folder,
-            job,
-            quiet,
-        )
+        self.plan = plan = job.plan
+        self.dataset = chosen(dataset, plan.classes)
+        self.folder, self.job, self.quiet = folder, job, quiet
         self.preprocess = make_preprocess("standard", self.dataset)
-        self.device = pick_device(plan.device)
         orders = [class_order(len(self.dataset.classes), seed) for seed in range(plan.orders)]
         self.groups = [split(order, plan.steps) for order in orders]
-        self.results = Results(plan.methods, plan.steps)
-        if (folder / "rows.json").exists():
-            for row in read_json(folder / "rows.json"):
-                self.results.add(
-                    Row(
-                        **{
-                            **row,
-                            "accuracies": tuple(row["accuracies"]),
-                            "images": tuple(row["images"]),
-                        }
-                    )
-                )
+        self.results = Results(plan.methods, plan.steps, total=plan.networks)
+        self.sizes: dict[str, dict[str, int]] = {}
+        self.how_to_go_on = f"go on with `continual --resume {folder}`"
         self.shelf = Shelf(
             folder=Path(job.cache or folder / "memories"),
             preprocess=self.preprocess,
@@ -181,51 +233,91 @@ class _Run:
             quiet=quiet,
         )
 
-    def finish(self) -> Results:
-        """Measure what is not yet there, and write what a finished run has."""
-        total = len(self.plan.methods) * self.plan.orders * self.plan.repeats * self.plan.steps
-        measure = self._from_scratch if self.plan.mode == "scratch" else self._by_strategy
-        sizes = {}
-        for method in self.plan.methods:
-            held = self._memories(method)
-            sizes[method] = self._sizes(held)
-            with _board(self.results, total, self.quiet) as refresh:
-                for row in measure(method, held):
-                    self.results.add(row)
-                    write_json(
-                        self.folder / "rows.json",
-                        [dataclasses.asdict(row) for row in self.results.rows.values()],
-                    )
-                    refresh(f"{row.method} step {row.step + 1}: {row.seen:.1%}")
-        classes = len(self.dataset.classes)
-        how = "from scratch" if self.plan.mode == "scratch" else self.plan.strategy
-        title = f"{self.dataset.name}: {classes} classes in {self.plan.steps} steps, {self.plan.ipc} images a class, {how}"
-        write_json(
-            self.folder / "summary.json",
-            {**plain(self.job), "memory": sizes, "methods": self.results.to_json()},
-        )
-        picture = results.plot(
-            self.results, self.folder / "accuracy.png", title, classes // self.plan.steps
-        )
-        results.page(self.results, self.folder / "report.html", picture, plain(self.job), sizes)
+    def finish(self, workers: Workers, minutes: float | None) -> Results:
+        """Measure what is left, until the time is up, and write what there is then."""
+        with Trials(self.folder / "trials.sqlite") as store:
+            studies: dict[str, Study[Any]] = {
+                method: Study(store, self.plan.tasks(method), attrgetter("key"))
+                for method in self.plan.methods
+            }
+            for study in studies.values():
+                for task, result in study.results().items():
+                    self.results.add(*task.rows(result))
+            with stoppable(minutes) as time_is_up:
+                try:
+                    for method, study in studies.items():
+                        held = self._memories(method)
+                        self.sizes[method] = self._sizes(held)
+                        if study.left:
+                            self._measure(study, self._bench(held), workers, time_is_up)
+                except (KeyboardInterrupt, Interrupted):  # in a condensation too
+                    if not time_is_up():
+                        tested = f"{len(self.results.rows)} of {self.results.total} networks tested"
+                        stopped = f"stopped with {tested}; {self.how_to_go_on}"
+                        raise Interrupted(stopped) from None
+        self._write()
         return self.results
 
+    def _measure(
+        self,
+        study: Study[Any],
+        bench: Bench[Any],
+        workers: Workers,
+        time_is_up: Callable[[], bool],
+    ) -> None:
+        """Do what is left with one method."""
+        tasks = {task.key: task for task in study.tasks}
+
+        def keep(done: int, trial: Trial) -> None:
+            rows = tasks[trial.key].rows(trial.result)
+            self.results.add(*rows)
+            refresh(f"{rows[-1].method} step {rows[-1].step + 1}: {rows[-1].seen:.1%}")
+            if time_is_up():  # in a thread no signal says so
+                raise KeyboardInterrupt
+
+        with _board(self.results, self.quiet) as refresh:
+            study.work(bench, workers, keep, how_to_go_on=self.how_to_go_on)
+
+    def _bench(self, held: list[list[CondensedSet]]) -> Bench[Any]:
+        """What the tasks of a method share, which has these memories."""
+        if self.plan.mode == "scratch":
+            return ScratchBench(
+                memories=held,
+                groups=self.groups,
+                test=self.dataset.test,
+                network=self.plan.network,
+                protocol=self.plan.protocol(self.dataset),
+                repeats=self.plan.repeats,
+                seed=self.plan.seed,
+            )
+        from continual.replay import StreamBench
+
+        return StreamBench(
+            plan=self.plan,
+            dataset=self.dataset,
+            groups=self.groups,
+            memories=held,
+            real_images=self._real_images(),
+            preprocess=self.preprocess,
+            boards=self.folder.absolute() / "tensorboard",
+        )
+
     def _memories(self, method: str) -> list[list[CondensedSet]]:
-        """The memory of each step of each order; none for Avalanche's own buffer."""
+        """What each step adds to the memory, by order and step; empty for Avalanche's buffer."""
         if method == CLASS_BALANCED:
             return []
-        how = parse(method, self.dataset, self.plan.ipc, self.plan.condense_steps)
+        recipe = parse(method, self.dataset, self.plan.ipc, self.plan.condense_steps)
         common = {"ipc": self.plan.ipc, "seed": self.plan.seed}
         held = []
-        # A condensation tells its own progress.
-        quiet = self.quiet or not isinstance(how, Selection)
-        with progress(f"memories by {method}", len(self.groups), quiet=quiet) as told:
+        # A condensation shows its own progress.
+        quiet = self.quiet or not isinstance(recipe, Selection)
+        with progress(f"memories by {method}", len(self.groups), quiet=quiet) as report:
             for groups in self.groups:
-                held.append(memories(how, self.dataset, groups, self.shelf, **common))
-                told(len(held))
-        return (
-            [list(map(quantised, sets)) for sets in held] if self.plan.storage == "uint8" else held
-        )
+                held.append(memories(recipe, self.dataset, groups, self.shelf, **common))
+                report(len(held))
+        if self.plan.storage == "float32":
+            return held
+        return [list(map(quantised, sets)) for sets in held]
 
     def _sizes(self, held: list[list[CondensedSet]]) -> dict[str, int]:
         """Images and bytes of the memory after the last step."""
@@ -234,78 +326,34 @@ class _Run:
         return {"images": images, "uint8": images * values, "float32": 4 * images * values}
 
     def _real_images(self) -> int:
-        """How many uint8 images are as many bytes as a memory of ours."""
-        return (
-            self.plan.ipc * len(self.dataset.classes) * (4 if self.plan.storage == "float32" else 1)
+        """How many real images, as uint8 pixels, have as many bytes as a condensed memory."""
+        bytes_each = {"uint8": 1, "float32": 4}[self.plan.storage]
+        return self.plan.ipc * len(self.dataset.classes) * bytes_each
+
+    def _write(self) -> None:
+        """Write statistics, plot and report of what is measured."""
+        classes = len(self.dataset.classes)
+        training = "from scratch" if self.plan.mode == "scratch" else self.plan.strategy
+        title = (
+            f"{self.dataset.name}: {classes} classes in {self.plan.steps} steps, "
+            f"{self.plan.ipc} images a class, {training}"
         )
-
-    # ---- from scratch
-
-    def _from_scratch(self, method: str, held: list[list[CondensedSet]]) -> Iterator[Row]:
-        """The rows that are not yet there, step by step, all orders and repeats of a step together."""
-        labels = self.dataset.test.labels
-        images = held[0][0].preprocess.apply(
-            self.dataset.test.pixels
-        )  # a set from a file may have another than ours
-        for step in range(self.plan.steps):
-            tasks, keys = [], []
-            for order, groups in enumerate(self.groups):
-                tests = [torch.isin(labels, torch.tensor(group)) for group in groups[: step + 1]]
-                memory = union(held[order][: step + 1])
-                seed = derive(
-                    self.plan.seed, "continual", order, step
-                )  # the same for every method: paired
-                for repeat in range(self.plan.repeats):
-                    if (method, order, repeat, step) not in self.results.rows:
-                        tasks.append(Task(memory, seed, repeat, tests))
-                        keys.append((order, repeat))
-            done = train_networks(
-                tasks,
-                images,
-                labels,
-                self.plan.network,
-                self.plan.protocol(self.dataset),
-                self.device,
-            )
-            for (order, repeat), task, found in zip(keys, tasks, done, strict=True):
-                counts = tuple(int(test.sum()) for test in task.tests)
-                yield Row(method, order, repeat, step, tuple(found), counts)
-
-    # ---- by an Avalanche strategy
-
-    def _by_strategy(self, method: str, held: list[list[CondensedSet]]) -> Iterator[Row]:
-        """The rows of the (order, repeat) that are not complete: a strategy cannot be entered in the middle of its stream."""
-        from continual.replay import play
-
-        for order, groups in enumerate(self.groups):
-            for repeat in range(self.plan.repeats):
-                if (method, order, repeat, self.plan.steps - 1) in self.results.rows:
-                    continue
-                memory = union(held[order]) if held else self._real_images()
-                measured = play(
-                    self.dataset,
-                    [c for group in groups for c in group],
-                    memory,
-                    plan=self.plan,
-                    preprocess=_common(self.preprocess, memory),
-                    seed=derive(self.plan.seed, "continual", order, repeat),
-                    device=self.device,
-                    board=self.folder
-                    / "tensorboard"
-                    / f"{method.replace('/', '_')}-{order}-{repeat}",
-                )
-                for step, (accuracies, counts) in enumerate(measured):
-                    yield Row(method, order, repeat, step, accuracies, counts)
-
-
-def _common(ours: Preprocess, memory: CondensedSet | int) -> Preprocess:
-    """The preprocessing of the stream: that of the memory, where it has one."""
-    return memory.preprocess if isinstance(memory, CondensedSet) else ours
+        job = plain(self.job)
+        summary = {"left": self.results.left, "memory": self.sizes}
+        summary["methods"] = self.results.to_json()
+        write_json(self.folder / "summary.json", {**job, **summary})
+        picture = results.plot(
+            self.results, self.folder / "accuracy.png", title, classes // self.plan.steps
+        )
+        results.page(self.results, self.folder / "report.html", picture, job, self.sizes)
 
 
 @contextlib.contextmanager
-def _board(measured: Results, total: int, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A live table on a terminal, plain lines now and then elsewhere, nothing when quiet; yields what refreshes it."""
+def _board(measured: Results, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Show how far a run is, until it is left; yields the function that refreshes what is shown.
+
+    This is a live table on a terminal, a line now and then elsewhere, and nothing with `quiet`.
+    """
     if not quiet and sys.stderr.isatty():
         from rich.console import Console
         from rich.live import Live
@@ -313,5 +361,6 @@ def _board(measured: Results, total: int, quiet: bool) -> Iterator[Callable[[str
         with Live(results.live(measured), console=Console(stderr=True)) as shown:
             yield lambda note: shown.update(results.live(measured))
     else:
-        with progress("continual", total, len(measured.rows), quiet=quiet) as told:
-            yield lambda note: told(len(measured.rows), note)
+        total, done = measured.total or 0, len(measured.rows)
+        with progress("continual", total, done, quiet=quiet) as report:
+            yield lambda note: report(len(measured.rows), note)

@@ -1,4 +1,4 @@
-"""Architecture search with a condensed proxy set: spaces, references, rankings and their trainings.
+"""Architecture search with condensed sets as proxies: candidates are trained on them and ranked.
 
 >>> from nas import SPACES
 >>> sorted(SPACES)

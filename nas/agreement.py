@@ -1,11 +1,15 @@
-"""How far a ranking of architectures can be trusted: agreement of scores with the truth, with intervals.
+"""How far a ranking of architectures can be trusted: its agreement with the truth, with intervals.
 
-Scores are ranked high to low (negate a loss). Ties share the average of their ranks, as in scipy: a reference with
-many equal accuracies (the 341 unconnected cells of NAS-Bench-201 at 10 %) keeps them as ties. A score that is NaN
-or +inf belongs to a training that diverged: it is counted in `failed` and ranked last, below every other, never dropped.
+Scores are ranked from high to low, so a loss has to be negated. Ties share the average of their
+ranks, as in scipy: a reference with many equal accuracies (the 341 unconnected cells of
+NAS-Bench-201 at 10 %) keeps them as ties. A score that is NaN or +inf belongs to a training that
+diverged. It is counted in `failed` and ranked below all others, but never dropped.
 
-Intervals are bootstrap percentiles over architectures. A resample is a vector of counts (how often each architecture
-was drawn), and every measure is computed from the counts: nothing is sorted again, so thousands of resamples are cheap.
+Intervals are bootstrap percentiles over architectures. A resample is a vector of counts: how often
+each architecture was drawn. Every measure is computed from these counts without sorting again, so
+that thousands of resamples are cheap.
+
+Shapes: n architectures, b resamples.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,50 +24,71 @@ from numpy.typing import ArrayLike, NDArray
 from condense.errors import UserError
 from condense.randomness import generator
 
-TOPS = {"": 1.0, "_top20": 0.2, "_top10": 0.1}  # the part of the architectures, best by truth
+TOPS = {"": 1.0, "_top20": 0.2, "_top10": 0.1}
+"""The part of the architectures, best by truth, that a correlation is taken over, by suffix."""
 MEASURES = (
     *(f"{kind}{top}" for kind in ("spearman", "kendall") for top in TOPS),
     "top1",
     "regret",
     "precision_top10",
 )
+"""The names of all measures; `Agreement` explains them."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its bootstrap 95 % interval; NaN where undefined (a correlation of constants)."""
+    """A value and its bootstrap 95 % interval; NaN if undefined, as a correlation of constants is.
+
+    >>> Estimate(0.5, 0.2, float("nan")).to_json()
+    {'value': 0.5, 'low': 0.2, 'high': None}
+    """
 
     value: float
     low: float
+    """The 2.5 percentile."""
     high: float
+    """The 97.5 percentile."""
 
     def to_json(self) -> dict[str, float | None]:
-        """Plain numbers, None for NaN."""
+        """The three numbers by name, with None for NaN."""
         return {name: number if isfinite(number) else None for name, number in vars(self).items()}
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What scores say about the truth, or (from `difference`) how much more one score says than another.
+    """How far scores agree with the truth.
 
-    `measures` holds: `spearman`, `kendall` (tau-b) over all, and with `_top20`, `_top10` over the best 20 % and 10 %
-    by truth; `top1`, the truth of the best-ranked; `regret`, the best truth minus that; `precision_top10`, the share
-    of the true best 10 % among the 10 % ranked best. Tied scores enter the last three by their expected value
-    under random tie-breaking. `top1` and `regret` have the unit of the truth.
+    If it comes from `difference`, each estimate says how much better one score agrees than another.
+    The measures are:
+
+    - `spearman` and `kendall` (tau-b): rank correlations over all architectures; with the suffix
+      `_top20` or `_top10`, over the best 20 % or 10 % by truth.
+    - `top1`: the truth of the architecture that is ranked best.
+    - `regret`: the best truth minus `top1`.
+    - `precision_top10`: the share of the true best 10 % among the 10 % that are ranked best.
+
+    For tied scores, the last three are expected values under random tie-breaking. `top1` and
+    `regret` have the unit of the truth.
+
+    >>> result = agreement([0.3, 0.5, 0.4], truth=[0.6, 0.9, 0.8])
+    >>> result.architectures, result["top1"].value
+    (3, 0.9)
     """
 
     architectures: int
     failed: int
+    """Architectures whose score is NaN or +inf."""
     resamples: int
     measures: dict[str, Estimate]
+    """The estimates of `MEASURES`, by name."""
 
     def __getitem__(self, measure: str) -> Estimate:
         return self.measures[measure]
 
     def to_json(self) -> dict[str, Any]:
-        """For `json.dump`."""
+        """Everything as plain numbers, for `json.dump`."""
         counts = {
             "architectures": self.architectures,
             "failed": self.failed,
@@ -75,22 +100,38 @@ class Agreement:
 def agreement(
     scores: ArrayLike, truth: ArrayLike, *, seed: int = 0, resamples: int = 2000
 ) -> Agreement:
-    """Every measure of `scores` [n] against `truth` [n], both higher is better."""
+    """Every measure of `scores` [n] against `truth` [n]; higher is better in both.
+
+    Raises `UserError` if they have different lengths or fewer than two values, or if a value of the
+    truth is missing.
+
+    >>> round(agreement([1, 2, 3, 4], truth=[0.1, 0.4, 0.2, 0.8])["spearman"].value, 4)
+    0.8
+    """
     return _agreement([scores], truth, seed, resamples)
 
 
 def difference(
     first: ArrayLike, second: ArrayLike, truth: ArrayLike, *, seed: int = 0, resamples: int = 2000
 ) -> Agreement:
-    """Every measure of `first` minus that of `second`, paired: both are measured on the same resamples.
+    """Every measure of `first` [n] minus that of `second` [n], both measured on the same resamples.
 
-    An interval that excludes 0 means that the two proxies really differ. `failed` counts the failures of `first`.
+    If an interval excludes 0, the two scores really differ. `failed` counts the failures of
+    `first`. Raises `UserError` as `agreement` does.
+
+    >>> truth = [0.1, 0.4, 0.2, 0.8]
+    >>> round(difference([1, 3, 2, 4], [1, 2, 3, 4], truth)["spearman"].value, 4)
+    0.2
     """
     return _agreement([first, second], truth, seed, resamples)
 
 
 def clean(scores: ArrayLike) -> tuple[Floats, int]:
-    """`scores` as float64 with failures (NaN, +inf) set to -inf, and the number of failures."""
+    """`scores` as float64 with failures (NaN, +inf) set to -inf, and the number of failures.
+
+    >>> clean([0.5, float("nan")])
+    (array([ 0.5, -inf]), 1)
+    """
     scores = np.array(scores, dtype=np.float64)
     failed = np.isnan(scores) | (scores == np.inf)
     scores[failed] = -np.inf
@@ -109,7 +150,8 @@ def _agreement(
         )
     if missing := np.sum(~np.isfinite(truth)):
         raise UserError(
-            f"{missing} of {len(truth)} true values are missing: rank only architectures with a reference"
+            f"{missing} of {len(truth)} true values are missing: "
+            "rank only architectures with a reference"
         )
 
     pairs = [_Pair(s, truth) for s, _ in cleaned]
@@ -134,7 +176,10 @@ def _estimate(value: float, sampled: Floats) -> Estimate:
 
 
 def _resamples(n: int, seed: int, resamples: int) -> Iterator[Floats]:
-    """Counts [b, n] of n draws with replacement, `resamples` rows in all, in blocks of bounded memory."""
+    """The counts [b, n] of n draws with replacement, in blocks that bound the memory.
+
+    All blocks together have `resamples` rows.
+    """
     draws = generator(seed, "nas/bootstrap")
     block = max(1, 2_000_000 // n)
     for start in range(0, resamples, block):
@@ -148,7 +193,7 @@ def _resamples(n: int, seed: int, resamples: int) -> Iterator[Floats]:
 
 
 class _Groups:
-    """Elements grouped by equal value, ascending: what ties need."""
+    """Elements grouped by equal value, in ascending order, so that ties can be treated alike."""
 
     def __init__(self, values: Floats):
         self.codes = np.unique(values, return_inverse=True)[1]  # [n], the group of each element
@@ -156,17 +201,17 @@ class _Groups:
         self.starts = np.searchsorted(self.codes[self.order], np.arange(self.codes.max() + 1))
 
     def total(self, weights: Floats) -> Floats:
-        """Sums [b, groups] of the weights [b, n]."""
+        """The sums [b, groups] of the weights [b, n] in each group."""
         return np.add.reduceat(weights[:, self.order], self.starts, axis=1)
 
     def ranks(self, counts: Floats) -> Floats:
-        """Average ranks [b, n] of the elements, each present `counts` times."""
+        """The average ranks [b, n] of the elements, each of which is present `counts` times."""
         size = self.total(counts)
         return (np.cumsum(size, axis=1) - (size - 1) / 2)[:, self.codes]
 
 
 class _Pair:
-    """One list of scores beside the truth; measures of resamples of it."""
+    """One list of scores and the truth; its measures can be taken of many resamples at once."""
 
     def __init__(self, scores: Floats, truth: Floats):
         self.truth = truth
@@ -175,7 +220,7 @@ class _Pair:
         self.kendall = _Kendall(self.by_score.codes, self.by_truth.codes)
 
     def measure(self, counts: Floats) -> Floats:
-        """[b, measures] of resamples [b, n], in the order of `MEASURES`."""
+        """The measures [b, measures] of resamples [b, n], in the order of `MEASURES`."""
         tops = [self._top(counts, fraction) for fraction in TOPS.values()]
         correlations = [self._spearman(top) for top in tops] + [self.kendall(top) for top in tops]
         top1 = self._top1(counts)
@@ -183,7 +228,7 @@ class _Pair:
         return np.stack([*correlations, top1, regret, self._precision(counts, tops[-1])], axis=1)
 
     def _top(self, counts: Floats, fraction: float) -> Floats:
-        """The counts of the best `fraction` by truth; at the border the lower index goes first."""
+        """The counts [b, n] of the best `fraction` by truth; of ties, the lower index wins."""
         keep = _share(fraction, counts.shape[1])
         ordered = counts[:, self.best_first]
         kept = np.empty_like(counts)
@@ -193,23 +238,23 @@ class _Pair:
         return kept
 
     def _spearman(self, counts: Floats) -> Floats:
-        """Pearson's correlation of the average ranks [b]."""
+        """Pearson's correlation of the average ranks, [b]."""
         x, y = (groups.ranks(counts) for groups in (self.by_score, self.by_truth))
-        middle = (counts.sum(axis=1, keepdims=True) + 1) / 2  # the mean of ranks, ties or not
+        middle = (counts.sum(axis=1, keepdims=True) + 1) / 2  # the mean rank, with or without ties
         x, y = x - middle, y - middle
         return _ratio(
             (counts * x * y).sum(1), np.sqrt((counts * x * x).sum(1) * (counts * y * y).sum(1))
         )
 
     def _top1(self, counts: Floats) -> Floats:
-        """The mean truth of the best-ranked group that is present [b]."""
+        """The mean truth of the best-ranked group that is present, [b]."""
         size, truth = self.by_score.total(counts), self.by_score.total(counts * self.truth)
         best = size.shape[1] - 1 - np.argmax(size[:, ::-1] > 0, axis=1)
         rows = np.arange(len(counts))
         return truth[rows, best] / size[rows, best]
 
     def _precision(self, counts: Floats, true_top: Floats) -> Floats:
-        """The expected share of the true top among as many ranked best [b]."""
+        """The expected share of the true top among equally many that are ranked best, [b]."""
         keep = _share(TOPS["_top10"], counts.shape[1])
         size = self.by_score.total(counts)
         better = size.sum(axis=1, keepdims=True) - np.cumsum(size, axis=1)
@@ -218,7 +263,11 @@ class _Pair:
 
 
 class _Kendall:
-    """tau-b of resamples: a quadratic form of the counts in the signs of all pairs; scipy, one by one, for long lists."""
+    """Kendall's tau-b of resamples: a quadratic form of the counts in the signs of all pairs.
+
+    For long lists these signs would need too much memory. There, scipy computes tau-b of one
+    resample after the other.
+    """
 
     LONGEST = 1500
 
@@ -229,7 +278,8 @@ class _Kendall:
                 np.sign(codes[:, None] - codes[None]).astype(np.float32)
                 for codes in (scores, truth)
             )
-            self.signs = (x * y, x * x, y * y)  # exact in float32: their sums stay far below 2**24
+            # float32 is exact here: the sums stay far below 2**24.
+            self.signs = (x * y, x * x, y * y)
 
     def __call__(self, counts: Floats) -> Floats:
         if len(self.truth) > self.LONGEST:
@@ -244,16 +294,16 @@ class _Kendall:
         from scipy.stats import kendalltau
 
         drawn = np.repeat(np.arange(len(counts)), counts.astype(np.intp))
-        # The method is that of its p-value, which is not used.
+        # `method` only concerns the p-value, which is not used.
         result = kendalltau(self.scores[drawn], self.truth[drawn], method="asymptotic")
         return float(result.statistic)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _share(fraction: float, n: int) -> int:
-    """How many of n are the top `fraction`: at least one."""
+    """How many of n elements are the top `fraction`; at least one."""
     return max(1, round(fraction * n))
 
 
 def _ratio(over: Floats, under: Floats) -> Floats:
-    """`over / under`, NaN where `under` is zero."""
+    """`over / under`, or NaN where `under` is zero."""
     return np.divide(over, under, out=np.full_like(over, np.nan), where=under > 0)

@@ -1,8 +1,11 @@
-"""What a user would pick instead of a trained proxy, for nothing: costs, and zero-cost scores of untrained networks.
+"""Baselines that need no training: costs of networks, and zero-cost scores of untrained networks.
 
-Each score is higher for a network expected to be better, and none changes the network it is given. What is fixed:
-fresh weights of `condense.networks.initialise` and one mini-batch of images.
-Normalisation by batch statistics (training mode) as in the published evaluations, but for synflow, which has none.
+A user could rank by these for nothing, so a trained proxy has to beat them. Each score is higher
+for a network that is expected to be better. No function changes the network that it is given. The
+networks have the fresh weights of `condense.networks.build.initialise`, and see one mini-batch.
+
+As in the published evaluations, networks normalise by batch statistics (training mode). The
+exception is synflow, which removes the normalisation.
 """
 
 from copy import deepcopy
@@ -25,6 +28,7 @@ BASELINES: dict[str, str] = {
     "grad_norm": "Abdelfattah et al., 2021: gradient norm of the loss",
     "jacob_cov": "Mellor et al., 2020: how little the input gradients of images correlate",
 }
+"""The baselines by name, and what each of them measures."""
 
 _NORMALISATIONS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid)
@@ -33,10 +37,17 @@ _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid)
 def scores(
     architecture: Any, images: Tensor, labels: Tensor, num_classes: int, *, seed: int = 0
 ) -> dict[str, float]:
-    """Every baseline of an architecture (of a space of `nas`), by name.
+    """Every baseline of an architecture of one of the `nas.spaces`, by name.
 
-    `images` is a float32 mini-batch [N, ch, H, W] on the device to work on, `labels` int64 [N]. The weights are drawn
-    from (seed, the architecture's index).
+    `images` is a float32 mini-batch [N, ch, H, W] on the device to work on, `labels` is int64 [N].
+    The weights are drawn from the seed and the index of the architecture.
+
+    >>> from nas.spaces import space
+    >>> convnet = space("convnet720").architecture("convnet-d1-w32-instance-relu-avg")
+    >>> images, labels = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
+    >>> values = scores(convnet, images, labels, num_classes=10)
+    >>> values.keys() == BASELINES.keys(), values["parameters"]
+    (True, 5514)
     """
     shape = (images.shape[1], images.shape[2], images.shape[3])
     network = architecture.build(shape, num_classes).to(images.device)
@@ -52,11 +63,18 @@ def scores(
 
 
 def synflow(network: nn.Module, shape: tuple[int, int, int]) -> float:
-    """Sum of |weight x gradient| over all convolutions and linear layers of the linearised network.
+    """The sum of |weight x gradient| over all convolutions and linear layers of the network.
 
-    Tanaka, Kunin, Yamins and Ganguli, "Pruning neural networks without any data by iteratively conserving synaptic
-    flow" (NeurIPS 2020); as a score of architectures by Abdelfattah et al. (2021): no normalisation, every
-    parameter replaced by its absolute value, one image of ones, the sum of the logits, float64.
+    Tanaka, Kunin, Yamins and Ganguli, "Pruning neural networks without any data by iteratively
+    conserving synaptic flow" (NeurIPS 2020); used as a score of architectures by Abdelfattah et al.
+    (2021). The network is made linear first: its normalisation is removed, and each parameter is
+    replaced by its absolute value. The gradient is that of the sum of the logits for one image of
+    ones, with the given `shape` (ch, H, W). All is computed in float64.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> _ = nn.init.constant_(layer.weight, -3)
+    >>> synflow(nn.Sequential(nn.Flatten(), layer), shape=(1, 1, 2))
+    6.0
     """
     network = _without_normalisation(deepcopy(network)).double()
     with torch.no_grad():
@@ -72,26 +90,30 @@ def synflow(network: nn.Module, shape: tuple[int, int, int]) -> float:
 
 
 def naswot(network: nn.Module, images: Tensor) -> float:
-    """Log-determinant of the kernel that counts, for each two images, the activations in the same state.
+    """How differently the images [N, ch, H, W] switch the activations of the network.
 
-    Mellor, Turner, Storkey and Crowley, "Neural Architecture Search without Training" (ICML 2021). The state is
-    whether the input of the activation is positive; we take it of leaky ReLUs and sigmoids too. -inf for a singular
-    kernel, as where two images have all states in common.
+    Mellor, Turner, Storkey and Crowley, "Neural Architecture Search without Training" (ICML 2021).
+    This is the log-determinant of an N x N kernel. For each pair of images, the kernel counts the
+    activations that are in the same state: whether their input is positive. We count leaky ReLUs
+    and sigmoids too. The result is -inf for a singular kernel, for example if two images have all
+    states in common.
+
+    >>> images = torch.tensor([[1.0, -1.0], [1.0, 1.0]]).reshape(2, 1, 1, 2)
+    >>> round(naswot(nn.ReLU(), images), 4)  # log(2 * 2 - 1 * 1)
+    1.0986
     """
     network = deepcopy(network).train()
     kernel = torch.zeros(len(images), len(images), dtype=torch.float64, device=images.device)
 
     def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         codes = (inputs[0].flatten(1) > 0).float()
-        kernel.add_(
-            codes @ codes.T + (1 - codes) @ (1 - codes).T
-        )  # whole numbers below 2**24: exact
+        # Exact in float32: the sums are whole numbers below 2**24.
+        kernel.add_(codes @ codes.T + (1 - codes) @ (1 - codes).T)
 
     for module in network.modules():
         if isinstance(module, _ACTIVATIONS):
-            module.register_forward_pre_hook(
-                count
-            )  # before: the activation may overwrite its input
+            # The hook runs before the activation, which may overwrite its input.
+            module.register_forward_pre_hook(count)
     with torch.no_grad():
         network(images)
     sign, logarithm = torch.linalg.slogdet(kernel)
@@ -99,9 +121,15 @@ def naswot(network: nn.Module, images: Tensor) -> float:
 
 
 def grad_norm(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Sum over convolutions and linear layers of the norm of the weight's gradient, of the mean cross-entropy.
+    """The sum of the norms of the weights' gradients, over all convolutions and linear layers.
 
     Abdelfattah, Mehrotra, Dudziak and Lane, "Zero-Cost Proxies for Lightweight NAS" (ICLR 2021).
+    The gradients are those of the mean cross-entropy of a mini-batch: images [N, ch, H, W], labels
+    int64 [N].
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> grad_norm(network, torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 1]))
+    0.0
     """
     network = deepcopy(network).train()
     F.cross_entropy(network(images), labels).backward()
@@ -109,10 +137,16 @@ def grad_norm(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def jacob_cov(network: nn.Module, images: Tensor) -> float:
-    """Minus the sum over eigenvalues v of log(v + k) + 1 / (v + k), k = 1e-5, of the correlations of input gradients.
+    """How little the input gradients of the images [N, ch, H, W] correlate.
 
-    Mellor, Turner, Storkey and Crowley, "Neural Architecture Search without Training" (arXiv:2006.04647v1, 2020). An
-    image's gradient is that of the sum of all logits. -inf where an image's gradient is constant (no path).
+    Mellor, Turner, Storkey and Crowley, "Neural Architecture Search without Training"
+    (arXiv:2006.04647v1, 2020). The gradient of an image is that of the sum of all logits. With the
+    eigenvalues v of the N x N correlation matrix of the gradients, the score is minus the sum of
+    log(v + k) + 1 / (v + k), where k = 1e-5. It is -inf if the gradient of an image is constant, as
+    in a network without a path from the input to the logits.
+
+    >>> jacob_cov(nn.AvgPool2d(2), torch.rand(3, 1, 2, 2))
+    -inf
     """
     network = deepcopy(network).train()
     images = images.detach().clone().requires_grad_()
@@ -127,7 +161,13 @@ def jacob_cov(network: nn.Module, images: Tensor) -> float:
 
 
 def rank_average(*scores: ArrayLike) -> NDArray[np.float64]:
-    """The mean rank [n] of several lists of scores [n], higher is better; ties share ranks, failures rank last."""
+    """The mean rank [n] of several lists of scores [n], where higher is better.
+
+    Ties share the average of their ranks. Failures (NaN, +inf) get the lowest rank.
+
+    >>> rank_average([0.1, 0.3, 0.2], [10, 20, 30])
+    array([1. , 2.5, 2.5])
+    """
     from scipy.stats import rankdata
 
     return np.mean([rankdata(clean(s)[0]) for s in scores], axis=0)

@@ -1,4 +1,4 @@
-"""What a search is, in full: the record that `search.json` keeps, and the defaults of each space."""
+"""The plan of a search: its settings, as `search.json` records them, and how they are chosen."""
 
 import dataclasses
 from collections.abc import Collection, Sequence
@@ -19,45 +19,69 @@ from nas.spaces import space
 from nas.training import Keys, SearchTask
 
 HELD_OUT = 5000
+"""Training images that are held out to score by, by default."""
 FILE = "search.json"
+"""The file of the plan in the folder of a search."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchPlan:
-    """What a search is: what `search.json` records and a resumed search goes on with."""
+    """All settings of a search: what `search.json` records, and what a resumed search uses.
+
+    >>> plan = SearchPlan(
+    ...     space="nasbench201", source=Source(name="digits"), fingerprint="0123",
+    ...     proxies=("random",), indices=(5, 7), seeds=2, regime=space("nasbench201").REGIME,
+    ...     held_out=100, num_classes=10, by="random accuracy",
+    ...     recipes={"free": ("free", "baselines"), "random": ("4567", "epochs=20")},
+    ... )
+    >>> len(plan.tasks())  # for each of the two candidates the baselines and two trainings
+    6
+    >>> SearchPlan.from_json(dataclasses.asdict(plan)) == plan
+    True
+    """
 
     space: str
     source: Source
+    """Where the dataset can be loaded from again."""
     fingerprint: str
+    """The fingerprint of the dataset."""
     proxies: tuple[str, ...]
-    """As given: see `nas.sets`."""
+    """The names of the proxies, as given; see `nas.proxies`."""
     indices: tuple[int, ...]
+    """The candidates."""
     seeds: int
+    """Trainings of each candidate on each proxy."""
     regime: Regime
     held_out: int
-    """Training images to score by."""
+    """Training images that are held out to score by."""
     num_classes: int
     seen: tuple[str, ...] = ()
-    """Proxies that were made from images held out to score by."""
+    """The proxies that were made from images that are held out here."""
     by: str = ""
-    """The column that ranks; none for a reference run, whose networks are tested instead."""
+    """The column to rank by. A reference run has none: its networks are tested instead."""
     reference: str | None = None
+    """The file of the reference, if there is one."""
     store: str | None = None
+    """The file of a store that searches share; by default each folder has its own."""
     recipes: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """What the trainings are called (`nas.training.Keys`)."""
+    """What the keys of the trainings are made of; see `nas.training.Keys`."""
 
     @property
     def keys(self) -> Keys:
-        """What the trainings are called."""
+        """The keys of the trainings in the store."""
         return Keys(self.space, self.recipes)
 
     @property
     def ranks(self) -> bool:
-        """Whether it is a search, not a reference run."""
+        """Whether this is a search, and not a reference run."""
         return bool(self.by)
 
     def tasks(self) -> list[SearchTask]:
-        """Every training, those of the first seed first: a search broken off has then seen most candidates."""
+        """Every training, in order.
+
+        All trainings of a seed come before those of the next seed. When a search is stopped early,
+        it has then seen most candidates.
+        """
         names = self.keys.proxies
         free = [] if not self.ranks else [SearchTask(0, index, FREE) for index in self.indices]
         return free + [
@@ -74,7 +98,10 @@ class SearchPlan:
 
 
 def change(regime: Regime, **changes: Any) -> Regime:
-    """`regime` with some of its settings changed, or of its protocol's, or sizes; text is read.
+    """The regime with some settings changed: its own, those of its protocol, or its sizes.
+
+    A value may be a text, which is then converted. Raises `UserError` for an unknown setting or a
+    bad value.
 
     >>> change(Regime(protocol=Protocol(), sizes={"cells": 5}), epochs="20", cells=1).sizes
     {'cells': 1}
@@ -103,29 +130,60 @@ def change(regime: Regime, **changes: Any) -> Regime:
 def find_reference(
     space_name: str, dataset: str, path: str | Path | None, data_dir: str | None
 ) -> Reference | None:
-    """The reference at `path`, which must have the dataset; else one named after the space in the data folder, if it has it."""
+    """The reference at `path`, or by default the table of the space in the data folder.
+
+    That table is named after the space, such as `nasbench201.csv.gz` or `nasbench201.csv`. Returns
+    None if it does not exist or has no accuracies for the dataset. Raises `UserError` as `load`
+    does.
+
+    >>> find_reference("nasbench201", "cifar10", path=None, data_dir="an/empty/folder") is None
+    True
+    """
     if path is not None:
         return load(path, space_name)
     for name in (f"{space_name}.csv.gz", f"{space_name}.csv"):
-        if (there := Path(data_dir or "data") / name).exists():
-            found = load(there, space_name)
-            return found if f"{dataset}_test" in found.columns else None
+        if (table := Path(data_dir or "data") / name).exists():
+            reference = load(table, space_name)
+            return reference if f"{dataset}_test" in reference.columns else None
     return None
 
 
 def record_of(folder: Path) -> Record:
-    """The `search.json` of a folder."""
+    """The record of the plan in a folder.
+
+    >>> record_of(Path("runs/search")).path.name
+    'search.json'
+    """
     return Record(folder, FILE, "search", "nas")
 
 
-def write_plan(folder: Path, plan: SearchPlan, **how_far: int) -> None:
-    """Write `search.json`: the plan, and how far it is."""
-    content = {"condensekit": version(), "plan": plain(plan), "progress": how_far}
+def write_plan(folder: Path, plan: SearchPlan, **progress: int) -> None:
+    """Write `search.json`: the plan, and the progress so far.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> plan = SearchPlan(
+    ...     space="nasbench201", source=Source(name="digits"), fingerprint="0123",
+    ...     proxies=("random",), indices=(5, 7), seeds=2, regime=space("nasbench201").REGIME,
+    ...     held_out=100, num_classes=10,
+    ... )
+    >>> with TemporaryDirectory() as folder:
+    ...     write_plan(Path(folder), plan, done=0, total=4)
+    ...     load_plan(Path(folder)) == plan
+    True
+    """
+    content = {"condensekit": version(), "plan": plain(plan), "progress": progress}
     record_of(folder).write(content)
 
 
 def load_plan(folder: Path) -> SearchPlan:
-    """The plan that `search.json` in `folder` records."""
+    """The plan that `search.json` in `folder` records.
+
+    Raises `UserError` if there is none, or if another version of condensekit wrote it.
+
+    >>> load_plan(Path("an/empty/folder"))
+    Traceback (most recent call last):
+    condense.errors.UserError: an/empty/folder holds no search (no search.json): start one ...
+    """
     record = record_of(folder)
     content = record.read()
     with within(f"{record.path} is not of this version of condensekit"):
@@ -133,7 +191,17 @@ def load_plan(folder: Path) -> SearchPlan:
 
 
 def candidates(space_name: str, sample: int | Sequence[int] | None, seed: int) -> tuple[int, ...]:
-    """The indices of a sample: of the default size for None, all for 0, those listed; stratified in convnet720."""
+    """The indices of the architectures to rank, in ascending order.
+
+    `sample` is their number, where 0 stands for the whole space and None for the space's default,
+    or a list of their indices. They are drawn by `seed`, stratified in convnet720. Raises
+    `UserError` for a number or an index that the space does not have.
+
+    >>> candidates("nasbench201", [9, 3, 9], seed=0)
+    (3, 9)
+    >>> len(candidates("convnet720", 10, seed=0))
+    10
+    """
     module = space(space_name)
     if isinstance(sample, Sequence):
         return tuple(sorted({module.architecture(index).index for index in sample}))

@@ -1,8 +1,13 @@
-"""The proxies of a search by name: condensed sets, random real images, the whole set stopped early.
+"""The proxies of a search by name: condensed sets, random real images, the whole training set.
 
-`random`, `random:IPC`, `early-stop`, `early-stop:STEPS`, `whole`, `whole:IMAGES`, or the path of a condensed set (a run folder or
-a file). What has no number takes its size from the first condensed set named, so that all cost the same: as many images
-per class, as many steps. Where none is named, that is 50 images per class.
+PATH                            a condensed set: a run folder or a file
+random, random:IPC              random real images
+early-stop, early-stop:STEPS    all real images, with training stopped early
+whole, whole:IMAGES             all real images, or so many of them
+
+`random` and `early-stop` without a number take their size from the first condensed set that is
+named, so that all of them cost the same: as many images per class, or as many steps. If no
+condensed set is named, this size is 50 images per class.
 """
 
 import hashlib
@@ -23,44 +28,54 @@ from condense.sets.condensed import CondensedSet
 from condense.training.train import Protocol
 
 KINDS = ("random", "early-stop", "whole")
+"""The kinds of proxies of real images."""
 _IPC = 50
 
-
 FREE = "free"
-"""The task that computes `nas.baselines` of an untrained network, in place of the name of a proxy."""
+"""Stands in place of the name of a proxy for the baselines of an untrained network (`nas.free`)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Proxy:
-    """Images that candidates are trained on, and under which transform."""
+    """Images that candidates are trained on, and their transform.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> digits = load_dataset("digits")
+    >>> preprocess, train = make_preprocess("standard", digits), digits.train
+    >>> proxy = Proxy("whole", train.pixels, train.labels, preprocess, train.fingerprint)
+    >>> proxy.prepare()(proxy.images[:5]).dtype
+    torch.float32
+    """
 
     name: str
     images: Tensor
-    """float32 [N, ch, H, W] as `preprocess` makes them, or uint8 pixels still to be preprocessed."""
+    """float32 [N, ch, H, W], already preprocessed, or uint8 pixels that still have to be."""
     labels: Tensor
     """int64 [N], or float32 [N, C] for soft labels."""
     preprocess: Preprocess
-    """The held-out images go through the same."""
+    """The transform of the images, and of the held-out images too."""
     fingerprint: str
+    """Identifies the content of the images, the labels and the transform."""
     steps: int | None = None
-    """Steps after which training is stopped; None: after the regime's epochs."""
+    """Steps after which training is stopped; None trains for all epochs of the regime."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     def prepare(self) -> Callable[[Tensor], Tensor] | None:
-        """What turns a batch of `images` into float32, if anything has to."""
+        """The function that preprocesses a batch of `images`; None if they already are."""
         return self.preprocess.apply if self.images.dtype == torch.uint8 else None
 
     def protocol(self, protocol: Protocol) -> Protocol:
-        """The regime's protocol for this proxy: with early stopping, as many passes as its steps need."""
+        """The protocol of the regime, with as many epochs as the steps of early stopping need."""
         if self.steps is None:
             return protocol
         epochs = math.ceil(self.steps / math.ceil(len(self) / protocol.batch))
         return replace(protocol, epochs=epochs, steps=self.steps)
 
     def to(self, device: torch.device) -> Self:
-        """The same on another device."""
+        """The same proxy on another device."""
         return replace(
             self,
             **{name: getattr(self, name).to(device) for name in ("images", "labels", "preprocess")},
@@ -70,12 +85,27 @@ class Proxy:
 def make_proxies(
     names: Sequence[str], whole: Dataset, rest: Dataset, preprocess: Preprocess, protocol: Protocol
 ) -> dict[str, Proxy]:
-    """The proxies called `names`, by the names they are shown under.
+    """The proxies called `names`, by the names that they have in results.
 
-    whole: the dataset; `rest`: its training images without those held out to score by, which no proxy draws on. A
-    condensed set may have been made from either.
-    preprocess: of all but the condensed sets, which bring their own.
-    protocol: of the search; it gives early stopping its steps.
+    Parameters
+    ----------
+    names: see the head of this module.
+    whole: the dataset. A condensed set must have been made from it, or from `rest`.
+    rest: the same dataset without the images that are held out to score by. Proxies of real images
+        are drawn from these alone.
+    preprocess: the transform of all proxies but condensed sets, which have their own.
+    protocol: the protocol of the search, from which early stopping computes its steps.
+
+    Raises `UserError` for an unknown name, for two proxies of one name, for a condensed set of
+    another dataset, and if no proxy is named.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> digits = load_dataset("digits")
+    >>> rest, preprocess = digits.hold_out(500, seed=0), make_preprocess("standard", digits)
+    >>> proxies = make_proxies(["random:2", "whole:30"], digits, rest, preprocess, Protocol())
+    >>> {name: len(proxy) for name, proxy in proxies.items()}
+    {'random:2': 20, 'whole:30': 30}
     """
     condensed = {name: _load(name, whole, rest) for name in names if not _is_kind(name)}
     first = next(iter(condensed.values()), None)
@@ -85,12 +115,13 @@ def make_proxies(
         shown = name if _is_kind(name) else _shown(name)
         if shown in proxies or shown == FREE:
             raise UserError(
-                f"two proxies are called `{shown}`: name each once, and rename one of two folders of one name"
+                f"two proxies are called `{shown}`: name each proxy once, "
+                "and rename a folder if two have the same name"
             )
         if name in condensed:
-            found = condensed[name].decoded()
+            decoded = condensed[name].decoded()
             proxies[shown] = Proxy(
-                shown, found.images, found.labels, found.preprocess, found.fingerprint
+                shown, decoded.images, decoded.labels, decoded.preprocess, decoded.fingerprint
             )
         else:
             proxies[shown] = _real(name, rest, preprocess, protocol, ipc, parts)
@@ -100,15 +131,23 @@ def make_proxies(
 
 
 def seen_held_out(names: Sequence[str], rest: Dataset) -> tuple[str, ...]:
-    """The condensed sets among `names` that were made from images now held out to score by, as far as they say."""
-    found = [
+    """The condensed sets among `names` that were made from images that are now held out.
+
+    `rest` is the dataset without the held-out images. A set that does not record its dataset is not
+    listed.
+
+    >>> from condense import load_dataset
+    >>> seen_held_out(["random", "whole:100"], load_dataset("digits"))
+    ()
+    """
+    origins = [
         (name, CondensedSet.load(name).provenance.get("dataset"))
         for name in names
         if not _is_kind(name)
     ]
     return tuple(
         _shown(name)
-        for name, origin in found
+        for name, origin in origins
         if isinstance(origin, dict) and origin["fingerprint"] != rest.fingerprint
     )
 
@@ -118,52 +157,54 @@ def _is_kind(name: str) -> bool:
 
 
 def _shown(path: str) -> str:
-    """The folder's name for a run's set, the file's own name for another file."""
+    """The name of a condensed set in results: that of its run folder, or of its own file."""
     resolved = Path(path).resolve()
-    return (
-        resolved.parent.name
-        if resolved.name == "set.safetensors"
-        else resolved.stem
-        if resolved.is_file()
-        else resolved.name
-    )
+    if resolved.name == "set.safetensors":
+        return resolved.parent.name
+    return resolved.stem if resolved.is_file() else resolved.name
 
 
 def _load(name: str, whole: Dataset, rest: Dataset) -> CondensedSet:
-    """A condensed set, once it is known to belong to the dataset."""
+    """The condensed set at the path `name`, after checking that it belongs to the dataset."""
     if not Path(name).exists():
         raise UserError(
             f"unknown proxy `{name}`: no such file or folder, and none of {', '.join(KINDS)}"
         )
-    found = CondensedSet.load(name)
+    condensed = CondensedSet.load(name)
     for what, theirs, ours in (
-        ("images of shape", found.shape, whole.shape),
-        ("classes", len(found.classes), len(whole.classes)),
+        ("images of shape", condensed.shape, whole.shape),
+        ("classes", len(condensed.classes), len(whole.classes)),
     ):
         if theirs != ours:
             raise UserError(
-                f"proxy {name} has {what} {theirs}, {whole.name} has {ours}: name a proxy made from {whole.name}"
+                f"proxy {name} has {what} {theirs}, {whole.name} has {ours}: "
+                f"name a proxy made from {whole.name}"
             )
-    if found.classes != whole.classes:
+    if condensed.classes != whole.classes:
         raise UserError(
             f"proxy {name} has other classes than {whole.name}: name a proxy made from {whole.name}"
         )
-    origin = found.provenance.get("dataset")
+    origin = condensed.provenance.get("dataset")
     if isinstance(origin, dict) and origin["fingerprint"] not in (
         whole.fingerprint,
         rest.fingerprint,
     ):
         raise UserError(
-            f"proxy {name} was made from {origin['name']} with content {origin['fingerprint']}, and {whole.name} here has "
-            f"content {whole.fingerprint} ({rest.fingerprint} without the held-out images): search where it was made"
+            f"proxy {name} was made from {origin['name']} with content {origin['fingerprint']}, "
+            f"and {whole.name} here has content {whole.fingerprint} ({rest.fingerprint} without "
+            "the held-out images): search with the dataset that it was made from"
         )
-    return found
+    return condensed
 
 
 def _real(
     name: str, rest: Dataset, preprocess: Preprocess, protocol: Protocol, ipc: int, parts: int
 ) -> Proxy:
-    """A proxy of real images: as many as `ipc` images a class take room, or steps as training on `parts` times that takes."""
+    """A proxy of real images, by default as large as a condensed set with `ipc` images per class.
+
+    `random` then has as many images as the set. `early-stop` has as many steps as training on the
+    set takes, where each of its images is decoded to `parts` images.
+    """
     kind, number = name.partition(":")[0], _number(name)
     classes = len(rest.classes)
     if kind == "random":

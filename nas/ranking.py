@@ -1,7 +1,11 @@
-"""From finished trainings to a ranking, and to what it is worth: scores by architecture, beside what costs nothing.
+"""From finished trainings to a ranking of the architectures, and how far it can be trusted.
 
-Columns are named `PROXY accuracy`, `PROXY held_loss`, `PROXY summed_loss`, by the baselines (`parameters`, `flops`, ...), and,
-for rank averages, by their parts (`PROXY accuracy + parameters`). In all of them higher is better: losses are negated.
+A ranking has a column for each score. The scores of trainings are called `PROXY accuracy`, `PROXY
+held_loss` and `PROXY summed_loss`; the baselines `parameters`, `flops`, and so on; rank averages
+are called by their parts, such as `PROXY accuracy + parameters`. In all columns higher is better:
+losses are negated.
+
+Shapes: n architectures, S seeds.
 """
 
 import csv
@@ -28,47 +32,64 @@ from nas.training import SCORES, Keys, SearchTask
 Floats = NDArray[np.float64]
 
 FREE_AVERAGE = "parameters + synflow + naswot"
-"""The rank average of baselines: what a proxy has to beat where it is itself averaged with more than one of them."""
+"""The rank average of the best-known baselines.
+
+A proxy that is averaged with several baselines has to beat this."""
 YARDSTICK = "parameters"
-"""What every column is compared with, in pairs."""
+"""The column that every other column is compared with."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Scores of the `n` architectures that every proxy has trained at least once."""
+    """The scores of the n architectures that have been trained at least once on every proxy.
+
+    >>> ranking = Ranking(
+    ...     space="nasbench201",
+    ...     indices=(5, 7, 9),
+    ...     columns={"random accuracy": np.array([0.5, 0.9, 0.7])},
+    ...     diverged={"random": np.zeros(3)},
+    ...     trainings={"random": np.ones(3)},
+    ...     by="random accuracy",
+    ... )
+    >>> [row["index"] for row in ranking.rows()]
+    [7, 9, 5]
+    """
 
     space: str
     indices: tuple[int, ...]
     columns: dict[str, Floats]
-    """[n] each, higher is better; NaN where every training diverged."""
+    """The scores, [n] for each column; higher is better, NaN if every training diverged."""
     diverged: dict[str, Floats]
-    """By proxy, how many trainings of each architecture diverged, [n]."""
+    """For each proxy, how many trainings of each architecture diverged, [n]."""
     trainings: dict[str, Floats]
-    """By proxy, how many there are, [n]."""
+    """For each proxy, how many trainings of each architecture are finished, [n]."""
     by: str
-    """The column that ranks."""
+    """The column to rank by."""
     truth: Floats | None = None
-    """Test accuracies in [0, 1], where there is a reference."""
+    """Test accuracies in [0, 1], [n], if there is a reference."""
 
     def __len__(self) -> int:
         return len(self.indices)
 
     @cached_property
     def order(self) -> list[int]:
-        """Positions, the best first by `by`; failures last, ties by index."""
+        """The positions 0..n-1, the best first; failures come last, ties by index."""
         scores = np.nan_to_num(self.columns[self.by], nan=-np.inf, posinf=-np.inf)
         return np.argsort(-scores, kind="stable").tolist()
 
     @cached_property
     def agreements(self) -> dict[str, Agreement]:
-        """How far each column agrees with the truth; nothing without a reference, or with fewer than two architectures."""
+        """How far each column agrees with the truth.
+
+        Empty without a reference, or with fewer than two architectures.
+        """
         if self.truth is None or len(self) < 2:
             return {}
         return {name: agreement(scores, self.truth) for name, scores in self.columns.items()}
 
     @cached_property
     def gains(self) -> dict[str, Agreement]:
-        """How much better each column agrees than the parameter count does, paired."""
+        """How much better each column agrees with the truth than the number of parameters does."""
         if self.truth is None or not self.agreements or YARDSTICK not in self.columns:
             return {}
         yardstick = self.columns[YARDSTICK]
@@ -77,7 +98,11 @@ class Ranking:
 
     @cached_property
     def contrasts(self) -> dict[str, Agreement]:
-        """Paired differences that decide: between proxies, score by score, and what a proxy adds to the free average."""
+        """The differences in agreement between proxies, and what a proxy adds to the baselines.
+
+        Two proxies are compared score by score. The average of a proxy's score with the best-known
+        baselines is compared with the average of these baselines alone.
+        """
         if self.truth is None or not self.agreements:
             return {}
         proxies = list(self.trainings)
@@ -97,7 +122,10 @@ class Ranking:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """Plain rows, the best first; None for what is not finite."""
+        """One dictionary of plain values for each architecture, the best first.
+
+        A number that is not finite is None.
+        """
         module, rows = space(self.space), []
         for rank, at in enumerate(map(int, self.order), start=1):
             index = self.indices[at]
@@ -114,20 +142,18 @@ class Ranking:
         return rows
 
     def to_json(self) -> dict[str, Any]:
-        """The rows, and how far each column can be trusted."""
+        """The rows, and the agreement of each column with the truth."""
         return {
             "space": self.space,
             "ranked_by": self.by,
             "architectures": self.rows(),
-            "agreement": {name: found.to_json() for name, found in self.agreements.items()},
-            f"difference_from_{YARDSTICK}": {
-                name: found.to_json() for name, found in self.gains.items()
-            },
-            "differences": {name: found.to_json() for name, found in self.contrasts.items()},
+            "agreement": _to_json(self.agreements),
+            f"difference_from_{YARDSTICK}": _to_json(self.gains),
+            "differences": _to_json(self.contrasts),
         }
 
     def save(self, folder: Path) -> None:
-        """Write `ranking.csv` and `ranking.json`."""
+        """Write `ranking.csv` and `ranking.json` into `folder`."""
         write_json(folder / "ranking.json", self.to_json())
         text, rows = io.StringIO(), self.rows()
         if rows:
@@ -140,9 +166,22 @@ class Ranking:
 def collect(
     store: Trials, keys: Keys, indices: Sequence[int], seeds: int, by: str, truth: Floats | None
 ) -> Ranking:
-    """The ranking that the trainings in `store` make: means over the seeds that did not diverge.
+    """The ranking by the trainings in `store`.
 
-    truth: of all `indices`, or None.
+    Each score is the mean over the seeds whose training did not diverge.
+
+    Parameters
+    ----------
+    keys: the keys of the trainings in the store; they name the proxies.
+    indices: the candidates. Those that a proxy has not been trained with yet are left out.
+    seeds: trainings of each candidate on each proxy.
+    by: the column to rank by.
+    truth: the test accuracies of all `indices`, or None.
+
+    >>> recipes = {FREE: (FREE, "baselines"), "random": ("0123", "epochs=20")}
+    >>> store, keys = Trials(":memory:"), Keys("nasbench201", recipes)
+    >>> len(collect(store, keys, [5, 7], seeds=3, by="random accuracy", truth=None))
+    0
     """
     stored = {key: trial.result["scores"] for key, trial in store.find(keys.kind).items()}
 
@@ -152,7 +191,7 @@ def collect(
     trained = {proxy: [scores(proxy, seed) for seed in range(seeds)] for proxy in keys.proxies}
     free = scores(FREE, 0)
     started = {
-        proxy: np.array([[s is not None for s in found] for found in runs])
+        proxy: np.array([[s is not None for s in of_seed] for of_seed in runs])
         for proxy, runs in trained.items()
     }
     keep = np.flatnonzero(
@@ -179,12 +218,20 @@ def collect(
 
 
 def column_names(proxies: Iterable[str]) -> list[str]:
-    """The columns of a search's own scores: what it can be ranked by."""
+    """The columns that a search with these proxies can be ranked by.
+
+    >>> column_names(["random"])[:4]
+    ['random accuracy', 'random held_loss', 'random summed_loss', 'parameters']
+    """
     return [f"{proxy} {score}" for proxy in proxies for score in SCORES] + list(BASELINES)
 
 
 def _averages(columns: dict[str, Floats], proxies: Iterable[str]) -> dict[str, Floats]:
-    """Rank averages of each proxy's scores with the parameter count and with the best-known baselines; and of those alone."""
+    """The rank averages, by their names.
+
+    These are the average of the best-known baselines, and the averages of each score of each proxy
+    with the number of parameters and with the best-known baselines.
+    """
     free = FREE_AVERAGE.split(" + ")
     combined = [free] + [
         [f"{proxy} {score}", *others]
@@ -198,15 +245,15 @@ def _averages(columns: dict[str, Floats], proxies: Iterable[str]) -> dict[str, F
 
 
 def _table(runs: Sequence[Sequence[dict[str, float] | None]], score: str) -> Floats:
-    """A score by seed and architecture, [S, n]; NaN where there is no training, or a diverged one."""
+    """A score by seed and architecture, [S, n]; NaN if the training is missing or diverged."""
     return np.array(
-        [[nan if scores is None else scores[score] for scores in found] for found in runs],
+        [[nan if scores is None else scores[score] for scores in of_seed] for of_seed in runs],
         dtype=np.float64,
     )
 
 
 def _mean(table: Floats) -> Floats:
-    """The mean [n] of what is not NaN in [S, n]; NaN where nothing is."""
+    """The means [n] over the seeds of a table [S, n], without its NaNs; NaN if all are."""
     counts = np.isfinite(table).sum(axis=0)
     return np.divide(
         np.where(np.isfinite(table), table, 0).sum(axis=0),
@@ -218,3 +265,7 @@ def _mean(table: Floats) -> Floats:
 
 def _plain(value: float) -> float | None:
     return float(value) if isfinite(value) else None
+
+
+def _to_json(agreements: dict[str, Agreement]) -> dict[str, Any]:
+    return {name: result.to_json() for name, result in agreements.items()}

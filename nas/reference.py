@@ -1,9 +1,13 @@
-"""The truth to compare rankings with: a table of trained accuracies, one row an architecture.
+"""The truth to compare rankings with: a table of accuracies after full training.
 
-The table is a CSV file (plain or .gz) with columns `index`, `arch` and any number of numeric ones. Accuracies, in
-percent, are named `<dataset>_valid` and `<dataset>_test`; `cifar10_valid_seed777` is a single run, `cifar10_test_12ep`
-another schedule. A candidate is ranked by our own score and judged by `_test`. The official NAS-Bench-201 file is a
-pickle, which can run any code when loaded: `convert` turns it, once and only if trusted, into such a table.
+The table is a CSV file, plain or gzipped, with one row for each architecture. It has the columns
+`index` and `arch`, and any number of columns with numbers. Accuracies are in percent, and their
+columns are called `<dataset>_valid` and `<dataset>_test`. In addition, `cifar10_valid_seed777` is a
+single run, and `cifar10_test_12ep` a schedule of 12 epochs. Candidates are ranked by scores of our
+own, and the ranking is judged by `<dataset>_test`.
+
+The official NAS-Bench-201 file is a pickle, which can run any code when it is loaded. If its source
+is trusted, `convert` turns it into such a table once.
 """
 
 import csv
@@ -25,8 +29,9 @@ from nas.spaces import SPACES, space
 _SEEDS = (777, 888, 999)
 OFFICIAL_SPACE = "nasbench201"
 """The space that has a published reference."""
-# Our names for what the benchmark calls dataset and evaluation set. Its `cifar10` is trained on all 50,000 images and has
-# no validation accuracy; its `cifar10-valid` is trained on half of them.
+# The benchmark's names for the dataset and the evaluation set, by our names. Its `cifar10` is
+# trained on all 50,000 images and has no validation accuracy. Its `cifar10-valid` is trained on
+# half of them.
 OFFICIAL = {
     "cifar10_valid": ("cifar10-valid", "x-valid"),
     "cifar10_test": ("cifar10", "ori-test"),
@@ -35,19 +40,33 @@ OFFICIAL = {
     "imagenet16_120_valid": ("ImageNet16-120", "x-valid"),
     "imagenet16_120_test": ("ImageNet16-120", "x-test"),
 }
-"""The accuracies that NAS-Bench-201 has."""
+"""The accuracies in NAS-Bench-201, with the names that the benchmark has for them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A table over a whole space: `columns` maps a name to float64 [SIZE], NaN where the table has no value."""
+    """A table of numbers for the architectures of a space.
+
+    >>> accuracies = np.full(space("nasbench201").SIZE, np.nan)
+    >>> accuracies[[5, 7]] = 91.2, 93.8
+    >>> reference = Reference("nasbench201", "a table", {"digits_test": accuracies})
+    >>> reference.truth("digits", [7, 5])
+    array([0.938, 0.912])
+    >>> reference.known("digits_test")
+    [5, 7]
+    """
 
     space: str
     source: str
+    """The path of the table, for messages."""
     columns: dict[str, NDArray[np.float64]]
+    """The columns by name, each float64 [SIZE], with NaN where the table has no value."""
 
     def values(self, column: str, indices: Sequence[int]) -> NDArray[np.float64]:
-        """A column at these indices, as it stands in the table; `UserError` for an unknown column and for gaps."""
+        """The values of a column at these indices, in the unit of the table.
+
+        Raises `UserError` for an unknown column, and if a value is missing.
+        """
         if column not in self.columns:
             raise unknown(f"column of {self.source}:", column, self.columns)
         values = self.columns[column][list(indices)]
@@ -56,27 +75,30 @@ class Reference:
         ]:
             first = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
             raise UserError(
-                f"{self.source} has no `{column}` for {len(missing)} of {len(values)} architectures (indices {first}): "
-                "complete it or choose among those it has"
+                f"{self.source} has no `{column}` for {len(missing)} of {len(values)} "
+                f"architectures (indices {first}): complete it or choose among those it has"
             )
         return values
 
     def truth(self, dataset: str, indices: Sequence[int]) -> NDArray[np.float64]:
-        """Test accuracies in [0, 1] of networks trained on all of `dataset`: what rankings are judged by."""
+        """Test accuracies in [0, 1] after full training; rankings are judged by them."""
         return self.values(f"{dataset}_test", indices) / 100
 
     def validation(self, dataset: str, indices: Sequence[int]) -> NDArray[np.float64]:
-        """Validation accuracies in [0, 1]: what a search with full trainings would have ranked by."""
+        """Validation accuracies in [0, 1] after full training; a full search would rank by them."""
         return self.values(f"{dataset}_valid", indices) / 100
 
     def known(self, column: str) -> list[int]:
-        """The indices that have a value in `column`."""
+        """The indices of the architectures that have a value in `column`."""
         if column not in self.columns:
             raise unknown(f"column of {self.source}:", column, self.columns)
         return np.flatnonzero(~np.isnan(self.columns[column])).tolist()
 
     def save(self, path: str | Path) -> None:
-        """Write the table, gzipped if the name ends in .gz; rows without any value are left out."""
+        """Write the table to `path`, gzipped if the name ends in `.gz`.
+
+        Rows without any value are left out.
+        """
         path, architecture = Path(path), space(self.space).architecture
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -90,28 +112,33 @@ class Reference:
 
 
 def load(path: str | Path, space_name: str) -> Reference:
-    """Read a table for a space. A damaged file, wrong columns and the table of another space are `UserError`s."""
+    """Read the table of a space from `path`.
+
+    Raises `UserError` for a damaged file, for wrong columns, and for the table of another space.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from nas.spaces import nasbench201
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, "nasbench201.csv")
+    ...     name = nasbench201.architecture(5).name
+    ...     _ = path.write_text(f"index,arch,digits_test\\n5,{name},91.2")
+    ...     load(path, "nasbench201").values("digits_test", [5])
+    array([91.2])
+    """
     header, rows = _read(Path(path))
-    if missing := {"index", "arch"} - set(header):
-        raise UserError(
-            f"{path} has no column {' and '.join(sorted(missing))}: a reference has `index`, `arch` and accuracies"
-        )
-    names = [name for name in header if name not in ("index", "arch")]
-    if not any(name.endswith(("_test", "_valid")) for name in names):
-        raise UserError(
-            f"{path} has no accuracies: name them `<dataset>_test` and `<dataset>_valid`; it has {', '.join(header)}"
-        )
+    names = _columns(path, header)
     module = space(space_name)
     table = np.full((module.SIZE, len(names)), np.nan)
-    at = header.index("index"), header.index("arch"), [header.index(name) for name in names]
+    index_at, name_at = header.index("index"), header.index("arch")
+    columns = [header.index(name) for name in names]
     seen: set[int] = set()
     for line, row in enumerate(rows, start=2):
-        index = _index(path, line, row, at[0], at[1], space_name)
+        index = _index(path, line, row[index_at], row[name_at], space_name)
         if index in seen:
             raise UserError(f"{path}, line {line}: index {index} occurs twice")
         seen.add(index)
         try:
-            table[index] = [float(row[column]) if row[column] else np.nan for column in at[2]]
+            table[index] = [float(row[column]) if row[column] else np.nan for column in columns]
         except ValueError as error:
             raise UserError(
                 f"{path}, line {line}: {error}; every column but `arch` holds numbers"
@@ -121,7 +148,24 @@ def load(path: str | Path, space_name: str) -> Reference:
     )
 
 
+def _columns(path: str | Path, header: list[str]) -> list[str]:
+    """The columns of the header that hold numbers, after checking that nothing is missing."""
+    if missing := {"index", "arch"} - set(header):
+        raise UserError(
+            f"{path} has no column {' and '.join(sorted(missing))}: "
+            "a reference has `index`, `arch` and accuracies"
+        )
+    names = [name for name in header if name not in ("index", "arch")]
+    if not any(name.endswith(("_test", "_valid")) for name in names):
+        raise UserError(
+            f"{path} has no accuracies: name them `<dataset>_test` and `<dataset>_valid`; "
+            f"it has {', '.join(header)}"
+        )
+    return names
+
+
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of a CSV file, plain or gzipped, all of the same length."""
     try:
         content = path.read_bytes()
         text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode()
@@ -129,7 +173,8 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
         raise UserError(f"{path} does not exist: name a reference table") from None
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise UserError(
-            f"{path} is no readable CSV file ({error}): a benchmark's .pth has to be converted first"
+            f"{path} is not a readable CSV file ({error}): "
+            "a benchmark's .pth has to be converted first"
         ) from None
     rows = [row for row in csv.reader(io.StringIO(text)) if row]
     if len(rows) < 2:
@@ -137,29 +182,30 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     for line, row in enumerate(rows, start=1):
         if len(row) != len(rows[0]):
             raise UserError(
-                f"{path}, line {line}: {len(row)} values for {len(rows[0])} columns; the file is damaged"
+                f"{path}, line {line}: {len(row)} values for {len(rows[0])} columns; "
+                "the file is damaged"
             )
     return rows[0], rows[1:]
 
 
-def _index(
-    path: str | Path, line: int, row: list[str], index_at: int, name_at: int, space_name: str
-) -> int:
-    """The row's index, once its name is known to be that of the architecture with this index."""
-    text, name = row[index_at], row[name_at]
+def _index(path: str | Path, line: int, text: str, name: str, space_name: str) -> int:
+    """The index in a row, after checking that the architecture with this index has this name."""
     if _is(space_name, text, name):
         return int(text)
     for other in SPACES:
         if other != space_name and _is(other, text, name):
             raise UserError(
-                f"{path} is a reference for {other}, not for {space_name}: name another, or search that space"
+                f"{path} is a reference for {other}, not for {space_name}: "
+                "name another, or search that space"
             )
     raise UserError(
-        f"{path}, line {line}: `{name}` is not architecture {text} of {space_name}: the table is for another space"
+        f"{path}, line {line}: `{name}` is not architecture {text} of {space_name}: "
+        "the table is for another space"
     )
 
 
 def _is(space_name: str, index: str, name: str) -> bool:
+    """Whether the space has an architecture with this index and this name."""
     module = space(space_name)
     return (
         index.isdecimal() and int(index) < module.SIZE and module.architecture(index).name == name
@@ -167,27 +213,35 @@ def _is(space_name: str, index: str, name: str) -> bool:
 
 
 def from_official(path: str | Path, *, trust_pickle: bool = False) -> Reference:
-    """Read the official `NAS-Bench-201-v1_*.pth` through the `nas-bench-201` package: 200-epoch means over the seeds.
+    """Read the official `NAS-Bench-201-v1_*.pth`, using the `nas-bench-201` package.
 
-    It is a pickle, so reading it runs whatever code it holds: only with `trust_pickle`. Takes some minutes and several
-    times the file's size in memory; `convert` it once.
+    The accuracies are those after 200 epochs, averaged over the seeds. Reading takes some minutes,
+    and several times the size of the file in memory, so `convert` the file once.
+
+    The file is a pickle, and reading it runs whatever code it holds. Raises `UserError` without
+    `trust_pickle`, and for a file that is missing or is not this benchmark.
+
+    >>> from_official("NAS-Bench-201-v1_1-096897.pth")
+    Traceback (most recent call last):
+    condense.errors.UserError: NAS-Bench-201-v1_1-096897.pth is a pickle and can run any code ...
     """
     if not trust_pickle:
         raise UserError(
-            f"{path} is a pickle and can run any code when read: pass --trust-pickle if you trust its source"
+            f"{path} is a pickle and can run any code when read: "
+            "pass --trust-pickle if you trust its source"
         )
     import torch
     from nas_201_api import NASBench201API
 
     try:
-        # The package's own loading fails on torch >= 2.6, where `weights_only` is the default.
+        # The package's own loading fails with torch >= 2.6, where `weights_only` is the default.
         content = torch.load(path, map_location="cpu", weights_only=False)
         api = NASBench201API(content, verbose=False)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: name the benchmark's .pth file") from None
-    except Exception as error:  # whatever unpickling foreign content raises
+    except Exception as error:  # unpickling foreign content may raise anything
         raise UserError(
-            f"{path} is no NAS-Bench-201 file: {type(error).__name__}: {error}".splitlines()[0]
+            f"{path} is not a NAS-Bench-201 file: {type(error).__name__}: {error}".splitlines()[0]
         ) from error
     module = space(OFFICIAL_SPACE)
     rows = {
@@ -203,17 +257,18 @@ def from_official(path: str | Path, *, trust_pickle: bool = False) -> Reference:
 
 
 def _official_row(api: Any, index: int) -> dict[str, float]:
-    """What the table holds of one architecture; what the benchmark has not measured is left out."""
-    # Asked of its records directly: the package's own query functions default to 12 epochs and to a random seed.
+    """The numbers for one architecture, without those that the benchmark did not measure."""
+    # The records are read directly, because the query functions of the package default to 12 epochs
+    # and to a random seed.
     long, short = (api.query_meta_info_by_index(int(index), hp=hp) for hp in ("200", "12"))
-    row = {name: _accuracy(long, *where) for name, where in OFFICIAL.items()}
+    row = {name: _accuracy(long, *official) for name, official in OFFICIAL.items()}
     row |= {
         f"cifar10_valid_seed{seed}": _accuracy(long, *OFFICIAL["cifar10_valid"], seed)
         for seed in _SEEDS
     }
     row |= {
-        f"{name}_12ep": _accuracy(short, *where)
-        for name, where in OFFICIAL.items()
+        f"{name}_12ep": _accuracy(short, *official)
+        for name, official in OFFICIAL.items()
         if name.endswith("_test")
     }
     row["n_seeds"] = len(long.dataset_seed.get("cifar10-valid", ()))
@@ -224,7 +279,10 @@ def _official_row(api: Any, index: int) -> dict[str, float]:
 
 
 def _accuracy(results: Any, dataset: str, split: str, seed: int | None = None) -> float | None:
-    """Percent after the last epoch: the mean of all seeds, or that of one; None if it was not trained."""
+    """The accuracy in percent after the last epoch, of one seed or averaged over all.
+
+    None if there was no such training.
+    """
     seeds = results.dataset_seed.get(dataset, ())
     if not seeds or (seed is not None and seed not in seeds):
         return None
@@ -234,7 +292,14 @@ def _accuracy(results: Any, dataset: str, split: str, seed: int | None = None) -
 
 
 def convert(pth: str | Path, table: str | Path, *, trust_pickle: bool = False) -> Reference:
-    """Turn the official file into the compact table, once."""
+    """Read the official file at `pth`, and write it as a compact table to `table`.
+
+    Raises `UserError` as `from_official` does.
+
+    >>> convert("NAS-Bench-201-v1_1-096897.pth", "nasbench201.csv.gz")
+    Traceback (most recent call last):
+    condense.errors.UserError: NAS-Bench-201-v1_1-096897.pth is a pickle and can run any code ...
+    """
     reference = from_official(pth, trust_pickle=trust_pickle)
     reference.save(table)
     return reference

@@ -1,4 +1,4 @@
-"""How the candidates of a search are trained on a proxy, and how they are looked at afterwards."""
+"""How the candidates of a search are trained on a proxy, and how they are scored afterwards."""
 
 from dataclasses import dataclass, field, fields
 
@@ -10,24 +10,26 @@ STATISTICS = {
     "running": "BatchNorm's averages are those that training left",
     "batch": "BatchNorm uses the statistics of the held-out images, 250 at a time",
 }
+"""The statistics that BatchNorm may use on the held-out images, by name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Regime:
-    """How candidates are trained on a proxy and looked at afterwards.
+    """How candidates are trained on a proxy and scored afterwards.
 
-    `docs/nas.md` says how the defaults of each space were found.
+    `docs/nas.md` describes the study behind the defaults of each space. Raises `UserError` for
+    unknown statistics, and for a size below 1.
 
     >>> Regime(protocol=Protocol(epochs=20), sizes={"cells": 1}).text().split()[-2:]
     ['statistics=running', 'cells=1']
     """
 
     protocol: Protocol
-    """The training itself."""
+    """How they are trained."""
     statistics: str = "running"
-    """What BatchNorm uses on the held-out images: proxy, running or batch."""
+    """What BatchNorm uses on the held-out images, one of `STATISTICS`."""
     sizes: dict[str, int] = field(default_factory=dict)
-    """What the networks of the space can be made smaller by, such as the cells of NAS-Bench-201."""
+    """The sizes of the networks, as far as the space has any: the cells of NAS-Bench-201."""
 
     def __post_init__(self) -> None:
         if self.statistics not in STATISTICS:
@@ -37,7 +39,7 @@ class Regime:
                 raise UserError(f"{name} is {size}: it must be 1 or more")
 
     def text(self) -> str:
-        """Every hyperparameter in one line, as the store of trainings records it."""
+        """Every hyperparameter in one line, as the store of trials records it."""
         values = {f.name: getattr(self.protocol, f.name) for f in fields(self.protocol)}
         values |= {"statistics": self.statistics, **self.sizes}
         return " ".join(

@@ -1,75 +1,111 @@
-"""What a search has found, to look at: each proxy's scores against the truth, and one HTML page."""
+"""The report of a search: each proxy's scores against the truth, and one HTML page."""
 
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from condense.progress import progress
 from condense.report import html as report
 from condense.report.figures import save_figure
-from nas.agreement import Agreement, Estimate, agreement
+from nas.agreement import Agreement, Estimate
 from nas.ranking import YARDSTICK, Ranking
-from nas.spaces import space
 from nas.training import SCORES
 
 if TYPE_CHECKING:
-    pass
+    from matplotlib.axes import Axes
 
 _ROWS = 20
+"""Architectures that the page lists."""
 _SHOWN = {
     "spearman": "Spearman",
     "spearman_top20": "top 20 %",
     "spearman_top10": "top 10 %",
     "kendall": "Kendall",
 }
+"""The measures that the tables show, with their headers."""
+DIFFERENCE_HEADERS = ("score", *_SHOWN.values())
+"""The headers of `difference_rows`."""
+AGREEMENT_HEADERS = ("score", *_SHOWN.values(), "top-1, %")
+"""The headers of `agreement_rows`."""
 
 
 def scatter(path: Path, ranking: Ranking, proxy: str) -> Path:
-    """Write a PNG of a proxy's three scores, and of the parameter count, against the truth; better to the right."""
+    """Write a PNG of a proxy's three scores, and of the number of parameters, against the truth.
+
+    The ranking must have a truth. Better scores are on the right. Returns `path`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> columns = {f"random {score}": np.array([0.2, 0.4, 0.3]) for score in SCORES}
+    >>> ranking = Ranking(
+    ...     space="nasbench201", indices=(5, 7, 9),
+    ...     columns=columns | {"parameters": np.array([1e5, 3e5, 2e5])},
+    ...     diverged={"random": np.zeros(3)}, trainings={"random": np.ones(3)},
+    ...     by="random accuracy", truth=np.array([0.8, 0.9, 0.7]),
+    ... )
+    >>> with TemporaryDirectory() as folder:
+    ...     scatter(Path(folder, "random.png"), ranking, "random").exists()
+    True
+    """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     assert ranking.truth is not None
     columns = [f"{proxy} {score}" for score in SCORES] + [YARDSTICK]
     figure = Figure(figsize=(3.1 * len(columns), 3.2), layout="constrained", dpi=150)
     for axes, column in zip(figure.subplots(1, len(columns), sharey=True), columns, strict=True):
-        label = column.removeprefix(f"{proxy} ").replace("_", " ")
         finite = np.isfinite(ranking.columns[column])
-        values = np.abs(ranking.columns[column][finite])  # losses are negated there
+        values = np.abs(ranking.columns[column][finite])  # losses are negated in the ranking
         axes.scatter(
             values, 100 * ranking.truth[finite], s=12, color="#5b7fb8", alpha=0.8, linewidths=0
         )
         axes.set_title(f"Spearman {interval(ranking.agreements[column]['spearman'])}", fontsize=9)
-        axes.set_xlabel(f"{label} (reversed)" if label.endswith("loss") else label)
-        if label.endswith("loss"):
-            axes.invert_xaxis()
-        if len(values) and values.max() > 4 * values.min() > 0 and label != "accuracy":
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
+        _draw_axis(axes, column.removeprefix(f"{proxy} ").replace("_", " "), values)
     figure.axes[0].set_ylabel("true test accuracy, %")
     figure.suptitle(f"trained on {proxy}", fontsize=10)
     return save_figure(figure, path)
 
 
+def _draw_axis(axes: "Axes", label: str, values: np.ndarray) -> None:
+    """The horizontal axis of a score: reversed for a loss, logarithmic over a wide range."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    axes.set_xlabel(f"{label} (reversed)" if label.endswith("loss") else label)
+    if label.endswith("loss"):
+        axes.invert_xaxis()
+    if len(values) and values.max() > 4 * values.min() > 0 and label != "accuracy":
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+
+
 def interval(estimate: Estimate, sign: str = "") -> str:
-    """A value with its 95 % interval; with `sign` "+" as a difference."""
+    """A value with its 95 % interval; with the `sign` "+", it is shown as a difference.
+
+    >>> interval(Estimate(0.5, 0.25, 0.75))
+    '0.50 [0.25, 0.75]'
+    >>> interval(Estimate(0.5, -0.25, 0.75), "+")
+    '+0.50 [-0.25, +0.75]'
+    """
     if not isfinite(estimate.value):
         return "too few"
     return f"{estimate.value:{sign}.2f} [{estimate.low:{sign}.2f}, {estimate.high:{sign}.2f}]"
 
 
 def agreement_rows(agreements: dict[str, Agreement]) -> list[list[str]]:
-    """For each column: name, correlations with their 95 % intervals, and the truth of the best-ranked in percent."""
+    """The rows of a table of agreements, by `AGREEMENT_HEADERS`.
+
+    A row has the name of the score, its correlations with their 95 % intervals, and the truth of
+    the architecture that it ranks best, in percent.
+
+    >>> from nas.agreement import agreement
+    >>> rows = agreement_rows({"random accuracy": agreement([1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4])})
+    >>> rows[0][:2], rows[0][-1]
+    (['random accuracy', '1.00 [1.00, 1.00]'], '40.00')
+    """
     return [
         [name, *(interval(a[m]) for m in _SHOWN), f"{100 * a['top1'].value:.2f}"]
         for name, a in agreements.items()
@@ -77,172 +113,80 @@ def agreement_rows(agreements: dict[str, Agreement]) -> list[list[str]]:
 
 
 def difference_rows(differences: dict[str, Agreement]) -> list[list[str]]:
-    """For each difference: name, differences of the correlations with their 95 % intervals."""
+    """The rows of a table of differences between agreements, by `DIFFERENCE_HEADERS`.
+
+    >>> from nas.agreement import difference
+    >>> scores, truth = [1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4]
+    >>> difference_rows({"a minus a": difference(scores, scores, truth)})[0][:2]
+    ['a minus a', '+0.00 [+0.00, +0.00]']
+    """
     return [[name, *(interval(a[m], "+") for m in _SHOWN)] for name, a in differences.items()]
-
-
-DIFFERENCE_HEADERS = ("score", *_SHOWN.values())
-AGREEMENT_HEADERS = ("score", *_SHOWN.values(), "top-1, %")
 
 
 def write_report(
     folder: Path, ranking: Ranking, notes: Sequence[str], facts: dict[str, Any]
 ) -> Path:
-    """Write `report.html`, and a `scatter-*.png` for each proxy where there is a truth; returns the page."""
+    """Write `report.html` into `folder`, and with a truth also a `scatter-*.png` for each proxy.
+
+    `notes` are shown first, `facts` last. Returns the path of the page.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> scores = {"random accuracy": np.array([0.2, 0.4])}
+    >>> ranking = Ranking("nasbench201", (5, 7), scores, {}, {}, by="random accuracy")
+    >>> with TemporaryDirectory() as folder:
+    ...     write_report(Path(folder), ranking, ["no reference"], {"seeds": 3}).name
+    'report.html'
+    """
     sections = []
     if notes:
         sections.append(report.section("To know", *map(report.paragraph, notes)))
     if ranking.agreements:
-        told = (
-            f"Agreement of each score with the true test accuracy of {len(ranking)} architectures, bootstrap 95 % intervals. "
-            "Ties share their mean rank; what diverged ranks last. A proxy that does not beat what costs nothing is of no use."
-        )
-        pictures = [
-            report.image(
-                scatter(folder / f"scatter-{proxy.replace(':', '-')}.png", ranking, proxy), proxy
-            )
-            for proxy in ranking.trainings
-        ]
-        sections.append(
-            report.section(
-                "How far the rankings can be trusted",
-                report.paragraph(told),
-                report.table(AGREEMENT_HEADERS, agreement_rows(ranking.agreements)),
-                *pictures,
-            )
-        )
-        caption = "An interval that excludes 0 means a real difference."
-        for title, differences in (
-            (f"Compared with {YARDSTICK}", ranking.gains),
-            ("Proxy against proxy, and what a proxy adds", ranking.contrasts),
-        ):
-            rows = difference_rows(differences)
-            sections.append(report.section(title, report.table(DIFFERENCE_HEADERS, rows, caption)))
-    best_rows = ranking.rows()[:_ROWS]
-    names = [
-        name
-        for name in best_rows[0]
-        if name in ("rank", "index", "arch", "truth", ranking.by, YARDSTICK)
-    ]
-    best = report.table(
-        names,
-        [[_number(row[name]) for name in names] for row in best_rows],
-        f"ranked by {ranking.by}; losses are negated",
-    )
-    sections.append(report.section("The best", best))
+        sections += _agreement_sections(folder, ranking)
+    sections.append(report.section("The best", _best_table(ranking)))
     sections.append(report.section("How", report.facts(facts)))
     return report.html_report(
         folder / "report.html", f"{len(ranking)} architectures of {ranking.space}", *sections
     )
 
 
-def _number(value: Any) -> Any:
-    return "diverged" if value is None else value
-
-
-# ---- while it runs: a live table on a terminal, plain lines elsewhere, on stderr
-
-_EVERY = 2.0
-"""Seconds between looks at the ranking."""
-_RESAMPLES = 200  # enough for an interval to glance at
-
-
-@contextmanager
-def watched(
-    title: str, total: int, done: int, look: Callable[[], Ranking], *, quiet: bool = False
-) -> Iterator[Callable[[int], None]]:
-    """Yields the function to tell how many trainings are done; `look` gives the ranking as it stands."""
-    if quiet:
-        yield lambda done: None
-    elif sys.stderr.isatty():
-        with _table(title, total, done, look) as told:
-            yield told
-    else:
-        with progress(title, total, done) as tell:
-            lines = _Now_and_then(look)
-            yield lambda done: tell(done, lines.text(done == total))
-
-
-class _Now_and_then:
-    """What a ranking says in a line, looked at no more often than is worth it."""
-
-    def __init__(self, look: Callable[[], Ranking]) -> None:
-        self._look, self._at, self._text = look, -10.0, ""
-
-    def text(self, last: bool) -> str:
-        if last or time.monotonic() - self._at > 10:
-            self._at = time.monotonic()
-            ranking = self._look()
-            best = " ".join(_best(ranking, ranking.by))
-            self._text = "; ".join(
-                part for part in (best and f"best {best}", _agreement(ranking, ranking.by)) if part
-            )
-        return self._text
-
-
-@contextmanager
-def _table(
-    title: str, total: int, done: int, look: Callable[[], Ranking]
-) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
-    from rich.live import Live
-    from rich.table import Table
-
-    began, start, looked = time.monotonic(), done, -_EVERY
-
-    def render(done: int) -> Table:
-        ranking = look()
-        left = (time.monotonic() - began) / max(1, done - start) * (total - done)
-        table = Table(
-            title=f"{title}: {done} of {total} trainings, {left:.0f} s left", title_justify="left"
+def _agreement_sections(folder: Path, ranking: Ranking) -> list[report.Html]:
+    """What the truth says about the scores: agreements, pictures and differences."""
+    explanation = (
+        f"Agreement of each score with the true test accuracy of {len(ranking)} architectures, "
+        "with bootstrap 95 % intervals. Ties share their mean rank; trainings that diverged rank "
+        "last. A proxy is of no use if it does not beat the scores that cost nothing."
+    )
+    pictures = [
+        report.image(
+            scatter(folder / f"scatter-{proxy.replace(':', '-')}.png", ranking, proxy), proxy
         )
-        for header in (
-            "proxy",
-            "architectures",
-            "trainings",
-            "best so far",
-            "score",
-            "Spearman with the truth",
-        ):
-            table.add_column(header)
-        score = ranking.by.rpartition(" ")[2]
-        for proxy, trainings in ranking.trainings.items():
-            column = f"{proxy} {score}"
-            column = column if column in ranking.columns else ranking.by
-            best, value = _best(ranking, column) or ("", "")
-            row = (proxy, str(len(ranking)), f"{trainings.sum():.0f}", best, value)
-            table.add_row(
-                *row, _agreement(ranking, column).removeprefix("Spearman ") or "no reference yet"
-            )
-        return table
-
-    with Live(render(done), console=Console(stderr=True), auto_refresh=False) as live:
-
-        def tell(done: int) -> None:
-            nonlocal looked
-            if done == total or time.monotonic() - looked >= _EVERY:
-                looked = time.monotonic()
-                live.update(render(done), refresh=True)
-
-        yield tell
-
-
-def _best(ranking: Ranking, column: str) -> tuple[str, str] | tuple[()]:
-    """The best-ranked architecture by a column, its index first, and its score; nothing before the first."""
-    if not len(ranking):
-        return ()
-    scores = [
-        (value, -at) for at, value in enumerate(ranking.columns[column].tolist()) if value == value
+        for proxy in ranking.trainings
     ]
-    if not scores:
-        return ()
-    value, at = max(scores)
-    best = space(ranking.space).architecture(ranking.indices[-at])
-    return f"{best.index} {best.name}", f"({column} {value:.4g})"
+    sections = [
+        report.section(
+            "How far the rankings can be trusted",
+            report.paragraph(explanation),
+            report.table(AGREEMENT_HEADERS, agreement_rows(ranking.agreements)),
+            *pictures,
+        )
+    ]
+    caption = "An interval that excludes 0 means a real difference."
+    for title, differences in (
+        (f"Compared with {YARDSTICK}", ranking.gains),
+        ("Proxy against proxy, and what a proxy adds", ranking.contrasts),
+    ):
+        rows = difference_rows(differences)
+        sections.append(report.section(title, report.table(DIFFERENCE_HEADERS, rows, caption)))
+    return sections
 
 
-def _agreement(ranking: Ranking, column: str) -> str:
-    if ranking.truth is None or len(ranking) < 4:
-        return ""
-    found = agreement(ranking.columns[column], ranking.truth, resamples=_RESAMPLES)["spearman"]
-    return f"Spearman {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+def _best_table(ranking: Ranking) -> report.Html:
+    """The table of the architectures that are ranked best."""
+    rows = ranking.rows()[:_ROWS]
+    shown = ("rank", "index", "arch", "truth", ranking.by, YARDSTICK)
+    names = [name for name in rows[0] if name in shown]
+    return report.table(
+        names,
+        [["diverged" if row[name] is None else row[name] for name in names] for row in rows],
+        f"ranked by {ranking.by}; losses are negated",
+    )

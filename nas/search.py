@@ -1,22 +1,18 @@
-"""A search from start to end in a folder: started once, killed at will, resumed to the same ranking.
+"""A search from start to end, in a folder.
 
-search.json        everything resolved: space, candidates, proxies, regime, dataset; and how far it is
-trials.sqlite      every training, written as it finishes (or in `store`, which several searches may share)
-ranking.csv/.json  the candidates, best first, with every score and, where there is a reference, how far each can be trusted
-scatter-*.png      each proxy's scores against the truth
-report.html        all of it to look at
-reference.csv      what a reference run makes, in place of a ranking: the truth that other searches are compared with
+A search may be killed at any time. When it is resumed, it ends with the same ranking.
+
+search.json    all settings (space, candidates, proxies, regime, dataset), and the progress
+trials.sqlite  every training, written as it finishes; searches may share a `store` instead
+
+`nas.results` describes the files of the results.
 """
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
@@ -27,7 +23,6 @@ from condense.study.record import locked
 from condense.study.study import Study
 from condense.study.trials import Trials
 from condense.study.workers import Workers
-from nas import ranking
 from nas.plan import (
     HELD_OUT,
     SearchPlan,
@@ -38,25 +33,19 @@ from nas.plan import (
     write_plan,
 )
 from nas.proxies import make_proxies, seen_held_out
-from nas.ranking import Ranking, collect
-from nas.reference import OFFICIAL, OFFICIAL_SPACE, Reference, load
+from nas.ranking import column_names
 from nas.regime import Regime
-from nas.report import watched, write_report
+from nas.results import (
+    SearchResult,
+    ranking_of,
+    result_of,
+    store_path,
+    truth_of,
+    write_result,
+)
 from nas.spaces import space
-from nas.training import SearchBench, SearchTask
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """How far a search is, and what it has found."""
-
-    folder: Path
-    done: int
-    total: int
-    ranking: Ranking | None
-    """None for a reference run."""
-    notes: tuple[str, ...]
-    """What one should know: what could not be checked and how to, what diverged, what is missing."""
+from nas.training import SearchBench
+from nas.watch import watched
 
 
 def search(
@@ -78,27 +67,48 @@ def search(
     minutes: float | None = None,
     quiet: bool = False,
 ) -> SearchResult:
-    """Rank candidates of a space by training them on proxies of `dataset`; the results are kept in the folder `out`.
+    """Rank candidates of a space by training them on proxies of `dataset`.
 
     Parameters
     ----------
-    proxies: condensed sets by path, `random[:IPC]`, `early-stop[:STEPS]`, `whole[:IMAGES]` (see `nas.sets`).
-    sample: how many candidates, drawn from `seed` (stratified in convnet720); 0 for all; or their indices.
+    space_name: one of `nas.spaces.SPACES`.
+    out: the folder of the search.
+    proxies: the names of the proxies; see `nas.proxies`.
+    sample: the number of candidates, or their indices; see `nas.plan.candidates`.
     seeds: trainings of each candidate on each proxy.
-    regime: how they are trained; the default is the `REGIME` of the space, `change` changes it.
-    held_out: training images set apart to score by. Test images are never looked at.
-    by: the column that ranks, as `random summed_loss`; the first proxy's `SCORE` unless told. All are reported.
-    reference: a table of trained accuracies (`nas.reference`); without, one named after the space in the data folder.
-    store: a file of trainings to share with other searches.
-    minutes: stop after that long; what is finished is kept, and `resume` goes on.
+    seed: draws the candidates.
+    regime: how candidates are trained; by default as the `REGIME` of the space says. Use
+        `nas.plan.change` to change some of it.
+    held_out: the number of training images to score by. Test images are never used.
+    by: the column to rank by, such as `random summed_loss`; by default the first proxy's column
+        for the `SCORE` of the space. All columns are reported.
+    reference: a table of accuracies after full training (see `nas.reference`); by default the table
+        of the space in the data folder, if there is one.
+    source: where the dataset can be loaded from again; by default its name.
+    store: a file of trainings that is shared with other searches.
+    workers: what the trainings run on.
+    minutes: a time limit. What is finished by then is kept, and `resume` continues.
 
-    Raises `UserError` for bad input and for a folder that holds a search already, `Interrupted` on Ctrl-C, all finished kept.
+    Raises `UserError` for bad input, and for a folder that already holds a search. Raises
+    `Interrupted` after Ctrl-C; what is finished is then kept.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from condense import load_dataset
+    >>> from condense.training.train import Protocol
+    >>> with TemporaryDirectory() as out:
+    ...     result = search(
+    ...         load_dataset("digits"), space_name="convnet720", out=out, proxies=["random:1"],
+    ...         sample=[0, 1], seeds=1, regime=Regime(protocol=Protocol(epochs=1)), held_out=100,
+    ...         workers=Workers(workers=0), quiet=True,
+    ...     )
+    >>> result.done, len(result.ranking)
+    (4, 2)
     """
     indices = candidates(space_name, sample, seed)
     source = source or Source(name=dataset.name)
     table = find_reference(space_name, dataset.name, reference, source.data_dir)
     if table is not None:
-        table.truth(dataset.name, indices)  # gaps show before the first training
+        table.truth(dataset.name, indices)  # raises now, and not after the trainings
     plan = SearchPlan(
         space=space_name,
         source=source,
@@ -109,12 +119,12 @@ def search(
         regime=regime or space(space_name).REGIME,
         held_out=held_out,
         num_classes=len(dataset.classes),
-        by="to be known",
+        by=by or "not known yet",
         reference=table.source if table else None,
         store=str(store) if store else None,
     )
     bench = _bench(plan, dataset)
-    known = ranking.column_names(bench.proxies)
+    known = column_names(bench.proxies)
     by = by or f"{next(iter(bench.proxies))} {space(space_name).SCORE}"
     if by not in known:
         raise unknown("score to rank by:", by, known)
@@ -140,10 +150,29 @@ def train_reference(
     minutes: float | None = None,
     quiet: bool = False,
 ) -> SearchResult:
-    """Train candidates on real images and test them: the truth, written to `out`/reference.csv, that searches are judged by.
+    """Train candidates on real images and test them: the truth by which searches are judged.
 
-    `images` training images, stratified, or all that are not held out; else as for `search`. What the table says is
-    what this many images and epochs say.
+    The table is written to `reference.csv` in the folder `out`. It can be no better than its number
+    of images and epochs allow.
+
+    Parameters
+    ----------
+    images: the number of training images, stratified; by default all that are not held out.
+    regime: how candidates are trained; by default as the `REFERENCE_REGIME` of the space says.
+
+    All other parameters, and the errors, are those of `search`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from condense import load_dataset
+    >>> from condense.training.train import Protocol
+    >>> with TemporaryDirectory() as out:
+    ...     result = train_reference(
+    ...         load_dataset("digits"), space_name="convnet720", out=out, sample=[0, 1], images=50,
+    ...         regime=Regime(protocol=Protocol(epochs=1)), held_out=100,
+    ...         workers=Workers(workers=0), quiet=True,
+    ...     )
+    ...     Path(out, "reference.csv").read_text().split()[0]
+    'index,arch,digits_valid,digits_test,n_seeds,diverged'
     """
     plan = SearchPlan(
         space=space_name,
@@ -170,7 +199,15 @@ def resume(
     minutes: float | None = None,
     quiet: bool = False,
 ) -> SearchResult:
-    """Go on with the search in the folder `out`; `dataset` only where it has no name to load it by."""
+    """Continue the search in the folder `out`.
+
+    `dataset` is needed only if no name loads it. Raises `UserError` if the folder holds no search,
+    or if the dataset or a proxy has changed, and what `search` raises.
+
+    >>> resume("an/empty/folder")
+    Traceback (most recent call last):
+    condense.errors.UserError: an/empty/folder holds no search (no search.json): start one ...
+    """
     folder = Path(out)
     plan = load_plan(folder)
     with locked(folder):
@@ -178,24 +215,32 @@ def resume(
         if dataset.fingerprint != plan.fingerprint:
             raise UserError(
                 f"{folder} searches on {plan.source.name} with content {plan.fingerprint}, "
-                f"but {dataset.name} found now has content {dataset.fingerprint}"
+                f"but {dataset.name} now has content {dataset.fingerprint}"
             )
         bench = _bench(plan, dataset)
         if changed := [
             name for name, recipe in plan.recipes.items() if bench.keys.recipes.get(name) != recipe
         ]:
             raise UserError(
-                f"{folder} was begun with another proxy `{changed[0]}` than is there now: put it back or start anew"
+                f"{folder} was begun with another proxy `{changed[0]}` than is there now: "
+                "put it back or start a new search"
             )
         return _go_on(folder, plan, bench, workers or Workers(), minutes, quiet)
 
 
 def show(out: str | Path) -> SearchResult:
-    """What the search in the folder `out` has found so far; it may be running."""
+    """What the search in the folder `out` has found so far; it may still be running.
+
+    Raises `UserError` if the folder holds no search.
+
+    >>> show("an/empty/folder")
+    Traceback (most recent call last):
+    condense.errors.UserError: an/empty/folder holds no search (no search.json): start one ...
+    """
     folder = Path(out)
     plan = load_plan(folder)
-    with Trials(_store(folder, plan)) as store:
-        return _found(folder, plan, store)
+    with Trials(store_path(folder, plan)) as store:
+        return result_of(folder, plan, store)
 
 
 def describe(
@@ -204,30 +249,37 @@ def describe(
     shape: tuple[int, int, int] = (3, 32, 32),
     num_classes: int = 10,
 ) -> dict[str, Any]:
-    """An architecture by its index or name: index, name, parameters, FLOPs, and what its space adds.
+    """Facts about an architecture: index, name, parameters, FLOPs, and what its space adds.
+
+    `key` is the index or the name of the architecture. The parameters and the FLOPs depend on the
+    `shape` of the images, (channels, height, width), and on `num_classes`.
 
     >>> describe("nasbench201", 6111)["isomorph"]
     6111
     """
-    found = space(space_name).architecture(key)
+    architecture = space(space_name).architecture(key)
     return {
         "space": space_name,
-        "index": found.index,
-        "name": found.name,
-        "parameters": found.parameters(shape, num_classes),
-        "flops": found.flops(shape, num_classes),
-        **found.facts(),
+        "index": architecture.index,
+        "name": architecture.name,
+        "parameters": architecture.parameters(shape, num_classes),
+        "flops": architecture.flops(shape, num_classes),
+        **getattr(architecture, "facts", dict)(),  # what the space adds, if anything
     }
 
 
 def _bench(plan: SearchPlan, dataset: Dataset) -> SearchBench:
-    """What the trainings share. The split is one for all searches, so that they can share a store."""
+    """What the trainings of the search share.
+
+    All searches hold out the same images, so that they can share a store.
+    """
     if plan.seeds < 1:
         raise UserError(f"--seeds {plan.seeds}: it must be 1 or more")
     rest = dataset.hold_out(plan.held_out, seed=0)
     preprocess = make_preprocess("standard", rest)
     module = space(plan.space)
-    for index in plan.indices:  # images too small for a candidate show now
+    for index in plan.indices:
+        # Raises now, and not after the first trainings, if the images are too small.
         module.architecture(index).parameters(dataset.shape, len(dataset.classes))
     return SearchBench(
         space=plan.space,
@@ -248,6 +300,7 @@ def _start(
     minutes: float | None,
     quiet: bool,
 ) -> SearchResult:
+    """Start a new search in `folder`, and work to its end."""
     (workers := workers or Workers()).check()
     with locked(folder):
         record_of(folder).check_free({"plan": dataclasses.asdict(plan)})
@@ -262,125 +315,22 @@ def _go_on(
     minutes: float | None,
     quiet: bool,
 ) -> SearchResult:
-    """Train what is not in the store yet, and write what was found."""
-    truth = _truth(plan)
-    with Trials(_store(folder, plan)) as store:
+    """Do the trainings that are not in the store yet, and write the results."""
+    truth = truth_of(plan)
+    with Trials(store_path(folder, plan)) as store:
         write_plan(folder, plan)
         study = Study(store, plan.tasks(), plan.keys.of)
         if plan.ranks:
-            look = partial(_ranking, plan, store, truth)
+            look = partial(ranking_of, plan, store, truth)
             shown = watched(plan.space, study.total, study.done, look, quiet=quiet)
         else:
             shown = progress(plan.space, study.total, study.done, quiet=quiet)
-        with shown as tell:
+        with shown as report:
             study.work(
                 bench,
                 workers,
-                lambda done, trial: tell(done),
+                lambda done, trial: report(done),
                 how_to_go_on=f"go on with `nas --resume {folder}`",
                 minutes=minutes,
             )
-        return _write(folder, plan, store)
-
-
-def _write(folder: Path, plan: SearchPlan, store: Trials) -> SearchResult:
-    """Results and how far they are, to the folder."""
-    found = _found(folder, plan, store)
-    write_plan(folder, plan, done=found.done, total=found.total)
-    if found.ranking is None:
-        table = _reference(plan, store)
-        if any(np.isfinite(values).any() for values in table.columns.values()):
-            table.save(folder / "reference.csv")
-    elif len(found.ranking):
-        found.ranking.save(folder)
-        write_report(folder, found.ranking, found.notes, _facts(plan))
-    return found
-
-
-def _found(folder: Path, plan: SearchPlan, store: Trials) -> SearchResult:
-    study = Study(store, plan.tasks(), plan.keys.of)
-    done, total = study.done, study.total
-    result = _ranking(plan, store, _truth(plan)) if plan.ranks else None
-    return SearchResult(folder, done, total, result, tuple(_notes(plan, result, done, total)))
-
-
-def _notes(plan: SearchPlan, result: Ranking | None, done: int, total: int) -> list[str]:
-    notes = []
-    if done < total:
-        notes.append(f"{total - done} of {total} trainings are still to be made: resume the search")
-    if result is None:
-        return notes
-    if result.truth is None:
-        how = (
-            "put nasbench201.csv.gz into the data folder, or make it of the official file by `nas convert`"
-            if plan.space == OFFICIAL_SPACE and f"{plan.source.name}_test" in OFFICIAL
-            else f"train one: `nas reference --space {plan.space} --dataset {plan.source.name}`, and pass it by --reference"
-        )
-        notes.append(
-            f"no reference for {plan.source.name}: this is a ranking, but nothing here says how far it can be trusted; {how}"
-        )
-    if plan.seen:
-        notes.append(
-            f"{', '.join(plan.seen)}: condensed from images that include those held out to score by, which flatters accuracy and "
-            f"held_loss; condense with --hold-out {plan.held_out} to be strict"
-        )
-    for proxy, counts in result.diverged.items():
-        if counts.any():
-            notes.append(
-                f"{proxy}: {counts.sum():.0f} trainings of {(counts > 0).sum()} architectures diverged; a score is the mean of "
-                "the others, and an architecture without any ranks last"
-            )
-    return notes
-
-
-def _ranking(plan: SearchPlan, store: Trials, truth: NDArray[np.float64] | None) -> Ranking:
-    return collect(store, plan.keys, plan.indices, plan.seeds, plan.by, truth)
-
-
-def _truth(plan: SearchPlan) -> NDArray[np.float64] | None:
-    return (
-        load(plan.reference, plan.space).truth(plan.source.name, plan.indices)
-        if plan.reference
-        else None
-    )
-
-
-def _reference(plan: SearchPlan, store: Trials) -> Reference:
-    """The table of what is trained so far: means over the seeds, in percent. A network that diverged is at chance."""
-    module, name, keys = space(plan.space), plan.source.name, plan.keys
-    columns = {f"{name}_{split}": np.full(module.SIZE, np.nan) for split in ("valid", "test")}
-    columns |= {"n_seeds": np.full(module.SIZE, np.nan), "diverged": np.full(module.SIZE, np.nan)}
-    (proxy,) = keys.proxies
-    stored = {key: trial.result["scores"] for key, trial in store.find(keys.kind).items()}
-    for index in plan.indices:
-        runs = [
-            run
-            for seed in range(plan.seeds)
-            if (run := stored.get(keys.of(SearchTask(seed, index, proxy))))
-        ]
-        if not runs:
-            continue
-        for split, score in (("valid", "accuracy"), ("test", "test")):
-            values = [1 / plan.num_classes if run["diverged"] else run[score] for run in runs]
-            columns[f"{name}_{split}"][index] = 100 * float(np.mean(values))
-        columns["n_seeds"][index], columns["diverged"][index] = (
-            len(runs),
-            sum(run["diverged"] for run in runs),
-        )
-    return Reference(plan.space, "this run", columns)
-
-
-def _store(folder: Path, plan: SearchPlan) -> Path:
-    return Path(plan.store) if plan.store else folder / "trials.sqlite"
-
-
-def _facts(plan: SearchPlan) -> dict[str, Any]:
-    return {
-        "space": plan.space,
-        "dataset": f"{plan.source.name} ({plan.fingerprint})",
-        "candidates": len(plan.indices),
-        "trainings of each on each proxy": plan.seeds,
-        "held-out training images": plan.held_out,
-        "reference": plan.reference or "none",
-        "proxies": {name: " ".join(recipe) for name, recipe in plan.recipes.items()},
-    }
+        return write_result(folder, plan, store)

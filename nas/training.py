@@ -1,9 +1,11 @@
-"""A training of one candidate on one proxy set, and what it says about the candidate.
+"""The training of one candidate on one proxy, and the scores that it gives the candidate.
 
-A proxy is a set of images that stands for the whole training set: a condensed set, random real images, or the whole
-set stopped early. The network trained on it is scored by held-out *training* images (never test images) and by its own
-training losses. A `SearchBench` holds all that the trainings of a search share; it travels to the workers once. A `SearchTask` names
-one training, and its result is a `Trial` that depends on the bench and the task alone.
+A proxy is a set of images that stands for the whole training set: a condensed set, random real
+images, or the whole set with training stopped early. The network that is trained on it is scored by
+held-out *training* images (never test images), and by its own training losses.
+
+A `SearchBench` holds all that the trainings of a search share, and is sent to each worker once. A
+`SearchTask` names one training. The result of a task depends only on the bench and the task.
 """
 
 import math
@@ -29,35 +31,54 @@ from nas.regime import Regime
 from nas.spaces import space
 
 SCORES = {"accuracy": 1, "held_loss": -1, "summed_loss": -1}
-"""What a training is scored by; -1 where lower is better: the accuracy and the cross-entropy on the held-out training
-images, and the sum over the passes of the mean training loss (Ru et al., "Speedy performance estimation", 2021)."""
+"""The scores of a training, by name: 1 if higher is better, -1 if lower is.
+
+They are the accuracy and the cross-entropy on the held-out training images, and the sum over the
+epochs of the mean training loss (Ru et al., "Speedy Performance Estimation for Neural Architecture
+Search", NeurIPS 2021)."""
 _FREE_BATCH = 64
+"""Images by which the baselines are computed."""
 _TEST_BATCH = {"cpu": 50, "cuda": 1000}
+"""Images that are tested at once."""
 _STATISTICS_BATCH, _STATISTICS_IMAGES = 250, 2000
-_COMPILING_COSTS = (
-    10  # on a GPU; a search compiles each network for one training: it must pay with a margin
-)
+_COMPILING_COSTS = 10
+"""How many times longer than usual a training on a GPU must be to be worth compiling.
+
+A search compiles each network for a single training, so compiling must pay with a margin."""
 
 
 @dataclass(frozen=True, order=True)
 class SearchTask:
-    """One training: a candidate by its index, a proxy by its name (or `FREE`), a seed."""
+    """One training: of which candidate, on which proxy, from which seed.
+
+    >>> sorted([SearchTask(1, 5, "random"), SearchTask(0, 7, "random")])[0].architecture
+    7
+    """
 
     seed: int
     architecture: int
+    """The index of the candidate in its space."""
     proxy: str
+    """The name of the proxy, or `FREE` for the baselines."""
 
 
 @dataclass(frozen=True)
 class Keys:
-    """What the trainings of a search are called in a store, whatever other search asks for the same."""
+    """The keys of the trainings of a search in a store.
+
+    Two searches that need the same training have the same key for it.
+
+    >>> keys = Keys("convnet720", {"random": ("0123", "epochs=20")})
+    >>> keys.of(SearchTask(seed=0, architecture=400, proxy="random")).kind
+    'nas convnet720'
+    """
 
     space: str
     recipes: dict[str, tuple[str, str]]
-    """By the name of a proxy, or `FREE`: its fingerprint, and all else that a training depends on."""
+    """For each proxy, and for `FREE`: its fingerprint, and what else a training depends on."""
 
     def of(self, task: SearchTask) -> Key:
-        """The key of a task's training."""
+        """The key of a task."""
         fingerprint, recipe = self.recipes[task.proxy]
         return Key.of(
             self.kind,
@@ -69,7 +90,7 @@ class Keys:
 
     @property
     def kind(self) -> str:
-        """That of every trial of the space."""
+        """The kind of all trials of the space."""
         return f"nas {self.space}"
 
     @property
@@ -80,7 +101,24 @@ class Keys:
 
 @dataclass(frozen=True, eq=False)
 class SearchBench:
-    """All that the trainings of a search share."""
+    """All that the trainings of a search share, and how one of them is done.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from nas.proxies import make_proxies
+    >>> digits, regime = load_dataset("digits"), Regime(protocol=Protocol(epochs=1))
+    >>> rest, preprocess = digits.hold_out(100, seed=0), make_preprocess("standard", digits)
+    >>> bench = SearchBench(
+    ...     space="convnet720",
+    ...     num_classes=10,
+    ...     regime=regime,
+    ...     proxies=make_proxies(["random:1"], digits, rest, preprocess, regime.protocol),
+    ...     held_out=rest.test,
+    ...     preprocess=preprocess,
+    ... )
+    >>> sorted(bench.run(SearchTask(seed=0, architecture=0, proxy="random:1"))["scores"])
+    ['accuracy', 'diverged', 'held_loss', 'summed_loss']
+    """
 
     space: str
     num_classes: int
@@ -89,14 +127,14 @@ class SearchBench:
     held_out: Images
     """Training images that no network is trained on."""
     preprocess: Preprocess
-    """For the mini-batch of the baselines; a proxy has its own."""
+    """The transform of the images for the baselines; each proxy has its own transform."""
     test: Images | None = None
-    """For a reference alone: its networks are tested as well."""
+    """The test images, for a reference run alone."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @cached_property
     def keys(self) -> Keys:
-        """What its trainings are called."""
+        """The keys of its trainings."""
         images = f"held_out={len(self.held_out)}:{self.held_out.fingerprint[:8]}"
         recipes = {FREE: (FREE, f"baselines batch={_FREE_BATCH} {images} {self.preprocess.name}")}
         images += f" test={self.test.fingerprint[:8]}" if self.test else ""
@@ -106,22 +144,22 @@ class SearchBench:
         return Keys(self.space, recipes)
 
     def to(self, device: torch.device) -> Self:
-        """The same with everything that trainings read on `device`."""
+        """The same bench, with everything that trainings read on `device`."""
         proxies = {name: proxy.to(device) for name, proxy in self.proxies.items()}
         return replace(self, proxies=proxies, preprocess=self.preprocess.to(device), device=device)
 
     def key(self, task: SearchTask) -> Key:
-        """What the training of a task is called in the store."""
+        """The key of a task in the store."""
         return self.keys.of(task)
 
     def name(self, task: SearchTask) -> str:
-        """A training in a few words, for messages."""
+        """The candidate and the proxy of a task, for messages."""
         return f"`{space(self.space).architecture(task.architecture).name}` on `{task.proxy}`"
 
     def run(self, task: SearchTask) -> dict[str, Any]:
-        """Do a task: its `scores` by name, and the training's `curve` of losses.
+        """Do a task; returns `scores` by name, and the `curve` of the training losses.
 
-        A training that diverges is scored NaN and flagged: `scores["diverged"]` is 1.
+        If a training diverges, its scores are NaN, and `scores["diverged"]` is 1.
         """
         architecture = space(self.space).architecture(task.architecture)
         if task.proxy == FREE:
@@ -130,7 +168,7 @@ class SearchBench:
         return {"curve": curve, "scores": scores}
 
     def _free(self, architecture: Any, task: SearchTask) -> dict[str, float]:
-        """The baselines, of the network at its full size: they cost next to nothing."""
+        """The baselines of the network at its full size, since they cost next to nothing."""
         images, labels = (
             part[:_FREE_BATCH].to(self.device)
             for part in (self.held_out.pixels, self.held_out.labels)
@@ -142,22 +180,18 @@ class SearchBench:
     def _train(
         self, architecture: Any, task: SearchTask
     ) -> tuple[dict[str, list[float]], dict[str, float]]:
+        """Train a candidate on a proxy; returns the curve of its losses, and its scores."""
         proxy = self.proxies[task.proxy]
         protocol, shape = proxy.protocol(self.regime.protocol), self.held_out.shape
         network = architecture.build(shape, self.num_classes, **self.regime.sizes).to(self.device)
         initialise(network, derive(task.seed, "nas/weights"), architecture.index)
-        # On a CPU these networks are no faster compiled: a step of a cell takes twice as long, of half the ConvNets longer too.
-        passed = (
-            3 * protocol.epochs * len(proxy) * shape[1] * shape[2]
-            if self.device.type == "cuda"
-            else 0
-        )
+        # On a CPU, compiling does not make these networks faster. A step of a cell takes twice as
+        # long, and half of the ConvNets become slower too.
+        on_gpu = self.device.type == "cuda"
+        passed = 3 * protocol.epochs * len(proxy) * shape[1] * shape[2] if on_gpu else 0
         fast = accelerate(network, passed / _COMPILING_COSTS, self.device)
-        losses, diverged, seed = (
-            Losses(proxy, protocol),
-            False,
-            derive(task.seed, "nas/train", architecture.index),
-        )
+        losses, diverged = Losses(proxy, protocol), False
+        seed = derive(task.seed, "nas/train", architecture.index)
         augment = make_augment(protocol.augment, proxy.preprocess)
         try:
             train(
@@ -190,7 +224,21 @@ class SearchBench:
 
 
 class Losses:
-    """The mean training loss of each pass, kept while `train` is watched; each image before the step it gives rise to."""
+    """The mean training loss of each epoch, for the `watch` argument of `train`.
+
+    The loss of an image is that before the step in which it is used.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> digits = load_dataset("digits")
+    >>> images = digits.train.subset(torch.arange(2))
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> proxy = Proxy("two", images.pixels, images.labels, preprocess, images.fingerprint)
+    >>> losses = Losses(proxy, Protocol(epochs=1))
+    >>> losses(torch.tensor([0, 1]), torch.zeros(2, 10))
+    >>> [round(loss, 4) for loss in losses.curve()]  # log(10)
+    [2.3026]
+    """
 
     def __init__(self, proxy: Proxy, protocol: Protocol) -> None:
         self._labels, self._seen = proxy.labels, 0
@@ -205,7 +253,7 @@ class Losses:
         self._seen += len(chosen)
 
     def curve(self) -> list[float]:
-        """The means; of a pass broken off, over the images it saw."""
+        """The mean loss of each epoch; in an epoch that was stopped early, over the images seen."""
         passes = math.ceil(self._seen / len(self._labels))
         counts = torch.full((passes,), float(len(self._labels)), dtype=torch.float64)
         if passes:
@@ -213,20 +261,36 @@ class Losses:
         return (self._sums[:passes].cpu() / counts).tolist()
 
     def missing(self, curve: list[float]) -> float:
-        """What the last pass must not add to the sum, for the share of it that was not made."""
+        """The part of the last epoch's mean that belongs to the images it did not see.
+
+        The sum of the losses must not contain it.
+        """
         return curve[-1] * (len(curve) - self._seen / len(self._labels)) if curve else 0.0
 
 
 @torch.no_grad()
 def settle(network: nn.Module, proxy: Proxy, seed: int) -> None:
-    """Set BatchNorm's averages to those of the proxy's images (at most 2,000) under the present weights."""
+    """Set BatchNorm's averages to those of the proxy's images, at most 2,000 drawn by `seed`.
+
+    The averages are computed with the present weights of the network.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> digits = load_dataset("digits")
+    >>> images, preprocess = digits.train, make_preprocess("standard", digits)
+    >>> proxy = Proxy("whole", images.pixels, images.labels, preprocess, images.fingerprint)
+    >>> norm = nn.BatchNorm2d(1)
+    >>> settle(norm, proxy, seed=0)
+    >>> norm.running_mean.abs().item() < 0.1  # the digits are standardised
+    True
+    """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the plain average of all batches
+        norm.momentum = None  # this makes the averages those of all batches alike
     network.train()
     order = torch.randperm(len(proxy), generator=generator(seed, "nas/statistics"))[
         :_STATISTICS_IMAGES
@@ -242,7 +306,20 @@ def settle(network: nn.Module, proxy: Proxy, seed: int) -> None:
 def look(
     network: nn.Module, images: Images, preprocess: Preprocess, *, by_batch: bool = False
 ) -> tuple[float, float]:
-    """The accuracy in [0, 1] and the mean cross-entropy on `images`; `by_batch` normalises by the images' own statistics."""
+    """The accuracy in [0, 1] and the mean cross-entropy of the network on `images`.
+
+    With `by_batch`, BatchNorm uses the statistics of the images, 250 at a time, in place of its
+    averages.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> digits = load_dataset("digits")
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    >>> _ = nn.init.zeros_(network[1].weight), nn.init.zeros_(network[1].bias)
+    >>> accuracy, loss = look(network, digits.test, make_preprocess("standard", digits))
+    >>> round(loss, 4)  # log(10)
+    2.3026
+    """
     device = preprocess.mean.device
     network.train(by_batch)
     parts = _STATISTICS_BATCH if by_batch else _TEST_BATCH[device.type]

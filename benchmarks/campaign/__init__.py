@@ -1,1 +1,1 @@
-"""The full-scale results, worked out a few minutes at a time: `python -m benchmarks.campaign --help`."""
+"""The full-scale results, a few minutes at a time: `python -m benchmarks.campaign --help`."""

@@ -1,18 +1,17 @@
-"""The campaign's class-incremental streams: memories of 20 images a class on CIFAR-100, in 5 and in 10 steps.
+"""The campaign's class-incremental streams: CIFAR-100 in 5 and in 10 steps.
 
-Both take their memories from the folder `memories.run`, so that no class is condensed twice; git ignores it.
+Memories hold 20 images a class. All streams take them from the folder `memories.run`, so that no
+class is condensed twice; git ignores it.
 """
 
+import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
+from benchmarks.campaign.workplace import Planned, Workplace
+from benchmarks.continual import go_on
+from condense.data.catalogue import Source
 from continual.plan import Plan
-from continual.study import resume, run
-
-if TYPE_CHECKING:
-    from benchmarks.campaign.workplace import Workplace
 
 Streams = dict[str, tuple[str, int, Plan]]
 """Name of the job -> dataset, its classes, and what is measured."""
@@ -28,8 +27,8 @@ _SMALL = Plan(
 SMOKE: Streams = {"continual-digits": ("digits", 10, _SMALL)}
 
 
-def plan(streams: Streams) -> Iterator[tuple[float, str, Callable[["Workplace", str], None]]]:
-    """The jobs: the images each takes through a network, a backward pass counted as two; its name; its work."""
+def plan(streams: Streams) -> Planned:
+    """The jobs: the images each takes through a network (backward counts twice), name, work."""
     for name, (dataset, classes, measured) in streams.items():
         networks = measured.orders * measured.repeats * len(measured.methods)
         # From scratch at each step, on half of the images in the mean.
@@ -37,20 +36,16 @@ def plan(streams: Streams) -> Iterator[tuple[float, str, Callable[["Workplace", 
         yield images * networks, name, partial(measure, dataset=dataset, plan=measured)
 
 
-def measure(place: "Workplace", name: str, *, dataset: str, plan: Plan) -> None:
+def measure(place: Workplace, name: str, *, dataset: str, plan: Plan) -> None:
     """Measure memories in a stream; stopped, it goes on behind the last network."""
-    record, folder, cache = (
-        place.record(name),
-        place.out / f"{name}.run",
-        place.out / "memories.run",
-    )
+    record, cache = place.record(name), place.out / "memories.run"
+    folder = place.out / f"{name}.run"
     with place.leg(record, "continual"):
-        begun = (folder / "plan.json").exists()
-        real = place.dataset(dataset)
-        found = resume(folder, real, cache=cache) if begun else run(real, plan, folder, cache=cache)
+        real, source = place.dataset(dataset), Source(name=dataset, data_dir=place.data_dir)
+        plan = dataclasses.replace(plan, device=place.workers.device)
+        measured = go_on(real, plan, folder, source, cache=cache, workers=place.workers)
     shutil.copyfile(folder / "accuracy.png", place.out / f"{name}.png")
-    final = ", ".join(f"{method} {found.final(method)}" for method in plan.methods)
-    place.keep(
-        record | {"finished": True, "measured": found.to_json()}, f"final accuracy, %: {final}"
-    )
+    final = ", ".join(f"{method} {measured.final(method)}" for method in plan.methods)
+    record |= {"finished": True, "measured": measured.to_json()}
+    place.keep(record, f"final accuracy, %: {final}")
     shutil.rmtree(folder)

@@ -1,97 +1,84 @@
 """The command: `python -m benchmarks.tables TABLE --scale SCALE --data-dir DIR`."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
+from benchmarks.options import StudyCommand
 from benchmarks.tables import accuracy, run
-from benchmarks.tables.cells import Work
-from benchmarks.tables.lines import SCALES
-from condense import UserError
+from benchmarks.tables.bench import TableWork
 from condense.study.interrupt import Interrupted, stoppable
 from condense.study.record import locked
+from condense.study.workers import Workers
 
 ABOUT = {
-    "main": "Accuracy by method, dataset and images per class: the paper's first table, and the generative models' (11).",
-    "order": "Random, DM, DataDAM and `best` with twice the sets of the main table, so that their order can be told.",
+    "main": "Accuracy by method, dataset and images per class: the paper's first table, and the "
+    "generative models' (11).",
+    "order": "Random, DM, DataDAM and `best` with twice the sets of the main table, so that their "
+    "order can be told.",
     "high-resolution": "Random, DM and DataDAM on ImageNet and its subsets: the second table.",
-    "cross": "Sets made with one architecture, networks of another trained on them: the third table.",
-    "ablation": "DataDAM with one thing changed at a time: tables 5 to 7, figures 3, 4 and 8 to 13.",
-    "cost": "Seconds a step and peak memory by method and images per class, in one run: table 4.",
-    "embedding": "t-SNE of real and synthetic images in the embedding of a ResNet-18, one picture a method: figure 5.",
+    "cross": "Sets made with one architecture, networks of another trained on them: the third "
+    "table.",
+    "ablation": "DataDAM with one thing changed at a time: tables 5 to 7, figures 3, 4, 8 to 13.",
+    "cost": "Seconds a step and peak memory by method and images per class, in one run: table 4. "
+    "Points are measured one by one, whatever the workers.",
+    "embedding": "t-SNE of real and synthetic images in the embedding of a ResNet-18, one picture "
+    "a method: figure 5.",
 }
 
 
-def options(command: Callable[..., None]) -> Callable[..., None]:
-    """What every table takes."""
-    for option in reversed(
-        [
-            click.option(
-                "--scale", default="cpu", show_default=True, type=click.Choice(list(SCALES))
-            ),
-            click.option("--data-dir", type=click.Path(), help="Folder with the datasets."),
-            click.option(
-                "--work", default="runs/tables", show_default=True, type=click.Path(path_type=Path)
-            ),
-            click.option(
-                "--minutes", type=float, help="Stop after that long; started again it goes on."
-            ),
-            click.option("--device", default="auto", show_default=True),
-            click.option(
-                "--name", help="Name of the result files.  [default: tables_<table>_<scale>]"
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What every table is asked for."""
+
+    scale: Literal["smoke", "cpu", "full"] = "cpu"
+    """How much is done."""
+    data_dir: str | None = None
+    """Folder with the datasets."""
+    work: Path = Path("runs/tables")
+    """Folder of what is made."""
+    name: str | None = None
+    """Name of the result files; tables_<table>_<scale> unless given."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AskedAccuracies(Asked):
+    """What a table of accuracies is asked for. All of it is shown, as far as it is known."""
+
+    only: tuple[str, ...] = ()
+    """Rows to work on, such as 'dm*'; may be given again."""
+    column: tuple[str, ...] = ()
+    """Columns, such as '*IPC 10'; may be given again."""
 
 
 @click.group()
 def main() -> None:
-    """The tables of the DataDAM paper, measured here. What was made is kept, so a killed command goes on."""
-
-
-@contextmanager
-def _working(
-    data_dir: str | None, work: Path, minutes: float | None, device: str
-) -> Iterator[Work]:
-    """The work folder, this process's alone.
-
-    Bad input is one line, the end of the time no failure, Ctrl-C exit code 130.
-    """
-    try:
-        with locked(work), stoppable(minutes) as time_is_up:
-            try:
-                yield Work(work, data_dir, device)
-            except (Interrupted, KeyboardInterrupt):
-                click.echo("stopped: the same command goes on", err=True)
-                if not time_is_up():
-                    sys.exit(130)
-    except UserError as error:
-        raise click.UsageError(str(error)) from None
+    """The tables of the DataDAM paper, measured here. A killed command goes on."""
 
 
 def _add(table: str) -> None:
     """The command of a table."""
-    fillable = table in accuracy.TABLES
 
-    def command(scale: str, name: str | None, **common: Any) -> None:
-        chosen = {key: common.pop(key) for key in ("rows", "columns") if fillable}
-        with _working(**common) as work:
-            run.TABLES[table](scale, work, name or run.title(table, scale), **chosen)
+    def command(asked: Any, workers: Workers, minutes: float | None) -> None:
+        chosen = {}
+        if isinstance(asked, AskedAccuracies):
+            chosen = {"rows": asked.only, "columns": asked.column}
+        with locked(asked.work), stoppable(minutes) as time_is_up:
+            try:
+                with closing(TableWork(asked.work, asked.data_dir, workers)) as opened:
+                    name = asked.name or run.title(table, asked.scale)
+                    run.TABLES[table](asked.scale, opened, name, **chosen)
+            except (Interrupted, KeyboardInterrupt) as stopped:
+                click.echo(str(stopped) or "stopped; the same command goes on", err=True)
+                if not time_is_up():
+                    sys.exit(130)
 
-    if fillable:
-        command = click.option(
-            "--only", "rows", multiple=True, help="Rows to work on, such as 'dm*'; all are shown."
-        )(command)
-        command = click.option(
-            "--column", "columns", multiple=True, help="Columns to work on, such as '*IPC 10'."
-        )(command)
-    main.command(table, help=ABOUT[table])(options(command))
+    asked = AskedAccuracies if table in accuracy.TABLES else Asked
+    main.command(table, cls=StudyCommand, asked=asked, help=ABOUT[table])(command)
 
 
 for _table in run.TABLES:

@@ -1,134 +1,109 @@
-"""Seconds a step and peak memory of every method, one after the other in one run, on random images of CIFAR's shape.
+"""Seconds a step and peak memory of every method, on random images of CIFAR's shape.
 
-Each point is measured in a process of its own, whose memory no earlier point has grown. What is timed is a step of the run that
-`condense` would do, compiled where that run would be; on a CPU the peak is the process's and includes compiling.
+All are measured in one run, one after the other, each point in a process of its own, whose memory
+no earlier point has grown. What is timed is a step of the run that `condense` would do, compiled
+where that run would be; on a CPU the peak is the process's and includes compiling.
 """
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from scipy.stats import t
 
-from benchmarks.step import noise_dataset
-from benchmarks.tables.accuracy import SCALE_100
-from benchmarks.tables.cells import Work
-from benchmarks.tables.lines import Line, Scale, recipe_of
+from benchmarks.step import apart, noise_dataset
+from benchmarks.tables.bench import TableBench, TableWork
+from benchmarks.tables.lines import Place, TableScale, method_lines
 from benchmarks.tables.published import COST
 from condense import UserError
 from condense.data.catalogue import Source
-from condense.device import pick_device, reset_peak_memory
+from condense.device import reset_peak_memory
 from condense.methods import METHODS
-from condense.methods.recipes import published_as
-from condense.report.figures import save_figure
-from condense.runs.run import rehearse
+from condense.report import tables
+from condense.report.figures import panels, save_figure
+from condense.runs.rehearsal import rehearse
 
 IPCS = {"smoke": (1,), "cpu": (1, 10, 50), "full": (1, 10, 50)}
+HEADERS = ["method", "images per class", "seconds a step", "95 % interval", "peak, MB"]
+HEADERS += ["paper: seconds, MB (A100)"]
 TURNS = {"smoke": 2, "cpu": 10, "full": 100}
 """Counted steps of a point; the paper has 100."""
 
 
-def lines() -> dict[str, Line]:
-    """Every method as its authors published it; DataDAM with the loss scale that moves its pixels."""
-    return {
-        method: SCALE_100 if method == "datadam" else Line(recipe=published_as(method), changes={})
-        for method in METHODS
-    }
-
-
-def measure_all(scale: Scale, work: Work) -> list[dict[str, Any]]:
-    """A record of each method and number of images per class."""
+def measure(scale: TableScale, work: TableWork) -> dict[str, Any]:
+    """The number of turns, and a record of each method and number of images per class."""
     records = []
     for ipc in IPCS[scale.name]:
-        for method in lines():
-            if scale.name == "smoke":  # starting processes would take longer than all the steps
-                found = measure(method, scale, ipc, work.folder, work.device.type)
-            else:
-                with ProcessPoolExecutor(
-                    1, mp_context=multiprocessing.get_context("spawn")
-                ) as pool:
-                    found = pool.submit(
-                        measure, method, scale, ipc, work.folder, work.device.type
-                    ).result()
-            records.append({"method": method, "ipc": ipc, **found})
-            print(_row(records[-1]), flush=True)
-    return records
+        for method in METHODS:
+            asked = method, scale, ipc, work.bench
+            # Starting processes would take longer than all the steps of the smoke test.
+            measured = point(*asked) if scale.name == "smoke" else apart(point, *asked)
+            records.append({"method": method, "ipc": ipc, **measured})
+            print(tables.markdown_row(_row(records[-1])), flush=True)
+    return {"turns": TURNS[scale.name], "records": records}
 
 
-def measure(method: str, scale: Scale, ipc: int, folder: Path, device: str) -> dict[str, Any]:
-    """Seconds of each counted step, and the peak; or why there is none. Experts that a method needs are kept in `folder`."""
-    # The preprocessing is done once a run, not once a step: standardisation, for every method.
-    line = lines()[method]
-    line = Line(recipe=line.recipe, changes=line.changes | {"preprocess": "standard"})
+def point(method: str, scale: TableScale, ipc: int, bench: TableBench) -> dict[str, Any]:
+    """Seconds of each counted step, and the peak; or why there is none."""
+    line, pixels = method_lines()[method], 8 if scale.name == "smoke" else 32
     try:
-        recipe = recipe_of(line, method, scale, Source(name="cifar10"), ipc)
-        dataset = noise_dataset(
-            8 if scale.name == "smoke" else 32, per_class=max(recipe.real_batch, ipc)
-        )
-        whole = Work(folder, device=device).with_experts(recipe, dataset)
-        reset_peak_memory(pick_device(device))
-        found = rehearse(dataset, ipc=ipc, recipe=whole, device=device, steps=1 + TURNS[scale.name])
+        recipe = Place(scale, Source(name="cifar10"), ipc).recipe(line, method)
+        dataset = noise_dataset(pixels, per_class=max(recipe.real_batch, ipc))
+        whole, steps = bench.with_experts(recipe, dataset), 1 + TURNS[scale.name]
+        reset_peak_memory(bench.place)
+        timed = rehearse(dataset, ipc=ipc, recipe=whole, device=bench.place.type, steps=steps)
     except UserError as error:
         return {"failed": str(error)}
-    seconds = found["seconds_of_steps"]
+    seconds = timed["seconds_of_steps"]
     half = float(t.ppf(0.975, len(seconds) - 1)) * stdev(seconds) / len(seconds) ** 0.5
     middle = fmean(seconds)
     return {
         "recipe": recipe.to_json(),  # without the folder of the experts
-        "device": found["device"],
+        "device": timed["device"],
         "seconds": seconds,
         "mean_s": middle,
         "ci95_s": [max(0.0, middle - half), middle + half],
-        "peak_MB": found["peak_memory_MB"],
+        "peak_MB": timed["peak_memory_MB"],
     }
 
 
-def markdown(records: list[dict[str, Any]], scale: Scale) -> list[str]:
+def markdown(document: dict[str, Any]) -> list[str]:
     """The records as a table, beside the paper's."""
     return [
         "# Seconds a step and peak memory by method",
         "",
-        "| method | images per class | seconds a step | 95 % interval | peak, MB | paper: seconds, MB (A100) |",
-        "|---|---|---|---|---|---|",
-        *map(_row, records),
+        *tables.markdown(HEADERS, map(_row, document["records"])),
         "",
-        f"Random images of 10 classes; {TURNS[scale.name]} counted steps of each, as published but for what the scale changes "
-        "(network, real batch, inner loops: see the records). A step is what each method calls one: not equal work.",
+        f"Random images of 10 classes; {document['turns']} counted steps of each, as published but "
+        "for what the scale changes (network, real batch, inner loops: see the records). A step is "
+        "what each method calls one: not equal work.",
     ]
 
 
-def _row(record: dict[str, Any]) -> str:
+def _row(record: dict[str, Any]) -> list[Any]:
     ipcs = IPCS["full"]
     paper = ""
     if record["method"] in COST and record["ipc"] in ipcs:
-        paper = ", ".join(
-            text.split()[ipcs.index(record["ipc"])] for text in COST[record["method"]]
-        )
+        place = ipcs.index(record["ipc"])
+        paper = ", ".join(text.split()[place] for text in COST[record["method"]])
     if "failed" in record:
-        return f"| {record['method']} | {record['ipc']} | {record['failed']} | | | {paper} |"
-    low, high = record["ci95_s"]
-    interval = f"{low:.3g} to {high:.3g}"
-    return f"| {record['method']} | {record['ipc']} | {record['mean_s']:.3g} | {interval} | {record['peak_MB']} | {paper} |"
+        cells = [record["failed"], "", ""]
+    else:
+        low, high = record["ci95_s"]
+        cells = [f"{record['mean_s']:.3g}", f"{low:.3g} to {high:.3g}", record["peak_MB"] or ""]
+    return [record["method"], record["ipc"], *cells, paper]
 
 
-def draw(path: Path, records: list[dict[str, Any]]) -> None:
+def draw(folder: Path, title: str, document: dict[str, Any]) -> None:
     """Time and memory against the images per class, a line for each method."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4), layout="constrained", dpi=150)
-    time, memory = figure.subplots(1, 2)
-    for number, method in enumerate(lines()):
-        points = [
-            record for record in records if record["method"] == method and "failed" not in record
-        ]
+    records = document["records"]
+    figure, both = panels(9, 4, columns=2)
+    time, memory = both[0]
+    for number, method in enumerate(METHODS):
+        points = [one for one in records if one["method"] == method and "failed" not in one]
         x = [point["ipc"] for point in points]
         style = {"marker": "osD^v<>"[number % 7], "color": f"C{number % 10}", "label": method}
-        arms = [
-            [p["mean_s"] - p["ci95_s"][0] for p in points],
-            [p["ci95_s"][1] - p["mean_s"] for p in points],
-        ]
+        arms = [[abs(p["ci95_s"][end] - p["mean_s"]) for p in points] for end in (0, 1)]
         time.errorbar(x, [point["mean_s"] for point in points], yerr=arms, capsize=3, **style)
         memory.plot(x, [point["peak_MB"] for point in points], **style)
     time.set(yscale="log", ylabel="seconds a step, 95 % intervals")
@@ -138,7 +113,5 @@ def draw(path: Path, records: list[dict[str, Any]]) -> None:
         axes.set(xscale="log", xlabel="images per class")
         axes.set_xticks(ipcs, list(map(str, ipcs)))
         axes.xaxis.minorticks_off()
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*time.get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    save_figure(figure, path)
+    save_figure(figure, folder / f"{title}.png")

@@ -1,8 +1,9 @@
-"""Where synthetic images lie among the real ones, in the embedding of a ResNet-18 trained on real images.
+"""Where synthetic images lie among real ones, in the embedding of a ResNet-18 trained on real ones.
 
-One t-SNE map of the real images and of all sets together, so that the pictures can be compared, one for each method; and two
-numbers taken in the embedding itself, not in the map: the share of synthetic images whose ten nearest real images are mostly of
-their class, and how far the mean of a class is from that of its real images, in within-class standard deviations.
+There is one t-SNE map of the real images and of all sets together, so that the pictures can be
+compared, one for each method. Two numbers are taken in the embedding itself, not in the map: the
+share of synthetic images whose ten nearest real images are mostly of their class, and how far the
+mean of a class is from that of its real images, in within-class standard deviations.
 """
 
 from dataclasses import dataclass
@@ -16,29 +17,30 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from benchmarks.tables.accuracy import SCALE_100
-from benchmarks.tables.cells import Work
-from benchmarks.tables.lines import Line, Scale, sets_of
-from condense import CondensedSet, Protocol, UserError
+from benchmarks.tables.bench import TableBench, TableWork
+from benchmarks.tables.lines import Lines, Place, TableScale, method_lines
+from condense import CondensedSet, Protocol
 from condense.data.augment import suited
 from condense.data.catalogue import Source
 from condense.data.images import Dataset, Images
 from condense.data.preprocess import Preprocess, make_preprocess
 from condense.files import load_tensors, save_tensors
-from condense.methods import METHODS
-from condense.methods.recipes import published_as
 from condense.networks.base import Network
 from condense.networks.build import build
 from condense.randomness import generator
-from condense.report.figures import save_figure
+from condense.report import tables
+from condense.report.figures import panel, save_figure
+from condense.runs.shelf import Made
 from condense.training.train import accuracy, train
 
 _NEIGHBOURS = 10
 _BATCH = 100
+HEADERS = ["set", "with their own class, %", "95 % interval"]
+HEADERS += ["offset of the class mean", "95 % interval"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class EmbeddingScale:
     """What is mapped at a scale."""
 
     dataset: str
@@ -50,77 +52,72 @@ class Plan:
     """Real images of each class in the map."""
 
 
-PLANS = {
-    "smoke": Plan(dataset="digits", ipc=1, trained_on=100, epochs=1, shown=10),
-    "cpu": Plan(dataset="cifar10", ipc=10, trained_on=3000, epochs=6, shown=100),
-    "full": Plan(dataset="cifar10", ipc=50, trained_on=50_000, epochs=50, shown=1000),
+SCALES = {
+    "smoke": EmbeddingScale(dataset="digits", ipc=1, trained_on=100, epochs=1, shown=10),
+    "cpu": EmbeddingScale(dataset="cifar10", ipc=10, trained_on=3000, epochs=6, shown=100),
+    "full": EmbeddingScale(dataset="cifar10", ipc=50, trained_on=50_000, epochs=50, shown=1000),
 }
 
 
-def lines() -> dict[str, Line | str]:
-    """Random real images and every method, all under one preprocessing: one network looks at them."""
-    changed = {"preprocess": "standard"}
-    found: dict[str, Line | str] = {"random": "standard"}
-    for method in METHODS:
-        line = SCALE_100 if method == "datadam" else Line(recipe=published_as(method), changes={})
-        found[method] = Line(recipe=line.recipe, changes=line.changes | changed)
-    return found
+def lines() -> Lines:
+    """Random real images and every method, under one preprocessing: one network looks at all."""
+    return {"random": "standard", **method_lines()}
 
 
-def measure(scale: Scale, work: Work) -> dict[str, Any]:
-    """The map of each set and of the real images, the two numbers of each set, and the ResNet's accuracy."""
-    plan = PLANS[scale.name]
-    source = Source(name=plan.dataset)
-    dataset = work.dataset(source)
-    sets, failed = dict[str, CondensedSet](), dict[str, str]()
-    for name, line in lines().items():
-        label = (
-            "datadam, scale 100, no ZCA" if name == "datadam" else name
-        )  # the main table's line of that name
-        try:
-            sets[name] = work.condensed(sets_of(line, label, scale, source, plan.ipc)[0])
-        except UserError as error:
-            failed[name] = str(error)
+def measure(scale: TableScale, work: TableWork) -> dict[str, Any]:
+    """The map of all sets and of the real images, two numbers a set, and the ResNet's accuracy."""
+    chosen = SCALES[scale.name]
+    dataset = work.bench.dataset(Source(name=chosen.dataset))
+    sets, failed = _sets(scale, chosen, work)
     preprocess = make_preprocess("standard", dataset)
-    network, reached = _network(dataset, preprocess, plan, work)
-    shown = _stratified(dataset.train, plan.shown * len(dataset.classes), "shown")
-    real, labels = (
-        _embed(network, preprocess.apply(shown.pixels), work.device),
-        shown.labels.numpy(),
-    )
-    features = {
-        name: _embed(network, condensed.images, work.device) for name, condensed in sets.items()
-    }
+    network, reached = _network(dataset, preprocess, chosen, work.bench)
+    shown = _stratified(dataset.train, chosen.shown * len(dataset.classes), "shown")
+    real = _embed(network, preprocess.apply(shown.pixels), work.bench.place)
+    place = work.bench.place
+    features = {name: _embed(network, one.images, place) for name, one in sets.items()}
+    labels = {"real": shown.labels.numpy()}
+    labels |= {name: one.class_of().numpy() for name, one in sets.items()}
     points = np.concatenate([real, *features.values()])
     places = TSNE(perplexity=min(30, len(points) // 4), random_state=0).fit_transform(points)
     cuts = np.cumsum([len(real), *map(len, features.values())])
-    mapped = dict(zip(["real", *features], np.split(places, cuts[:-1]), strict=True))
-    classes = {name: condensed.class_of().numpy() for name, condensed in sets.items()}
+    mapped = zip(labels, np.split(places, cuts[:-1]), strict=True)
+    plan = {key: getattr(chosen, key) for key in ("dataset", "ipc", "trained_on", "epochs")}
     return {
-        "plan": {
-            "dataset": plan.dataset,
-            "ipc": plan.ipc,
-            "trained_on": plan.trained_on,
-            "epochs": plan.epochs,
-        },
+        "plan": plan,
         "resnet18_accuracy": reached,
         "failed": failed,
         "classes": list(dataset.classes),
-        "labels": {"real": labels.tolist()} | {name: of.tolist() for name, of in classes.items()},
-        "map": {name: np.round(at, 2).tolist() for name, at in mapped.items()},
+        "labels": {name: classes.tolist() for name, classes in labels.items()},
+        "map": {name: np.round(at, 2).tolist() for name, at in mapped},
         "measures": {
-            name: compare(real, labels, features[name], classes[name]) for name in features
+            name: compare(real, labels["real"], features[name], labels[name]) for name in features
         },
     }
+
+
+def _sets(
+    scale: TableScale, chosen: EmbeddingScale, work: TableWork
+) -> tuple[dict[str, CondensedSet], dict[str, str]]:
+    """The set of each line, and why others could not be made."""
+    at, named = Place(scale, Source(name=chosen.dataset), chosen.ipc), dict[str, Made]()
+    for name, line in lines().items():
+        # The name of the line in the main table.
+        label = "datadam, scale 100, no ZCA" if name == "datadam" else name
+        named[name] = at.sets(line, label)[0]
+    results = work.do("sets", named.values())
+    failed = {name: results[made].get("failed", "") for name, made in named.items()}
+    sets = {name: work.bench.condensed(made) for name, made in named.items() if not failed[name]}
+    return sets, {name: reason for name, reason in failed.items() if reason}
 
 
 def compare(
     real: np.ndarray, labels: np.ndarray, synthetic: np.ndarray, classes: np.ndarray
 ) -> dict[str, list[float]]:
-    """Of features [N, D] and [M, D] and their classes: `own` and `offset`, each with one value for each class.
+    """Of features [N, D] and [M, D] and their classes: `own` and `offset`, with a value a class.
 
-    `own`: share of a class's synthetic images whose nearest real neighbours vote for it. `offset`: distance of the means, over
-    the root mean square distance of the real images of the class from theirs.
+    `own`: share of a class's synthetic images whose nearest real neighbours vote for it. `offset`:
+    distance of the means, over the root mean square distance of the real images of the class from
+    theirs.
     """
     votes = KNeighborsClassifier(min(_NEIGHBOURS, len(real))).fit(real, labels).predict(synthetic)
     own, offset = [], []
@@ -132,103 +129,85 @@ def compare(
     return {"own": own, "offset": offset}
 
 
-def markdown(found: dict[str, Any]) -> list[str]:
+def markdown(document: dict[str, Any]) -> list[str]:
     """The two numbers of each set."""
-    plan = found["plan"]
+    plan = document["plan"]
+    rows = [
+        [name, *_interval([100 * one for one in of["own"]], 0), *_interval(of["offset"], 2)]
+        for name, of in document["measures"].items()
+    ]
+    rows += [[name, reason, "", "", ""] for name, reason in document["failed"].items()]
     return [
-        f"# Synthetic images in the embedding of a ResNet-18: {plan['dataset']}, {plan['ipc']} images per class",
+        "# Synthetic images in the embedding of a ResNet-18: "
+        f"{plan['dataset']}, {plan['ipc']} images per class",
         "",
-        "| set | with their own class, % | 95 % interval | offset of the class mean | 95 % interval |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {name} | {_told([100 * one for one in of['own']], 0)} | {_told(of['offset'], 2)} |"
-            for name, of in found["measures"].items()
-        ),
-        *(f"| {name} | {reason} | | | |" for name, reason in found["failed"].items()),
+        *tables.markdown(HEADERS, rows),
         "",
-        "With their own class: synthetic images whose ten nearest real images are mostly of their class. Offset: distance from "
-        "the real mean of the class, in within-class standard deviations; random images are off by chance. Intervals: over the "
-        "classes (Student's t), one set of each method.",
+        "With their own class: synthetic images whose ten nearest real images are mostly of their "
+        "class. Offset: distance from the real mean of the class, in within-class standard "
+        "deviations; random images are off by chance. Intervals: over the classes (Student's t), "
+        "one set of each method.",
         "",
-        f"ResNet-18 (batch norm) trained on {plan['trained_on']} real images for {plan['epochs']} passes: "
-        f"{100 * found['resnet18_accuracy']:.1f} % of as many test images. Standardised images, for every method.",
+        f"ResNet-18 (batch norm) trained on {plan['trained_on']} real images for {plan['epochs']} "
+        f"passes: {100 * document['resnet18_accuracy']:.1f} % of as many test images. Standardised "
+        "images, for every method.",
     ]
 
 
-def draw(folder: Path, title: str, found: dict[str, Any]) -> None:
-    """A picture for each set: the real images as dots, the synthetic ones as stars, colours for classes."""
-    from matplotlib.figure import Figure
-
-    real, labels = np.array(found["map"]["real"]), np.array(found["labels"]["real"])
-    for name in found["measures"]:
-        figure = Figure(figsize=(6.4, 5), layout="constrained", dpi=150)
-        axes = figure.subplots()
-        places, classes = np.array(found["map"][name]), np.array(found["labels"][name])
-        for c, label in enumerate(found["classes"]):
+def draw(folder: Path, title: str, document: dict[str, Any]) -> None:
+    """A picture for each set: real images are dots, synthetic ones stars, colours are classes."""
+    real, labels = np.array(document["map"]["real"]), np.array(document["labels"]["real"])
+    for name in document["measures"]:
+        figure, axes = panel(6.4, 5, grid="")
+        axes.spines[:].set_visible(True)
+        places, classes = np.array(document["map"][name]), np.array(document["labels"][name])
+        for c, label in enumerate(document["classes"]):
             colour = f"C{c % 10}"
-            dots, stars = real[labels == c], places[classes == c]
-            axes.scatter(
-                dots[:, 0], dots[:, 1], s=6, color=colour, alpha=0.35, linewidths=0, label=label
-            )
-            axes.scatter(
-                stars[:, 0],
-                stars[:, 1],
-                s=70,
-                color=colour,
-                marker="*",
-                edgecolors="black",
-                linewidths=0.6,
-            )
-        axes.set(
-            title=f"{name}: {found['plan']['ipc']} images per class (stars) among real ones",
-            xticks=[],
-            yticks=[],
-        )
+            dots: dict[str, Any] = {"s": 6, "alpha": 0.35, "linewidths": 0, "label": label}
+            stars: dict[str, Any] = {
+                "s": 70,
+                "marker": "*",
+                "edgecolors": "black",
+                "linewidths": 0.6,
+            }
+            axes.scatter(*real[labels == c].T, color=colour, **dots)
+            axes.scatter(*places[classes == c].T, color=colour, **stars)
+        told = f"{name}: {document['plan']['ipc']} images per class (stars) among real ones"
+        axes.set(title=told, xticks=[], yticks=[])
         figure.legend(loc="outside right center", frameon=False, markerscale=2)
         save_figure(figure, folder / f"{title}_{name}.png")
 
 
-def _told(values: list[float], digits: int) -> str:
+def _interval(values: list[float], digits: int) -> tuple[str, str]:
+    """The mean of the values and its interval, as two cells."""
     mean = float(np.mean(values))
     half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
-    return f"{mean:.{digits}f} | {mean - half:.{digits}f} to {mean + half:.{digits}f}"
+    return f"{mean:.{digits}f}", f"{mean - half:.{digits}f} to {mean + half:.{digits}f}"
 
 
 def _network(
-    dataset: Dataset, preprocess: Preprocess, plan: Plan, work: Work
+    dataset: Dataset, preprocess: Preprocess, chosen: EmbeddingScale, bench: TableBench
 ) -> tuple[Network, float]:
-    """A ResNet-18 trained on real images, kept in the work folder, and its accuracy on test images."""
-    network = build("resnet18-bn", dataset.shape, len(dataset.classes)).to(work.device)
-    path = (
-        work.folder
-        / "networks"
-        / f"{dataset.fingerprint}-{plan.trained_on}-{plan.epochs}.safetensors"
-    )
+    """A ResNet-18 trained on real images, kept in the work folder, and its test accuracy."""
+    network = build("resnet18-bn", dataset.shape, len(dataset.classes)).to(bench.place)
+    name = f"{dataset.fingerprint}-{chosen.trained_on}-{chosen.epochs}.safetensors"
+    path, prepare = bench.folder / "networks" / name, preprocess.to(bench.place).apply
     if not path.exists():
-        chosen = _stratified(dataset.train, plan.trained_on, "embedding")
+        real = _stratified(dataset.train, chosen.trained_on, "embedding")
         protocol = Protocol(
-            epochs=plan.epochs,
+            epochs=chosen.epochs,
             batch=128,
             lr=0.05,
             schedule="cosine",
             nesterov=True,
             augment=suited("dsa", dataset.name),
         )
-        train(
-            network,
-            chosen.pixels,
-            chosen.labels,
-            protocol,
-            0,
-            prepare=preprocess.to(work.device).apply,
-        )
+        train(network, real.pixels, real.labels, protocol, 0, prepare=prepare)
         save_tensors(path, network.state_dict(), {})
     network.load_state_dict(load_tensors(path)[0])
-    network.to(work.device).eval()
-    tested = _stratified(dataset.test, plan.trained_on, "embedding test")
-    return network, accuracy(
-        network, tested.pixels, tested.labels, prepare=preprocess.to(work.device).apply
-    )
+    network.to(bench.place).eval()
+    tested = _stratified(dataset.test, chosen.trained_on, "embedding test")
+    return network, accuracy(network, tested.pixels, tested.labels, prepare=prepare)
 
 
 def _stratified(images: Images, count: int, purpose: str) -> Images:
@@ -244,6 +223,5 @@ def _stratified(images: Images, count: int, purpose: str) -> Images:
 
 @torch.inference_mode()
 def _embed(network: Network, images: Tensor, device: torch.device) -> np.ndarray:
-    return torch.cat(
-        [network.embed(part.to(device)).cpu() for part in images.split(_BATCH)]
-    ).numpy()
+    parts = [network.embed(part.to(device)).cpu() for part in images.split(_BATCH)]
+    return torch.cat(parts).numpy()

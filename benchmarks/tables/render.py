@@ -1,29 +1,33 @@
 """A table of accuracies as Markdown and as a picture."""
 
 from pathlib import Path
+from typing import Any
 
 from benchmarks.tables.accuracy import Table
-from benchmarks.tables.cells import Entry, Found
-from condense.report.figures import save_figure
+from benchmarks.tables.entries import Entry, EntryResult
+from condense.report import tables
+from condense.report.figures import panels, save_figure
+
+HEADERS = ("", "test accuracy, %", "95 % interval", "sets x networks", "paper")
+_MEASURED: dict[str, Any] = {"fmt": "o", "color": "#5b7fb8", "ecolor": "#333333"}
+_MEASURED |= {"capsize": 3, "markersize": 5}
+_PRINTED: dict[str, Any] = {"marker": "D", "linestyle": "none", "markerfacecolor": "none"}
+_PRINTED |= {"color": "#c9803a", "markersize": 5}
 
 
-def markdown(table: Table, found: dict[Entry, Found]) -> list[str]:
+def markdown(table: Table, results: dict[Entry, EntryResult]) -> list[str]:
     """A block of rows for each column of the table, each measured figure beside the paper's."""
     lines = [f"# {table.title}", ""]
     for column in columns(table):
-        lines += [
-            f"## {column}",
-            "",
-            "| | test accuracy, % | 95 % interval | sets x networks | paper |",
-            "|---|---|---|---|---|",
-            *(_row(entry, one, table) for entry, one in found.items() if entry.column == column),
-            "",
-        ]
-    protocol = next(iter(found)).trained
-    networks = sorted({entry.trained.network for entry in found})
+        rows = [_row(entry, of, table) for entry, of in results.items() if entry.column == column]
+        lines += [f"## {column}", "", *tables.markdown(HEADERS, rows), ""]
+    protocol = next(iter(results)).trained.protocol
+    networks = sorted({entry.trained.network for entry in results})
     lines += [
-        "Intervals are Student's t over the means of the sets (over the networks where there is one set). Every set is judged by "
-        f"{', '.join(f'`{name}`' for name in networks)}, {protocol.protocol.epochs} passes, on the whole test set, once.",
+        "Intervals are Student's t over the means of the sets (over the networks where there is "
+        "one set). Every set is judged by "
+        f"{', '.join(f'`{name}`' for name in networks)}, {protocol.epochs} passes, "
+        "on the whole test set, once.",
         "",
         *(f"{note}\n" for note in table.notes),
     ]
@@ -35,68 +39,35 @@ def columns(table: Table) -> list[str]:
     return list(dict.fromkeys(entry.column for entry in table.entries))
 
 
-def _row(entry: Entry, found: Found, table: Table) -> str:
+def _row(entry: Entry, result: EntryResult, table: Table) -> list[str]:
     paper = table.published.get((entry.row, entry.column), "")
-    if found.failed:
-        return f"| {entry.row} | {found.failed} | | | {paper} |"
-    if not found.score:
-        return f"| {entry.row} | not yet | | | {paper} |"
-    low, high = (f"{100 * end:.1f}" for end in found.score.ci95)
-    interval = f"{low} to {high}" if len(found.score.accuracies) > 1 else "none: one network"
-    of = f"{found.score.sets} x {entry.trained.repeats}" + (
-        f" ({found.missing} sets to come)" if found.missing else ""
-    )
-    return f"| {entry.row} | {100 * found.score.mean:.1f} | {interval} | {of} | {paper} |"
+    if result.failed or not result.score:
+        return [entry.row, result.failed or "not yet", "", "", paper]
+    score, to_come = result.score, f" ({result.missing} sets to come)" if result.missing else ""
+    interval = tables.percent(score.ci95, 1) if len(score.accuracies) > 1 else "none: one network"
+    of = f"{score.sets} x {entry.trained.repeats}{to_come}"
+    return [entry.row, tables.percent([score.mean], 1), interval, of, paper]
 
 
-def draw(path: Path, table: Table, found: dict[Entry, Found]) -> None:
-    """A panel for each column, a line for each row: our mean with its interval, and the paper's as a hollow diamond."""
-    from matplotlib.figure import Figure
-
+def draw(path: Path, table: Table, results: dict[Entry, EntryResult]) -> None:
+    """A panel for each column: our means with intervals are dots, the paper's diamonds."""
     names, rows = columns(table), list(dict.fromkeys(entry.row for entry in table.entries))
-    figure = Figure(
-        figsize=(3.2 + 2.6 * len(names), 1.2 + 0.26 * len(rows)), layout="constrained", dpi=150
-    )
-    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    for name, axes in zip(names, panels, strict=True):
-        for entry, one in found.items():
-            if entry.column != name:
-                continue
-            place = rows.index(entry.row)
-            if one.score:
-                mean, (low, high) = one.score.mean, one.score.ci95
-                arms = (
-                    [[100 * (mean - low)], [100 * (high - mean)]]
-                    if len(one.score.accuracies) > 1
-                    else None
-                )
-                axes.errorbar(
-                    [100 * mean],
-                    [place],
-                    xerr=arms,
-                    fmt="o",
-                    color="#5b7fb8",
-                    ecolor="#333333",
-                    capsize=3,
-                    markersize=5,
-                )
-            if paper := table.published.get((entry.row, name)):
-                axes.plot(
-                    [float(paper.split()[0])],
-                    [place],
-                    "D",
-                    markerfacecolor="none",
-                    color="#c9803a",
-                    markersize=5,
-                )
+    width, height = 3.2 + 2.6 * len(names), 1.2 + 0.26 * len(rows)
+    figure, (all_,) = panels(width, height, columns=len(names), sharey=True)
+    for name, axes in zip(names, all_, strict=True):
         axes.set(title=name, xlabel="test accuracy, %")
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(range(len(rows)), rows)
-    panels[0].set_ylim(len(rows) - 0.4, -0.6)  # the first row on top, rows without figures too
-    measured = panels[0].plot([], [], "o", color="#5b7fb8", label="here, 95 % interval")[0]
-    printed = panels[0].plot(
-        [], [], "D", markerfacecolor="none", color="#c9803a", label="the paper, at its full length"
-    )[0]
+    for entry, result in results.items():
+        axes, place = all_[names.index(entry.column)], rows.index(entry.row)
+        if score := result.score:
+            ends = [[100 * abs(end - score.mean)] for end in score.ci95]
+            arms = ends if len(score.accuracies) > 1 else None
+            axes.errorbar([100 * score.mean], [place], xerr=arms, **_MEASURED)
+        if paper := table.published.get((entry.row, entry.column)):
+            axes.plot([float(paper.split()[0])], [place], **_PRINTED)
+    first = all_[0]
+    first.set_yticks(range(len(rows)), rows)
+    first.set_ylim(len(rows) - 0.4, -0.6)  # the first row on top, rows without figures too
+    measured = first.plot([], [], "o", color="#5b7fb8", label="here, 95 % interval")[0]
+    printed = first.plot([], [], label="the paper, at its full length", **_PRINTED)[0]
     figure.legend(handles=[measured, printed], loc="outside lower center", ncols=2, frameon=False)
     save_figure(figure, path)

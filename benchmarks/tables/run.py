@@ -1,4 +1,4 @@
-"""Each table from start to end: measure what is missing, write JSON, Markdown and pictures into the results folder."""
+"""Each table from start to end: measure what is missing, write JSON, Markdown and pictures."""
 
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
@@ -9,7 +9,8 @@ import click
 
 from benchmarks import results
 from benchmarks.tables import accuracy, cost, embedding, render
-from benchmarks.tables.cells import Work, lacking, work_through
+from benchmarks.tables.bench import TableWork
+from benchmarks.tables.entries import lacking, results_of, work_through
 from benchmarks.tables.lines import SCALES
 from condense import UserError
 
@@ -17,58 +18,50 @@ from condense import UserError
 def fill(
     table_name: str,
     scale: str,
-    work: Work,
+    work: TableWork,
     name: str,
     *,
     rows: Sequence[str] = (),
     columns: Sequence[str] = (),
 ) -> int:
-    """Measure a table of accuracies and write it, also when stopped on the way; how many sets are still missing.
+    """Measure a table of accuracies and write it, also when stopped on the way.
 
-    `rows` and `columns` are patterns of what to work on, none for all; the whole table is shown, as far as it is known.
+    `rows` and `columns` are patterns of what to work on, none for all; the whole table is shown, as
+    far as it is known. Returns how many sets are still missing.
     """
     table = accuracy.TABLES[table_name](SCALES[scale])
-    entries = [
-        entry
-        for entry in table.entries
-        if _matches(entry.row, rows) and _matches(entry.column, columns)
-    ]
+    chosen = [one for one in table.entries if _matches(one.row, rows)]
+    entries = [one for one in chosen if _matches(one.column, columns)]
     if not entries:
         raise UserError("--only and --column: no entry of the table has such a row and column")
-    failed = lacking(entries, work)
+    failed = lacking(table.entries, work)
+    if all(entry in failed for entry in entries):
+        raise UserError(failed[entries[0]])
     try:
         work_through(entries, work, failed)
     finally:
-        found = {entry: work.found(entry, failed.get(entry, "")) for entry in table.entries}
-        told = [
-            {"row": entry.row, "column": entry.column, **one.to_json()}
-            for entry, one in found.items()
+        known = results_of(table.entries, work, failed)
+        records = [
+            {"row": entry.row, "column": entry.column, **result.to_json()}
+            for entry, result in known.items()
         ]
-        _write(name, scale, {"entries": told}, render.markdown(table, found))
-        render.draw(results.FOLDER / f"{name}.png", table, found)
-    return sum(one.missing for one in found.values() if not one.failed)
+        _write(name, scale, {"entries": records}, render.markdown(table, known))
+        render.draw(results.FOLDER / f"{name}.png", table, known)
+    return sum(result.missing for result in known.values() if not result.failed)
 
 
-def fill_cost(scale: str, work: Work, name: str) -> int:
-    """Measure every method's step, in one run, and write the table."""
-    records = cost.measure_all(SCALES[scale], work)
-    _write(name, scale, {"records": records}, cost.markdown(records, SCALES[scale]))
-    cost.draw(results.FOLDER / f"{name}.png", records)
-    return 0
-
-
-def fill_embedding(scale: str, work: Work, name: str) -> int:
-    """Embed and map the sets of every method, and write the table and a picture for each."""
-    found = embedding.measure(SCALES[scale], work)
-    _write(name, scale, found, embedding.markdown(found))
-    embedding.draw(results.FOLDER, name, found)
+def fill_with(kind: Any, scale: str, work: TableWork, name: str) -> int:
+    """Measure what the module `kind` measures, and write its table and its pictures."""
+    document = kind.measure(SCALES[scale], work)
+    _write(name, scale, document, kind.markdown(document))
+    kind.draw(results.FOLDER, name, document)
     return 0
 
 
 TABLES: dict[str, Callable[..., int]] = {
     **{name: partial(fill, name) for name in accuracy.TABLES},
-    "cost": fill_cost,
-    "embedding": fill_embedding,
+    "cost": partial(fill_with, cost),
+    "embedding": partial(fill_with, embedding),
 }
 """Name -> `(scale, work, name of the result files) -> sets still missing`."""
 
@@ -82,6 +75,6 @@ def _matches(text: str, patterns: Sequence[str]) -> bool:
     return not patterns or any(fnmatch(text, pattern) for pattern in patterns)
 
 
-def _write(name: str, scale: str, found: dict[str, Any], lines: list[str]) -> None:
-    results.write(name, {"conditions": results.conditions(), "scale": scale, **found}, lines)
+def _write(name: str, scale: str, document: dict[str, Any], lines: list[str]) -> None:
+    results.write(name, {"scale": scale, **document}, lines)
     click.echo("\n".join(lines))

@@ -157,7 +157,7 @@ def condense(
     A run can be stopped or killed at any time; resumed, it ends with the same file as if it had not
     been. A setting that is not given is the recipe's: `condensekit recipes paper` prints them.
     """
-    from condense.runs import run
+    from condense.runs import rehearsal, run
 
     if output.resume is not None:
         run.resume(output.resume)
@@ -174,7 +174,7 @@ def condense(
         "device": machine.device, "chunk": machine.chunk,
     }  # fmt: skip
     if output.dry_run or output.out is None:
-        show_facts(run.rehearse(real, **job), output.json)
+        show_facts(rehearsal.rehearse(real, **job), output.json)
         return
     run.condense(
         real, out=output.out, source=source, storage=output.storage,

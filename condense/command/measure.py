@@ -4,13 +4,16 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from condense.command.shared import Data, Device, Printed
+from condense.command.shared import Data, Printed, score_text
 from condense.options import Command, Heading, Part
 from condense.settings import plain
+
+if TYPE_CHECKING:
+    from condense.study.workers import Workers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +36,20 @@ class Trials:
     flags below change single settings of it; `--epochs` counts the passes that are made."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session(Printed):
+    """How long this session lasts, and where results are kept.
+
+    >>> Session(minutes=30).store is None
+    True
+    """
+
+    minutes: float | None = None
+    """Stop after that long; what is finished is kept, and the same command goes on."""
+    store: Path | None = None
+    """SQLite file that keeps what is measured.  [default: evaluations.sqlite in each run folder]"""
+
+
 @click.command(
     cls=Command,
     parts={
@@ -45,8 +62,10 @@ class Trials:
         "changes": Part(
             kind="condense.training.train:Protocol", heading=Heading.TRAINED, changes=True
         ),
-        "machine": Part(kind=Device, heading=Heading.WHERE),
-        "output": Part(kind=Printed, heading=Heading.OUTPUT),
+        "workers": Part(
+            kind="condense.study.workers:Workers", heading=Heading.WHERE, defaults={"workers": 0}
+        ),
+        "session": Part(kind=Session, heading=Heading.OUTPUT, elsewhere={"minutes": Heading.WHERE}),
     },
 )
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
@@ -55,18 +74,21 @@ def evaluate(
     data: Data,
     trials: Trials,
     changes: dict[str, Any],
-    machine: Device,
-    output: Printed,
+    workers: "Workers",
+    session: Session,
 ) -> None:
     """Train networks on condensed sets and measure them on the real test set.
 
     RUNS are run folders or set files. Several are sets of one kind (say, five seeds): the interval
     is then over the sets.
+
+    Each accuracy is kept in the run folder as soon as its network is tested. Stopped or killed, the
+    same command goes on; with more --repeats it trains only the new networks.
     """
-    from condense.progress import progress
+    from condense.runs.evaluations import measure
     from condense.runs.shelf import source_of
     from condense.sets.condensed import CondensedSet
-    from condense.training.evaluate import evaluate as measure
+    from condense.training.evaluate import Evaluation
     from condense.training.train import protocol_for
 
     sets = [CondensedSet.load(path) for path in runs]
@@ -74,31 +96,31 @@ def evaluate(
     source = data.source() if data.dataset else source_of(Path(runs[0]), data_dir)
     real = source.load(download=data.download)
     protocol = dataclasses.replace(protocol_for(trials.protocol, real.name), **changes)
-    total = len(sets) * len(trials.network) * trials.repeats
-    with progress("evaluate", total, quiet=output.json) as report:
-        scores = measure(
-            sets, real, trials.network, repeats=trials.repeats, protocol=protocol,
-            seed=trials.seed, device=machine.device, progress=report,
-        )  # fmt: skip
-    kind = "held-out training" if source.hold_out else "test"
-    tested = f"{len(real.test)} {kind} images of {real.name}"
-    if output.json:
+    bench = Evaluation.of(sets, real, trials.network, trials.repeats, protocol, trials.seed)
+    measured = measure(
+        bench, runs, workers=workers, minutes=session.minutes, store=session.store,
+        quiet=session.json,
+    )  # fmt: skip
+    if session.json:
         document = {
-            "networks": {name: score.to_json() for name, score in scores.items()},
+            "networks": {name: score.to_json() for name, score in measured.scores.items()},
             "sets": list(runs),
             "protocol": plain(protocol),
             "seed": trials.seed,
-            "tested_on": tested,
+            "tested_on": bench.tested_on,
+            "done": measured.done,
+            "total": measured.total,
         }
         click.echo(json.dumps(document, indent=2))
         return
     click.echo(
-        f"accuracy on {tested}; {len(sets)} set(s) x {trials.repeats} network(s), "
+        f"accuracy on {bench.tested_on}; {len(sets)} set(s) x {trials.repeats} network(s), "
         f"{protocol.epochs} epochs"
     )
-    for name, score in scores.items():
-        low, high = (100 * bound for bound in score.ci95)
+    for name, score in measured.scores.items():
+        click.echo(f"{name:<40} {score_text(score)}")
+    if measured.left:
         click.echo(
-            f"{name:<40} {100 * score.mean:6.2f} %  std {100 * score.std:.2f}  "
-            f"95 % interval {low:.2f} to {high:.2f}"
+            f"note: {measured.left} of {measured.total} networks are still to be trained, and the "
+            f"scores are over those that are finished on every set; {measured.how_to_go_on}"
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from condense.command.shared import Data, Device, Output, Printed, show_facts, show_set
+from condense.command.shared import Data, Device, Output, Printed, score_text, show_facts, show_set
 from condense.options import Command, Heading, Part
 
 
@@ -133,8 +133,12 @@ class Look(Printed):
 @click.command(cls=Command, parts={"look": Part(kind=Look, heading=Heading.OUTPUT)})
 @click.argument("path", type=click.Path())
 def show(path: str, look: Look) -> None:
-    """Say what a condensed set holds and where it came from."""
+    """Say what a condensed set holds, where it came from, and how accurate it made networks.
+
+    The last is what `condensekit evaluate` has measured so far.
+    """
     from condense.report.pictures import grid as draw
+    from condense.runs.evaluations import rows
     from condense.sets.condensed import CondensedSet
 
     condensed = CondensedSet.load(path)
@@ -154,4 +158,12 @@ def show(path: str, look: Look) -> None:
         },
         "provenance": condensed.provenance,
     }
-    show_facts(facts, look.json)
+    evaluations = rows(path, condensed)
+    if look.json:
+        show_facts(facts | {"evaluations": [row.to_json() for row in evaluations]}, as_json=True)
+        return
+    show_facts(facts, as_json=False)
+    for row in evaluations:
+        how = f"by {row.protocol_text}, on {row.tested_on}"
+        count = len(row.score.accuracies)
+        click.echo(f"{row.network:<40} {score_text(row.score)}  {count} network(s) {how}")

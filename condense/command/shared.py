@@ -14,6 +14,7 @@ from condense.options import Rows
 if TYPE_CHECKING:
     from condense.data.catalogue import Source
     from condense.data.images import Dataset
+    from condense.training.score import Score
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,3 +145,17 @@ def show_set(folder: Path, as_json: bool) -> None:
     """
     names = {"set": "set.safetensors", "picture": "grid.png", "run": "run.json"}
     show_facts({fact: str(folder / name) for fact, name in names.items()}, as_json)
+
+
+def score_text(score: "Score") -> str:
+    """Mean, standard deviation and interval of a score, in percent.
+
+    >>> from condense import Score
+    >>> score_text(Score((0.50, 0.52, 0.51)))
+    ' 51.00 %  std 1.00  95 % interval 48.52 to 53.48'
+    """
+    low, high = (100 * bound for bound in score.ci95)
+    return (
+        f"{100 * score.mean:6.2f} %  std {100 * score.std:.2f}  "
+        f"95 % interval {low:.2f} to {high:.2f}"
+    )

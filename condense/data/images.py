@@ -83,6 +83,8 @@ class Dataset:
     name: str
     train: Images
     test: Images
+    held_out: bool = field(default=False, kw_only=True)
+    """Whether the test images are training images that were held out."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -98,6 +100,18 @@ class Dataset:
     def fingerprint(self) -> str:
         """The fingerprint of the training images."""
         return self.train.fingerprint
+
+    @property
+    def tested_on(self) -> str:
+        """The test images in words.
+
+        >>> from condense.data.catalogue import load_dataset
+        >>> digits = load_dataset("digits")
+        >>> digits.tested_on, digits.hold_out(100, seed=0).tested_on
+        ('362 test images of digits', '100 held-out training images of digits')
+        """
+        kind = "held-out training" if self.held_out else "test"
+        return f"{len(self.test)} {kind} images of {self.name}"
 
     def hold_out(self, count: int, seed: int) -> "Dataset":
         """A dataset for making choices: `count` of the training images become its test set.
@@ -120,7 +134,7 @@ class Dataset:
                     torch.randperm(len(members), generator=generator(seed, "hold-out", c))[:quota]
                 ]
             ] = True
-        return Dataset(self.name, self.train.subset(~held), self.train.subset(held))
+        return Dataset(self.name, self.train.subset(~held), self.train.subset(held), held_out=True)
 
 
 def _quotas(counts: Tensor, total: int) -> Tensor:

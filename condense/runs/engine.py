@@ -1,14 +1,19 @@
-"""The loop: one step is a fresh network, real and synthetic images under the same augmentation, and a move of the pixels.
+"""The engine of the matching methods: what happens in one step of a condensation.
 
-Legend: N images, C classes of a chunk, B real images a class, I synthetic images a class (as stored; matched decoded).
+A step draws a fresh network, or one from a pool. It augments real and synthetic images alike, and
+moves the pixels of the synthetic images along the gradient of the matching loss.
 
-The loss of a class depends on that class alone (given the network, and with statistics taken per image), so the
-classes are treated in chunks, each moved as soon as its gradient is known: memory does not grow with their number but
-for the images themselves, and ranks may share the classes without a word to each other. BatchNorm joins the classes
-in its statistics, so such networks see all classes in one chunk.
+Shapes: C classes of a chunk; B real images per class; I synthetic images per class, as stored. In a
+formation f, each stored image is decoded to f * f images for matching.
 
-Real images need no gradient. They are described in blocks of a few, in a lower precision where the hardware is
-made for it, and their descriptors averaged in float32.
+Given the network, and if it takes its statistics per image, the loss of a class depends on that
+class alone. The classes are therefore treated in chunks, and each chunk is moved as soon as its
+gradient is known. Apart from the images themselves, memory does not grow with the number of
+classes, and ranks can share the classes without communicating. BatchNorm joins the classes in its
+statistics, so a network with BatchNorm sees all classes in one chunk.
+
+Real images need no gradient. They are described in blocks of a few images, in lower precision if
+the hardware is fast at it, and their descriptors are averaged in float32.
 """
 
 import sys
@@ -32,24 +37,48 @@ from condense.sets.mosaics import decode
 from condense.training.pool import Pool
 
 _CHUNK_PIXELS = {"cpu": 50 * 1024, "cuda": 512 * 1024}
-"""Pixels of synthetic images that a chunk aims at: what stays in a CPU's cache, what keeps a GPU busy in little memory."""
+"""Pixels of the synthetic images that a chunk aims at.
+
+They fit into a CPU's cache, and keep a GPU busy with little memory."""
 
 
 class Engine(Learner):
-    """The learner of every matching method: synthetic images and the step that moves them.
+    """The learner of every matching method: the synthetic images, and the step that moves them.
 
     Parameters
     ----------
-    dataset: the real images; only its training half is read.
-    recipe: every hyperparameter.
-    preprocess: fitted to the dataset; the synthetic images live in its space.
-    start: the starting images, float32 [classes * I, ch, H, W], class-major.
-    seed: with the step and the class it determines every draw.
-    device: where everything lives; the real images stay uint8 until used.
-    chunk: classes treated at once; None chooses. Raises `UserError` where the network's statistics join the classes.
-    compiled: whether to compile what lies between the convolutions; None decides by the length of the run.
-    rank, ranks: of that many engines that share the classes, which one this is; it holds the images of its own chunks alone.
-    pool: the trained networks to match under, where the recipe has any; without it no step can be made.
+    dataset: the real images; only its training images are read.
+    recipe: every hyperparameter; its method must be a `Matching`.
+    preprocess: the transform, fitted to the dataset; the synthetic images are preprocessed by it.
+    start: the starting images, float32 [classes * I, ch, H, W], ordered by class.
+    seed: determines every draw, together with the step and the class.
+    device: where all tensors are; the real images stay uint8 until they are used.
+    chunk: the number of classes that are treated at once; None chooses it.
+    compiled: whether to compile what lies between the convolutions; None decides by the length of
+        the run.
+    rank, ranks: the number of this engine, and how many share the classes. An engine holds only the
+        images of its own chunks.
+    pool: the trained networks to match under. A recipe that asks for a pool needs it for a step.
+
+    Raises `UserError` if `chunk` or `ranks` would divide classes that the network's statistics
+    join, if there are more ranks than chunks, and for a `chunk` below 1.
+
+    >>> from condense import load_dataset, recipe_for
+    >>> from condense.data.preprocess import make_preprocess
+    >>> digits = load_dataset("digits")
+    >>> tiny = {"network": "convnet-d1-w8", "real_batch": 4}
+    >>> engine = Engine(
+    ...     digits,
+    ...     recipe_for("dm", "digits", digits.shape, 1).override(tiny),
+    ...     make_preprocess("standard", digits),
+    ...     start=torch.zeros(10, 1, 8, 8),
+    ...     seed=0,
+    ...     device=torch.device("cpu"),
+    ...     compiled=False,
+    ... )
+    >>> losses = engine.step(0)
+    >>> list(losses), bool(engine.images.any())
+    (['mmd'], True)
     """
 
     def __init__(
@@ -79,13 +108,15 @@ class Engine(Learner):
         joint = joins_images(self.network)
         if joint and ranks > 1:
             raise UserError(
-                f"`{recipe.network}`: BatchNorm joins all classes in its statistics, so ranks cannot share them"
+                f"`{recipe.network}`: BatchNorm joins all classes in its statistics, "
+                "so ranks cannot share them"
             )
-        matched = self.per_class * recipe.formation**2  # synthetic images of a class
+        matched = self.per_class * recipe.formation**2  # decoded synthetic images per class
         self.chunks = _chunks(chunk, num_classes, matched * pixels, joint, device)[rank::ranks]
         if not self.chunks:
             raise UserError(
-                f"{ranks} ranks are more than there are chunks of classes: start fewer, or give a smaller --chunk"
+                f"{ranks} ranks are more than there are chunks of classes: "
+                "start fewer, or give a smaller --chunk"
             )
         self.classes = torch.cat(self.chunks)
         self.augment, self.pool = make_augment(recipe.augment), pool
@@ -97,7 +128,7 @@ class Engine(Learner):
         if compiled is None:
             images_a_step = num_classes * (recipe.real_batch + 2 * matched)
             compiled = worth_compiling(recipe.steps * images_a_step * pixels)
-        assert isinstance(recipe.method, Matching)  # as `learner_of` in condense.run sees to
+        assert isinstance(recipe.method, Matching)  # `condense.runs.setup` makes sure of this
         self.describe = Describer(self.network, recipe.method, device, compiled=compiled)
         self.last = (
             Calibrator(recipe, dataset, device, compiled=compiled)
@@ -109,9 +140,10 @@ class Engine(Learner):
         )
 
     def step(self, step: int) -> dict[str, Tensor]:
-        """Carry out one step; returns each part of the loss, summed over this engine's classes, still on the device.
+        """Carry out one step; returns each part of the loss, summed over this engine's classes.
 
-        The result is good until the next step.
+        The sums are scalar tensors on the device. They are valid until the next step, which may
+        overwrite them.
         """
         return self._graphed(step) if self._graphed else self._step(step)
 
@@ -147,7 +179,10 @@ class Engine(Learner):
         return totals
 
     def _move(self, rows: slice, gradient: Tensor) -> None:
-        """Move the images `rows` by SGD with momentum; an optimiser would want all gradients."""
+        """Move the images `rows` by SGD with momentum.
+
+        An optimiser of torch would need the gradients of all chunks at once.
+        """
         self.momentum[rows] = self.recipe.momentum * self.momentum[rows] + gradient
         self.images[rows] -= self.recipe.lr * self.momentum[rows]
         if self.recipe.clamp:
@@ -156,8 +191,12 @@ class Engine(Learner):
     def gradient(
         self, classes: Tensor, images: Tensor, step: int | Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """The parts of the loss of each of `classes` (int64 [C], on the device), each [C], under the network as it stands,
-        and the gradient of their sum with respect to `images`, those of the classes, [C * I, ch, H, W]."""
+        """The parts of the loss, under the present weights of the network, and their gradient.
+
+        `classes` is int64 [C], on the device; `images` are the images of these classes, float32
+        [C * I, ch, H, W], ordered by class. Each part is [C]. The gradient is that of the sum of
+        all parts with respect to `images`.
+        """
         drawn = self.augment.matching(self.real.batch(classes, step), classes, self.seed, step)
         real = self.describe.real(drawn, len(classes))
         leaf = images.detach().requires_grad_()
@@ -190,15 +229,18 @@ class Engine(Learner):
         return self.augment.matching(decoded, classes, self.seed, step)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The images and their momentum."""
+        """The images and their momentum, both float32 [classes * I, ch, H, W]."""
         return {"images": self.images, "momentum": self.momentum}
 
     def _halve(self, classes: Tensor, waiting: Sequence[Tensor]) -> list[Tensor]:
-        """What is left of this step in chunks of half the size of `classes`, which was too much; later steps follow suit."""
+        """The chunks that are left of this step, in half the size of `classes`, which was too much.
+
+        Later steps use chunks of this size too.
+        """
         torch.cuda.empty_cache()
         half = len(classes) // 2
         print(
-            f"out of GPU memory with {len(classes)} classes at once: going on with {half}",
+            f"out of GPU memory with {len(classes)} classes at once: continuing with {half}",
             file=sys.stderr,
         )
         self.chunks = list(self.classes.split(half))
@@ -206,9 +248,22 @@ class Engine(Learner):
 
 
 class Describer:
-    """What a method matches of each image, under a network: the part of a step where the time goes.
+    """Computes the descriptors of images that a method matches: most of the time of a step.
 
-    `compiled` fuses all between two convolutions: normalise, activate, attend, pool.
+    Parameters
+    ----------
+    network: its present weights are used.
+    method: says what is matched of each image.
+    device: the device of the network.
+    compiled: whether to fuse the operations between two convolutions: normalisation, activation,
+        attention and pooling.
+
+    >>> from condense.methods import DM
+    >>> network = networks.build("convnet-d1-w8", (1, 8, 8), num_classes=10)
+    >>> describer = Describer(network, DM(), torch.device("cpu"), compiled=False)
+    >>> [embedding] = describer.real(torch.zeros(12, 1, 8, 8), num_classes=3)
+    >>> embedding.shape
+    torch.Size([3, 4, 128])
     """
 
     def __init__(
@@ -222,14 +277,20 @@ class Describer:
             self._describe = Compiled(self._plain)
 
     def real(self, images: Tensor, num_classes: int) -> Described:
-        """Describe class-major real images [C * B, ch, H, W], without gradient: tensors [C, B, D_l]."""
+        """Describe real images [C * B, ch, H, W], ordered by class, without a gradient.
+
+        Returns one tensor [C, B, D_l] for each descriptor l of the method.
+        """
         block = len(images) if joins_images(self._network) else block_size(images, self._device)
         with torch.no_grad(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
             described = [self._describe(part) for part in images.split(block)]
         return _by_class([torch.cat(parts) for parts in zip(*described, strict=True)], num_classes)
 
     def synthetic(self, images: Tensor, num_classes: int) -> Described:
-        """Describe class-major synthetic images [C * I, ch, H, W], in float32 and with gradient: tensors [C, I, D_l]."""
+        """Describe synthetic images [C * I, ch, H, W], ordered by class, with a gradient.
+
+        Returns one float32 tensor [C, I, D_l] for each descriptor l of the method.
+        """
         return _by_class(self._describe(images), num_classes)
 
     def _plain(self, images: Tensor) -> Described:
@@ -268,8 +329,10 @@ def _by_class(described: Described, num_classes: int) -> Described:
 def _chunks(
     chunk: int | None, num_classes: int, pixels_a_class: int, joint: bool, device: torch.device
 ) -> list[Tensor]:
-    """All classes, int64, in chunks of `chunk`, or of as many as suit the device: an even share, since every shape is
-    compiled anew."""
+    """All classes, int64, in chunks of `chunk` classes, or of a number that suits the device.
+
+    That number divides the number of classes, because each further shape would be compiled anew.
+    """
     if joint:
         if chunk is not None and chunk < num_classes:
             raise UserError(

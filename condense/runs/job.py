@@ -1,9 +1,9 @@
-"""The folder of a run: what is in it, who may write to it, and the checkpoints it goes on from.
+"""The folder of a run: the files in it, and the checkpoints from which a run continues.
 
-set.safetensors      the condensed set, at the end
-start.safetensors    the starting images; holds the fitted preprocessing, so that resuming never fits again
-checkpoints/         the last two states of the engine (of each rank, where several share a run)
-run.json             everything resolved: dataset, recipe, seed, device, versions, timings
+set.safetensors      the condensed set, once the run is finished
+start.safetensors    the starting images and the fitted preprocessing, which a resumed run reuses
+checkpoints/         the last two states of the engine, for each rank if several share a run
+run.json             all settings of the run (dataset, recipe, seed, device), versions and timings
 grid.png             the set as a picture
 tensorboard/         loss curves and image grids
 """
@@ -29,27 +29,43 @@ from condense.settings import read_value, within
 from condense.study.record import differences
 
 _KEEP = 2
-"""Checkpoints kept: the last, and the one before it should the last be damaged."""
+"""Checkpoints that are kept: the last, and the one before it in case the last is damaged."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What a run folder is about: what `run.json` records and a resumed run goes on with."""
+    """All settings of a run: what `run.json` records, and what a resumed run continues with.
+
+    >>> from condense import recipe_for
+    >>> job = Job(
+    ...     source=Source(name="digits"), fingerprint="0123", ipc=2, seed=0,
+    ...     recipe=recipe_for("dm", "digits", (1, 8, 8), 2), device="cpu", chunk=None,
+    ...     checkpoint_every=200,
+    ... )
+    >>> Job.from_json(job.to_json()) == job
+    True
+    """
 
     source: Source
     fingerprint: str
+    """The fingerprint of the dataset."""
     ipc: int
+    """Images per class."""
     seed: int
     recipe: Recipe
     device: str
+    """`cpu` or `cuda`."""
     chunk: int | None
+    """Classes that are treated at once; None lets the engine choose."""
     checkpoint_every: int
+    """Steps between two checkpoints."""
     storage: str = "float32"
+    """How the images are stored, one of `condense.sets.condensed.STORAGES`."""
     pools: str | None = None
     """The folder of pools that runs share."""
 
     def to_json(self) -> dict[str, Any]:
-        """As written in `run.json`."""
+        """The job as it is written in `run.json`."""
         return dataclasses.asdict(self) | {"recipe": self.recipe.to_json()}
 
     @classmethod
@@ -61,14 +77,38 @@ class Job:
 
 
 def load_job(folder: Path) -> Job:
-    """The job that `run.json` in `folder` records."""
+    """The job that `run.json` in `folder` records.
+
+    Raises `UserError` if another version of condensekit wrote it, or if it is damaged.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "run.json").write_text('{"plan": 1}')
+    ...     load_job(Path(folder))
+    Traceback (most recent call last):
+    condense.errors.UserError: ...run.json is not of this version of condensekit: `job` is None...
+    """
     content = read_json(folder / "run.json")
     with within(f"{folder / 'run.json'} is not of this version of condensekit"):
         return Job.from_json(read_value(dict[str, Any], content, "run.json").get("job"))
 
 
 def check_free(folder: Path, job: Job) -> None:
-    """Raise a `UserError` if `folder` holds a run already, this job's or another's."""
+    """Raise a `UserError` if `folder` already holds a run, whether of this job or another.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from condense import recipe_for
+    >>> job = Job(
+    ...     source=Source(name="digits"), fingerprint="0123", ipc=2, seed=0,
+    ...     recipe=recipe_for("dm", "digits", (1, 8, 8), 2), device="cpu", chunk=None,
+    ...     checkpoint_every=200,
+    ... )
+    >>> with TemporaryDirectory() as folder:
+    ...     record(Path(folder), job, finished=False)
+    ...     check_free(Path(folder), dataclasses.replace(job, seed=1))
+    Traceback (most recent call last):
+    condense.errors.UserError: ... holds a run with other settings (seed 0 there, 1 here): ...
+    """
     if (folder / "run.json").exists():
         if changed := differences(job.to_json(), load_job(folder).to_json()):
             raise UserError(
@@ -78,7 +118,20 @@ def check_free(folder: Path, job: Job) -> None:
 
 
 def record(folder: Path, job: Job, **progress: Any) -> None:
-    """Write `run.json`: the job, what it runs on, and how far it is."""
+    """Write `run.json`: the job, the software and the machine, and the progress so far.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from condense import recipe_for
+    >>> job = Job(
+    ...     source=Source(name="digits"), fingerprint="0123", ipc=2, seed=0,
+    ...     recipe=recipe_for("dm", "digits", (1, 8, 8), 2), device="cpu", chunk=None,
+    ...     checkpoint_every=200,
+    ... )
+    >>> with TemporaryDirectory() as folder:
+    ...     record(Path(folder), job, finished=False)
+    ...     sorted(read_json(Path(folder, "run.json")))
+    ['environment', 'job', 'progress', 'source']
+    """
     environment = {
         "condensekit": version(),
         "torch": torch.__version__,
@@ -86,17 +139,28 @@ def record(folder: Path, job: Job, **progress: Any) -> None:
         "machine": torch.cuda.get_device_name() if job.device == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
     }
-    told = {
+    content = {
         "source": dataclasses.asdict(job.source),
         "job": job.to_json(),
         "environment": environment,
         "progress": progress,
     }
-    write_json(folder / "run.json", told)
+    write_json(folder / "run.json", content)
 
 
 class Checkpoints:
-    """The states of one rank's engine in a run folder. A team of another size starts again: its classes are shared otherwise."""
+    """The saved states of one rank's engine in a run folder.
+
+    A team of another number of ranks does not see them and starts again, since it shares the
+    classes differently.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     checkpoints = Checkpoints(Path(folder), Ranks())
+    ...     checkpoints.save({"images": torch.zeros(2)}, step=200)
+    ...     checkpoints.last_good()
+    ({'images': tensor([0., 0.])}, 200)
+    """
 
     def __init__(self, folder: Path, ranks: Ranks) -> None:
         self._folder = folder / "checkpoints"
@@ -104,17 +168,20 @@ class Checkpoints:
             self._folder = self._folder / f"rank-{ranks.rank}-of-{ranks.count}"
 
     def save(self, state: dict[str, Tensor], step: int) -> None:
-        """Keep the state after `step` steps, and drop all but the last two."""
+        """Save the state after `step` steps, and delete all but the last two states."""
         save_tensors(self._folder / f"step-{step:08d}.safetensors", state, {"step": step})
         for old in self.newest_first()[_KEEP:]:
             old.unlink()
 
     def newest_first(self) -> list[Path]:
-        """The files, the last first."""
+        """The paths of the saved states, the last state first."""
         return sorted(self._folder.glob("step-*.safetensors"), reverse=True)
 
     def last_good(self) -> tuple[dict[str, Tensor], int] | None:
-        """The last state that is whole, and the steps done in it; a damaged one is named and passed over."""
+        """The last state that is not damaged, and its number of steps; None if there is none.
+
+        A damaged state is reported on stderr and skipped.
+        """
         for path in self.newest_first():
             try:
                 state, header = load_tensors(path)

@@ -1,7 +1,8 @@
-"""Several processes that share the classes of one run, started by `torchrun`; alone, a team of one.
+"""Several processes (ranks) that share the classes of one run; `torchrun` starts them.
 
-The ranks need nothing of each other while they work: they agree on the job at the start, and hand their images to
-rank 0 at the end. Both go over gloo, on the host. The run folder must be one that all ranks see.
+The ranks do not communicate while they work. They agree on the job at the start, and hand their
+images to rank 0 at the end. Both use gloo, on the host. All ranks must see the run folder. A single
+process is a team of one rank.
 """
 
 import atexit
@@ -17,47 +18,54 @@ from condense.errors import UserError
 from condense.study.record import differences
 
 _PATIENCE = timedelta(days=7)
-"""How long a rank waits for a slower one; torchrun stops it sooner if another dies."""
+"""How long a rank waits for a slower one. If one dies, torchrun stops the others at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Which of how many processes this one is."""
+    """This process's place in its team: its rank, and the number of ranks.
+
+    >>> Ranks.join()  # outside of torchrun
+    Ranks(rank=0, count=1)
+    >>> Ranks(rank=1, count=2).leads
+    False
+    """
 
     rank: int = 0
     count: int = 1
 
     @classmethod
     def join(cls) -> "Ranks":
-        """The team that torchrun's environment names; a team of one outside torchrun."""
+        """Join the team that torchrun started; outside of torchrun, this is a team of one."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         if not dist.is_initialized():
             dist.init_process_group("gloo", timeout=_PATIENCE)
-            # Left to the interpreter's end, the group's threads may outlive what they use, and the process aborts.
+            # If the group lived to the interpreter's end, its threads might outlive what they use,
+            # and the process would abort.
             atexit.register(dist.destroy_process_group)
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
     def leads(self) -> bool:
-        """Whether this is rank 0, which writes what all share."""
+        """Whether this is rank 0, which writes the files that all ranks share."""
         return self.rank == 0
 
     def place(self, device: torch.device) -> torch.device:
-        """This rank's own GPU where `device` is one: `cuda:LOCAL_RANK`."""
+        """The device of this rank: `cuda:LOCAL_RANK` if `device` is a GPU, else `device`."""
         if device.type == "cuda" and self.count > 1:
             return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         return device
 
     def wait(self) -> None:
-        """Until all ranks are here."""
+        """Wait until all ranks have called this."""
         if self.count > 1:
             dist.barrier()
 
     def agree(self, job: dict[str, Any]) -> None:
-        """Raise a `UserError` on every rank, naming what differs, unless all ranks have the same job."""
+        """Raise a `UserError` that names the differences, unless all ranks have the same job."""
         jobs = self._from_all(job)
-        self.wait()  # whoever is refused leaves at once: not while another still reads from it
+        self.wait()  # a rank that raises ends at once, so no other may still be reading from it
         for rank, theirs in enumerate(jobs):
             if changed := differences(job, theirs):
                 raise UserError(
@@ -65,7 +73,11 @@ class Ranks:
                 )
 
     def gather(self, part: Any) -> list[Any]:
-        """Every rank's `part`, on rank 0; an empty list on the others."""
+        """On rank 0, the list of every rank's `part`; on the other ranks, an empty list.
+
+        >>> Ranks().gather("images")
+        ['images']
+        """
         if self.count == 1:
             return [part]
         parts: list[Any] | None = [None] * self.count if self.leads else None

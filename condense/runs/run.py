@@ -1,11 +1,14 @@
-"""A condensation from start to end: started once, killed at will, resumed to the same bits, by one process or several."""
+"""A condensation from start to end, by one process or several.
+
+A run may be killed at any time. When it is resumed, it ends with the same bits as if it had never
+stopped.
+"""
 
 import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -13,34 +16,31 @@ from torch import Tensor
 
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
-from condense.data.preprocess import Preprocess, make_preprocess
-from condense.device import peak_memory, pick_device
-from condense.errors import UserError, unknown
-from condense.methods import Looping
+from condense.data.preprocess import Preprocess
+from condense.device import pick_device
+from condense.errors import UserError
 from condense.methods import selection as select
-from condense.methods.base import Diverged, Learner, Problem, Recipe
+from condense.methods.base import Diverged, Learner, Recipe
 from condense.methods.recipes import recipe_for
 from condense.networks.build import build
 from condense.progress import progress
 from condense.report.curves import curves
 from condense.report.pictures import grid
-from condense.runs.engine import Engine
 from condense.runs.job import Checkpoints, Job, check_free, load_job, record
-from condense.runs.pools import pool_of, shortened, steps_of
 from condense.runs.ranks import Ranks
-from condense.sets.condensed import STORAGES, CondensedSet
-from condense.sets.provenance import provenance
+from condense.runs.setup import make_learner, make_pool, starting_set
+from condense.sets.condensed import CondensedSet
 from condense.study.interrupt import Interrupted, stop_signal
 from condense.study.record import locked
 from condense.training.pool import Pool
 
-__all__ = ["Interrupted", "condense", "rehearse", "resume"]
+__all__ = ["Interrupted", "condense", "resume"]
 
 _LOOK_EVERY = {"cpu": 1, "cuda": 50}
-"""Steps between looks at the loss: on a GPU a look waits for the device."""
+"""Steps between looks at the loss. On a GPU, each look has to wait for the device."""
 
-_TIMED_STEPS = 4
-"""Steps of a pool's training by which a rehearsal judges it."""
+Learned = tuple[Tensor, Tensor, Tensor | None]
+"""What a rank has learned, on the host: its classes, their images and, if learned, their labels."""
 
 
 def condense(
@@ -62,12 +62,28 @@ def condense(
 ) -> CondensedSet:
     """Condense `dataset` into `ipc` images per class.
 
-    With `out` the run is kept in that folder, checkpointed every `checkpoint_every` steps, and can
-    be resumed; without, it lives in memory. `recipe` is a name of `RECIPES` or a `Recipe`; `steps`
-    replaces its number of steps. `preprocess`, already fitted, replaces the recipe's, which is
-    fitted to `dataset`. `pools` is a folder of trained networks that runs share, for recipes with a
-    pool; without it, a run trains its own. Raises `UserError` for bad input, for a folder that
-    holds another run, and for a loss that diverges; `Interrupted` on Ctrl-C, state saved.
+    Parameters
+    ----------
+    recipe: a name of `RECIPES`, or a `Recipe`.
+    steps: replaces the recipe's number of steps.
+    preprocess: a fitted transform, in place of the recipe's, which would be fitted to `dataset`.
+    out: the run folder, from which the run can be resumed. Without it the run lives in memory.
+    device: `auto`, `cpu` or `cuda`.
+    chunk: the number of classes that are treated at once; None chooses it.
+    checkpoint_every: steps between two checkpoints in the run folder.
+    storage: how the images are stored, one of `condense.sets.condensed.STORAGES`.
+    source: where the dataset can be loaded from again; by default its name.
+    pools: a folder of trained networks that runs share, for recipes with a pool. Without it, a run
+        trains its own.
+
+    Raises `UserError` for bad input, for a folder that already holds a run, and for a loss that
+    diverges. Raises `Interrupted` after Ctrl-C; the state is then saved.
+
+    >>> from condense import load_dataset, recipe_for
+    >>> tiny = {"steps": 2, "real_batch": 4, "network": "convnet-d1-w8"}
+    >>> recipe = recipe_for("dm", "digits", (1, 8, 8), 1).override(tiny)
+    >>> condense(load_dataset("digits"), ipc=1, recipe=recipe, device="cpu", quiet=True)
+    CondensedSet(...)
     """
     if isinstance(recipe, str):
         recipe = recipe_for(recipe, dataset.name, dataset.shape, ipc)
@@ -94,75 +110,29 @@ def condense(
         return _begin(Path(out), job, dataset, preprocess, ranks, quiet)
     if ranks.count > 1:
         raise UserError("several ranks need a run folder that all of them see: give --out")
-    start = _start(dataset, job, preprocess)
-    pool = _pool(dataset, job, start, ranks, None)
-    learner = _learner(dataset, job, start, ranks, pool)
+    start = starting_set(dataset, job, preprocess)
+    pool = make_pool(dataset, job, start, ranks)
+    learner = make_learner(dataset, job, start, ranks, pool)
     _steps(learner, job, 0, lambda step: None, lambda step, losses, seconds: None, quiet)
     return _finished(start, [_learned(learner)], learner.learned(), job.recipe, pool)
 
 
-def rehearse(
-    dataset: Dataset,
-    *,
-    ipc: int,
-    recipe: Recipe,
-    seed: int = 0,
-    device: str = "auto",
-    chunk: int | None = None,
-    steps: int = 3,
-) -> dict[str, Any]:
-    """What `condense` would do, with time and memory measured on a few steps (the first, which warms up, not counted)."""
-    place, preprocess = pick_device(device), make_preprocess(recipe.preprocess, dataset)
-    job = Job(
-        source=Source(name=dataset.name),
-        fingerprint=dataset.fingerprint,
-        ipc=ipc,
-        seed=seed,
-        recipe=recipe,
-        device=place.type,
-        chunk=chunk,
-        checkpoint_every=1,
-    )
-    start = select.start(
-        "noise", dataset, ipc, formation=recipe.formation, preprocess=preprocess, seed=seed
-    )
-    began = time.perf_counter()
-    pool = _pool(
-        dataset,
-        dataclasses.replace(job, recipe=shortened(recipe, _TIMED_STEPS)),
-        start,
-        Ranks(),
-        None,
-    )
-    training = (time.perf_counter() - began) / _TIMED_STEPS * steps_of(recipe, dataset)
-    learner = _learner(dataset, job, start, Ranks(), pool)
-    taken = []
-    for step in range(steps):
-        began = time.perf_counter()
-        totals = learner.step(step)
-        with contextlib.suppress(
-            Diverged
-        ):  # noise may, at a rate that suits images; it takes the same time
-            learner.read(totals, step + 1)
-        taken.append(time.perf_counter() - began)
-    counted = taken[1:]
-    seconds = fmean(counted)
-    return {
-        "recipe": recipe.to_json(),
-        "ipc": ipc,
-        "device": place.type,
-        "chunk": len(learner.chunks[0] if isinstance(learner, Engine) else learner.classes),
-        "seconds_a_step": round(seconds, 4),
-        "seconds_of_steps": [round(one, 4) for one in counted],
-        "seconds_in_all": round(training + seconds * recipe.steps),
-        "peak_memory_MB": round(peak_memory(place) / 1e6),
-    }
-
-
 def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = False) -> CondensedSet:
-    """Go on with the run in folder `out`, from its last good checkpoint, to the same file as if it had never stopped.
+    """Continue the run in folder `out` from its last good checkpoint.
 
-    `dataset` is needed only where the run was started on one that has no name to load it by.
+    The resulting file is the same as if the run had never stopped. `dataset` is needed only if no
+    name loads it. Raises `UserError` if the folder holds no run or the dataset has changed, and
+    what `condense` raises.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from condense import load_dataset, recipe_for
+    >>> tiny = {"steps": 2, "real_batch": 4, "network": "convnet-d1-w8"}
+    >>> recipe = recipe_for("dm", "digits", (1, 8, 8), 1).override(tiny)
+    >>> with TemporaryDirectory() as out:
+    ...     how = {"ipc": 1, "recipe": recipe, "device": "cpu", "quiet": True}
+    ...     condensed = condense(load_dataset("digits"), out=out, **how)
+    ...     resume(out).fingerprint == condensed.fingerprint
+    True
     """
     folder, ranks = Path(out), Ranks.join()
     if not (folder / "run.json").exists():
@@ -178,67 +148,9 @@ def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = Fal
         if dataset.fingerprint != job.fingerprint:
             raise UserError(
                 f"{folder} condenses {job.source.name} with content {job.fingerprint}, "
-                f"but {dataset.name} found now has content {dataset.fingerprint}"
+                f"but {dataset.name} now has content {dataset.fingerprint}"
             )
         return _go_on(folder, job, dataset, ranks, quiet)
-
-
-def _pool(
-    dataset: Dataset, job: Job, start: CondensedSet, ranks: Ranks, folder: Path | None
-) -> Pool | None:
-    """The trained networks that the recipe asks for: rank 0 trains and the others find them."""
-    if not job.recipe.pool:
-        return None
-    if not ranks.leads:
-        ranks.wait()
-    pool = pool_of(
-        dataset,
-        job.recipe,
-        start.preprocess,
-        seed=job.seed,
-        device=ranks.place(torch.device(job.device)),
-        folder=folder and folder / "pool",
-        shared=None if job.pools is None else Path(job.pools),
-    )
-    if ranks.leads:
-        ranks.wait()
-    return pool
-
-
-def _learner(
-    dataset: Dataset, job: Job, start: CondensedSet, ranks: Ranks, pool: Pool | None = None
-) -> Learner:
-    """What learns the images: the engine, which treats the classes of a matching method in chunks, or the method's own loop."""
-    recipe, place = job.recipe, ranks.place(torch.device(job.device))
-    if isinstance(recipe.method, Looping):
-        if recipe.formation > 1 or recipe.pool or recipe.clamp:
-            raise UserError(
-                f"method `{recipe.method.name}` knows no mosaics, no pool and no clamping: "
-                "`formation` must be 1, `pool` 0, `clamp` false"
-            )
-        if ranks.count > 1:
-            raise UserError(
-                f"method `{recipe.method.name}` joins all classes, so ranks cannot share them: start one process"
-            )
-        if job.chunk is not None:
-            raise UserError(
-                f"--chunk {job.chunk}: method `{recipe.method.name}` has no chunks of classes; leave --chunk out"
-            )
-        return recipe.method.learner(
-            Problem(dataset=dataset, recipe=recipe, start=start, seed=job.seed, device=place)
-        )
-    return Engine(
-        dataset,
-        recipe,
-        start.preprocess,
-        start.images,
-        seed=job.seed,
-        device=place,
-        chunk=job.chunk,
-        rank=ranks.rank,
-        ranks=ranks.count,
-        pool=pool,
-    )
 
 
 def _begin(
@@ -249,13 +161,13 @@ def _begin(
     ranks: Ranks,
     quiet: bool,
 ) -> CondensedSet:
-    """Make `folder` the home of a new run, and work to its end."""
+    """Start a new run in `folder`, and work to its end."""
     with _owned(folder, ranks):
         if ranks.leads:
             check_free(folder, job)
-            start = _start(dataset, job, preprocess)
-            # All that can be wrong with a job shows before the folder becomes its own.
-            _learner(dataset, job, start, ranks)
+            start = starting_set(dataset, job, preprocess)
+            # Whatever is wrong with a job raises its error here, before anything is written.
+            make_learner(dataset, job, start, ranks)
             start.save(folder / "start.safetensors")
             record(folder, job, finished=False)
         ranks.wait()
@@ -263,29 +175,32 @@ def _begin(
 
 
 def _go_on(folder: Path, job: Job, dataset: Dataset, ranks: Ranks, quiet: bool) -> CondensedSet:
-    """Work from where `folder` is to the end, and write what a finished run has."""
+    """Do the steps that are left of the run in `folder`, and write the files of a finished run."""
     start = CondensedSet.load(folder / "start.safetensors")
-    pool = _pool(dataset, job, start, ranks, folder)
-    learner, checkpoints = _learner(dataset, job, start, ranks, pool), Checkpoints(folder, ranks)
+    pool = make_pool(dataset, job, start, ranks, folder)
+    learner, checkpoints = (
+        make_learner(dataset, job, start, ranks, pool),
+        Checkpoints(folder, ranks),
+    )
     done = 0
     if last := checkpoints.last_good():
         state, done = last
         learner.load_state(state)
     began = time.monotonic()
-    with curves(folder if ranks.leads else None, done) as drawn:
+    with curves(folder if ranks.leads else None, done) as charts:
 
         def keep_state(step: int) -> None:
             checkpoints.save(learner.state(), step)
             if ranks.count == 1:
-                drawn.picture(step, _assemble(start, [_learned(learner)], learner.learned(), step))
+                result = _assemble(start, [_learned(learner)], learner.learned(), step)
+                charts.picture(step, result)
 
         try:
-            _steps(learner, job, done, keep_state, drawn.losses, quiet or not ranks.leads)
+            _steps(learner, job, done, keep_state, charts.losses, quiet or not ranks.leads)
         except Diverged as diverged:
-            kept = [str(path) for path in checkpoints.newest_first()[:1]]
-            raise UserError(
-                f"{diverged}{''.join(f'; the last good state is {path}' for path in kept)}"
-            ) from None
+            kept = checkpoints.newest_first()
+            where = f"; the last good state is {kept[0]}" if kept else ""
+            raise UserError(f"{diverged}{where}") from None
         except Interrupted as stopped:
             raise Interrupted(f"{stopped}; go on with `condense --resume {folder}`") from None
     parts = ranks.gather(_learned(learner))
@@ -306,30 +221,30 @@ def _steps(
     draw: Callable[[int, dict[str, float], float], None],
     quiet: bool,
 ) -> None:
-    """Steps `done` to the last. Raises `Diverged` and, the state kept, `Interrupted`."""
+    """Do the steps after the first `done`.
+
+    `keep_state` is called with the number of steps at each checkpoint, `draw` with that number, the
+    losses and the seconds of a step at each look. Raises `Diverged`, and `Interrupted` once the
+    state is kept.
+    """
     steps, every = job.recipe.steps, _LOOK_EVERY[job.device]
-    images_a_step = len(learner.classes) * (
-        job.recipe.real_batch + job.ipc * job.recipe.formation**2
-    )
-    with stop_signal() as stop, progress("condense", steps, done, quiet=quiet) as told:
+    images_a_class = job.recipe.real_batch + job.ipc * job.recipe.formation**2
+    images_a_step = len(learner.classes) * images_a_class
+    with stop_signal() as stop, progress("condense", steps, done, quiet=quiet) as report:
         looked, began = done, time.perf_counter()
         for step in range(done + 1, steps + 1):
             totals = learner.step(step - 1)
-            stopping, keeping = (
-                stop() and step < steps,
-                step % job.checkpoint_every == 0 or step == steps,
-            )
+            stopping = stop() and step < steps
+            keeping = step % job.checkpoint_every == 0 or step == steps
             if step % every and not (stopping or keeping):
                 continue
             losses = learner.read(totals, step)
-            seconds, looked, began = (
-                (time.perf_counter() - began) / (step - looked),
-                step,
-                time.perf_counter(),
-            )
+            now = time.perf_counter()
+            seconds = (now - began) / (step - looked)
+            looked, began = step, now
             parts = "  ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
             speed = f"{seconds:.4g} s/step  {images_a_step / seconds:.0f} images/s"
-            told(step, f"loss {sum(losses.values()):.4g} ({parts})  {speed}")
+            report(step, f"loss {sum(losses.values()):.4g} ({parts})  {speed}")
             draw(step, losses, seconds)
             if stopping or keeping:
                 keep_state(step)
@@ -337,19 +252,19 @@ def _steps(
                 raise Interrupted(f"stopped after step {step} of {steps}")
 
 
-def _learned(learner: Learner) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The classes of a learner, their images and, where they were learned, their labels, on the host."""
+def _learned(learner: Learner) -> Learned:
+    """What a learner has learned so far."""
     labels = None if learner.labels is None else learner.labels.detach().cpu()
     return learner.classes.cpu(), learner.images.detach().cpu(), labels
 
 
 def _assemble(
-    start: CondensedSet,
-    parts: list[tuple[Tensor, Tensor, Tensor | None]],
-    learned: dict[str, Any],
-    steps: int,
+    start: CondensedSet, parts: list[Learned], learned: dict[str, Any], steps: int
 ) -> CondensedSet:
-    """The set of what all ranks have learned. Labels, and what is `learned` beside, come of one that has all classes."""
+    """The set made of the parts that all ranks have learned.
+
+    Only a learner that has all classes learns labels, or what is in `learned`.
+    """
     images = torch.empty_like(start.images).unflatten(0, (len(start.classes), -1))
     for classes, own, _ in parts:
         images[classes] = own.unflatten(0, (len(classes), -1))
@@ -360,12 +275,12 @@ def _assemble(
 
 def _finished(
     start: CondensedSet,
-    parts: list[tuple[Tensor, Tensor, Tensor | None]],
+    parts: list[Learned],
     learned: dict[str, Any],
     recipe: Recipe,
     pool: Pool | None,
 ) -> CondensedSet:
-    """The set at the end of a run, labelled anew where the recipe says so."""
+    """The set at the end of a run; the pool gives it soft labels if the recipe asks for them."""
     result = _assemble(start, parts, learned, recipe.steps)
     if not (recipe.soft_labels and pool):
         return result
@@ -373,27 +288,8 @@ def _finished(
     return dataclasses.replace(result, labels=pool.labels(network, result))
 
 
-def _start(dataset: Dataset, job: Job, preprocess: Preprocess | None) -> CondensedSet:
-    """The starting images, under `preprocess` or, by default, the recipe's, fitted to the dataset."""
-    if job.storage not in STORAGES:
-        raise unknown("storage", job.storage, STORAGES)
-    recipe, preprocess = job.recipe, preprocess or make_preprocess(job.recipe.preprocess, dataset)
-    how: dict[str, Any] = {"preprocess": preprocess, "seed": job.seed, "device": job.device}
-    start = select.start(recipe.init, dataset, job.ipc, formation=recipe.formation, **how)
-    origin = provenance(
-        dataset,
-        preprocess=preprocess.fingerprint,
-        ipc=job.ipc,
-        seed=job.seed,
-        recipe=recipe.to_json(),
-        device=job.device,
-        steps=0,
-    )
-    return dataclasses.replace(start, provenance=origin)
-
-
 @contextlib.contextmanager
 def _owned(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """The folder locked by the team's rank 0."""
+    """Inside this context, rank 0 holds the lock of the folder."""
     with locked(folder) if ranks.leads else contextlib.nullcontext():
         yield

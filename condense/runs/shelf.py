@@ -30,7 +30,8 @@ from condense.methods.base import Recipe
 from condense.methods.selection import FEATURE_EPOCHS, select
 from condense.report.pictures import grid
 from condense.runs.ranks import Ranks
-from condense.runs.run import condense, rehearse, resume
+from condense.runs.rehearsal import rehearse
+from condense.runs.run import condense, resume
 from condense.sets.condensed import FILE_NAME, CondensedSet
 from condense.sets.exchange import import_set
 from condense.study.record import locked

@@ -1,7 +1,8 @@
-"""Ways to stop long work without losing any: Ctrl-C, a scheduler's SIGTERM, a time limit.
+"""Ways to stop long work without losing results: Ctrl-C, a scheduler's SIGTERM, a time limit.
 
-Two kinds of work are stopped in two ways. A condensation finishes the step it is at and saves its state: `stop_signal`.
-A study of many tasks drops the task it is at, since everything finished is stored already: `stoppable`.
+There are two kinds of work, and they stop in different ways. A condensation finishes its current
+step and saves its state: `stop_signal`. A study of many tasks drops its current task, because all
+finished tasks are already stored: `stoppable`.
 """
 
 import signal
@@ -16,19 +17,20 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):
-    """The work was asked to stop, and what it has done is saved. The text says how to go on.
+    """Someone stopped the work, and what it has done is saved. The text says how to continue it.
 
-    >>> raise Interrupted("stopped after step 3 of 10; go on with `condense --resume runs/a`")
+    >>> raise Interrupted("stopped after step 3 of 10; go on with `condense --resume a`")
     Traceback (most recent call last):
-    condense.study.interrupt.Interrupted: stopped after step 3 of 10; go on with `condense --resume runs/a`
+    condense.study.interrupt.Interrupted: stopped after step 3 of 10; go on with `condense ...`
     """
 
 
 @contextmanager
 def stop_signal() -> Iterator[Callable[[], bool]]:
-    """While inside, Ctrl-C and SIGTERM only raise a flag; yields the function that reads it.
+    """Inside this context, Ctrl-C and SIGTERM only set a flag; yields the function that reads it.
 
-    A second signal stops at once, by `KeyboardInterrupt`. Outside the main thread signals stay as they are.
+    A second signal stops the work at once, with `KeyboardInterrupt`. Outside of the main thread,
+    signals keep their usual effect.
 
     >>> with stop_signal() as stopping:
     ...     signal.raise_signal(signal.SIGINT)
@@ -49,10 +51,11 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def stoppable(minutes: float | None = None) -> Iterator[Callable[[], bool]]:
-    """While inside, SIGTERM and the end of `minutes` are each a Ctrl-C; yields whether the time is up.
+    """Inside this context, SIGTERM and the end of the time limit act like Ctrl-C.
 
-    Raises `UserError` for a time that is not above 0. Outside the main thread nothing is interrupted, and the
-    function that is yielded has to be asked.
+    `minutes` is the time limit; None means no limit. Yields a function that says whether the time
+    is up. Raises `UserError` for a limit that is not above 0. Outside of the main thread nothing is
+    interrupted, and the caller has to ask that function from time to time.
 
     >>> with stoppable(minutes=10) as time_is_up:
     ...     time_is_up()
@@ -61,7 +64,7 @@ def stoppable(minutes: float | None = None) -> Iterator[Callable[[], bool]]:
     if minutes is not None and not minutes > 0:
         raise UserError(f"--minutes {minutes:g}: it must be above 0")
     end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
-    # A shell starts background jobs with SIGINT ignored: theirs is restored as well.
+    # A shell starts background jobs with SIGINT ignored. Here it gets its usual effect back.
     handlers: dict[int, Any] = dict.fromkeys(_SIGNALS, signal.default_int_handler)
     if minutes is not None:
         handlers[signal.SIGALRM] = lambda *_: signal.raise_signal(signal.SIGINT)
@@ -71,7 +74,10 @@ def stoppable(minutes: float | None = None) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
-    """SIGALRM after so many seconds, or when that of an outer time limit is due; for 0 seconds, none of its own."""
+    """Send SIGALRM after this many seconds, or earlier if an outer time limit ends earlier.
+
+    With 0 seconds no alarm is set.
+    """
     if not seconds:
         yield
         return
@@ -86,10 +92,13 @@ def _alarm(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def _handlers(wanted: dict[int, Any]) -> Iterator[bool]:
-    """These signal handlers while inside, and the ones before them afterwards; yields whether they could be set."""
+    """Install these signal handlers inside this context, and restore the previous ones at its end.
+
+    Yields whether they could be installed.
+    """
     try:
         before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
-    except ValueError:  # not the main thread: its owner handles signals
+    except ValueError:  # not the main thread, which alone may handle signals
         yield False
         return
     try:

@@ -1,4 +1,4 @@
-"""The record of a plan: a JSON file that says what a folder belongs to, and refuses another plan in the same folder."""
+"""The record of a plan: a JSON file that says what a folder is for, and keeps other plans out."""
 
 import json
 from collections.abc import Iterator
@@ -15,28 +15,28 @@ from condense.files import read_json, write_json
 
 @dataclass(frozen=True)
 class Record:
-    """The file `name` in a folder, which holds one plan and whatever is told beside it.
+    """The file `name` in a folder, which holds one plan, and other facts beside it.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
     >>> record = Record(Path(folder), "plan.json", "run", "continual")
     >>> record.write({"plan": {"steps": 5}})
-    >>> record.check_free({"plan": {"steps": 10}})  # doctest: +ELLIPSIS
+    >>> record.check_free({"plan": {"steps": 10}})
     Traceback (most recent call last):
-    condense.errors.UserError: ... holds another run (plan.steps 5 there, 10 here): choose another --out
+    condense.errors.UserError: ... holds another run (plan.steps 5 there, 10 here): choose ...
     """
 
     folder: Path
     name: str
-    """Of the file."""
+    """The name of the file."""
     kind: str
-    """What the folder holds, in messages: a run, a search."""
+    """What messages call the content of the folder: `run`, `search`."""
     command: str
-    """The command that goes on with it."""
+    """The command that continues the work in the folder."""
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The path of the file."""
         return self.folder / self.name
 
     def exists(self) -> bool:
@@ -44,7 +44,7 @@ class Record:
         return self.path.exists()
 
     def read(self) -> dict[str, Any]:
-        """The content. Raises `UserError` where there is none, or where it is damaged."""
+        """The content. Raises `UserError` if the file does not exist or is damaged."""
         if not self.exists():
             raise UserError(
                 f"{self.folder} holds no {self.kind} (no {self.name}): "
@@ -57,9 +57,10 @@ class Record:
         write_json(self.path, content)
 
     def check_free(self, plan: dict[str, Any]) -> None:
-        """Raise a `UserError` if the folder holds a plan already, this one or another.
+        """Raise a `UserError` if the folder already holds a plan, whether this one or another.
 
-        Every field of `plan` is compared with the field of that name in the file; others are not looked at.
+        Every field of `plan` is compared with the field of the same name in the file. Other fields
+        of the file do not matter.
         """
         if self.exists():
             self.check_same(plan)
@@ -69,10 +70,10 @@ class Record:
             )
 
     def check_same(self, plan: dict[str, Any]) -> None:
-        """Raise a `UserError` that names what differs, unless the folder's plan is this one."""
-        content, plan = self.read(), json.loads(json.dumps(plan))  # as it would come back
-        there = {field: content.get(field) for field in plan}
-        if changed := differences(plan, there):
+        """Raise a `UserError` that names the differences, unless the folder holds this plan."""
+        content, plan = self.read(), json.loads(json.dumps(plan))  # as it would be read back
+        recorded = {field: content.get(field) for field in plan}
+        if changed := differences(plan, recorded):
             raise UserError(
                 f"{self.folder} holds another {self.kind} ({changed}): choose another --out"
             )
@@ -80,9 +81,10 @@ class Record:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """While inside, `folder` exists and is this process's alone; another's is a `UserError`.
+    """Inside this context, `folder` exists, and no other process may work in it.
 
-    A folder in which nothing was left is removed again.
+    Raises `UserError` if another process works in it, or if the folder cannot be made. A folder
+    that is empty at the end is removed.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp()) / "run"
@@ -107,17 +109,15 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        if [path.name for path in folder.iterdir()] == [
-            ".lock"
-        ]:  # nothing came of it: leave no trace
+        if [path.name for path in folder.iterdir()] == [".lock"]:  # the work left nothing behind
             (folder / ".lock").unlink()
             folder.rmdir()
 
 
 def differences(here: dict[str, Any], there: dict[str, Any]) -> str:
-    """The first few settings in which two plans differ, with both values; empty where they are the same.
+    """The first three settings in which two plans differ, with both values, as text.
 
-    Nested settings are named `outer.inner`.
+    The text is empty if the plans are the same. Nested settings are named `outer.inner`.
 
     >>> differences({"ipc": 10, "recipe": {"lr": 1.0}}, {"ipc": 10, "recipe": {"lr": 0.1}})
     'recipe.lr 0.1 there, 1.0 here'
@@ -128,6 +128,7 @@ def differences(here: dict[str, Any], there: dict[str, Any]) -> str:
 
 
 def _flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings with nested ones in the same dictionary, under `outer.inner`."""
     flat: dict[str, Any] = {}
     for key, value in fields.items():
         if isinstance(value, dict):

@@ -1,7 +1,8 @@
-"""The store of trials: every finished task of a study is a row in SQLite, written as it finishes.
+"""The store of trials: each finished task of a study is a row in an SQLite file, written at once.
 
-Killing a study loses the tasks in flight and nothing else. Several processes of one machine may write to one store at
-once (write-ahead log; not over a network file system). A row carries a checksum, so that a damaged file is noticed.
+Killing a study loses the tasks that are running, and nothing else. Several processes of one machine
+may write to one store at the same time. This works because of SQLite's write-ahead log, and does
+not work over a network file system. Each row has a checksum, so that a damaged file is noticed.
 """
 
 import json
@@ -17,9 +18,11 @@ from typing import Any, NamedTuple, Self
 from condense.errors import UserError
 
 VERSION = 2
-"""Of the file. Version 1 had a table of its own for each field of a training's key."""
-_APPLICATION = 0x434B4E41  # "CKNA": tells our files from other SQLite databases
-_WAIT = 60.0  # seconds that a writer waits for another one
+"""The version of the file. Version 1 had one column for each field of a training's key."""
+_APPLICATION = 0x434B4E41
+"""`CKNA` in ASCII: marks our files among other SQLite databases."""
+_WAIT = 60.0
+"""Seconds that a writer waits for another one."""
 _TABLE = """CREATE TABLE trials (
     kind TEXT NOT NULL, task TEXT NOT NULL, result TEXT NOT NULL, seconds REAL NOT NULL,
     host TEXT NOT NULL, checksum BLOB NOT NULL, PRIMARY KEY (kind, task)) WITHOUT ROWID"""
@@ -33,22 +36,26 @@ class Key(NamedTuple):
     """
 
     kind: str
-    """What sort of task: its study, and whatever else separates the rows that a study reads together."""
+    """The sort of task. A study reads all rows of a kind together."""
     task: str
-    """Everything the result depends on, as canonical JSON."""
+    """Everything that the result depends on, as JSON with sorted keys."""
 
     @classmethod
     def of(cls, kind: str, **facts: Any) -> "Key":
-        """The key of a task with these facts, all plain JSON."""
+        """The key of the task that these facts describe; their values must fit into JSON."""
         return cls(kind, json.dumps(facts, sort_keys=True))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished task: its result, the seconds it took and the machine it ran on.
+    """A finished task: its result, the seconds that it took, and the machine that it ran on.
 
-    The result is plain JSON: numbers, texts, lists and dictionaries. Numbers that are not finite come back from the
-    store as NaN.
+    The result must fit into JSON: numbers, texts, lists and dictionaries. Numbers that are not
+    finite come back from the store as NaN.
+
+    >>> trial = Trial(Key.of("demo", seed=0), {"accuracy": 0.5}, seconds=1.2, host="here")
+    >>> trial.key.kind
+    'demo'
     """
 
     key: Key
@@ -58,9 +65,10 @@ class Trial:
 
 
 class Trials:
-    """A store of trials in one file, made where there is none. Use it in a `with`, or close it.
+    """A store of trials in one file, which is made if it does not exist.
 
-    Raises `UserError` for a file that is no store, is of another version, or is damaged.
+    Use it in a `with` statement, or close it. Raises `UserError` for a file that is not a store, or
+    that has another version or is damaged.
 
     >>> with Trials(":memory:") as store:
     ...     store.add(Trial(Key.of("demo", seed=0), {"accuracy": 0.5}, 1.2, "here"))
@@ -90,12 +98,13 @@ class Trials:
                 self._db.execute(f"PRAGMA user_version = {VERSION}")
             elif self._one("PRAGMA application_id") != _APPLICATION:
                 raise UserError(
-                    f"`{self.path}` is a database of another program, no store of trials: name another file"
+                    f"`{self.path}` is a database of another program, not a store of trials: "
+                    "name another file"
                 )
             elif (version := self._one("PRAGMA user_version")) != VERSION:
                 raise UserError(
-                    f"`{self.path}` is a store of version {version}, this program writes version {VERSION}: "
-                    "name another file"
+                    f"`{self.path}` is a store of version {version}, "
+                    f"this program writes version {VERSION}: name another file"
                 )
         if (fault := self._one("PRAGMA integrity_check")) != "ok":
             raise UserError(f"`{self.path}` is damaged ({fault}): restore it, or name another file")
@@ -107,7 +116,7 @@ class Trials:
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
-        """What the file or the disk cannot do is the user's to mend."""
+        """Turn errors of the file or the disk into a `UserError`, since the user can mend them."""
         try:
             yield
         except (sqlite3.Error, OSError) as error:
@@ -126,26 +135,33 @@ class Trials:
         self._db.execute("COMMIT")
 
     def add(self, trial: Trial) -> bool:
-        """Store a finished task, durably on return. False, and nothing changed, where its key is stored already."""
+        """Store a finished task. When this returns, it survives a power cut.
+
+        Returns False, and changes nothing, if the store already has a trial with this key.
+        """
         row = (*trial.key, _dump(trial.result), float(trial.seconds), trial.host)
         with self._named_errors():
             query = "INSERT OR IGNORE INTO trials VALUES (?, ?, ?, ?, ?, ?)"
             return self._db.execute(query, (*row, _checksum(row))).rowcount == 1
 
     def find(self, kind: str) -> dict[Key, Trial]:
-        """The trials of a kind by their key, in the order of the keys. A damaged row is a `UserError`."""
+        """The trials of a kind by their keys, in the order of the keys.
+
+        Raises `UserError` for a damaged row.
+        """
         trials = {}
         for *row, checksum in self._select("*", kind):
             if checksum != _checksum(tuple(row)):
                 raise UserError(
-                    f"`{self.path}` is damaged: the trial {row[1]} does not match its checksum; restore the file"
+                    f"`{self.path}` is damaged: the trial {row[1]} does not match its checksum; "
+                    "restore the file"
                 )
             key = Key(*row[:2])
             trials[key] = Trial(key, _load(row[2]), row[3], row[4])
         return trials
 
     def keys(self, kind: str) -> set[Key]:
-        """The keys of the trials of a kind: what a resumed study need not do again."""
+        """The keys of the trials of a kind: the tasks that a resumed study need not do again."""
         return {Key(*row) for row in self._select("kind, task", kind)}
 
     def _select(self, columns: str, kind: str) -> list[tuple[Any, ...]]:
@@ -172,7 +188,7 @@ def _checksum(row: tuple[Any, ...]) -> bytes:
 
 
 def _dump(result: dict[str, Any]) -> str:
-    """As JSON, which has no NaN and no infinity: both become null."""
+    """The result as JSON, which has neither NaN nor infinity: both become null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -185,6 +201,8 @@ def _dump(result: dict[str, Any]) -> str:
 
 
 def _load(text: str) -> dict[str, Any]:
+    """The result from its JSON; each null becomes NaN."""
+
     def number(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: number(item) for name, item in value.items()}

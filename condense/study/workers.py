@@ -1,7 +1,8 @@
-"""Where the tasks of a study run: in this process, in worker processes of this machine, or on a Ray cluster.
+"""Where the tasks of a study run: in this process, in worker processes, or on a Ray cluster.
 
-All three are one function, `trials(bench, tasks, workers)`. It yields finished trials in whatever order they finish, and
-a task that is lost with its worker is done again. Nothing is written here: what is yielded goes to the study's store.
+One function does all three: `trials(bench, tasks, workers)`. It yields the trials in the order in
+which they finish. If a worker dies, its task is done again. Nothing is written to disk here: the
+study stores what is yielded.
 """
 
 import logging
@@ -30,33 +31,47 @@ T = TypeVar("T", bound=Hashable)
 Task = TypeVar("Task", bound=Hashable, contravariant=True)
 
 _ATTEMPTS = 3
-"""How often a task is begun whose workers keep dying."""
+"""How often a task is begun if its workers keep dying."""
 _ON_A_GPU = 8
-"""Tasks that share a GPU: small networks leave most of it idle."""
+"""Tasks that share a GPU. One alone would leave most of the GPU idle, as the networks are small."""
 _AHEAD = 2
-"""Tasks handed to a Ray cluster for each that it can run at once: it never idles, and never holds a whole long study."""
+"""Tasks handed to a Ray cluster for each one that it can run at the same time.
+
+The cluster is never idle, and never holds all tasks of a long study."""
 
 
 class Bench(Protocol[Task]):
-    """All that the tasks of a study share. It is pickled and travels to each worker once.
+    """What the tasks of a study share, and how one of them is done.
 
-    A task is any hashable value that can be pickled. What `run` returns depends on the bench and the task alone.
+    A bench is pickled and sent to each worker once. A task is any hashable value that can be
+    pickled. What `run` returns depends only on the bench and the task.
+
+    >>> @dataclass
+    ... class Powers:
+    ...     exponent: int
+    ...     def to(self, device): return self
+    ...     def key(self, number): return Key.of("power", number=number, exponent=self.exponent)
+    ...     def run(self, number): return {"power": number**self.exponent}
+    ...     def name(self, number): return f"{number} to the power {self.exponent}"
+    >>> bench: Bench[int] = Powers(exponent=3)
+    >>> bench.run(2)
+    {'power': 8}
     """
 
     def to(self, device: torch.device) -> Self:
-        """The same with everything that tasks read on `device`."""
+        """The same bench, with everything that tasks read on `device`."""
         ...
 
     def key(self, task: Task) -> Key:
-        """What the trial of a task is called in a store."""
+        """The key of the task's trial in a store."""
         ...
 
     def run(self, task: Task) -> dict[str, Any]:
-        """Do a task; returns its result as plain JSON."""
+        """Do a task; returns its result, which must fit into JSON."""
         ...
 
     def name(self, task: Task) -> str:
-        """A task in a few words, for messages."""
+        """A few words that name the task in messages."""
         ...
 
 
@@ -64,18 +79,28 @@ class Bench(Protocol[Task]):
 class Workers:
     """What the tasks of a study run on.
 
+    Raises `UserError` for a number that is too small.
+
     >>> Workers(workers=2, threads=1).threads_each()
     1
     """
 
     device: str = "auto"
-    """auto, cpu or cuda; auto takes a GPU where there is one."""
+    """`auto`, `cpu` or `cuda`; `auto` takes a GPU if there is one."""
     workers: int | None = None
-    """Processes; 0 for none but this one. Default: one a core, eight on a GPU."""
+    """The number of worker processes; with 0, the tasks run in this process.
+
+    Where a command has no other default: one for each core, or eight on a GPU."""
     threads: int | None = None
-    """Threads of each process on a CPU. Default: the cores shared out, at most OMP_NUM_THREADS; one on a cluster."""
+    """Threads of each process on a CPU.
+
+    Default: an equal share of the cores, but at most OMP_NUM_THREADS; on a cluster one; without
+    worker processes as many as this process has."""
     cluster: str | None = None
-    """Use Ray instead: ray://HOST:PORT, auto (the cluster this machine belongs to) or local (one started here)."""
+    """The Ray cluster to use in place of processes of this machine.
+
+    `ray://HOST:PORT`, `auto` (the cluster that this machine belongs to), or `local` (one that is
+    started here)."""
 
     def __post_init__(self) -> None:
         for name, least in (("workers", 0), ("threads", 1)):
@@ -84,7 +109,7 @@ class Workers:
                 raise UserError(f"--{name} {value}: it must be {least} or more")
 
     def check(self) -> None:
-        """Raise a `UserError` if there is no such device or cluster."""
+        """Raise a `UserError` if the device or the cluster is not available."""
         if self.cluster is None:
             self.place()
         else:
@@ -112,8 +137,17 @@ class Workers:
 def trials(bench: Bench[T], tasks: Sequence[T], workers: Workers) -> Generator[Trial, None, None]:
     """The trials of `tasks`, each as soon as it is finished.
 
-    Closing the iterator stops what is still running. Raises `UserError` where the workers of one task die again and
-    again, and where Ray is not installed or cannot be reached; whatever a task raises is raised here.
+    Closing the iterator stops the tasks that are still running. Raises `UserError` if the workers
+    of a task die three times, or if Ray is not installed or cannot be reached. What a task raises
+    is raised here too.
+
+    >>> class Squares:
+    ...     def to(self, device): return self
+    ...     def key(self, number): return Key.of("square", number=number)
+    ...     def run(self, number): return {"square": number**2}
+    ...     def name(self, number): return str(number)
+    >>> [trial.result for trial in trials(Squares(), [1, 2], Workers(workers=0))]
+    [{'square': 1}, {'square': 4}]
     """
     if workers.cluster is not None:
         return _on_ray(bench, tasks, workers)
@@ -123,32 +157,46 @@ def trials(bench: Bench[T], tasks: Sequence[T], workers: Workers) -> Generator[T
 
 
 def carry_out(bench: Bench[T], task: T) -> Trial:
-    """Do one task here."""
+    """Do one task in this process, and time it.
+
+    >>> class Squares:
+    ...     def key(self, number): return Key.of("square", number=number)
+    ...     def run(self, number): return {"square": number**2}
+    >>> carry_out(Squares(), 3).result
+    {'square': 9}
+    """
     began, enabled = time.perf_counter(), torch.is_grad_enabled()
     try:
         result = bench.run(task)
     finally:
-        torch.set_grad_enabled(enabled)  # Ctrl-C may have come in the middle of switching it
+        # An interrupt may come while gradients are switched off.
+        torch.set_grad_enabled(enabled)
     return Trial(bench.key(task), result, time.perf_counter() - began, platform.node())
 
 
 def _here(bench: Bench[T], tasks: Sequence[T], workers: Workers) -> Generator[Trial, None, None]:
-    bench = bench.to(workers.place())
-    for task in tasks:
-        yield carry_out(bench, task)
+    bench, before = bench.to(workers.place()), torch.get_num_threads()
+    torch.set_num_threads(workers.threads or before)
+    try:
+        for task in tasks:
+            yield carry_out(bench, task)
+    finally:
+        torch.set_num_threads(before)
 
 
 # ---- worker processes of this machine
 
 
 class _Worker:
-    """A process, the pipe to it, and the task it is at."""
+    """A worker process, the pipe to it, and the task that it is doing."""
 
     def __init__(self, workers: Workers) -> None:
         from loky.backend.process import LokyProcess
 
-        # A fresh interpreter with an environment of its own: OpenMP reads it when its library loads, which in a script's
-        # spawned process would be before any code of ours. A forked one inherits locks of torch's threads, and no CUDA.
+        # Loky starts a fresh interpreter with an environment that we choose. OpenMP reads the
+        # environment when its library is loaded, and in a spawned process a script may load it
+        # before any code of ours runs. A forked process would inherit locks that torch's threads
+        # hold, and could not use CUDA.
         self.pipe, theirs = Pipe()
         lifeline, self._lifeline = Pipe(duplex=False)
         threads = workers.threads_each()
@@ -160,23 +208,23 @@ class _Worker:
         )
         self.process.start()
         for ours in (theirs, lifeline):
-            ours.close()  # so that its death is the end of the pipe
+            ours.close()  # now the pipe ends when the worker dies
         self.task: Any = None
 
     def begin(self, bench: bytes) -> None:
-        """Send what the tasks share. A worker already dead is noticed when its result is asked for."""
+        """Send the pickled bench. A worker that is already dead is noticed by `_result`."""
         with suppress(OSError):
             self.pipe.send_bytes(bench)
 
     def give(self, task: Any) -> None:
-        """Start a task."""
+        """Send a task, which the worker starts at once."""
         self.task = task
         with suppress(OSError):
             self.pipe.send(task)
 
     def stop(self) -> None:
-        """End the process, whatever it is at."""
-        with suppress(ProcessLookupError):  # dead already
+        """Kill the process, whatever it is doing."""
+        with suppress(ProcessLookupError):  # already dead
             os.kill(self.process.pid or 0, signal.SIGKILL)
         self.process.join()
         for end in (self.pipe, self._lifeline):
@@ -184,7 +232,7 @@ class _Worker:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """What a worker's OpenMP library is told: few threads, which do not spin while they wait."""
+    """The variables of a worker's environment: its number of threads, which sleep while waiting."""
     return {"OMP_NUM_THREADS": str(threads), **passive_unless_set()}
 
 
@@ -201,7 +249,7 @@ def _in_processes(
             ready = wait([worker.pipe for worker in pool])
             for worker in [worker for worker in pool if worker.pipe in ready]:
                 result = _result(worker)
-                if result is None:  # it died: another one takes its place and its task
+                if result is None:  # it died: another worker takes its place and its task
                     attempts[worker.task] += 1
                     if attempts[worker.task] == _ATTEMPTS:
                         raise _lost(bench.name(worker.task))
@@ -220,7 +268,7 @@ def _in_processes(
 
 
 def _result(worker: _Worker) -> Trial | None:
-    """What a worker sent: a trial, or an error that is raised here; None where it is dead."""
+    """The trial that a worker sent, or None if it is dead. An error that it sent is raised."""
     try:
         result = worker.pipe.recv()
     except (EOFError, OSError):
@@ -231,6 +279,7 @@ def _result(worker: _Worker) -> Trial | None:
 
 
 def _replace(pool: list[_Worker], dead: _Worker, workers: Workers, shared: bytes) -> _Worker:
+    """Put a new worker in the place of a dead one."""
     dead.stop()
     fresh = pool[pool.index(dead)] = _Worker(workers)
     fresh.begin(shared)
@@ -238,10 +287,9 @@ def _replace(pool: list[_Worker], dead: _Worker, workers: Workers, shared: bytes
 
 
 def _work(pipe: Connection, lifeline: Connection, device: str, threads: int) -> None:
-    """What a worker process does: tasks, one after the other, until it is stopped or its parent is gone."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group; the parent decides
+    """The main function of a worker: it does one task after another until it or its parent ends."""
+    # Ctrl-C reaches the whole process group, but the parent decides when a worker stops.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
     torch.set_num_threads(threads)
     bench: Bench = pickle.loads(pipe.recv_bytes()).to(pick_device(device))
@@ -255,16 +303,19 @@ def _work(pipe: Connection, lifeline: Connection, device: str, threads: int) -> 
 
 
 def _end_with_parent(lifeline: Connection) -> None:
-    """A killed parent stops nobody: without this its workers would work on to the end of their task."""
+    """End this worker when its parent ends.
+
+    A parent that is killed cannot stop its workers, and they would go on to the end of their tasks.
+    """
     with suppress(EOFError, OSError):
-        lifeline.recv_bytes()  # nothing is ever sent: it returns when the parent's end is closed
+        lifeline.recv_bytes()  # nothing is ever sent: this returns when the parent's end is closed
     os._exit(1)
 
 
 def _lost(name: str) -> UserError:
     return UserError(
-        f"the workers at {name} died {_ATTEMPTS} times, as when memory runs out: what is finished is kept; "
-        "go on with fewer --workers"
+        f"the workers at {name} died {_ATTEMPTS} times, perhaps because memory ran out: "
+        "what is finished is kept; continue with fewer --workers"
     )
 
 
@@ -283,7 +334,7 @@ def _on_ray(bench: Bench[T], tasks: Sequence[T], workers: Workers) -> Generator[
     try:
         shared = ray.put(bench)
         while waiting or running:
-            resources = ray.cluster_resources()  # asked again: machines come and go
+            resources = ray.cluster_resources()  # read each time, since machines come and go
             slots = (
                 resources.get("GPU", 0) * _ON_A_GPU
                 if wants_gpu
@@ -291,7 +342,8 @@ def _on_ray(bench: Bench[T], tasks: Sequence[T], workers: Workers) -> Generator[
             )
             while waiting and len(running) < _AHEAD * max(1, slots):
                 task = waiting.popleft()
-                # In a list the reference stays one: a worker fetches what it stands for once, not for every task.
+                # Ray would resolve a bare reference for every task. In a list it stays a reference,
+                # and a worker fetches the bench once.
                 running[remote.remote([shared], device, threads, task)] = task
             for done in ray.wait(list(running))[0]:
                 task = running.pop(done)
@@ -322,7 +374,8 @@ def _connect(address: str) -> Any:
         return ray
     try:
         options = {"log_to_driver": False, "logging_level": logging.ERROR}
-        ray.init(address, runtime_env={"env_vars": PASSIVE}, **options)  # "local" starts one here
+        # The address `local` starts a cluster on this machine.
+        ray.init(address, runtime_env={"env_vars": PASSIVE}, **options)
     except (ConnectionError, ImportError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -332,10 +385,11 @@ def _connect(address: str) -> Any:
 
 
 _benches: dict[Any, Bench] = {}
-"""In a Ray worker: the bench of its study, fetched once."""
+"""In a Ray worker: the bench of its study, by its reference; it is fetched once."""
 
 
 def _on_a_node(shared: list[Any], device: str, threads: int, task: Any) -> Trial:
+    """Do one task on a machine of the cluster."""
     import ray
 
     torch.set_num_threads(threads)

@@ -1,30 +1,46 @@
 """What a condensed set is worth: the accuracy on real test images of networks trained on it alone.
 
-One call takes one set or several (made by the same recipe from other seeds), and one network or several (a
-cross-architecture table). The number of a published table is one of 5 sets with 20 networks each.
+One call takes one set or several (made by the same recipe from other seeds), and one network or
+several (a cross-architecture table). The number of a published table is one of 5 sets with 20
+networks each.
 
-Choices (a recipe, a learning rate) are made with `dataset.hold_out(count, seed)`: condense and evaluate on what it
-returns, whose test images are held-out training images. The real test images are for the end.
+An evaluation is a study (see `condense.study.study`). Each of its tasks trains one network, and its
+trial is kept as soon as that network is tested. The accuracy depends on the set and its position
+among the sets, on architecture, protocol, seed, repeat and test images. All of these are in the key
+of the trial, so a store may hold any number of evaluations, and none takes another's numbers.
+
+Choices (a recipe, a learning rate) are made with `dataset.hold_out(count, seed)`: condense and
+evaluate on what it returns, whose test images are held-out training images. The real test images
+are for the end.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from condense.data.augment import make_augment
-from condense.data.images import Dataset
-from condense.device import pick_device
+from condense.data.images import Dataset, Images
 from condense.errors import UserError
 from condense.networks.accelerate import accelerate
-from condense.networks.build import build, initialise
+from condense.networks.build import build, canonical, initialise
 from condense.progress import Progress
 from condense.randomness import derive
 from condense.sets.condensed import CondensedSet
+from condense.sets.provenance import check_belongs, check_same_preprocess
+from condense.study.study import Store, Study
+from condense.study.trials import Key, Trial, Trials
+from condense.study.workers import Workers
 from condense.training.score import Score
 from condense.training.train import Protocol, accuracy, check_labels, protocol_for, train
+
+KIND = "evaluate"
+"""The kind of the trials of evaluations in a store."""
 
 
 def evaluate(
@@ -36,55 +52,294 @@ def evaluate(
     seed: int = 0,
     device: str = "auto",
     progress: Progress | None = None,
+    *,
+    workers: Workers | None = None,
+    minutes: float | None = None,
+    store: str | Path | Store | None = None,
 ) -> dict[str, Score]:
-    """Train `repeats` networks of each architecture on each set and test them on the test images of `dataset`.
+    """Train `repeats` networks of each architecture on each set, and test them on `dataset.test`.
 
     Parameters
     ----------
     sets: made from `dataset` under one preprocessing, which the test images get too.
     networks: names; the result has a `Score` for each.
-    protocol: a name of `condense.training.train.PROTOCOLS`, or a `Protocol`, taken literally. (A name never mirrors digits.)
-    seed: with a set's position and the repeat it determines weights, order and augmentation, so more repeats extend
-        fewer.
-    progress: told after every network how many are done.
+    protocol: a name of `condense.training.train.PROTOCOLS`, or a `Protocol`, taken literally. (A
+        name never mirrors digits.)
+    seed: with a set's position and the repeat it determines weights, order and augmentation, so
+        more repeats extend fewer.
+    device: `auto`, `cpu` or `cuda`; it is not looked at where there are `workers`.
+    progress: told after every network how many are done, those found in the store included.
+    workers: what the networks are trained on; this process unless given. As everywhere, another
+        number of threads may change the last bits of a network's weights.
+    minutes: stop after that long, without an error. A score is then over the repeats that are
+        finished on every set, and an architecture that has none is left out of the result.
+    store: a file, made where there is none, or an open store. What it holds is not trained again,
+        and each network is kept there as soon as it is tested. Unless given, nothing is kept.
 
-    Raises `UserError` for a set that does not belong to `dataset` (other classes, shape, content or preprocessing),
-    for unknown names, and when a training diverges.
+    Raises `UserError` for a set that does not belong to `dataset` (other classes, shape, content or
+    preprocessing), for unknown names, for a damaged store, and when a training diverges;
+    `Interrupted` on Ctrl-C and SIGTERM.
+
+    >>> from condense import Protocol, load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits = load_dataset("digits")
+    >>> standard = make_preprocess("standard", digits)
+    >>> few = select("random", digits, 1, preprocess=standard, seed=0)
+    >>> quick = Protocol(epochs=2, augment="none")
+    >>> score = evaluate(few, digits, "mlp", repeats=3, protocol=quick, device="cpu")["mlp"]
+    >>> len(score.accuracies), 0 <= score.mean <= 1
+    (3, True)
     """
-    sets = [sets] if isinstance(sets, CondensedSet) else list(sets)
-    names = [networks] if isinstance(networks, str) else list(dict.fromkeys(networks))
-    if not sets or not names or repeats < 1:
-        raise UserError(
-            f"nothing to evaluate: {len(sets)} sets, {len(names)} networks, {repeats} repeats; give one of each or more"
-        )
-    for condensed in sets:
-        check_belongs(condensed, dataset)
-    _check_same_preprocess(sets)
-    if isinstance(protocol, str):
-        protocol = protocol_for(protocol, dataset.name)
-    for condensed in sets:
-        check_labels(condensed.labels, protocol)
-    place = pick_device(device)
-    for name in names:
-        build(
-            name, dataset.shape, len(dataset.classes)
-        )  # a wrong name is found before the first hour of training
-    own = [_with_learned_rate(protocol, condensed) for condensed in sets]
-    test = sets[0].preprocess.apply(dataset.test.pixels).to(place), dataset.test.labels.to(place)
+    bench = Evaluation.of(sets, dataset, networks, repeats, protocol, seed)
+    workers = workers or Workers(workers=0, device=device)
+    workers.check()
+    lost = "nothing is kept without a store: give one to go on"
+    how_to_go_on = lost if store is None else "the same call goes on"
+    with _opened(store) as trials:
+        study, report = Study(trials, bench.tasks, bench.key), bench.reporter(progress)
+        study.work(bench, workers, report, how_to_go_on=how_to_go_on, minutes=minutes)
+        return bench.scores(study.results())
 
-    scores, done = {}, 0
-    for name in names:
-        accuracies = []
-        for index, condensed in enumerate(sets):
-            for value in train_many(
-                name, condensed, test, repeats, own[index], derive(seed, "evaluate", index), place
-            ):
-                accuracies.append(value)
-                done += 1
-                if progress:
-                    progress(done, f"{name} {value:.1%}")
-        scores[name] = Score(tuple(accuracies), len(sets))
-    return scores
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One network: trained on one set, then tested.
+
+    >>> Task("convnet", 0, 3).repeat
+    3
+    """
+
+    network: str
+    """The name, as the user gave it."""
+    position: int
+    """Which of the sets, from 0."""
+    repeat: int
+    """Which of the networks of that name on that set, from 0."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Evaluation:
+    """All that the networks of an evaluation share: the bench of the study. Make one by `of`.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits = load_dataset("digits")
+    >>> few = select("random", digits, 1, preprocess=make_preprocess("standard", digits), seed=0)
+    >>> bench = Evaluation.of(few, digits, ("mlp", "convnet"), 3, Protocol(epochs=2), seed=0)
+    >>> len(bench.tasks), bench.name(bench.tasks[1]), bench.tested_on
+    (6, 'network 2 of `mlp` on set 1', '362 test images of digits')
+    >>> results = {task: {"accuracy": 0.5 + task.repeat / 10} for task in bench.tasks[:2]}
+    >>> scores = bench.scores(results)
+    >>> {name: score.accuracies for name, score in scores.items()}
+    {'mlp': (0.5, 0.6)}
+    """
+
+    sets: tuple[CondensedSet, ...]
+    """Under one preprocessing."""
+    protocols: tuple[Protocol, ...]
+    """How networks are trained on each set, the rate that was learned with it filled in."""
+    test: Images
+    """What networks are tested on, before preprocessing."""
+    tested_on: str
+    """The same in words."""
+    networks: tuple[str, ...]
+    """Names, none twice."""
+    repeats: int
+    """Networks of each name on each set."""
+    seed: int
+    """All random numbers follow from it."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @classmethod
+    def of(
+        cls,
+        sets: CondensedSet | Sequence[CondensedSet],
+        dataset: Dataset,
+        networks: str | Sequence[str],
+        repeats: int,
+        protocol: Protocol | str,
+        seed: int,
+    ) -> Self:
+        """The evaluation that these arguments of `evaluate` describe.
+
+        Raises its `UserError`s here, so that what is wrong shows before the first hour of training.
+        """
+        sets = (sets,) if isinstance(sets, CondensedSet) else tuple(sets)
+        names = (networks,) if isinstance(networks, str) else tuple(dict.fromkeys(networks))
+        if not sets or not names or repeats < 1:
+            raise UserError(
+                f"nothing to evaluate: {len(sets)} sets, {len(names)} networks, {repeats} repeats; "
+                "give one of each or more"
+            )
+        for condensed in sets:
+            check_belongs(condensed, dataset)
+        check_same_preprocess(sets)
+        if isinstance(protocol, str):
+            protocol = protocol_for(protocol, dataset.name)
+        for condensed in sets:
+            check_labels(condensed.labels, protocol)
+        for name in names:
+            build(name, dataset.shape, len(dataset.classes))
+        return cls(
+            sets=sets,
+            protocols=tuple(_with_learned_rate(protocol, condensed) for condensed in sets),
+            test=dataset.test,
+            tested_on=dataset.tested_on,
+            networks=names,
+            repeats=repeats,
+            seed=seed,
+        )
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """All networks: architecture by architecture, and then repeat by repeat on all sets."""
+        return [
+            Task(name, position, repeat)
+            for name in self.networks
+            for repeat in range(self.repeats)
+            for position in range(len(self.sets))
+        ]
+
+    def key(self, task: Task) -> Key:
+        """What the trial of a network is called in a store: all that its accuracy depends on."""
+        condensed = self.sets[task.position]
+        return Key.of(
+            KIND,
+            set=condensed.fingerprint,
+            seed=self._seed(task.position),
+            network=canonical(task.network, condensed.shape),
+            protocol=asdict(self.protocols[task.position]),
+            repeat=task.repeat,
+            test=self.test.fingerprint,
+        )
+
+    def name(self, task: Task) -> str:
+        """A network in a few words, for messages."""
+        return f"network {task.repeat + 1} of `{task.network}` on set {task.position + 1}"
+
+    def to(self, device: torch.device) -> Self:
+        """The same, to be worked on `device`; what is to be there goes there when it is used."""
+        return replace(self, device=device)
+
+    def run(self, task: Task) -> dict[str, Any]:
+        """Train and test a network: its `accuracy` in [0, 1], and in words what it is `tested_on`.
+
+        Raises `Diverged` (a `UserError`) when its weights cease to be finite.
+        """
+        networks = self._networks(task.network, task.position)
+        return {"accuracy": networks.accuracy(task.repeat), "tested_on": self.tested_on}
+
+    def reporter(self, progress: Progress | None) -> Callable[[int, Trial], None]:
+        """What a study calls after each network: it reports name and accuracy to `progress`."""
+        names = {self.key(task): task.network for task in self.tasks}
+
+        def report(done: int, trial: Trial) -> None:
+            if progress:
+                progress(done, f"{names[trial.key]} {trial.result['accuracy']:.1%}")
+
+        return report
+
+    def scores(self, results: Mapping[Task, dict[str, Any]]) -> dict[str, Score]:
+        """A score for each architecture, over the repeats that are finished on every set.
+
+        An architecture without such a repeat has none.
+        """
+        scores, positions = {}, range(len(self.sets))
+        for name in self.networks:
+            whole = [
+                repeat
+                for repeat in range(self.repeats)
+                if all(Task(name, position, repeat) in results for position in positions)
+            ]
+            found = [results[Task(name, position, r)] for position in positions for r in whole]
+            if found:
+                accuracies = tuple(result["accuracy"] for result in found)
+                scores[name] = Score(accuracies, len(self.sets))
+        return scores
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to a worker: the fields, and not the networks and images of this process."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    def _seed(self, position: int) -> int:
+        return derive(self.seed, "evaluate", position)
+
+    @cached_property
+    def _tests(self) -> tuple[Tensor, Tensor]:
+        """The test images in the space of the sets, and their labels, on the device."""
+        images = self.sets[0].preprocess.apply(self.test.pixels)
+        return images.to(self.device), self.test.labels.to(self.device)
+
+    @cached_property
+    def _networks(self) -> Callable[[str, int], "Repeats"]:
+        """`_begun`, which keeps what it made for as many sets as there are: an architecture's."""
+        return lru_cache(maxsize=len(self.sets))(self._begun)
+
+    def _begun(self, name: str, position: int) -> "Repeats":
+        return Repeats(
+            name,
+            self.sets[position],
+            self._tests,
+            self.repeats,
+            self.protocols[position],
+            self._seed(position),
+            self.device,
+        )
+
+
+class Repeats:
+    """Networks of one architecture that are trained on one set, each from weights of its own.
+
+    They share one network in memory. Whether it is compiled depends on the work of all `repeats`
+    networks, however many of them are trained here: so each comes out as if all were.
+
+    name: of the architecture.
+    test: images in the space of the set, float32 [N, ch, H, W], and their labels, int64 [N], both
+        on `device`.
+    seed: with the number of a repeat it determines weights, order and augmentation.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits, cpu = load_dataset("digits"), torch.device("cpu")
+    >>> few = select("random", digits, 1, preprocess=make_preprocess("standard", digits), seed=0)
+    >>> test = few.preprocess.apply(digits.test.pixels), digits.test.labels
+    >>> networks = Repeats("mlp", few, test, 20, Protocol(epochs=2), 0, cpu)
+    >>> networks.accuracy(3) == networks.accuracy(3)
+    True
+    """
+
+    def __init__(
+        self,
+        name: str,
+        condensed: CondensedSet,
+        test: tuple[Tensor, Tensor],
+        repeats: int,
+        protocol: Protocol,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        condensed = condensed.decoded()
+        self._test, self._protocol, self._seed = test, protocol, seed
+        self._images, self._labels = condensed.images.to(device), condensed.labels.to(device)
+        self._augment = make_augment(protocol.augment, condensed.preprocess.to(device))
+        self._network = build(name, condensed.shape, len(condensed.classes)).to(device)
+        # A backward pass costs two forward ones.
+        passed = repeats * (3 * protocol.epochs * len(self._images) + len(test[0]))
+        pixels = passed * self._images[0, 0].numel()
+        self._fast = accelerate(self._network, pixels, device)
+
+    def accuracy(self, repeat: int) -> float:
+        """Train and test network number `repeat`; its accuracy in [0, 1].
+
+        Raises `Diverged` (a `UserError`) when its weights cease to be finite.
+        """
+        initialise(self._network, self._seed, repeat)
+        seed = derive(self._seed, "train", repeat)
+        train(self._fast, self._images, self._labels, self._protocol, seed, augment=self._augment)
+        return accuracy(self._fast, *self._test)
 
 
 def train_many(
@@ -98,48 +353,30 @@ def train_many(
     *,
     first: int = 0,
 ) -> Iterator[float]:
-    """The accuracies on `test` (float32 images in the set's space, int64 labels) of `repeats` networks trained on one set,
-    those from number `first` on."""
-    condensed = condensed.decoded()
-    images, labels = condensed.images.to(device), condensed.labels.to(device)
-    augment = make_augment(protocol.augment, condensed.preprocess.to(device))
-    network = build(name, condensed.shape, len(condensed.classes)).to(device)
-    passed = repeats * (
-        3 * protocol.epochs * len(images) + len(test[0])
-    )  # a backward pass costs two forward ones
-    fast = accelerate(network, passed * images[0, 0].numel(), device)
-    for repeat in range(first, repeats):
-        initialise(network, seed, repeat)
-        train(fast, images, labels, protocol, derive(seed, "train", repeat), augment=augment)
-        yield accuracy(fast, *test)
+    """The accuracies of `repeats` networks (see `Repeats`), those from number `first` on.
 
-
-def check_belongs(condensed: CondensedSet, dataset: Dataset) -> None:
-    """Raise a `UserError` unless `condensed` can have been made from `dataset`: classes, shape, recorded origin.
-
-    What a set does not record, as an imported one, is not checked.
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits, cpu = load_dataset("digits"), torch.device("cpu")
+    >>> few = select("random", digits, 1, preprocess=make_preprocess("standard", digits), seed=0)
+    >>> test = few.preprocess.apply(digits.test.pixels), digits.test.labels
+    >>> len(list(train_many("mlp", few, test, 3, Protocol(epochs=2), 0, cpu, first=1)))
+    2
     """
-    for what, theirs, ours in (
-        ("classes", condensed.classes, dataset.classes),
-        ("images of shape", condensed.shape, dataset.shape),
-    ):
-        if theirs != ours:
-            raise UserError(
-                f"the set has {what} {_short(theirs)}, dataset {dataset.name} has {_short(ours)}: choose its own dataset"
-            )
-    for part in condensed.provenance.get("merged", [condensed.provenance]):
-        origin = part.get("dataset")
-        if isinstance(origin, dict) and origin["fingerprint"] != dataset.fingerprint:
-            raise UserError(
-                f"the set was made from {origin['name']} with content {origin['fingerprint']}, and {dataset.name} here "
-                f"has content {dataset.fingerprint}: evaluate it on the dataset, and the split, it was made from"
-            )
-        fitted = part.get("preprocess", condensed.preprocess.fingerprint)
-        if fitted != condensed.preprocess.fingerprint:
-            raise UserError(
-                f"the set was made under preprocessing {fitted} and now carries {_describe(condensed)}: "
-                "its images mean nothing under another one; condense again or restore the file"
-            )
+    networks = Repeats(name, condensed, test, repeats, protocol, seed, device)
+    for repeat in range(first, repeats):
+        yield networks.accuracy(repeat)
+
+
+@contextmanager
+def _opened(store: str | Path | Store | None) -> Iterator[Store]:
+    """The store that is meant: the file of that name, the store itself, or one in memory."""
+    if store is None or isinstance(store, str | Path):
+        with Trials(store or ":memory:") as opened:
+            yield opened
+    else:
+        yield store
 
 
 def _with_learned_rate(protocol: Protocol, condensed: CondensedSet) -> Protocol:
@@ -149,25 +386,7 @@ def _with_learned_rate(protocol: Protocol, condensed: CondensedSet) -> Protocol:
     learned = condensed.provenance.get("learned", {})
     if "lr" not in learned:
         raise UserError(
-            "the set has no learning rate of its own, as `mtt` learns one: evaluate it by protocol `dm`"
+            "the set has no learning rate of its own, as `mtt` learns one: "
+            "evaluate it by protocol `dm`"
         )
     return replace(protocol, lr=learned["lr"])
-
-
-def _check_same_preprocess(sets: Sequence[CondensedSet]) -> None:
-    for number, condensed in enumerate(sets):
-        if condensed.preprocess.fingerprint != sets[0].preprocess.fingerprint:
-            raise UserError(
-                f"set 1 is preprocessed by {_describe(sets[0])}, set {number + 1} by {_describe(condensed)}: "
-                "several sets make one score only under one preprocessing; evaluate them one by one"
-            )
-
-
-def _describe(condensed: CondensedSet) -> str:
-    return f"{condensed.preprocess.name} {condensed.preprocess.fingerprint}"
-
-
-def _short(values: tuple[Any, ...]) -> str:
-    """The values, or the first few of many."""
-    text = ", ".join(map(str, values[:10]))
-    return f"({text}{f', ... {len(values)} in all' if len(values) > 10 else ''})"

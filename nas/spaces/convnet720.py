@@ -1,8 +1,9 @@
-"""The 720 ConvNets of the condensation papers: depth x width x activation x normalisation x pooling.
+"""The 720 ConvNets of the condensation papers: depth, width, activation, normalisation, pooling.
 
-The space of Zhao, Mopuri and Bilen ("Dataset Condensation with Gradient Matching", ICLR 2021, appendix), which
-DataDAM and others use. Architectures are numbered 0..719 in the order of `GRID`: the depth varies slowest, the
-pooling fastest. Their names are those that `condense.networks.build` takes, `convnet-d3-w128-instance-relu-avg`.
+This is the space of Zhao, Mopuri and Bilen ("Dataset Condensation with Gradient Matching", ICLR
+2021, appendix), which DataDAM and others use. Architectures are numbered 0..719 in the order of
+`GRID`: the depth varies slowest, the pooling fastest. They have the names that
+`condense.networks.build.build` takes, such as `convnet-d3-w128-instance-relu-avg`.
 """
 
 from collections.abc import Iterator
@@ -27,30 +28,39 @@ GRID: dict[str, tuple[Any, ...]] = {
     "norm": ("none", "batch", "layer", "instance", "group"),
     "pool": ("none", "max", "avg"),
 }
+"""The values of each factor."""
 SIZE = prod(map(len, GRID.values()))
 REGIME = Regime(protocol=Protocol(epochs=200))
-"""How ConvNets are trained on a proxy, unless told otherwise: the papers' protocol."""
+"""How ConvNets are trained on a proxy by default: the protocol of the papers."""
 REFERENCE_REGIME = Regime(protocol=Protocol(epochs=20))
-"""How they are trained on real images for a reference."""
+"""How ConvNets are trained on real images for a reference by default."""
 SAMPLE = 144
-"""ConvNets that a search ranks, unless told otherwise: a fifth."""
+"""The number of ConvNets that a search ranks by default: a fifth of all."""
 SCORE = "accuracy"
-"""What ranks, unless told otherwise: the papers' choice."""
+"""The score that a search ranks by, by default: the choice of the papers."""
 
 
 class ConvNet(ConvNetSpec):
-    """One architecture of the grid. Shapes are (channels, height, width) of an image."""
+    """One architecture of the grid.
+
+    Shapes are those of an image: (channels, height, width). Methods that take a shape raise
+    `UserError` if the images are too small to be pooled after each block.
+
+    >>> convnet = architecture("convnet-d3-w128-instance-relu-avg")
+    >>> convnet.index, convnet.parameters((3, 32, 32), num_classes=10)
+    (476, 320010)
+    """
 
     @property
     def index(self) -> int:
-        """Its number in 0..719."""
+        """The number of the architecture, 0..719."""
         index = 0
         for factor, values in GRID.items():
             index = index * len(values) + values.index(getattr(self, factor))
         return index
 
     def parameters(self, shape: Shape, num_classes: int) -> int:
-        """Trainable numbers, in closed form."""
+        """The number of trainable parameters, in closed form."""
         total = 0
         for channels, height, width in self._blocks(shape):
             affine = {"none": 0, "layer": height * width}.get(self.norm, 1) * self.width
@@ -58,9 +68,10 @@ class ConvNet(ConvNetSpec):
         return total + (self._features(shape) + 1) * num_classes
 
     def flops(self, shape: Shape, num_classes: int) -> int:
-        """Multiply-adds of the convolutions and the linear layer for one image, each bias counted as one.
+        """The multiply-adds of the convolutions and the linear layer for one image.
 
-        Normalisation, activation and pooling are not counted, as in NAS-Bench-201's table.
+        Each bias counts as one. Normalisation, activation and pooling are not counted, as in the
+        table of NAS-Bench-201.
         """
         convolutions = sum(
             self.width * (9 * channels + 1) * height * width
@@ -69,23 +80,17 @@ class ConvNet(ConvNetSpec):
         return convolutions + (self._features(shape) + 1) * num_classes
 
     def build(self, shape: Shape, num_classes: int) -> Network:
-        """The network itself (`condense.networks.build`)."""
+        """The network, made by `condense.networks.build.build`."""
         return build(self.name, shape, num_classes)
 
-    def facts(self) -> dict[str, int]:
-        """What there is to say of a ConvNet beside its name and its costs: nothing."""
-        return {}
-
     def _blocks(self, shape: Shape) -> Iterator[Shape]:
-        """For each block: its input channels, and the height and width of its convolution's output."""
-        channels, height, width = (
-            shape[0],
-            shape[1] + 2 * extra_padding(shape),
-            shape[2] + 2 * extra_padding(shape),
-        )
+        """For each block, its input channels, and the height and width after its convolution."""
+        padding = 2 * extra_padding(shape)
+        channels, height, width = shape[0], shape[1] + padding, shape[2] + padding
         if self.pool != "none" and min(height, width) < 2**self.depth:
             raise UserError(
-                f"`{self.name}` needs images of at least {2**self.depth} px, these are {shape[1]} x {shape[2]}"
+                f"`{self.name}` needs images of at least {2**self.depth} px, "
+                f"these are {shape[1]} x {shape[2]}"
             )
         for _ in range(self.depth):
             yield channels, height, width
@@ -95,7 +100,7 @@ class ConvNet(ConvNetSpec):
         return size if self.pool == "none" else size // 2
 
     def _features(self, shape: Shape) -> int:
-        """Inputs of the linear layer."""
+        """The number of inputs of the linear layer."""
         *_, (_, height, width) = self._blocks(shape)
         return self.width * self._pooled(height) * self._pooled(width)
 
@@ -105,7 +110,16 @@ _BY_NAME = {convnet.name: convnet for convnet in _ALL}
 
 
 def architecture(key: int | str) -> ConvNet:
-    """The architecture with this index (0..719, also as text) or name; anything else is a `UserError`."""
+    """The architecture with this index (0..719, also as text) or this name.
+
+    Raises `UserError` for any other key.
+
+    >>> architecture(0).name
+    'convnet-d1-w32-none-sigmoid-none'
+    >>> architecture(720)
+    Traceback (most recent call last):
+    condense.errors.UserError: no architecture 720 in convnet720: indices are 0 to 719
+    """
     if isinstance(key, str) and not key.isdecimal():
         if key not in _BY_NAME:
             near = unknown("ConvNet", key, _BY_NAME).args[0].split(" known: ")[0]
@@ -117,9 +131,15 @@ def architecture(key: int | str) -> ConvNet:
 
 
 def sample(count: int | None = None, seed: int = 0, *, stratified: bool = True) -> list[int]:
-    """Indices of `count` different architectures, ascending; all of them without a `count`.
+    """The indices of `count` different architectures, in ascending order; by default all of them.
 
-    `stratified`: every value of a factor occurs as often as its others, to within one; or at random.
+    If `stratified`, all values of a factor occur equally often, to within one. Otherwise the
+    architectures are drawn at random. Both depend on `seed`. Raises `UserError` for a number that
+    is not in 1..720.
+
+    >>> indices = sample(8, seed=0)
+    >>> sorted(architecture(index).depth for index in indices)
+    [1, 1, 2, 2, 3, 3, 4, 4]
     """
     if count is None:
         return list(range(SIZE))
@@ -131,11 +151,13 @@ def sample(count: int | None = None, seed: int = 0, *, stratified: bool = True) 
 
 
 def _balanced(seed: int) -> list[int]:
-    """All indices in an order whose every prefix is balanced, the values of each factor shuffled by the seed.
+    """All indices in an order in which each factor is balanced from the start.
 
-    Position i gives a factor of n values its value (i mod n). Two factors of equal size would then move together, so
-    the second is shifted by one after every n positions: i mod 16 fixes depth and width, i mod 9 activation and
-    pooling, i mod 5 the normalisation; 16, 9 and 5 are coprime, so that each of the 720 occurs once.
+    The seed shuffles the values of each factor. At position i, a factor with n values has the value
+    number (i mod n). Two factors of equal size would then always change together, so the second one
+    is shifted by one after every n positions. In this way, i mod 16 determines depth and width, i
+    mod 9 activation and pooling, and i mod 5 the normalisation. As 16, 9 and 5 are coprime, each of
+    the 720 architectures occurs once.
     """
     draws = generator(seed, "nas/stratified")
     values = {

@@ -1,8 +1,10 @@
 """NAS-Bench-201: 15,625 cells, their official order, isomorphism classes, costs and networks.
 
-The space of Dong and Yang, "NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture Search" (ICLR
-2020). A cell has four nodes; node j is the sum over i < j of an operation applied to node i; node 3 is the output.
-Written `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`: one group for each of nodes 1, 2 and 3, `op~i` the edge from node i.
+This is the space of Dong and Yang, "NAS-Bench-201: Extending the Scope of Reproducible Neural
+Architecture Search" (ICLR 2020). A cell has four nodes. Node 0 is the input, and node 3 the output.
+Node j is the sum over all i < j of an operation applied to node i. A cell is written
+`|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`: one group for each of the nodes 1, 2 and 3, in which `op~i`
+is the operation on the edge from node i.
 """
 
 import re
@@ -25,39 +27,49 @@ from nas.regime import Regime
 
 NAME = "nasbench201"
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
-EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # (from, to), in the order of the string
+EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+"""The edges (from, to), in the order in which a cell is written."""
 SIZE = len(OPERATIONS) ** len(EDGES)
 
 CELLS, WIDTH = 5, 16
-"""Cells in each of the three stages, and channels of the first one: the benchmark's."""
+"""Cells in each of the three stages, and channels of the first stage, as in the benchmark."""
 REGIME = Regime(
     protocol=Protocol(
         epochs=20, batch=25, lr=0.05, augment="none", schedule="cosine", nesterov=True
     ),
     sizes={"cells": CELLS, "width": WIDTH},
 )
-"""How cells are trained on a proxy, unless told otherwise; `docs/nas.md` has the study behind it."""
+"""How cells are trained on a proxy by default; `docs/nas.md` describes the study behind this."""
 REFERENCE_REGIME = Regime(
     protocol=Protocol(epochs=12, lr=0.1, augment="flip_crop", schedule="cosine", nesterov=True),
     sizes={"cells": CELLS, "width": WIDTH},
 )
-"""How they are trained on real images for a reference."""
+"""How cells are trained on real images for a reference by default."""
 SAMPLE = 100
-"""Cells that a search ranks, unless told otherwise."""
+"""The number of cells that a search ranks by default."""
 SCORE = "summed_loss"
-"""What ranks, unless told otherwise: the study's choice."""
+"""The score that a search ranks by, by default: the result of the same study."""
 _KERNELS = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One architecture: the operation on each of `EDGES`. Shapes are (channels, height, width) of an image."""
+    """One architecture: the operation on each of `EDGES`.
+
+    Shapes are those of an image: (channels, height, width).
+
+    >>> cell = Cell(("nor_conv_3x3", "none", "skip_connect", "none", "none", "skip_connect"))
+    >>> cell.name
+    '|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|skip_connect~2|'
+    >>> cell.index, cell.isomorph, cell.parameters()
+    (431, 431, 316346)
+    """
 
     operations: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """The architecture string."""
+        """The cell as it is written in the benchmark."""
         groups = [
             [f"{op}~{i}" for (i, j), op in zip(EDGES, self.operations, strict=True) if j == node]
             for node in (1, 2, 3)
@@ -66,24 +78,29 @@ class Cell:
 
     @property
     def index(self) -> int:
-        """Its number in the official order, 0..15624."""
+        """The number of the cell in the official order, 0..15624."""
         return _official_order()[1][self]
 
     @property
     def isomorph(self) -> int:
-        """The smallest index of a cell that computes the same function; equal for the cells of a class."""
+        """The smallest index of a cell that computes the same function: it identifies the class."""
         return _first_of_class()[self.canonical()]
 
     def facts(self) -> dict[str, int]:
-        """What there is to say of a cell beside its name and its costs."""
+        """Facts about the cell beside its name and its costs."""
         return {"isomorph": self.isomorph}
 
     def canonical(self) -> str:
-        """The function of the input that the cell computes, one text for each of the 6,466 classes.
+        """The function of the input that the cell computes, as a text.
 
-        An edge `none`, or one out of a node that is itself `#`, contributes `#`; `skip_connect` contributes its
-        source unchanged; a sum is written with its terms sorted (the de-duplication of the benchmark's authors: terms
-        `#` stay in the sum, and a sum of them is not `#` again).
+        There is one text for each of the 6,466 classes of isomorphic cells. The input is `0`, and
+        `#` stands for zero. An edge with the operation `none`, or from a node that is `#`,
+        contributes `#`. A `skip_connect` contributes its source unchanged. The terms of a sum are
+        sorted. As in the code of the benchmark's authors, terms `#` stay in the sum, and a sum of
+        such terms is not itself `#`.
+
+        >>> parse("|skip_connect~0|+|none~0|none~1|+|nor_conv_1x1~0|none~1|none~2|").canonical()
+        '#+#+(0)@nor_conv_1x1'
         """
         nodes = ["0"]
         for node in (1, 2, 3):
@@ -102,7 +119,7 @@ class Cell:
         cells: int = CELLS,
         width: int = WIDTH,
     ) -> int:
-        """Trainable numbers, in closed form."""
+        """The number of trainable parameters, in closed form."""
         c = width
         stem = 9 * shape[0] * c + 2 * c
         stages = sum(cells * self._edge_parameters(channels) for channels in (c, 2 * c, 4 * c))
@@ -118,9 +135,10 @@ class Cell:
         cells: int = CELLS,
         width: int = WIDTH,
     ) -> int:
-        """Multiply-adds of the convolutions and the linear layer for one image, the linear bias counted as one.
+        """The multiply-adds of the convolutions and the linear layer for one image.
 
-        Normalisation, activation and pooling are not counted: the benchmark's own convention.
+        The bias of the linear layer counts as one. Normalisation, activation and pooling are not
+        counted. This is the convention of the benchmark.
         """
         c, pixels = width, shape[1] * shape[2]
         stem = 9 * shape[0] * c * pixels
@@ -140,9 +158,13 @@ class Cell:
         cells: int = CELLS,
         width: int = WIDTH,
     ) -> "CellNetwork":
-        """The network with `cells` cells a stage, on the default device, with the weights of `initialise(network, 0, 0)`."""
+        """The network with `cells` cells in each stage, on the default device.
+
+        Its weights are those of `initialise(network, 0, 0)`. Raises `UserError` for images whose
+        height or width is not a multiple of 4.
+        """
         device = torch.get_default_device()
-        with torch.device("meta"):  # where no random numbers are drawn
+        with torch.device("meta"):  # no random numbers are drawn on this device
             network = CellNetwork(self, shape, num_classes, cells, width)
         network.to_empty(device=device)
         initialise(network, 0, 0)
@@ -159,19 +181,26 @@ class Cell:
 
 
 def _term(source: str, operation: str) -> str:
+    """What an edge contributes to the canonical text of its target node."""
     if operation == "none" or source == "#":
         return "#"
     return source if operation == "skip_connect" else f"({source})@{operation}"
 
 
 def _reduction_weights(channels: int) -> int:
-    """Weights of the reduction block that doubles `channels`: two 3x3 convolutions and the 1x1 of the shortcut."""
+    """The number of weights of the reduction block that doubles `channels`.
+
+    It has two 3x3 convolutions, and a 1x1 convolution in the shortcut.
+    """
     return 9 * channels * 2 * channels + 9 * (2 * channels) ** 2 + channels * 2 * channels
 
 
 @cache
 def _official_order() -> tuple[tuple[Cell, ...], dict[Cell, int]]:
-    """Every cell by index, and the indices: the benchmark's authors shuffled the lexicographic list with seed 88."""
+    """All cells in the official order, and the index of each.
+
+    The authors of the benchmark shuffled the lexicographic list with the seed 88.
+    """
     cells = [Cell(operations) for operations in product(OPERATIONS, repeat=len(EDGES))]
     Random(88).shuffle(cells)
     return tuple(cells), {cell: index for index, cell in enumerate(cells)}
@@ -187,13 +216,22 @@ def _first_of_class() -> dict[str, int]:
 
 
 def parse(text: str) -> Cell:
-    """The cell an architecture string describes; a `UserError` names the nearest valid string otherwise."""
+    """The cell that is written as `text`.
+
+    Raises a `UserError` that names the nearest valid cell if there is no such cell.
+
+    >>> parse("|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|").operations[3]
+    'skip_connect'
+    >>> parse("|none~0|+|none~0|none~1|+|skip~0|none~1|none~2|")
+    Traceback (most recent call last):
+    condense.errors.UserError: unknown NAS-Bench-201 cell ... `...|skip_connect~0|...`
+    """
     edges = [edge.rpartition("~")[::2] for edge in re.split(r"[|+]+", text.strip().strip("|"))]
     operations = tuple(op for op, _ in edges)
     known = len(edges) == len(EDGES) and set(operations) <= set(OPERATIONS)
     if known and Cell(operations).name == text.strip():
         return Cell(operations)
-    # Edge by edge, as misspelt operations and lost edges are what happens.
+    # Typical mistakes are misspelt operations and missing edges, so each edge is guessed by itself.
     guesses = [
         get_close_matches(op, OPERATIONS, n=1, cutoff=0.3) for op in operations[: len(EDGES)]
     ]
@@ -206,7 +244,13 @@ def parse(text: str) -> Cell:
 
 
 def architecture(key: int | str) -> Cell:
-    """The cell with this official index (0..15624, also as text) or architecture string; else a `UserError`."""
+    """The cell with this official index (0..15624, also as text), or written like this.
+
+    Raises `UserError` for any other key.
+
+    >>> architecture(6111).operations[0]
+    'nor_conv_3x3'
+    """
     if isinstance(key, str) and not key.isdecimal():
         return parse(key)
     if not 0 <= int(key) < SIZE:
@@ -215,7 +259,14 @@ def architecture(key: int | str) -> Cell:
 
 
 def sample(count: int | None = None, seed: int = 0) -> list[int]:
-    """Official indices of `count` different random cells, ascending; all of them without a `count`."""
+    """The indices of `count` different cells in ascending order; by default those of all cells.
+
+    The cells are drawn at random by `seed`. Raises `UserError` for a number that is not in
+    1..15625.
+
+    >>> len(sample(100, seed=0))
+    100
+    """
     if count is None:
         return list(range(SIZE))
     if not 1 <= count <= SIZE:
@@ -224,9 +275,14 @@ def sample(count: int | None = None, seed: int = 0) -> list[int]:
 
 
 class CellNetwork(Network):
-    """Stem, three stages of `cells` cells at 1, 2 and 4 times `width` channels, a reduction block between stages.
+    """The network of a cell: a stem, three stages of `cells` cells each, and a linear classifier.
 
-    Images [N, ch, H, W] with H and W multiples of 4 go to logits [N, num_classes].
+    The stages have 1, 2 and 4 times `width` channels, and there is a reduction block between two
+    stages. Raises `UserError` if the height or the width of the images is not a multiple of 4.
+
+    >>> network = CellNetwork(architecture(6111), (3, 8, 8), num_classes=10, cells=1, width=8)
+    >>> network(torch.rand(2, 3, 8, 8)).shape
+    torch.Size([2, 10])
     """
 
     def __init__(
@@ -235,7 +291,8 @@ class CellNetwork(Network):
         super().__init__()
         if shape[1] % 4 or shape[2] % 4:
             raise UserError(
-                f"NAS-Bench-201 networks halve images twice: height and width must be multiples of 4, got {shape}"
+                "NAS-Bench-201 networks halve images twice: "
+                f"height and width must be multiples of 4, got {shape}"
             )
         self.stem = nn.Sequential(
             nn.Conv2d(shape[0], width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
@@ -250,7 +307,11 @@ class CellNetwork(Network):
         self.classifier = nn.Linear(4 * width, num_classes)
 
     def observe(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The output of each stage, the last after its normalisation and ReLU, and the embedding [N, 4 * width]."""
+        """The maps and the embedding of images [N, ch, H, W].
+
+        The maps are the outputs of the stages; the last one is normalised and goes through a ReLU.
+        The embedding is [N, 4 * width].
+        """
         maps = []
         features = self.stem(x)
         for stage in self.stages:
@@ -261,7 +322,7 @@ class CellNetwork(Network):
 
 
 class _CellBlock(nn.Module):
-    """A cell at a fixed number of channels."""
+    """The layers of a cell, for a given number of channels."""
 
     def __init__(self, cell: Cell, channels: int):
         super().__init__()
@@ -291,7 +352,7 @@ def _relu_conv_bn(channels: int, out: int, kernel: int, stride: int = 1) -> nn.S
 
 
 class _Reduction(nn.Module):
-    """The residual block between two stages: half the resolution, twice the channels."""
+    """The residual block between two stages: it halves the resolution and doubles the channels."""
 
     def __init__(self, channels: int):
         super().__init__()

@@ -12,9 +12,11 @@ from click.testing import CliRunner, Result
 
 from benchmarks import results
 from benchmarks.campaign import __main__ as campaign
-from benchmarks.tables import accuracy, cells, embedding, published, render
+from benchmarks.campaign.sets import SetJob, condense_and_evaluate
+from benchmarks.tables import accuracy, bench, embedding, published, render
 from benchmarks.tables.__main__ import main
-from benchmarks.tables.cells import Entry, Found, Trained
+from benchmarks.tables.bench import Trained
+from benchmarks.tables.entries import Entry, EntryResult
 from benchmarks.tables.lines import DEFAULT, SCALES, SETTINGS, main_lines
 from benchmarks.tables.run import TABLES
 from condense import Protocol, Recipe, Score
@@ -23,6 +25,7 @@ from condense.methods import METHODS
 from condense.methods.recipes import RECIPES, published_as
 from condense.runs import shelf
 from condense.runs.shelf import Made, Selection
+from condense.study.workers import Workers
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,7 @@ def test_what_was_made_is_not_made_twice(folder: Path, monkeypatch: pytest.Monke
 
     for name in ("condense", "resume", "select"):
         monkeypatch.setattr(shelf, name, twice)
-    monkeypatch.setattr(cells, "train_many", twice)
+    monkeypatch.setattr(bench, "Repeats", twice)
     run(folder, "main")
     assert document(folder, "main")["entries"] == before
 
@@ -89,19 +92,19 @@ def test_stopped_and_started_again_it_ends_with_the_same_numbers(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(folder, "main")
-    train_many, started = cells.train_many, []
+    accuracy_of, started = bench.Repeats.accuracy, []
 
-    def interrupted(*args: Any, **options: Any) -> Any:
-        started.append(args)
+    def interrupted(networks: bench.Repeats, repeat: int) -> float:
+        started.append(repeat)
         if len(started) == 3:
-            signal.raise_signal(signal.SIGALRM)  # the end of the budget
-        return train_many(*args, **options)
+            signal.raise_signal(signal.SIGINT)
+        return accuracy_of(networks, repeat)
 
-    monkeypatch.setattr(cells, "train_many", interrupted)
+    monkeypatch.setattr(bench.Repeats, "accuracy", interrupted)
     flags = ("main", "--only", "random", "--only", "dm")
     stopped = run(tmp_path, *flags)
-    assert stopped.exit_code == 130  # before its time: a Ctrl-C
-    assert "the same command goes on" in stopped.stderr
+    assert stopped.exit_code == 130
+    assert "stopped after 0 of 2; the same command goes on" in stopped.stderr
     part = {entry["row"]: entry["missing_sets"] for entry in document(tmp_path, "main")["entries"]}
     assert (part["random"], part["dm"], part["datadam"]) == (1, 1, 2)
     assert "to come" in (tmp_path / "results" / "tables_main_smoke.md").read_text()
@@ -125,7 +128,9 @@ def test_only_what_is_asked_for_is_worked_on(tmp_path: Path) -> None:
     ("flags", "told"),
     [
         (["main", "--only", "datdam"], "--only"),
-        (["main", "--budget", "9"], "--budget"),
+        (["main", "--minutes", "0"], "--minutes 0"),
+        (["main", "--workers", "-1"], "--workers -1"),
+        (["main", "--cluster", "nowhere"], "--cluster nowhere"),
         (["main", "--scale", "cpu", "--data-dir", "nowhere"], "nowhere"),
     ],
 )
@@ -194,9 +199,9 @@ def test_a_row_says_what_is_known() -> None:
     score = Score((0.5, 0.52, 0.6, 0.62), 2)
     low, high = (100 * end for end in score.ci95)
     row = f"| dm | 56.0 | {low:.1f} to {high:.1f} | 2 x 2 (3 sets to come) | 26.0 ± 0.8 |"
-    assert row in render.markdown(table, {entry: Found(score, 3)})
+    assert row in render.markdown(table, {entry: EntryResult(score, 3)})
     assert "| dm | it diverged | | | 26.0 ± 0.8 |" in render.markdown(
-        table, {entry: Found(None, 1, "it diverged")}
+        table, {entry: EntryResult(None, 1, "it diverged")}
     )
 
 
@@ -212,14 +217,14 @@ def test_data_that_is_not_there_costs_its_own_entries_alone(
     assert str(tmp_path) in found["random", "cifar10 IPC 1"]["failed"]
 
 
-def test_a_failed_row_is_told_and_the_others_done(
+def test_a_failed_row_is_told_the_others_are_done_and_it_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     condense = shelf.condense
 
     def failing(dataset: Any, *, recipe: Recipe, **options: Any) -> Any:
         if recipe.method.name == "dm":
-            raise cells.UserError("the loss diverged")
+            raise bench.UserError("the loss diverged")
         return condense(dataset, recipe=recipe, **options)
 
     monkeypatch.setattr(shelf, "condense", failing)
@@ -227,6 +232,27 @@ def test_a_failed_row_is_told_and_the_others_done(
     found = {entry["row"]: entry for entry in document(tmp_path, "main")["entries"]}
     assert found["dm"]["failed"] == "the loss diverged"
     assert found["datadam"]["missing_sets"] == 0
+    monkeypatch.undo()
+    assert run(tmp_path, "main", "--only", "d[am]*").exit_code == 0
+    again = {entry["row"]: entry for entry in document(tmp_path, "main")["entries"]}
+    assert (again["dm"]["failed"], again["dm"]["missing_sets"]) == ("", 0)
+
+
+def test_tables_share_the_networks_of_the_campaign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set that the campaign evaluated is neither made nor trained on again."""
+    (first, *_) = [one for one in accuracy.main(SCALES["smoke"]).entries if one.row == "dm"]
+    made, workers = first.sets[0], Workers(workers=0, device="cpu")
+    place = campaign.Workplace(tmp_path, None, "", workers)
+    job = SetJob(line="dm", recipe=made.how, made=made, trained=first.trained)
+    condense_and_evaluate(place, "job", job=job)
+    assert not (tmp_path / "job.run").exists()
+    with place.tables(tmp_path / "tables.run") as work:
+        monkeypatch.setattr(bench, "Repeats", None)
+        (result,) = work.do("networks", first.networks(0)).values()
+    assert [result["accuracy"]] == place.record("job")["score"]["accuracies"]
+    assert not (tmp_path / "tables.run").exists()
 
 
 def test_numbers_of_an_embedding_against_their_definition() -> None:
@@ -255,31 +281,6 @@ def test_numbers_of_an_embedding_against_their_definition() -> None:
             ]
             votes.append(sum(labels[index] == c for index in nearest) > 5)
         assert found["own"][c] == pytest.approx(sum(votes) / 2)
-
-
-def test_scores_of_the_campaign_are_taken_for_the_same_sets_alone(tmp_path: Path) -> None:
-    work, entries = cells.Work(tmp_path), accuracy.main(SCALES["smoke"]).entries
-    entry = next(one for one in entries if one.row == "dm")
-    made, trained = entry.sets[0], entry.trained
-    facts = {"dataset": "digits", "ipc": made.ipc, "seed": made.seed, "recipe": made.how.to_json()}
-    record = {
-        "name": "job",
-        **facts,
-        "epochs": trained.protocol.epochs,
-        "score": {"accuracies": [0.25]},
-    }
-    for other in (
-        {"epochs": 7},
-        {"seed": 1, "ipc": 2},
-        {"recipe": made.how.to_json() | {"lr": 3.0}},
-    ):
-        work.adopt(entries, [record | other])
-    assert not (tmp_path / "scores").exists()
-    work.adopt(entries, [record])
-    assert work.accuracies(made, trained) == [0.25]
-    assert [work.found(one).missing for one in entries if one.row != "dm"] == [2] * (
-        len(entries) - 1
-    )
 
 
 def test_the_campaign_fills_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -313,9 +313,9 @@ def test_an_interrupted_online_condensation_goes_on_to_the_same_images(
 ):
     images = of_classes(world.dataset, world.order[:2]).train
     whole = dataclasses.replace(online, folder=tmp_path / "whole").condense(images)
-    from condense.runs import run
+    from condense.runs.engine import Engine
 
-    real, calls = run.Engine.step, []
+    real, calls = Engine.step, []
 
     def step(self, number):
         if number == 2 and not calls:
@@ -323,12 +323,12 @@ def test_an_interrupted_online_condensation_goes_on_to_the_same_images(
             raise Interrupted("power cut")
         return real(self, number)
 
-    monkeypatch.setattr(run.Engine, "step", step)
+    monkeypatch.setattr(Engine, "step", step)
     with pytest.raises(Interrupted):
         online.condense(images)
     resumed = online.condense(images)
     assert resumed.fingerprint == whole.fingerprint
-    monkeypatch.setattr(run.Engine, "step", lambda *_: pytest.fail("condensed twice"))
+    monkeypatch.setattr(Engine, "step", lambda *_: pytest.fail("condensed twice"))
     assert online.condense(images).fingerprint == whole.fingerprint
 
 

@@ -70,10 +70,12 @@ def test_it_measures_prints_and_resumes(
     ("arguments", "message"),
     [
         (["--dataset", "digits", "--steps", "3", "--out", "x"], "give one of 1, 2, 5, 10"),
+        ([*SMALL, "--minutes", "0", "--out", "x"], "--minutes 0: it must be above 0"),
+        ([*SMALL, "--cluster", "nowhere", "--out", "x"], "ray://HOST:PORT"),
         (["--data-dir", "nowhere"], "--dataset digits"),
         ([*SMALL, "--method", "herdign", "--out", "x"], "did you mean `herding`"),
         ([*SMALL, "--mode", "reply", "--out", "x"], "did you mean `replay`"),
-        (["--resume", "nowhere"], "holds no continual run"),
+        (["--resume", "nowhere"], "holds no run"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
@@ -89,3 +91,18 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert message in errors
     assert errors.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_time_did_not_allow_is_said_and_done_later_by_workers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    begin = ["continual", *QUICK, "--out", tmp_path / "run", "--minutes", "1e-4", "--json"]
+    code, out, errors = run(capsys, monkeypatch, *begin)
+    assert code == 0
+    assert json.loads(out)["random"]["final"] is None
+    assert "20 of 20 networks are still to be tested: go on with `continual --resume" in errors
+    go_on = ["continual", "--resume", tmp_path / "run", "--workers", "2", "--threads", "1"]
+    code, out, errors = run(capsys, monkeypatch, *go_on, "--json")
+    assert code == 0
+    assert json.loads(out)["random"]["final"]["mean"] > 0
+    assert "still" not in errors

@@ -16,9 +16,8 @@ from benchmarks.continual import difference
 from condense import UserError, load_dataset, recipe_for
 from condense.data.images import Dataset, Images
 from condense.runs.shelf import Shelf
-from condense.study.interrupt import Interrupted
 from condense.training.score import Statistic
-from continual import Plan, resume, run, scratch
+from continual import Plan, resume, run
 from continual import study as protocol
 from continual.memories import FEATURE_EPOCHS, memories, parse, quantised, separable
 from continual.results import Results, Row
@@ -40,13 +39,6 @@ PLAN = Plan(
 @pytest.fixture
 def shelf(world, tmp_path) -> Shelf:
     return Shelf(folder=tmp_path / "memories", preprocess=world.preprocess, quiet=True)
-
-
-def rows_of(folder: Path) -> list:
-    return sorted(
-        json.loads((folder / "rows.json").read_text()),
-        key=lambda row: json.dumps(row, sort_keys=True),
-    )
 
 
 # ---- memories
@@ -201,14 +193,12 @@ def test_a_run_is_complete_and_condenses_once(world, tmp_path, monkeypatch):
     assert len(results.rows) == 2 * 2 * 2 * 5
     made = [path.parent.name for path in (tmp_path / "a" / "memories").glob("*/set.safetensors")]
     assert sorted(name.split("-")[0] for name in made) == ["datadam", "random"]
-    for name in ("accuracy.png", "report.html", "summary.json", "rows.json"):
+    for name in ("accuracy.png", "report.html", "summary.json", "trials.sqlite"):
         assert (tmp_path / "a" / name).stat().st_size > 0
     told = json.loads((tmp_path / "a" / "summary.json").read_text())
     assert told["memory"]["random"] == {"images": 20, "uint8": 1280, "float32": 5120}
     values = [
-        row["accuracies"]
-        for row in rows_of(tmp_path / "a")
-        if row["method"] == TINY and row["step"] == 0
+        row.accuracies for row in results.rows.values() if row.method == TINY and row.step == 0
     ]
     assert told["methods"][TINY]["steps"][0]["mean"] == pytest.approx(
         fmean(v for accuracies in values for v in accuracies)
@@ -219,30 +209,14 @@ def test_a_run_is_complete_and_condenses_once(world, tmp_path, monkeypatch):
     last = [row for row in results.rows.values() if row.step == 4]
     assert all(sum(row.images) == len(world.dataset.test) for row in last)
 
-    monkeypatch.setattr("condense.runs.run.Engine.step", lambda *_: pytest.fail("condensed again"))
+    monkeypatch.setattr(
+        "condense.runs.engine.Engine.step", lambda *_: pytest.fail("condensed again")
+    )
     other = dataclasses.replace(PLAN, steps=2, methods=(TINY,), orders=1, repeats=1)
     run(world.dataset, other, tmp_path / "b", cache=tmp_path / "a" / "memories", quiet=True)
-    (tmp_path / "b" / "rows.json").unlink()
+    (tmp_path / "b" / "trials.sqlite").unlink()
     (tmp_path / "a" / "memories").rename(tmp_path / "moved")
     resume(tmp_path / "b", world.dataset, cache=tmp_path / "moved", quiet=True)
-
-
-def test_a_killed_run_ends_as_an_undisturbed_one(world, tmp_path, monkeypatch):
-    run(world.dataset, PLAN, tmp_path / "whole", quiet=True)
-    real, count = scratch.train, []
-
-    def train(*args, **options):
-        count.append(1)
-        if len(count) == 27:
-            raise Interrupted("power cut")
-        return real(*args, **options)
-
-    monkeypatch.setattr(scratch, "train", train)
-    with pytest.raises(Interrupted):
-        run(world.dataset, PLAN, tmp_path / "cut", quiet=True)
-    resume(tmp_path / "cut", world.dataset, quiet=True)
-    assert len(count) == 41  # 40 networks, and the one that was cut off
-    assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
 
 
 def test_bad_input_is_named_before_anything_is_made(world, tmp_path):
@@ -259,17 +233,21 @@ def test_bad_input_is_named_before_anything_is_made(world, tmp_path):
         ({"classes": 11}, "cannot take 11 classes of digits: it has 10"),
         ({"storage": "float16"}, "unknown storage"),
         ({"network": "convnet-d9"}, "d9"),
+        ({"device": "tpu"}, "--device"),
     ):
         with pytest.raises(UserError, match=re.escape(message)):
             run(world.dataset, dataclasses.replace(PLAN, **changes), out, quiet=True)
         assert not out.exists()
-    with pytest.raises(UserError, match="holds no continual run"):
+    with pytest.raises(UserError, match="--minutes 0: it must be above 0"):
+        run(world.dataset, PLAN, out, minutes=0, quiet=True)
+    with pytest.raises(UserError, match="holds no run"):
         resume(out)
+    assert not out.exists()
     quick = dataclasses.replace(PLAN, methods=("random",), orders=1, repeats=1, epochs=0)
     run(world.dataset, quick, out, quiet=True)
     with pytest.raises(UserError, match="--resume"):
         run(world.dataset, quick, out, quiet=True)
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match=r"holds another run \(plan.methods"):
         run(world.dataset, PLAN, out, quiet=True)
     with pytest.raises(UserError, match="found now has content"):
         resume(out, load_dataset("digits"))

@@ -87,6 +87,17 @@ def test_one_file_and_one_line_are_a_network(copy: Path) -> None:
 
 
 @pytest.mark.slow
+def test_one_file_and_one_line_are_a_search_space(copy: Path) -> None:
+    add(copy, "space.md", "SPACES = {\n")
+    assert "k3-w16" in command(copy, "nas", "arch", "1", "--space", "kernels")
+    flags = ["--sample", "2", "--held-out", "50", "--seeds", "1", "--epochs", "1", "--workers", "0"]
+    flags += ["--dataset", "digits", "--proxy", "random:1", "--out", "run", "--json"]
+    ranked = json.loads(command(copy, "nas", "--space", "kernels", *flags))
+    assert {row["arch"].split("-")[0] for row in ranked["architectures"]} <= {"k3", "k5", "k7"}
+    assert ranked["done"] == 4
+
+
+@pytest.mark.slow
 def test_one_file_and_one_line_are_a_continual_strategy(copy: Path) -> None:
     pytest.importorskip("avalanche")
     add(

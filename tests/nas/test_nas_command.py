@@ -177,7 +177,7 @@ def test_a_reference_is_trained_and_judges_a_search(capsys, monkeypatch, tmp_pat
 def test_flags_come_from_a_file(capsys, monkeypatch, tmp_path: Path) -> None:
     (tmp_path / "nas.toml").write_text(
         'dataset = "digits"\nspace = "nasbench201"\nsample = 2\nheld-out = 50\nseeds = 1\nepochs = 1\nworkers = 0\n'
-        'set = ["cells=1", "width=4"]\nproxy = ["random:1"]\nminutes = 0.0001\n'
+        'set = ["cells=1", "width=4"]\nproxy = ["random:1"]\nminutes = 5\n'
     )
     code, out, _ = run(
         capsys, monkeypatch, "--config", tmp_path / "nas.toml", "--out", tmp_path / "run", "--json"

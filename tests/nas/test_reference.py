@@ -114,7 +114,7 @@ def test_missing_and_damaged_files(tmp_path, small):
         b"\x80\x04\xff\xfe pickle",
     ):
         (tmp_path / "damaged.gz").write_bytes(content)
-        with pytest.raises(UserError, match="no readable CSV"):
+        with pytest.raises(UserError, match="not a readable CSV"):
             load(tmp_path / "damaged.gz", "nasbench201")
 
 
@@ -214,7 +214,7 @@ def test_official_file_needs_trust(official, tmp_path):
     torch.save({"weights": torch.zeros(3)}, tmp_path / "other.pth")
     (tmp_path / "text.pth").write_text("no pickle")
     for wrong in ("other.pth", "text.pth"):
-        with pytest.raises(UserError, match="no NAS-Bench-201 file"):
+        with pytest.raises(UserError, match="not a NAS-Bench-201 file"):
             from_official(tmp_path / wrong, trust_pickle=True)
     with pytest.raises(UserError, match="does not exist"):
         from_official(tmp_path / "none.pth", trust_pickle=True)

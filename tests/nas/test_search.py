@@ -315,7 +315,7 @@ def test_folders_are_not_mixed_up(digits, tmp_path):
     _search(digits, tmp_path / "run", sample=CELLS[:2], seeds=1)
     with pytest.raises(UserError, match="holds another search"):
         _search(digits, tmp_path / "run")
-    with pytest.raises(UserError, match="but digits found now has content"):
+    with pytest.raises(UserError, match="but digits now has content"):
         resume(tmp_path / "run", digits.hold_out(9, seed=0))
     (tmp_path / "run" / "search.json").write_text('{"plan": {"space": "nasbench201"}}')
     with pytest.raises(UserError, match="not of this version"):

@@ -17,7 +17,7 @@ from filelock import FileLock
 from condense import CondensedSet, UserError, condense, load_dataset, recipe_for, resume
 from condense.data.images import Dataset
 from condense.methods.base import Recipe
-from condense.runs.run import rehearse
+from condense.runs.rehearsal import rehearse
 
 CLI = [sys.executable, str(Path(__file__).parents[2] / "cli.py")]
 FLAGS = [

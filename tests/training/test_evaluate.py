@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import math
+import pickle
+import signal
+import time
 from importlib import import_module
 
 import pytest
@@ -15,7 +18,10 @@ from condense.errors import UserError
 from condense.methods.selection import select
 from condense.networks.build import build, initialise
 from condense.randomness import derive
-from condense.training.evaluate import evaluate
+from condense.study.interrupt import Interrupted
+from condense.study.trials import Trials
+from condense.study.workers import Workers
+from condense.training.evaluate import Evaluation, evaluate
 from condense.training.score import Score
 from condense.training.train import PROTOCOLS, Protocol, train
 
@@ -186,6 +192,122 @@ def test_evaluation_works_on_held_out_images(digits):
     assert accuracy * 100 == pytest.approx(round(accuracy * 100))  # of 100 images
     with pytest.raises(UserError, match=r"made from digits with content .* and the split"):
         run(condensed, digits)
+
+
+# ---- a study
+
+HERE = Workers(workers=0, threads=1, device="cpu")
+
+
+def test_what_is_in_the_store_is_not_trained_again(digits, whitened, tmp_path, monkeypatch):
+    file, counts = tmp_path / "evaluations.sqlite", []
+    report = lambda done, note="": counts.append((done, note.split()[0]))  # noqa: E731
+    two = run(whitened, digits, store=file)[NETWORK].accuracies
+    three = run(whitened, digits, repeats=3, store=file, progress=report)[NETWORK].accuracies
+    assert counts == [(3, NETWORK)]
+    assert three[:2] == two
+    assert three == run(whitened, digits, repeats=3)[NETWORK].accuracies
+    monkeypatch.setattr(import_module("condense.training.evaluate"), "train", None)
+    full = "convnet-d2-w16-instance-relu-avg"  # another name of the same network
+    assert run(whitened, digits, networks=full, repeats=3, store=file)[full].accuracies == three
+    with Trials(file) as store:
+        assert run(whitened, digits, repeats=3, store=store)[NETWORK].accuracies == three
+
+
+def test_a_store_mixes_no_evaluations(digits, whitened, tmp_path):
+    reduced = digits.hold_out(100, seed=0)
+    foreign = dataclasses.replace(whitened, provenance={})  # says of no split that it is its own
+    slower = dataclasses.replace(QUICK, lr=0.001)
+    kinds = [
+        (whitened, digits, {}),
+        (whitened, digits, {"seed": 1}),
+        (whitened, digits, {"protocol": slower}),
+        (whitened, digits, {"networks": "convnet-d1-w16"}),
+        (foreign, reduced, {}),
+        ([whitened, whitened], digits, {}),
+    ]
+
+    def measure(store):
+        measured = [run(*sets, **options, store=store) for *sets, options in kinds]
+        return [score.accuracies for scores in measured for score in scores.values()]
+
+    file = tmp_path / "evaluations.sqlite"
+    alone = measure(None)
+    assert measure(file) == alone
+    assert measure(file) == alone
+    with Trials(file) as store:
+        assert len(store) == 2 * len(kinds)  # the last one's first set was measured before
+
+
+def test_two_processes_measure_what_one_does(digits, whitened):
+    other = select("random", digits, 2, preprocess=whitened.preprocess, seed=1)
+    networks, sets = [NETWORK, "convnet-d1-w8"], [whitened, other]
+    expected = run(sets, digits, networks=networks, workers=HERE)
+    workers = Workers(workers=2, threads=1, device="cpu")
+    assert run(sets, digits, networks=networks, workers=workers) == expected
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_measures_what_one_process_does(digits, whitened):
+    ray = pytest.importorskip("ray")
+    workers = Workers(cluster="local", threads=1, device="cpu")
+    try:
+        found = run(whitened, digits, workers=workers)
+    finally:
+        ray.shutdown()
+    assert found == run(whitened, digits, workers=HERE)
+
+
+def test_at_the_end_of_the_time_scores_are_over_what_every_set_has(digits, whitened, tmp_path):
+    many = {"repeats": 4, "networks": [NETWORK, "mlp"], "store": tmp_path / "e.sqlite"}
+    two = [whitened, whitened]
+    assert run(two, digits, **many, minutes=1e-6) == {}
+
+    def report(done, note=""):
+        if done == 5:  # two repeats on both sets, the third on one
+            time.sleep(60)  # until the time is up
+
+    scores = run(two, digits, **many, minutes=4 / 60, progress=report)
+    assert scores == run(two, digits, store=many["store"])
+    assert list(scores) == [NETWORK]
+
+
+def test_an_interrupt_keeps_what_is_measured(digits, whitened, tmp_path):
+    def interrupt(done, note=""):
+        if done == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    options = {"repeats": 3, "progress": interrupt}
+    with pytest.raises(Interrupted, match="after 2 of 3; nothing is kept without a store"):
+        run(whitened, digits, **options)
+    with pytest.raises(Interrupted, match="after 2 of 3; the same call goes on"):
+        run(whitened, digits, **options, store=tmp_path / "e.sqlite")
+    with Trials(tmp_path / "e.sqlite") as store:
+        assert len(store) == 2
+
+
+def test_compiling_is_decided_by_all_repeats_whichever_are_left(
+    digits, whitened, tmp_path, monkeypatch
+):
+    pixels = []
+
+    def accelerate(network, passed, device):
+        pixels.append(passed)
+        return network
+
+    monkeypatch.setattr(import_module("condense.training.evaluate"), "accelerate", accelerate)
+    run(whitened, digits, repeats=3)
+    run(whitened, digits, repeats=1, store=tmp_path / "e.sqlite")
+    run(whitened, digits, repeats=3, store=tmp_path / "e.sqlite")
+    assert pixels[0] == pixels[2] == 3 * pixels[1]
+
+
+def test_a_bench_that_has_worked_travels_without_its_networks(digits, whitened):
+    bench = Evaluation.of(whitened, digits, NETWORK, 2, QUICK, seed=0)
+    size = len(pickle.dumps(bench))
+    result = bench.run(bench.tasks[0])
+    assert len(pickle.dumps(bench)) == size
+    assert pickle.loads(pickle.dumps(bench)).run(bench.tasks[0]) == result
 
 
 # ---- refusals

@@ -17,7 +17,7 @@ from condense.networks.base import Network
 from condense.networks.build import build
 from condense.runs.engine import Engine
 from condense.runs.pools import protocol_of
-from condense.runs.run import rehearse
+from condense.runs.rehearsal import rehearse
 from condense.sets.mosaics import decode
 from condense.training.pool import Pool, begin, train_pool
 

@@ -1,0 +1,89 @@
+"""The tasks of a continual run: each is done in one go, and its result is kept as one trial."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from condense.study.trials import Key
+from continual.results import Row
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchTask:
+    """One network that is trained from scratch on the memory after one step.
+
+    >>> task = ScratchTask("random", order=0, repeat=1, step=1)
+    >>> print(task)
+    a network on `random`, order 0, repeat 1, step 2
+    >>> [row] = task.rows({"accuracies": [0.75, 0.5], "images": [10, 30]})
+    >>> row.seen
+    0.5625
+    """
+
+    method: str
+    order: int
+    """The number of the class order, from 0."""
+    repeat: int
+    """The number of the network among those that share its order and step, from 0."""
+    step: int
+    """From 0."""
+
+    @property
+    def key(self) -> Key:
+        """What the result is stored under."""
+        return Key.of("scratch", **dataclasses.asdict(self))
+
+    def rows(self, result: dict[str, Any]) -> list[Row]:
+        """The one row that the result stands for."""
+        return [Row(**dataclasses.asdict(self), **_tuples(result))]
+
+    def __str__(self) -> str:
+        """The task in a few words, for messages."""
+        step = self.step + 1
+        return (
+            f"a network on `{self.method}`, order {self.order}, repeat {self.repeat}, step {step}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTask:
+    """One run of an Avalanche strategy through a whole stream, since it can only start at step 0.
+
+    >>> task = StreamTask("class-balanced", order=0, repeat=1)
+    >>> print(task)
+    a stream with `class-balanced`, order 0, repeat 1
+    >>> rows = task.rows({"accuracies": [[0.9], [0.75, 0.5]], "images": [[10], [10, 30]]})
+    >>> [row.seen for row in rows]
+    [0.9, 0.5625]
+    """
+
+    method: str
+    order: int
+    """The number of the class order, from 0."""
+    repeat: int
+    """The number of the stream among those that share its order, from 0."""
+
+    @property
+    def key(self) -> Key:
+        """What the result is stored under."""
+        return Key.of("replay", **dataclasses.asdict(self))
+
+    def rows(self, result: dict[str, Any]) -> list[Row]:
+        """The rows of all steps."""
+        steps = zip(result["accuracies"], result["images"], strict=True)
+        return [
+            Row(
+                **dataclasses.asdict(self),
+                step=step,
+                **_tuples({"accuracies": accuracies, "images": images}),
+            )
+            for step, (accuracies, images) in enumerate(steps)
+        ]
+
+    def __str__(self) -> str:
+        """The task in a few words, for messages."""
+        return f"a stream with `{self.method}`, order {self.order}, repeat {self.repeat}"
+
+
+def _tuples(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(values) for name, values in result.items()}

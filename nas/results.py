@@ -1,0 +1,216 @@
+"""What a search has found so far: its ranking or its reference table, what to know, and the files.
+
+ranking.csv/.json  the candidates, best first, with every score and, with a reference, its agreement
+scatter-*.png      each proxy's scores against the truth, if there is a reference
+report.html        the ranking as a page
+reference.csv      made by a reference run in place of a ranking: the truth for other searches
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from condense.study.study import Study
+from condense.study.trials import Trials
+from nas.plan import SearchPlan, write_plan
+from nas.ranking import Ranking, collect
+from nas.reference import OFFICIAL, OFFICIAL_SPACE, Reference, load
+from nas.report import write_report
+from nas.spaces import space
+from nas.training import SearchTask
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The progress of a search, and what it has found so far.
+
+    >>> result = SearchResult(Path("runs/search"), done=3, total=12, ranking=None, notes=())
+    >>> result.done < result.total
+    True
+    """
+
+    folder: Path
+    done: int
+    """Finished trainings."""
+    total: int
+    """All trainings."""
+    ranking: Ranking | None
+    """None for a reference run."""
+    notes: tuple[str, ...]
+    """What a reader should know: what is missing, what diverged, and what could not be checked."""
+
+
+def store_path(folder: Path, plan: SearchPlan) -> Path:
+    """The file of the store: the one that the plan names, or one in the folder of the search.
+
+    >>> from condense.data.catalogue import Source
+    >>> plan = SearchPlan(
+    ...     space="nasbench201", source=Source(name="digits"), fingerprint="0123",
+    ...     proxies=("random",), indices=(5, 7), seeds=2, regime=space("nasbench201").REGIME,
+    ...     held_out=100, num_classes=10,
+    ... )
+    >>> store_path(Path("run"), plan).name
+    'trials.sqlite'
+    """
+    return Path(plan.store) if plan.store else folder / "trials.sqlite"
+
+
+def result_of(folder: Path, plan: SearchPlan, store: Trials) -> SearchResult:
+    """What the trainings in the store say so far about the search in `folder`.
+
+    >>> from condense.data.catalogue import Source
+    >>> plan = SearchPlan(
+    ...     space="nasbench201", source=Source(name="digits"), fingerprint="0123",
+    ...     proxies=("random",), indices=(5, 7), seeds=2, regime=space("nasbench201").REGIME,
+    ...     held_out=100, num_classes=10, recipes={"random": ("4567", "epochs=20")},
+    ... )
+    >>> result_of(Path("run"), plan, Trials(":memory:")).notes
+    ('4 of 4 trainings are still to be made: resume the search',)
+    """
+    study = Study(store, plan.tasks(), plan.keys.of)
+    done, total = study.done, study.total
+    ranking = ranking_of(plan, store, truth_of(plan)) if plan.ranks else None
+    return SearchResult(folder, done, total, ranking, tuple(_notes(plan, ranking, done, total)))
+
+
+def write_result(folder: Path, plan: SearchPlan, store: Trials) -> SearchResult:
+    """Write what the search has found so far, and its progress, into `folder`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from condense.data.catalogue import Source
+    >>> plan = SearchPlan(
+    ...     space="nasbench201", source=Source(name="digits"), fingerprint="0123",
+    ...     proxies=("random",), indices=(5, 7), seeds=2, regime=space("nasbench201").REGIME,
+    ...     held_out=100, num_classes=10, recipes={"random": ("4567", "epochs=20")},
+    ... )
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = write_result(Path(folder), plan, Trials(":memory:"))
+    ...     [path.name for path in Path(folder).iterdir()]
+    ['search.json']
+    """
+    result = result_of(folder, plan, store)
+    write_plan(folder, plan, done=result.done, total=result.total)
+    if result.ranking is None:
+        table = _reference(plan, store)
+        if any(np.isfinite(values).any() for values in table.columns.values()):
+            table.save(folder / "reference.csv")
+    elif len(result.ranking):
+        result.ranking.save(folder)
+        write_report(folder, result.ranking, result.notes, _facts(plan))
+    return result
+
+
+def ranking_of(plan: SearchPlan, store: Trials, truth: NDArray[np.float64] | None) -> Ranking:
+    """The ranking by the trainings in the store so far.
+
+    `truth` holds the test accuracies of all candidates, or is None.
+
+    >>> from condense.data.catalogue import Source
+    >>> plan = SearchPlan(
+    ...     space="nasbench201", source=Source(name="digits"), fingerprint="0123",
+    ...     proxies=("random",), indices=(5, 7), seeds=2, regime=space("nasbench201").REGIME,
+    ...     held_out=100, num_classes=10, by="random accuracy",
+    ...     recipes={"free": ("free", "baselines"), "random": ("4567", "epochs=20")},
+    ... )
+    >>> len(ranking_of(plan, Trials(":memory:"), truth=None))
+    0
+    """
+    return collect(store, plan.keys, plan.indices, plan.seeds, plan.by, truth)
+
+
+def truth_of(plan: SearchPlan) -> NDArray[np.float64] | None:
+    """The test accuracies of all candidates in [0, 1], or None without a reference.
+
+    Raises `UserError` if the reference cannot be read, or lacks a candidate.
+
+    >>> from condense.data.catalogue import Source
+    >>> plan = SearchPlan(
+    ...     space="nasbench201", source=Source(name="digits"), fingerprint="0123",
+    ...     proxies=("random",), indices=(5, 7), seeds=2, regime=space("nasbench201").REGIME,
+    ...     held_out=100, num_classes=10,
+    ... )
+    >>> truth_of(plan) is None
+    True
+    """
+    if plan.reference is None:
+        return None
+    return load(plan.reference, plan.space).truth(plan.source.name, plan.indices)
+
+
+def _notes(plan: SearchPlan, ranking: Ranking | None, done: int, total: int) -> list[str]:
+    notes = []
+    if done < total:
+        notes.append(f"{total - done} of {total} trainings are still to be made: resume the search")
+    if ranking is None:
+        return notes
+    if ranking.truth is None:
+        notes.append(
+            f"no reference for {plan.source.name}: this is a ranking, but nothing here says "
+            f"how far it can be trusted; {_remedy(plan)}"
+        )
+    if plan.seen:
+        notes.append(
+            f"{', '.join(plan.seen)}: condensed from images that include those held out to score "
+            "by, which flatters accuracy and held_loss; to be strict, condense with "
+            f"--hold-out {plan.held_out}"
+        )
+    for proxy, counts in ranking.diverged.items():
+        if counts.any():
+            notes.append(
+                f"{proxy}: {counts.sum():.0f} trainings of {(counts > 0).sum()} architectures "
+                "diverged; a score is the mean of the others, and an architecture without any "
+                "ranks last"
+            )
+    return notes
+
+
+def _remedy(plan: SearchPlan) -> str:
+    """How a user can get a reference for the dataset of the plan."""
+    if plan.space == OFFICIAL_SPACE and f"{plan.source.name}_test" in OFFICIAL:
+        return (
+            "put nasbench201.csv.gz into the data folder, or make it from the official file with "
+            "`nas convert`"
+        )
+    return (
+        f"train one with `nas reference --space {plan.space} --dataset {plan.source.name}`, and "
+        "pass it with --reference"
+    )
+
+
+def _reference(plan: SearchPlan, store: Trials) -> Reference:
+    """The table of the networks that are trained so far.
+
+    Accuracies are means over the seeds, in percent. A network that diverged counts as guessing.
+    """
+    module, name, keys = space(plan.space), plan.source.name, plan.keys
+    columns = {f"{name}_{split}": np.full(module.SIZE, np.nan) for split in ("valid", "test")}
+    columns |= {"n_seeds": np.full(module.SIZE, np.nan), "diverged": np.full(module.SIZE, np.nan)}
+    (proxy,) = keys.proxies
+    stored = {key: trial.result["scores"] for key, trial in store.find(keys.kind).items()}
+    for index in plan.indices:
+        tasks = [SearchTask(seed, index, proxy) for seed in range(plan.seeds)]
+        runs = [run for task in tasks if (run := stored.get(keys.of(task)))]
+        if not runs:
+            continue
+        for split, score in (("valid", "accuracy"), ("test", "test")):
+            values = [1 / plan.num_classes if run["diverged"] else run[score] for run in runs]
+            columns[f"{name}_{split}"][index] = 100 * float(np.mean(values))
+        columns["n_seeds"][index] = len(runs)
+        columns["diverged"][index] = sum(run["diverged"] for run in runs)
+    return Reference(plan.space, "this run", columns)
+
+
+def _facts(plan: SearchPlan) -> dict[str, Any]:
+    """The settings of the search, for the report."""
+    return {
+        "space": plan.space,
+        "dataset": f"{plan.source.name} ({plan.fingerprint})",
+        "candidates": len(plan.indices),
+        "trainings of each on each proxy": plan.seeds,
+        "held-out training images": plan.held_out,
+        "reference": plan.reference or "none",
+        "proxies": {name: " ".join(recipe) for name, recipe in plan.recipes.items()},
+    }
