@@ -298,7 +298,18 @@ class Describer:
 
 
 class Calibrator:
-    """The fully trained network to calibrate under; each step gives it its weights."""
+    """The fully trained network to calibrate under; each step gives it its weights.
+
+    `compiled` says whether to fuse the operations between two convolutions. `logits` maps images
+    [N, ch, H, W] to their logits [N, classes].
+
+    >>> from condense import load_dataset, recipe_for
+    >>> digits = load_dataset("digits")
+    >>> recipe = recipe_for("dance", "digits", digits.shape, 1).override({"network": "mlp"})
+    >>> last = Calibrator(recipe, digits, torch.device("cpu"), compiled=False)
+    >>> last.logits(torch.zeros(3, 1, 8, 8)).shape
+    torch.Size([3, 10])
+    """
 
     def __init__(
         self, recipe: Recipe, dataset: Dataset, device: torch.device, *, compiled: bool
