@@ -26,7 +26,10 @@ class Entry(NamedTuple):
 
     about: str
     load: Callable[[Path, int | None, bool], Dataset]
-    """Given the folder of data, the side in pixels (None: the usual one) and whether to download."""
+    """Given the folder of data, the side in pixels (None.
+
+    The usual one) and whether to download.
+    """
 
 
 def _imagenet(name: str, usual: int) -> Callable[[Path, int | None, bool], Dataset]:

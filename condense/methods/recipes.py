@@ -141,7 +141,7 @@ RECIPES: dict[str, Callable[[str, tuple[int, int, int], int], Recipe]] = {
 
 
 def summary(name: str) -> str:
-    """What the recipe called `name` is, in a sentence; of a method as published, what its file says.
+    """What the recipe called `name` is, in a sentence: for a method, what its file says.
 
     >>> summary("dm")
     'DM: match the mean of the last features under random networks.'

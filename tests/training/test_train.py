@@ -43,7 +43,10 @@ class Recorder:
 
 
 def test_train_is_the_published_protocol():
-    """SGD with momentum and L2 written out; after pass 5 // 2 + 1 = 3 a tenth of the rate and the momentum from zero."""
+    """SGD with momentum and L2 written out.
+
+    After pass 5 // 2 + 1 = 3 a tenth of the rate and the momentum from zero.
+    """
     images, labels = some_images(10)
     ours, reference = network(), network()
     train(ours, images, labels, PLAIN, seed=7)
