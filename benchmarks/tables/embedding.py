@@ -35,6 +35,8 @@ from condense.training.train import accuracy, train
 
 _NEIGHBOURS = 10
 _BATCH = 100
+_DOTS: dict[str, Any] = {"s": 6, "alpha": 0.35, "linewidths": 0}
+_STARS: dict[str, Any] = {"s": 70, "marker": "*", "edgecolors": "black", "linewidths": 0.6}
 HEADERS = ["set", "with their own class, %", "95 % interval"]
 HEADERS += ["offset of the class mean", "95 % interval"]
 
@@ -163,9 +165,8 @@ def draw(folder: Path, title: str, document: dict[str, Any]) -> None:
         places, classes = np.array(document["map"][name]), np.array(document["labels"][name])
         for c, label in enumerate(document["classes"]):
             colour = f"C{c % 10}"
-            axes.scatter(*real[labels == c].T, 6, colour, alpha=0.35, linewidths=0, label=label)
-            stars: dict[str, Any] = {"edgecolors": "black", "linewidths": 0.6}
-            axes.scatter(*places[classes == c].T, 70, colour, "*", **stars)
+            axes.scatter(*real[labels == c].T, color=colour, label=label, **_DOTS)
+            axes.scatter(*places[classes == c].T, color=colour, **_STARS)
         told = f"{name}: {document['plan']['ipc']} images per class (stars) among real ones"
         axes.set(title=told, xticks=[], yticks=[])
         figure.legend(loc="outside right center", frameon=False, markerscale=2)
