@@ -85,12 +85,7 @@ class ScratchBench:
         initialise(network, seed, task.repeat)
         augment = make_augment(self.protocol.augment, memory.preprocess.to(self.device))
         train(
-            fast,
-            images,
-            labels,
-            self.protocol,
-            derive(seed, "train", task.repeat),
-            augment=augment,
+            fast, images, labels, self.protocol, derive(seed, "train", task.repeat), augment=augment
         )
         tests, (pixels, truth) = self._tests(task.order, task.step), self._test
         return {

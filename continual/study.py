@@ -259,11 +259,7 @@ class _Run:
         return self.results
 
     def _measure(
-        self,
-        study: Study[Any],
-        bench: Bench[Any],
-        workers: Workers,
-        time_is_up: Callable[[], bool],
+        self, study: Study[Any], bench: Bench[Any], workers: Workers, time_is_up: Callable[[], bool]
     ) -> None:
         """Do what is left with one method."""
         tasks = {task.key: task for task in study.tasks}

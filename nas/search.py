@@ -35,14 +35,7 @@ from nas.plan import (
 from nas.proxies import make_proxies, seen_held_out
 from nas.ranking import column_names
 from nas.regime import Regime
-from nas.results import (
-    SearchResult,
-    ranking_of,
-    result_of,
-    store_path,
-    truth_of,
-    write_result,
-)
+from nas.results import SearchResult, ranking_of, result_of, store_path, truth_of, write_result
 from nas.spaces import space
 from nas.training import SearchBench
 from nas.watch import watched

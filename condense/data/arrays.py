@@ -206,8 +206,7 @@ def npz(name: str, resolution: int | None) -> Dataset:
     if names.shape != values.shape:
         raise UserError(
             f"{path}: `class_names` has shape {list(names.shape)}, but `train_labels` has images "
-            f"of {len(values)} classes; "
-            "give one name for each, in the order of the labels"
+            f"of {len(values)} classes; give one name for each, in the order of the labels"
         )
     classes = [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()]
     train, test = (

@@ -359,8 +359,7 @@ def check_ipc(dataset: Dataset, ipc: int, formation: int = 1) -> None:
         if formation > 1:
             raise UserError(
                 f"ipc {ipc} in formation {formation} starts from {ipc * formation**2} images a "
-                f"class, and class `{name}` of "
-                f"{dataset.name} has {size}: lower the ipc"
+                f"class, and class `{name}` of {dataset.name} has {size}: lower the ipc"
             )
         raise UserError(
             f"ipc {ipc} is more than class `{name}` of {dataset.name} has: {size} training "

@@ -135,11 +135,7 @@ def measure(
         study = Study(trials, bench.tasks, bench.key)
         with progress("evaluate", study.total, study.done, quiet=quiet) as report:
             study.work(
-                bench,
-                workers,
-                bench.reporter(report),
-                how_to_go_on=how_to_go_on,
-                minutes=minutes,
+                bench, workers, bench.reporter(report), how_to_go_on=how_to_go_on, minutes=minutes
             )
         scores = bench.scores(study.results())
         return Measured(
