@@ -203,6 +203,51 @@ def require(name: str, value: Any, valid: bool, accepted: str) -> None:
         raise UserError(f"`{name}` is {value!r}: it must be {accepted}")
 
 
+def at_least(least: float, config: Any, *names: str) -> None:
+    """Raise a `UserError` unless these fields of `config` are `least` or more, or None.
+
+    >>> @dataclass
+    ... class Walk:
+    ...     steps: int | None
+    >>> at_least(1, Walk(None), "steps")
+    >>> at_least(1, Walk(0), "steps")
+    Traceback (most recent call last):
+    condense.errors.UserError: `steps` is 0: it must be 1 or more
+    """
+    for name in names:
+        value = getattr(config, name)
+        require(name, value, value is None or value >= least, f"{least} or more")
+
+
+def above(bound: float, config: Any, *names: str) -> None:
+    """Raise a `UserError` unless these fields of `config` are above `bound`.
+
+    >>> @dataclass
+    ... class Walk:
+    ...     rate: float
+    >>> above(0, Walk(0.0), "rate")
+    Traceback (most recent call last):
+    condense.errors.UserError: `rate` is 0.0: it must be above 0
+    """
+    for name in names:
+        require(name, getattr(config, name), getattr(config, name) > bound, f"above {bound}")
+
+
+def check_literals(config: Any) -> None:
+    """Raise a `UserError` unless each `Literal` field of a dataclass has one of its values.
+
+    >>> @dataclass
+    ... class Walk:
+    ...     pace: Literal["slow", "fast"]
+    >>> check_literals(Walk("steady"))
+    Traceback (most recent call last):
+    condense.errors.UserError: `pace` is 'steady': it must be slow or fast
+    """
+    for setting in described(type(config)):
+        if get_origin(setting.kind) is Literal:
+            read_value(setting.kind, getattr(config, setting.name), setting.name)
+
+
 # ---- reading
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from condense.data.images import Dataset
 from condense.errors import UserError, unknown
+from condense.settings import at_least
 from condense.training import train as training
 from condense.training.train import Protocol
 from continual.tasks import ScratchTask, StreamTask
@@ -69,9 +70,7 @@ class Plan:
     """`auto`, `cpu` or `cuda`; `auto` takes a GPU where there is one."""
 
     def __post_init__(self) -> None:
-        for name in ("ipc", "orders", "repeats", "batch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"`{name}` is {getattr(self, name)}: it must be 1 or more")
+        at_least(1, self, "ipc", "orders", "repeats", "batch")
         if self.mode not in MODES:
             raise unknown("mode", self.mode, MODES)
         if self.storage not in ("uint8", "float32"):

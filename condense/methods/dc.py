@@ -20,12 +20,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from condense.data.augment import make_augment
-from condense.data.batches import RealImages
-from condense.methods.base import Learner, Looping, Problem
-from condense.networks import build as networks
+from condense.methods.base import Learner, Loop, Looping, Problem
 from condense.randomness import generator
-from condense.settings import require
+from condense.settings import above, at_least, require
 from condense.training.descent import CrossEntropy
 
 _LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -60,9 +57,8 @@ class DC(Looping):
     """The momentum of the network, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        require("outer_loops", self.outer_loops, self.outer_loops >= 1, "1 or more")
-        require("inner_loops", self.inner_loops, self.inner_loops >= 1, "1 or more")
-        require("net_lr", self.net_lr, self.net_lr > 0, "above 0")
+        at_least(1, self, "outer_loops", "inner_loops")
+        above(0, self, "net_lr")
         require("net_momentum", self.net_momentum, 0 <= self.net_momentum < 1, "in [0, 1)")
 
     @classmethod
@@ -82,7 +78,7 @@ class DC(Looping):
         return GradientMatching(self, problem)
 
 
-class GradientMatching(Learner):
+class GradientMatching(Loop):
     """The learner of algorithm 1.
 
     For a given network the classes do not depend on each other. Each class is therefore moved as
@@ -104,20 +100,13 @@ class GradientMatching(Learner):
     ['distance']
     """
 
+    method: DC
+
     def __init__(self, method: DC, problem: Problem) -> None:
-        dataset, recipe, device = problem.dataset, problem.recipe, problem.device
-        num_classes = len(dataset.classes)
-        self.method, self.recipe, self.seed = method, recipe, problem.seed
-        network = networks.build(recipe.network, dataset.shape, num_classes).to(device).train()
-        self.loss = CrossEntropy(network, recipe.network)
-        self.augment = make_augment(recipe.augment)
-        self.real = RealImages(
-            dataset, problem.start.preprocess, recipe.real_batch, problem.seed, device
-        )
-        self.classes = torch.arange(num_classes, device=device)
-        self.images = problem.start.images.to(device, torch.float32, copy=True)
+        super().__init__(method, problem)
+        self.loss = CrossEntropy(problem.network(), self.recipe.network)
+        self.real = problem.real()
         self.momentum = torch.zeros_like(self.images)
-        self.per_class = len(self.images) // num_classes
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Match and train one network.
