@@ -1,6 +1,7 @@
 """The `nas` command and what is below it: parse, call, print; no logic."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,21 +188,13 @@ def nas(
                 f"{', '.join(fixed)} cannot change in a search that is under way: "
                 "leave it out or start another"
             )
-        found = search.resume(
-            session.resume, workers=workers, minutes=session.minutes, quiet=session.json
-        )
-        _tell(found, session.json)
+        further = {"workers": workers, "minutes": session.minutes, "quiet": session.json}
+        _tell(search.resume(session.resume, **further), session.json)
     else:
-        job = _job(data, trainings, trainings.regime("REGIME"), session)
-        found = search.search(
-            workers=workers,
-            proxies=judged.proxy,
-            by=judged.by,
-            reference=judged.reference,
-            out=session.out or f"runs/nas-{trainings.space}",
-            **job,
-        )
-        _tell(found, session.json)
+        choices = {"proxies": judged.proxy, "by": judged.by, "reference": judged.reference}
+        choices["regime"] = trainings.regime("REGIME")
+        out = session.out or f"runs/nas-{trainings.space}"
+        _work(search.search, data, trainings, workers, session, out=out, **choices)
 
 
 def _given(context: click.Context) -> dict[str, str]:
@@ -214,22 +207,31 @@ def _given(context: click.Context) -> dict[str, str]:
     }
 
 
-def _job(data: Data, trainings: Trainings, regime: "Regime", session: Session) -> dict[str, Any]:
-    """What a search and a reference run are called with alike."""
+def _work(
+    make: Callable[..., "SearchResult"],
+    data: Data,
+    trainings: Trainings,
+    workers: "Workers",
+    session: Session,
+    **choices: Any,
+) -> None:
+    """Call the function `make` with what a search and a reference run have in common; tell all."""
     source = data.source()
-    return {
-        "dataset": source.load(download=data.download),
-        "source": source,
-        "space_name": trainings.name(),
-        "sample": trainings.sample,
-        "seeds": trainings.seeds,
-        "seed": trainings.seed,
-        "held_out": trainings.held_out,
-        "store": session.store,
-        "regime": regime,
-        "minutes": session.minutes,
-        "quiet": session.json,
-    }
+    found = make(
+        source.load(download=data.download),
+        source=source,
+        space_name=trainings.name(),
+        sample=trainings.sample,
+        seeds=trainings.seeds,
+        seed=trainings.seed,
+        held_out=trainings.held_out,
+        store=session.store,
+        workers=workers,
+        minutes=session.minutes,
+        quiet=session.json,
+        **choices,
+    )
+    _tell(found, session.json)
 
 
 @nas.command(
@@ -263,11 +265,9 @@ def reference(
     """
     from nas import search
 
-    job = _job(data, trainings, trainings.regime("REFERENCE_REGIME"), session)
+    choices = {"images": truth.images, "regime": trainings.regime("REFERENCE_REGIME")}
     out = session.out or f"runs/reference-{trainings.space}"
-    _tell(
-        search.train_reference(workers=workers, images=truth.images, out=out, **job), session.json
-    )
+    _work(search.train_reference, data, trainings, workers, session, out=out, **choices)
 
 
 @nas.command(cls=Command, parts={"output": Part(kind=Printed, heading=Heading.OUTPUT)})
