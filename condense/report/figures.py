@@ -3,12 +3,14 @@
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from condense.files import write_bytes
 from condense.training.score import Measured
 
 if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from PIL import Image
 
@@ -20,10 +22,7 @@ def bars(path: str | Path, scores: Mapping[str, Measured], title: str = "") -> P
     >>> bars("bars.png", {"random": Score((0.3, 0.4)), "dm": Score((0.5, 0.6))}).name
     'bars.png'
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 0.9 + 0.42 * len(scores)), layout="constrained", dpi=150)
-    axes = figure.subplots()
+    figure, axes = panel(6.4, 0.9 + 0.42 * len(scores), grid="x")
     means = [100 * score.mean for score in scores.values()]
     arms = [
         [100 * abs(score.ci95[end] - score.mean) for score in scores.values()] for end in (0, 1)
@@ -40,13 +39,42 @@ def bars(path: str | Path, scores: Mapping[str, Measured], title: str = "") -> P
     axes.set_yticks(range(len(scores)), list(scores))
     axes.invert_yaxis()
     axes.set(xlabel="test accuracy, %", title=title)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_bytes(Path(path), buffer.getvalue())
-    return Path(path)
+    return save_figure(figure, Path(path))
+
+
+def panels(
+    width: float, height: float, rows: int = 1, columns: int = 1, grid: str = "both", **shared: Any
+) -> "tuple[Figure, np.ndarray]":
+    """An empty figure of `width` x `height` inches, and its axes [rows, columns].
+
+    `grid` is the direction of the grid lines: `both`, `x`, `y` or ``. What is `shared` is passed on
+    to `Figure.subplots`.
+
+    >>> figure, axes = panels(6, 4, columns=2, sharey=True)
+    >>> axes.shape
+    (1, 2)
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
+    axes = figure.subplots(rows, columns, squeeze=False, **shared)
+    for one in axes.flat:
+        one.spines[["top", "right"]].set_visible(False)
+        if grid:
+            one.grid(axis=grid, alpha=0.3)
+    return figure, axes
+
+
+def panel(width: float, height: float, grid: str = "both") -> "tuple[Figure, Axes]":
+    """The same with a single panel: the figure and its axes.
+
+    >>> figure, axes = panel(6, 4)
+    >>> figure.axes == [axes]
+    True
+    """
+    figure, axes = panels(width, height, grid=grid)
+    return figure, axes.item()
 
 
 def png_bytes(image: "Image.Image") -> bytes:
