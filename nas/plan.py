@@ -116,10 +116,7 @@ def change(regime: Regime, **changes: Any) -> Regime:
     def among(names: Collection[str]) -> dict[str, Any]:
         return {name: value for name, value in changes.items() if name in names}
 
-    sizes = {
-        name: (read_text if isinstance(value, str) else read_value)(int, value, name)
-        for name, value in among(regime.sizes).items()
-    }
+    sizes = {name: read_text(int, value, name) for name, value in among(regime.sizes).items()}
     return dataclasses.replace(
         replaced(regime, among(outer)),
         protocol=replaced(regime.protocol, among(inner)),

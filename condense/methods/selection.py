@@ -46,11 +46,12 @@ def select(
     *,
     preprocess: Preprocess,
     seed: int,
-    network: str = "convnet",
-    feature_epochs: int = FEATURE_EPOCHS,
     device: str = "auto",
+    **options: Any,
 ) -> CondensedSet:
     """The training images that `indices` chooses, as a `CondensedSet` with `preprocess`.
+
+    `options` are its `network` and `feature_epochs`.
 
     >>> from condense import load_dataset
     >>> from condense.data.preprocess import make_preprocess
@@ -59,21 +60,12 @@ def select(
     >>> select("random", digits, 2, preprocess=preprocess, seed=0).labels[:6]
     tensor([0, 0, 1, 1, 2, 2])
     """
-    options: dict[str, Any] = (
-        {} if method == "random" else {"network": network, "feature_epochs": feature_epochs}
-    )
-    chosen = indices(
-        method, dataset, ipc, preprocess=preprocess, seed=seed, device=device, **options
-    )
-    return _packed(
-        dataset,
-        preprocess.apply(dataset.train.pixels[chosen]),
-        preprocess,
-        method=method,
-        ipc=ipc,
-        seed=seed,
-        **options,
-    )
+    given = {"preprocess": preprocess, "seed": seed, "device": device, **options}
+    chosen = indices(method, dataset, ipc, **given)
+    facts = {} if method == "random" else {"network": "convnet", "feature_epochs": FEATURE_EPOCHS}
+    facts |= {"method": method, "seed": seed} | {key: options.get(key, facts[key]) for key in facts}
+    images = preprocess.apply(dataset.train.pixels[chosen])
+    return _packed(dataset, images, preprocess, ipc=ipc, **facts)
 
 
 def noise(dataset: Dataset, ipc: int, *, preprocess: Preprocess, seed: int) -> CondensedSet:
@@ -166,13 +158,7 @@ def indices(
     >>> digits.train.labels[chosen[:6]]
     tensor([0, 0, 1, 1, 2, 2])
     """
-    if method not in SELECTIONS:
-        raise unknown("selection", method, SELECTIONS)
-    if method == "forgetting" and feature_epochs < 2:
-        raise UserError(
-            f"forgetting takes 2 or more feature epochs, not {feature_epochs}: what was never "
-            "learned is not forgotten"
-        )
+    _check_method(method, feature_epochs)
     check_ipc(dataset, ipc)
     images = dataset.train
     members = [images.of_class(c) for c in range(len(images.classes))]
@@ -196,6 +182,16 @@ def indices(
     return torch.cat(
         [of_c[choose(_embed(model, images.pixels, of_c, preprocess), ipc)] for of_c in members]
     )
+
+
+def _check_method(method: str, feature_epochs: int) -> None:
+    if method not in SELECTIONS:
+        raise unknown("selection", method, SELECTIONS)
+    if method == "forgetting" and feature_epochs < 2:
+        raise UserError(
+            f"forgetting takes 2 or more feature epochs, not {feature_epochs}: what was never "
+            "learned is not forgotten"
+        )
 
 
 # The next functions choose among the N points of one class. They return local indices, int64

@@ -106,11 +106,7 @@ def condense(
         return _begin(Path(out), job, dataset, preprocess, ranks, quiet)
     if ranks.count > 1:
         raise UserError("several ranks need a run folder that all of them see: give --out")
-    start = starting_set(dataset, job, preprocess)
-    pool = make_pool(dataset, job, start, ranks)
-    learner = make_learner(dataset, job, start, ranks, pool)
-    _steps(learner, job, 0, lambda step: None, lambda step, losses, seconds: None, quiet)
-    return _finished(start, [_learned(learner)], learner.learned(), job.recipe, pool)
+    return _in_memory(job, dataset, preprocess, quiet)
 
 
 def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = False) -> CondensedSet:
@@ -147,6 +143,17 @@ def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = Fal
                 f"but {dataset.name} now has content {dataset.fingerprint}"
             )
         return _go_on(folder, job, dataset, ranks, quiet)
+
+
+def _in_memory(
+    job: Job, dataset: Dataset, preprocess: Preprocess | None, quiet: bool
+) -> CondensedSet:
+    """Do a run without a folder, from start to end."""
+    start = starting_set(dataset, job, preprocess)
+    pool = make_pool(dataset, job, start, Ranks())
+    learner = make_learner(dataset, job, start, Ranks(), pool)
+    _steps(learner, job, 0, lambda step: None, lambda step, losses, seconds: None, quiet)
+    return _finished(start, [_learned(learner)], learner.learned(), job.recipe, pool)
 
 
 def _begin(
