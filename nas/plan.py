@@ -36,7 +36,7 @@ class SearchPlan:
     ... )
     >>> len(plan.tasks())  # for each of the two candidates the baselines and two trainings
     6
-    >>> SearchPlan.from_json(dataclasses.asdict(plan)) == plan
+    >>> read_value(SearchPlan, dataclasses.asdict(plan), "plan") == plan
     True
     """
 
@@ -90,11 +90,6 @@ class SearchPlan:
             for index in self.indices
             for name in names
         ]
-
-    @classmethod
-    def from_json(cls, fields: Any) -> "SearchPlan":
-        """What `plain` described; a `UserError` names the field that is not as it should be."""
-        return read_value(cls, fields, "plan")
 
 
 def change(regime: Regime, **changes: Any) -> Regime:
@@ -184,7 +179,8 @@ def load_plan(folder: Path) -> SearchPlan:
     record = record_of(folder)
     content = record.read()
     with within(f"{record.path} is not of this version of condensekit"):
-        return SearchPlan.from_json(read_value(dict[str, Any], content, FILE).get("plan"))
+        plan = read_value(dict[str, Any], content, FILE).get("plan")
+        return read_value(SearchPlan, plan, "plan")
 
 
 def candidates(space_name: str, sample: int | Sequence[int] | None, seed: int) -> tuple[int, ...]:

@@ -341,9 +341,7 @@ class Learner(ABC):
 
 
 class Loop(Learner):
-    """A learner of all classes that starts from the images of a problem.
-
-    A subclass adds what else it learns, `step` and `tensors`.
+    """A learner of all classes, from the starting images of a problem; subclasses add the rest.
 
     >>> from condense.methods.dc import GradientMatching
     >>> issubclass(GradientMatching, Loop)

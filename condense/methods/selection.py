@@ -60,10 +60,10 @@ def select(
     >>> select("random", digits, 2, preprocess=preprocess, seed=0).labels[:6]
     tensor([0, 0, 1, 1, 2, 2])
     """
-    given = {"preprocess": preprocess, "seed": seed, "device": device, **options}
-    chosen = indices(method, dataset, ipc, **given)
-    facts = {} if method == "random" else {"network": "convnet", "feature_epochs": FEATURE_EPOCHS}
-    facts |= {"method": method, "seed": seed} | {key: options.get(key, facts[key]) for key in facts}
+    given: dict[str, Any] = {"preprocess": preprocess, "seed": seed, "device": device}
+    chosen = indices(method, dataset, ipc, **given, **options)
+    how = {"network": "convnet", "feature_epochs": FEATURE_EPOCHS} | options
+    facts = {"method": method, "seed": seed} | ({} if method == "random" else how)
     images = preprocess.apply(dataset.train.pixels[chosen])
     return _packed(dataset, images, preprocess, ipc=ipc, **facts)
 

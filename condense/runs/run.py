@@ -84,8 +84,8 @@ def condense(
     """
     if isinstance(recipe, str):
         recipe = recipe_for(recipe, dataset.name, dataset.shape, ipc)
-    changes = {"steps": steps, "preprocess": preprocess and preprocess.name}
-    recipe = recipe.override({key: value for key, value in changes.items() if value is not None})
+    changes = {} if steps is None else {"steps": steps}
+    recipe = recipe.override(changes | ({"preprocess": preprocess.name} if preprocess else {}))
     if checkpoint_every < 1:
         raise UserError(f"--checkpoint-every {checkpoint_every}: it must be 1 or more")
     select.check_ipc(dataset, ipc, recipe.formation)
@@ -102,11 +102,9 @@ def condense(
     )
     ranks = Ranks.join()
     ranks.agree(job.to_json())
-    if out is not None:
-        return _begin(Path(out), job, dataset, preprocess, ranks, quiet)
-    if ranks.count > 1:
-        raise UserError("several ranks need a run folder that all of them see: give --out")
-    return _in_memory(job, dataset, preprocess, quiet)
+    if out is None:
+        return _in_memory(job, dataset, preprocess, ranks, quiet)
+    return _begin(Path(out), job, dataset, preprocess, ranks, quiet)
 
 
 def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = False) -> CondensedSet:
@@ -146,12 +144,14 @@ def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = Fal
 
 
 def _in_memory(
-    job: Job, dataset: Dataset, preprocess: Preprocess | None, quiet: bool
+    job: Job, dataset: Dataset, preprocess: Preprocess | None, ranks: Ranks, quiet: bool
 ) -> CondensedSet:
     """Do a run without a folder, from start to end."""
+    if ranks.count > 1:
+        raise UserError("several ranks need a run folder that all of them see: give --out")
     start = starting_set(dataset, job, preprocess)
-    pool = make_pool(dataset, job, start, Ranks())
-    learner = make_learner(dataset, job, start, Ranks(), pool)
+    pool = make_pool(dataset, job, start, ranks)
+    learner = make_learner(dataset, job, start, ranks, pool)
     _steps(learner, job, 0, lambda step: None, lambda step, losses, seconds: None, quiet)
     return _finished(start, [_learned(learner)], learner.learned(), job.recipe, pool)
 
