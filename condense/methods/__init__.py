@@ -1,6 +1,8 @@
 """Condensation methods, by name. To add one, write a module and list its class in `METHODS`."""
 
-from condense.methods.base import Looping, Matching, Method
+from condense.methods.base import Looping as Looping
+from condense.methods.base import Matching as Matching
+from condense.methods.base import Method
 from condense.methods.cafe import CAFE
 from condense.methods.cgan import CGAN
 from condense.methods.datadam import DataDAM
@@ -19,23 +21,3 @@ METHODS: dict[str, type[Method]] = {
     kind.name: kind for kind in (DataDAM, DM, MMD, CAFE, DC, DSA, MTT, DD, KIP, LD, GMMN, CGAN, VAE)
 }
 """Every method class, by name."""
-
-__all__ = [
-    "CAFE",
-    "CGAN",
-    "DC",
-    "DD",
-    "DM",
-    "DSA",
-    "GMMN",
-    "KIP",
-    "LD",
-    "METHODS",
-    "MMD",
-    "MTT",
-    "VAE",
-    "DataDAM",
-    "Looping",
-    "Matching",
-    "Method",
-]

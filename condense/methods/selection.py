@@ -113,12 +113,10 @@ def start(
     check(formation, *dataset.shape[1:])
     check_ipc(dataset, ipc, formation)
     if init == "noise":
-        return dataclasses.replace(
-            noise(dataset, ipc, preprocess=preprocess, seed=seed), formation=formation
-        )
-    chosen = select(
-        init, dataset, ipc * formation**2, preprocess=preprocess, seed=seed, device=device
-    )
+        made = noise(dataset, ipc, preprocess=preprocess, seed=seed)
+        return dataclasses.replace(made, formation=formation)
+    count = ipc * formation**2
+    chosen = select(init, dataset, count, preprocess=preprocess, seed=seed, device=device)
     images, labels = encode(chosen.images, formation), chosen.labels[:: formation**2]
     return dataclasses.replace(chosen, images=images, labels=labels, formation=formation)
 

@@ -84,8 +84,10 @@ def condense(
     """
     if isinstance(recipe, str):
         recipe = recipe_for(recipe, dataset.name, dataset.shape, ipc)
-    changes = {} if steps is None else {"steps": steps}
-    recipe = recipe.override(changes | ({"preprocess": preprocess.name} if preprocess else {}))
+    if steps is not None:
+        recipe = recipe.override({"steps": steps})
+    if preprocess is not None:
+        recipe = recipe.override({"preprocess": preprocess.name})
     if checkpoint_every < 1:
         raise UserError(f"--checkpoint-every {checkpoint_every}: it must be 1 or more")
     select.check_ipc(dataset, ipc, recipe.formation)

@@ -174,13 +174,9 @@ class Experts:
 
     def check_fit(self, dataset: Dataset, network: str, preprocess: str) -> None:
         """Raise `UserError` unless dataset, network and preprocessing are those of the experts."""
-        training = self.record.training
+        training, content = self.record.training, f"{self.record.dataset} {self.record.fingerprint}"
         for what, theirs, ours in (
-            (
-                "dataset",
-                f"{self.record.dataset} {self.record.fingerprint}",
-                f"{dataset.name} {dataset.fingerprint}",
-            ),
+            ("dataset", content, f"{dataset.name} {dataset.fingerprint}"),
             ("network", training.network, networks.canonical(network, dataset.shape)),
             ("preprocess", training.preprocess, preprocess),
         ):

@@ -50,12 +50,10 @@ class Score:
         be too short. With one set it is computed from its networks, and says nothing about another
         set from another seed. A single value gives the interval (0, 1).
         """
-        from scipy.stats import t
-
         values = self.accuracies if self.sets == 1 else tuple(fmean(part) for part in self.per_set)
         if len(values) == 1:
             return 0.0, 1.0
-        half = float(t.ppf(0.975, len(values) - 1)) * _std(values) / len(values) ** 0.5
+        half = _half_interval(values)
         return max(0.0, self.mean - half), min(1.0, self.mean + half)
 
     def to_json(self) -> dict[str, Any]:
@@ -71,6 +69,13 @@ class Score:
 
 def _std(values: Sequence[float]) -> float:
     return stdev(values) if len(values) > 1 else 0.0
+
+
+def _half_interval(values: Sequence[float]) -> float:
+    """Half of the 95 % interval for the mean of two or more values, by Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
 
 
 class Measured(Protocol):
@@ -111,8 +116,7 @@ class Statistic:
     @property
     def std(self) -> float:
         """The sample standard deviation over all values; 0 for a single one."""
-        values = [value for repeats in self.values for value in repeats]
-        return stdev(values) if len(values) > 1 else 0.0
+        return _std([value for repeats in self.values for value in repeats])
 
     @property
     def ci95(self) -> tuple[float, float] | None:
@@ -120,16 +124,11 @@ class Statistic:
 
         With several orders it is computed from their means.
         """
-        from scipy.stats import t
-
-        values = (
-            [fmean(repeats) for repeats in self.values]
-            if len(self.values) > 1
-            else list(self.values[0])
-        )
+        one_order = len(self.values) == 1
+        values = self.values[0] if one_order else tuple(map(fmean, self.values))
         if len(values) < 2:
             return None
-        half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+        half = _half_interval(values)
         return fmean(values) - half, fmean(values) + half
 
     def to_json(self) -> dict[str, Any]:
