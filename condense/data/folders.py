@@ -130,10 +130,8 @@ def imagenet(name: str, root: Path, resolution: int) -> Dataset:
     else:
         from torchvision.models import ResNet18_Weights
 
-        wnids, classes = (
-            _subfolders(source / "train"),
-            ResNet18_Weights.IMAGENET1K_V1.meta["categories"],
-        )
+        wnids = _subfolders(source / "train")
+        classes = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
         if len(wnids) != len(classes):
             raise UserError(
                 f"{source / 'train'}: expected 1000 class folders, found {len(wnids)}; for fewer "

@@ -137,13 +137,8 @@ class _Learner(Loop):
     def tensors(self) -> dict[str, Tensor]:
         """Images, momentum, the network with its number, and the accuracies."""
         weights = {f"network.{name}": value for name, value in self._network.state_dict().items()}
-        return {
-            "images": self.images,
-            "momentum": self._momentum,
-            "used": self._used,
-            "queue": self._queue,
-            **weights,
-        }
+        counts = {"used": self._used, "queue": self._queue}
+        return {"images": self.images, "momentum": self._momentum, **counts, **weights}
 
     def _update(self, step: int) -> dict[str, Tensor]:
         """Move the images by SGD with momentum.
@@ -169,9 +164,8 @@ class _Learner(Loop):
             "discrimination": scale * beta * discrimination(real, means[-1]),
         }
         (gradient,) = torch.autograd.grad(torch.stack(list(parts.values())).sum(), leaf)
-        lr = self.recipe.lr * 0.5 ** sum(
-            step >= part * self.recipe.steps for part in (0.6, 0.8, 0.9)
-        )
+        halvings = sum(step >= part * self.recipe.steps for part in (0.6, 0.8, 0.9))
+        lr = self.recipe.lr * 0.5**halvings
         self._momentum.mul_(self.recipe.momentum).add_(gradient)
         self.images.sub_(self._momentum, alpha=lr)
         return {name: part.detach() for name, part in parts.items()}
@@ -187,10 +181,8 @@ class _Learner(Loop):
         )
         blocks = [self.classes] if joins_images(self._network) else self.classes.split(1)
         seen = [self._features(drawn[block]) for block in blocks]
-        means = [
-            torch.cat([layer.mean(dim=1) for layer in of_layer])
-            for of_layer in zip(*seen, strict=True)
-        ]
+        layers = zip(*seen, strict=True)
+        means = [torch.cat([part.mean(dim=1) for part in layer]) for layer in layers]
         return means, torch.cat([features[-1] for features in seen])
 
     def _means(self, images: Tensor) -> list[Tensor]:
@@ -209,9 +201,8 @@ class _Learner(Loop):
         weights: list[Tensor] = list(self._network.parameters())
         seen: list[float] = []
         for number in range(1, self.method.most_passes + 1):
-            order = torch.randperm(
-                len(self.images), generator=generator(self.seed, "cafe order", step, number)
-            )
+            draw = generator(self.seed, "cafe order", step, number)
+            order = torch.randperm(len(self.images), generator=draw)
             seed = derive(self.seed, "cafe augment", step, number)
             for turn, chosen in enumerate(order.to(self.images.device).split(_TRAIN_BATCH)):
                 batch = self.augment.training(self.images[chosen], seed, turn)
@@ -220,10 +211,8 @@ class _Learner(Loop):
                 with torch.no_grad():
                     torch._foreach_add_(weights, gradients, alpha=-self.method.network_lr)
             seen.append(self._accuracy(step, number))
-            if (
-                len(seen) >= self.method.queue
-                and _range(seen[-self.method.queue :]) > self.method.inner_bound
-            ):
+            last = seen[-self.method.queue :]
+            if len(last) == self.method.queue and _range(last) > self.method.inner_bound:
                 return
 
     @torch.no_grad()

@@ -117,11 +117,8 @@ class GradientMatching(Loop):
         velocity, distance = torch.zeros_like(weights), weights.new_zeros(())
         for loop in range(self.method.outer_loops):
             number = step * self.method.outer_loops + loop  # of the matching, over the whole run
-            for rows, label in zip(
-                torch.arange(len(self.images)).split(self.per_class),
-                self.classes.split(1),
-                strict=True,
-            ):
+            rows_of = torch.arange(len(self.images)).split(self.per_class)
+            for rows, label in zip(rows_of, self.classes.split(1), strict=True):
                 part, gradient = self.gradient(weights, rows, label, number)
                 distance += part
                 self.momentum[rows] = self.recipe.momentum * self.momentum[rows] + gradient
@@ -140,10 +137,8 @@ class GradientMatching(Loop):
         real = self.augment.matching(self.real.batch(label, number), label, self.seed, number)
         wanted = self.loss.gradient(weights, real, label.expand(len(real)))[1]
         leaf = self.images[rows].requires_grad_()
-        drawn, labels = (
-            self.augment.matching(leaf, label, self.seed, number),
-            label.expand(len(rows)),
-        )
+        drawn = self.augment.matching(leaf, label, self.seed, number)
+        labels = label.expand(len(rows))
         given = self.loss.gradient(weights, drawn, labels)[1].requires_grad_()
         distance = gradient_distance(self.loss.layers(wanted), self.loss.layers(given))
         # D depends on the images through `given`. The gradient of D with respect to `given` is the
@@ -162,17 +157,13 @@ class GradientMatching(Loop):
         batches = -(-len(labels) // _BATCH)
         for loop in range(self.method.inner_loops):
             place = number * self.method.inner_loops + loop  # of the pass, over the whole run
-            order = torch.randperm(
-                len(labels), generator=generator(self.seed, "network order", place)
-            ).to(labels.device)
+            draw = generator(self.seed, "network order", place)
+            order = torch.randperm(len(labels), generator=draw).to(labels.device)
             for index, chosen in enumerate(order.split(_BATCH)):
-                images = self.augment.training(
-                    self.images[chosen], self.seed, place * batches + index
-                )
-                velocity = (
-                    self.method.net_momentum * velocity
-                    + self.loss.gradient(weights, images, labels[chosen])[1]
-                )
+                counter = place * batches + index
+                images = self.augment.training(self.images[chosen], self.seed, counter)
+                gradient = self.loss.gradient(weights, images, labels[chosen])[1]
+                velocity = self.method.net_momentum * velocity + gradient
                 weights = weights - self.method.net_lr * velocity
         return weights, velocity
 
@@ -188,12 +179,10 @@ def gradient_distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
     >>> gradient_distance(a, b)
     tensor(4.0000)
     """
-    total = next(iter(a.values())).new_zeros(())
+    total, norm = next(iter(a.values())).new_zeros(()), torch.linalg.vector_norm
     for of_a, of_b in zip(a.values(), b.values(), strict=True):
         if of_a.ndim > 1:
             rows_a, rows_b = of_a.flatten(1), of_b.flatten(1)
-            lengths = torch.linalg.vector_norm(rows_a, dim=1) * torch.linalg.vector_norm(
-                rows_b, dim=1
-            )
+            lengths = norm(rows_a, dim=1) * norm(rows_b, dim=1)
             total = total + (1 - (rows_a * rows_b).sum(dim=1) / (lengths + _TINY)).sum()
     return total

@@ -110,9 +110,8 @@ class Distillation(Loop):
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Train one network, then move images and rates. Returns its loss on the real batch."""
-        real = self.augment.matching(
-            self.real.batch(self.classes, step), self.classes, self.seed, step
-        )
+        drawn = self.real.batch(self.classes, step)
+        real = self.augment.matching(drawn, self.classes, self.seed, step)
         labels = self.classes.repeat_interleave(self.recipe.real_batch)
 
         def batch(number: int, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -59,10 +59,8 @@ def characteristic(real: Tensor, synthetic: Tensor) -> Tensor:
     (True, True)
     """
     real, synthetic, scale = _centred(real, synthetic)
-    frequencies, unit = (
-        _normals(real.shape[2], real.device).to(real.dtype),
-        (2 / scale).sqrt()[:, None, None],
-    )
+    frequencies = _normals(real.shape[2], real.device).to(real.dtype)
+    unit = (2 / scale).sqrt()[:, None, None]
     phases = [unit * embeddings @ frequencies for embeddings in (real, synthetic)]  # [C, B or I, T]
     cosines, sines = (
         function(phases[0]).mean(dim=1) - function(phases[1]).mean(dim=1)

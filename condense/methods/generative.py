@@ -158,10 +158,9 @@ class Generative(Learner):
     def images(self) -> Tensor:  # type: ignore[override]  # read, never set
         """Samples of the present generator, always for the same latents."""
         per_class = len(self.problem.start) // len(self.classes)
+        latents = self.latents("set latents", 0, per_class)
         with torch.no_grad():
-            return self.generator(
-                self.latents("set latents", 0, per_class), self.one_hot(per_class)
-            )
+            return self.generator(latents, self.one_hot(per_class))
 
     def train(self, name: str, module: nn.Module) -> torch.optim.Adam:
         """Prepare `module` for training; returns its optimiser.
@@ -179,14 +178,9 @@ class Generative(Learner):
 
         Gradients are computed only for the parameters of these optimisers.
         """
-        parameters = [
-            parameter
-            for optimiser in optimisers
-            for parameter in optimiser.param_groups[0]["params"]
-        ]
-        for parameter, gradient in zip(
-            parameters, torch.autograd.grad(loss, parameters), strict=True
-        ):
+        parameters = [one for adam in optimisers for one in adam.param_groups[0]["params"]]
+        gradients = torch.autograd.grad(loss, parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         for optimiser in optimisers:
             optimiser.step()

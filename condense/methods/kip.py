@@ -171,29 +171,21 @@ class _Learner(Loop):
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One step of Adam on a batch of real images."""
-        images, labels = (
-            self.images.detach().requires_grad_(),
-            self._support.detach().requires_grad_(),
-        )
+        images = self.images.detach().requires_grad_()
+        labels = self._support.detach().requires_grad_()
         support = self.augment.matching(images, self.classes, self.seed, step)
-        targets = self.augment.matching(
-            self._real.batch(self.classes, step), self.classes, self.seed, step
-        )
+        real = self._real.batch(self.classes, step)
+        targets = self.augment.matching(real, self.classes, self.seed, step)
         # Solving is ill-conditioned and needs double precision. The kernel between targets and
         # support is large, and single precision suffices.
         k_ss = self._kernel(support.double(), support.double())
-        block = max(
-            1,
-            _BLOCK_VALUES
-            // (len(support) * (targets[0, 0].numel() if self.method.kernel == "conv" else 1)),
-        )
+        places = targets[0, 0].numel() if self.method.kernel == "conv" else 1
+        block = max(1, _BLOCK_VALUES // (len(support) * places))
         # The backward pass computes each block again, so that memory does not grow with the number
         # of targets.
+        parts = targets.split(block)
         k_ts = torch.cat(
-            [
-                checkpoint(self._kernel, part, support, use_reentrant=False)
-                for part in targets.split(block)
-            ]
+            [checkpoint(self._kernel, part, support, use_reentrant=False) for part in parts]
         )
         loss = loss_of(k_ts, k_ss, self._real_labels, labels, self.method.ridge)
         self.images.grad, self._support.grad = torch.autograd.grad(loss, [images, labels])

@@ -98,14 +98,11 @@ class _Learner(Loop):
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One step of the labels, and one of the network, which may then be replaced."""
-        chosen = torch.randperm(len(self.images), generator=generator(self.seed, "ld base", step))[
-            : self.method.inner_batch
-        ]
-        chosen = chosen.to(self.images.device)
+        order = torch.randperm(len(self.images), generator=generator(self.seed, "ld base", step))
+        chosen = order[: self.method.inner_batch].to(self.images.device)
         base = self.augment.training(self.images[chosen], self.seed, step)
-        real = self.augment.matching(
-            self._real.batch(self.classes, step), self.classes, self.seed, step
-        )
+        drawn = self._real.batch(self.classes, step)
+        real = self.augment.matching(drawn, self.classes, self.seed, step)
         weights = dict(self._network.named_parameters())
         labels = self.labels.detach().requires_grad_()
         loss, inner = self._soft_loss(base, labels[chosen], weights)
@@ -127,15 +124,10 @@ class _Learner(Loop):
     def tensors(self) -> dict[str, Tensor]:
         """Labels, network, optimisers, and what decides when the network is replaced."""
         weights = {f"network.{name}": value for name, value in self._network.state_dict().items()}
-        counts = {
-            "errors": self._errors,
-            "used": self._used,
-            "age": self._age,
-            "waited": self._waited,
-            "lowest": self._lowest,
-        }
+        counts = ("errors", "used", "age", "waited", "lowest")
+        counted = {name: getattr(self, f"_{name}") for name in counts}
         optimisers = state_of("adam", self._adam) | state_of("network adam", self._network_adam)
-        return {"labels": self.labels, **weights, **counts, **optimisers}
+        return {"labels": self.labels, **weights, **counted, **optimisers}
 
     def _soft_loss(
         self, images: Tensor, labels: Tensor, weights: Mapping[str, Tensor]

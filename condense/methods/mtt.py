@@ -180,12 +180,8 @@ class TrajectoryMatching(Loop):
 
     def tensors(self) -> dict[str, Tensor]:
         """Images and rate, with their momenta."""
-        return {
-            "images": self.images,
-            "momentum": self.momentum,
-            "rate": self.rate,
-            "rate_momentum": self.rate_momentum,
-        }
+        names = ("images", "momentum", "rate", "rate_momentum")
+        return {name: getattr(self, name) for name in names}
 
     def learned(self) -> dict[str, Any]:
         """The learning rate with which a network should be trained on the images."""
@@ -198,9 +194,7 @@ class TrajectoryMatching(Loop):
         """
         size, batches = self.method.batch or len(self.images), list[Tensor]()
         while len(batches) < self.method.student_steps:
-            order = torch.randperm(
-                len(self.images),
-                generator=generator(self.seed, "student order", step, len(batches)),
-            )
+            draw = generator(self.seed, "student order", step, len(batches))
+            order = torch.randperm(len(self.images), generator=draw)
             batches += order.to(self.device).split(size)
         return batches

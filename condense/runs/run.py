@@ -84,10 +84,8 @@ def condense(
     """
     if isinstance(recipe, str):
         recipe = recipe_for(recipe, dataset.name, dataset.shape, ipc)
-    if steps is not None:
-        recipe = recipe.override({"steps": steps})
-    if preprocess is not None:
-        recipe = recipe.override({"preprocess": preprocess.name})
+    recipe = recipe.override({} if steps is None else {"steps": steps})
+    recipe = recipe.override({} if preprocess is None else {"preprocess": preprocess.name})
     if checkpoint_every < 1:
         raise UserError(f"--checkpoint-every {checkpoint_every}: it must be 1 or more")
     select.check_ipc(dataset, ipc, recipe.formation)
@@ -102,11 +100,8 @@ def condense(
         checkpoint_every=checkpoint_every,
         storage=storage,
     )
-    ranks = Ranks.join()
-    ranks.agree(job.to_json())
-    if out is None:
-        return _in_memory(job, dataset, preprocess, ranks, quiet)
-    return _begin(Path(out), job, dataset, preprocess, ranks, quiet)
+    folder = None if out is None else Path(out)
+    return _begin(folder, job, dataset, preprocess, quiet)
 
 
 def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = False) -> CondensedSet:
@@ -159,14 +154,17 @@ def _in_memory(
 
 
 def _begin(
-    folder: Path,
+    folder: Path | None,
     job: Job,
     dataset: Dataset,
     preprocess: Preprocess | None,
-    ranks: Ranks,
     quiet: bool,
 ) -> CondensedSet:
-    """Start a new run in `folder`, and work to its end."""
+    """Start a new run in `folder`, or in memory without one, and work to its end."""
+    ranks = Ranks.join()
+    ranks.agree(job.to_json())
+    if folder is None:
+        return _in_memory(job, dataset, preprocess, ranks, quiet)
     with _owned(folder, ranks):
         if ranks.leads:
             check_free(folder, job)
@@ -183,10 +181,8 @@ def _go_on(folder: Path, job: Job, dataset: Dataset, ranks: Ranks, quiet: bool) 
     """Do the steps that are left of the run in `folder`, and write the files of a finished run."""
     start = CondensedSet.load(folder / "start.safetensors")
     pool = make_pool(dataset, job, start, ranks, folder)
-    learner, checkpoints = (
-        make_learner(dataset, job, start, ranks, pool),
-        Checkpoints(folder, ranks),
-    )
+    learner = make_learner(dataset, job, start, ranks, pool)
+    checkpoints = Checkpoints(folder, ranks)
     done = 0
     if last := checkpoints.last_good():
         state, done = last
