@@ -100,16 +100,11 @@ class Results:
         """Every statistic, by method."""
         document: dict[str, Any] = {}
         for method in self.methods:
-            named = {
-                "final": self.final(method),
-                "average": self.average(method),
-                "forgetting": self.forgetting(method),
-            }
             steps = [self.at(method, step) for step in range(self.steps)]
-            document[method] = {
-                "steps": [one.to_json() if one else None for one in steps],
-                **{name: one.to_json() if one else None for name, one in named.items()},
-            }
+            document[method] = {"steps": [one.to_json() if one else None for one in steps]}
+            for name in ("final", "average", "forgetting"):
+                one = getattr(self, name)(method)
+                document[method][name] = one.to_json() if one else None
         return document
 
     def _collect(self, method: str, last: int, of: Any) -> Statistic | None:

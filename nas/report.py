@@ -152,11 +152,9 @@ def _agreement_sections(folder: Path, ranking: Ranking) -> list[report.Html]:
         "with bootstrap 95 % intervals. Ties share their mean rank; trainings that diverged rank "
         "last. A proxy is of no use if it does not beat the scores that cost nothing."
     )
+    files = {proxy: f"scatter-{proxy.replace(':', '-')}.png" for proxy in ranking.trainings}
     pictures = [
-        report.image(
-            scatter(folder / f"scatter-{proxy.replace(':', '-')}.png", ranking, proxy), proxy
-        )
-        for proxy in ranking.trainings
+        report.image(scatter(folder / file, ranking, proxy), proxy) for proxy, file in files.items()
     ]
     sections = [
         report.section(

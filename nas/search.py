@@ -21,7 +21,7 @@ from condense.errors import UserError, unknown
 from condense.progress import progress
 from condense.study.record import locked
 from condense.study.study import Study
-from condense.study.trials import Trials
+from condense.study.trials import Trial, Trials
 from condense.study.workers import Workers
 from nas.plan import (
     HELD_OUT,
@@ -139,15 +139,8 @@ def train_reference(
     """
     proxies = [f"whole:{images}" if images else "whole"]
     regime = regime or space(space_name).REFERENCE_REGIME
-    return search(
-        dataset,
-        space_name=space_name,
-        proxies=proxies,
-        seeds=seeds,
-        regime=regime,
-        by=_TESTED,
-        **others,
-    )
+    others |= {"proxies": proxies, "seeds": seeds, "regime": regime, "by": _TESTED}
+    return search(dataset, space_name=space_name, **others)
 
 
 def resume(
@@ -318,11 +311,10 @@ def _go_on(
         else:
             shown = progress(plan.space, study.total, study.done, quiet=quiet)
         with shown as report:
-            study.work(
-                bench,
-                workers,
-                lambda done, trial: report(done),
-                how_to_go_on=f"go on with `nas --resume {folder}`",
-                minutes=minutes,
-            )
+            how = f"go on with `nas --resume {folder}`"
+
+            def told(done: int, trial: Trial) -> None:
+                report(done)
+
+            study.work(bench, workers, told, how_to_go_on=how, minutes=minutes)
         return write_result(folder, plan, store)

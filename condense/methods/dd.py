@@ -119,14 +119,12 @@ class Distillation(Loop):
             counter = step * len(self.raw_rates) + number
             return self.augment.training(chosen, self.seed, counter), self.classes
 
-        rates = functional.softplus(self.raw_rates)
+        def outcome(weights: Tensor) -> tuple[Tensor, Tensor]:
+            return self.loss.gradient(weights, real, labels)
+
+        fresh, rates = self.loss.fresh(self.seed, step), functional.softplus(self.raw_rates)
         loss, of_images, of_rates = through_descent(
-            self.loss,
-            self.loss.fresh(self.seed, step),
-            self.images,
-            rates,
-            batch,
-            lambda weights: self.loss.gradient(weights, real, labels),
+            self.loss, fresh, self.images, rates, batch, outcome
         )
         self._adam("images", self.images, of_images, step)
         self._adam("raw_rates", self.raw_rates, of_rates * torch.sigmoid(self.raw_rates), step)

@@ -44,11 +44,8 @@ def rbf(real: Tensor, synthetic: Tensor) -> Tensor:
         squares = a.square().sum(dim=2)[:, :, None] + b.square().sum(dim=2)[:, None] - 2 * a @ b.mT
         return torch.exp(-squares.clamp(min=0) / scale[:, None, None]).mean(dim=(1, 2))
 
-    return (
-        scale
-        / 2
-        * (kernel(real, real) + kernel(synthetic, synthetic) - 2 * kernel(real, synthetic))
-    )
+    within = kernel(real, real) + kernel(synthetic, synthetic)
+    return scale / 2 * (within - 2 * kernel(real, synthetic))
 
 
 def characteristic(real: Tensor, synthetic: Tensor) -> Tensor:

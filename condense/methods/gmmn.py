@@ -104,11 +104,8 @@ class _Learner(Generative):
     def step(self, step: int) -> dict[str, Tensor]:
         """One step of the generator."""
         real = self.real.batch(self.classes, step)
-        parts = zip(
-            self.latents("latents", step, self.batch).split(_BLOCK),
-            self.truth.split(_BLOCK),
-            strict=True,
-        )
+        latents = self.latents("latents", step, self.batch).split(_BLOCK)
+        parts = zip(latents, self.truth.split(_BLOCK), strict=True)
         # The backward pass generates each block again. Otherwise memory would have to hold every
         # layer for all images.
         generated = torch.cat(

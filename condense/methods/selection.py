@@ -298,15 +298,8 @@ def _train(
     protocol = Protocol(epochs=epochs, augment="none")
     passed = 3 * epochs * images.pixels[:, 0].numel()  # a backward pass counts as two forward ones
     fast = accelerate(model, passed, next(model.parameters()).device)
-    train(
-        fast,
-        images.pixels,
-        images.labels,
-        protocol,
-        derive(seed, "select"),
-        prepare=preprocess.apply,
-        watch=record,
-    )
+    further: dict[str, Any] = {"prepare": preprocess.apply, "watch": record}
+    train(fast, images.pixels, images.labels, protocol, derive(seed, "select"), **further)
     return history
 
 
@@ -317,12 +310,8 @@ def _embed(
     """The embeddings of the `chosen` images, float32 [N, D], with `model` in evaluation mode."""
     device = next(model.parameters()).device
     model.eval()
-    return torch.cat(
-        [
-            model.embed(preprocess.apply(pixels[part].to(device)))
-            for part in chosen.split(_EMBED_BATCH)
-        ]
-    )
+    batches = (pixels[part].to(device) for part in chosen.split(_EMBED_BATCH))
+    return torch.cat([model.embed(preprocess.apply(batch)) for batch in batches])
 
 
 def _packed(

@@ -58,13 +58,8 @@ class Score:
 
     def to_json(self) -> dict[str, Any]:
         """The score as plain JSON: accuracies, sets, mean, std, ci95."""
-        return {
-            "accuracies": list(self.accuracies),
-            "sets": self.sets,
-            "mean": self.mean,
-            "std": self.std,
-            "ci95": list(self.ci95),
-        }
+        values = {"accuracies": list(self.accuracies), "sets": self.sets}
+        return values | {"mean": self.mean, "std": self.std, "ci95": list(self.ci95)}
 
 
 def _std(values: Sequence[float]) -> float:
@@ -133,12 +128,8 @@ class Statistic:
 
     def to_json(self) -> dict[str, Any]:
         """The statistic as plain JSON: mean, std, ci95, values."""
-        return {
-            "mean": self.mean,
-            "std": self.std,
-            "ci95": self.ci95,
-            "values": [list(repeats) for repeats in self.values],
-        }
+        values = [list(repeats) for repeats in self.values]
+        return {"mean": self.mean, "std": self.std, "ci95": self.ci95, "values": values}
 
     def __str__(self) -> str:
         # Non-breaking spaces keep the number and its interval on one line.
