@@ -7,6 +7,7 @@ both, and know nothing else about a method.
 """
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from condense.data.augment import make_augment
+from condense.data.batches import RealImages
 from condense.data.images import Dataset
 from condense.errors import UserError, unknown
+from condense.networks import build as networks
 from condense.networks.base import Network
 from condense.sets.condensed import CondensedSet
-from condense.settings import replaced, require
+from condense.settings import above, at_least, replaced, require
 
 Described = list[Tensor]
 """What is matched, for each image: tensors [N, D_l], or by class [C, images per class, D_l]."""
@@ -158,30 +162,19 @@ class Recipe:
     A soft label is half the hard label and half the mean prediction of the networks."""
 
     def __post_init__(self) -> None:
-        require("real_batch", self.real_batch, self.real_batch >= 1, "1 or more")
-        require("steps", self.steps, self.steps >= 0, "0 or more")
-        require("lr", self.lr, self.lr > 0, "above 0")
+        at_least(0, self, "steps", "pool", "calibration")
+        at_least(1, self, "real_batch", "formation", "pool_steps")
+        above(0, self, "lr")
         require("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
-        require("formation", self.formation, self.formation >= 1, "1 or more")
-        require("pool", self.pool, self.pool >= 0, "0 or more")
-        require("pool_steps", self.pool_steps, self.pool_steps >= 1, "1 or more")
         require("pool_to", self.pool_to, self.pool_to <= 1, "1 or less")
-        require(
-            "pool_from",
-            self.pool_from,
-            0 <= self.pool_from <= self.pool_to,
-            f"in [0, {self.pool_to}], where `pool_to` ends",
-        )
-        require("calibration", self.calibration, self.calibration >= 0, "0 or more")
-        calibrates = self.pool > 0 and self.method.matches_embedding
+        begins = 0 <= self.pool_from <= self.pool_to
+        wanted = f"in [0, {self.pool_to}], where `pool_to` ends"
+        require("pool_from", self.pool_from, begins, wanted)
         labels = isinstance(self.soft_labels, bool) and (self.pool > 0 or not self.soft_labels)
         require("soft_labels", self.soft_labels, labels, "false, or with a pool true")
-        require(
-            "calibration",
-            self.calibration,
-            not self.calibration or calibrates,
-            "0, but for datadam and dm with a pool",
-        )
+        calibrates = not self.calibration or (self.pool > 0 and self.method.matches_embedding)
+        wanted = "0, but for datadam and dm with a pool"
+        require("calibration", self.calibration, calibrates, wanted)
 
     def to_json(self) -> dict[str, Any]:
         """All hyperparameters; `condense.methods.recipes.from_json` reads them back."""
@@ -230,14 +223,13 @@ class Problem:
 
     >>> from condense import load_dataset
     >>> from condense.data.preprocess import make_preprocess
-    >>> from condense.methods import DC, selection
+    >>> from condense.methods import DC
+    >>> from condense.methods.selection import noise
     >>> digits = load_dataset("digits")
     >>> problem = Problem(
     ...     dataset=digits,
     ...     recipe=Recipe(name="mine", method=DC(), network="convnet-d2-w8", real_batch=4),
-    ...     start=selection.noise(
-    ...         digits, ipc=1, preprocess=make_preprocess("standard", digits), seed=0
-    ...     ),
+    ...     start=noise(digits, ipc=1, preprocess=make_preprocess("standard", digits), seed=0),
     ...     seed=0,
     ...     device=torch.device("cpu"),
     ... )
@@ -258,6 +250,21 @@ class Problem:
     """Together with the step and the class it determines every draw."""
     device: torch.device
     """The device to compute on."""
+
+    @property
+    def classes(self) -> Tensor:
+        """All classes, int64 [C], on the device."""
+        return torch.arange(len(self.dataset.classes), device=self.device)
+
+    def real(self) -> RealImages:
+        """The real images, as many of each class at once as the recipe says."""
+        preprocess, count = self.start.preprocess, self.recipe.real_batch
+        return RealImages(self.dataset, preprocess, count, self.seed, self.device)
+
+    def network(self) -> Network:
+        """A new network of the recipe, on the device, in training mode."""
+        made = networks.build(self.recipe.network, self.dataset.shape, len(self.dataset.classes))
+        return made.to(self.device).train()
 
 
 class Learner(ABC):
@@ -314,10 +321,8 @@ class Learner(ABC):
         This waits for the device. Raises `Diverged`.
         """
         losses = {name: float(total) for name, total in totals.items()}
-        if not (
-            torch.tensor(list(losses.values())).isfinite().all()
-            and self.images.abs().amax() < _EXPLODED
-        ):
+        finite = all(map(math.isfinite, losses.values()))
+        if not (finite and self.images.abs().amax() < _EXPLODED):
             raise Diverged(
                 f"the loss diverged by step {done} (not finite, or pixels beyond reason): lower "
                 "--lr or --loss-scale"
@@ -333,6 +338,22 @@ class Learner(ABC):
         """Continue from a `state()`."""
         for name, tensor in self.tensors().items():
             tensor.copy_(state[name])
+
+
+class Loop(Learner):
+    """A learner of all classes, from the starting images of a problem; subclasses add the rest.
+
+    >>> from condense.methods.dc import GradientMatching
+    >>> issubclass(GradientMatching, Loop)
+    True
+    """
+
+    def __init__(self, method: Any, problem: Problem) -> None:
+        self.method, self.recipe, self.seed = method, problem.recipe, problem.seed
+        self.classes, self.device = problem.classes, problem.device
+        self.images = problem.start.images.to(problem.device, copy=True)
+        self.per_class = len(self.images) // len(self.classes)
+        self.augment = make_augment(problem.recipe.augment)
 
 
 _CLASSES = {"cifar100": 100, "tinyimagenet": 200, "imagenet-1k": 1000}

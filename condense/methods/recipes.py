@@ -48,18 +48,12 @@ def recipe_for(
     recipe = RECIPES[name](dataset_name, shape, ipc)
     if method is not None and method != recipe.method.name:
         kind = _method(method)
-        theirs = {field.name for field in dataclasses.fields(kind)}
-        published = {
-            key: value
-            for key, value in kind.published(dataset_name, shape, ipc).items()
-            if key in theirs
-        }
-        recipe = dataclasses.replace(recipe, method=kind(**published))
-    return (
-        dataclasses.replace(recipe, augment=dsa_for(dataset_name))
-        if recipe.augment == "dsa"
-        else recipe
-    )
+        published = kind.published(dataset_name, shape, ipc)
+        theirs = {field.name for field in dataclasses.fields(kind)} & published.keys()
+        recipe = dataclasses.replace(recipe, method=kind(**{key: published[key] for key in theirs}))
+    if recipe.augment == "dsa":
+        return dataclasses.replace(recipe, augment=dsa_for(dataset_name))
+    return recipe
 
 
 resolve = recipe_for

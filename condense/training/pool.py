@@ -26,6 +26,7 @@ from condense.networks.accelerate import accelerate
 from condense.networks.base import Network
 from condense.randomness import derive, uniforms
 from condense.sets.condensed import CondensedSet
+from condense.training.descent import weights_of
 from condense.training.train import Protocol, train
 
 _BATCH = 64
@@ -152,21 +153,17 @@ def train_pool(
     2
     """
     network = networks.build(name, dataset.shape, len(dataset.classes)).to(device)
-    fast = accelerate(
-        network, 3.0 * count * steps * _BATCH * dataset.train.pixels[0, 0].numel(), device
-    )
+    pixels = 3.0 * count * steps * _BATCH * dataset.train.pixels[0, 0].numel()
+    fast = accelerate(network, pixels, device)
     trained = []
     for which in range(count):
         path = folder / f"network-{which:02}.safetensors" if folder else None
         weights = _kept(path)
         if weights is None:
             begin(network, seed, which)
-            _train(
-                fast, dataset, steps, augment, preprocess.to(device), derive(seed, "pool", which)
-            )
-            weights = torch.cat(
-                [parameter.detach().flatten() for parameter in network.parameters()]
-            ).cpu()
+            own = derive(seed, "pool", which)
+            _train(fast, dataset, steps, augment, preprocess.to(device), own)
+            weights = weights_of(network).cpu()
             if path:
                 save_tensors(path, {"weights": weights}, {})
         trained.append(weights.to(device))

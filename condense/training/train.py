@@ -17,6 +17,7 @@ from condense.errors import UserError, unknown
 from condense.networks.accelerate import LAYOUT, Accelerated, block_size, joins_images
 from condense.networks.graph import Graphed, has_graphs
 from condense.randomness import generator
+from condense.settings import above, at_least, require, within
 
 _CHECK_EVERY = 50  # passes between checks for divergence; a check waits for the device
 # On a CPU, the maps of 50 images stay in cache and below the size that the allocator returns to
@@ -63,7 +64,7 @@ class Protocol:
     0.01
     >>> Protocol(momentum=1.5)
     Traceback (most recent call last):
-    condense.errors.UserError: protocol: `momentum` is 1.5, it must be in [0, 1)
+    condense.errors.UserError: protocol: `momentum` is 1.5: it must be in [0, 1)
     """
 
     epochs: int = 1000
@@ -92,17 +93,13 @@ class Protocol:
     """Whether `condense.evaluate` replaces `lr` by the rate that was learned with a set."""
 
     def __post_init__(self) -> None:
-        for name, valid, wanted in (
-            ("epochs", self.epochs >= 0, "0 or more"),
-            ("batch", self.batch >= 1, "1 or more"),
-            ("lr", self.lr > 0, "above 0"),
-            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
-            ("weight_decay", self.weight_decay >= 0, "0 or more"),
-            ("nesterov", not self.nesterov or self.momentum > 0, "False without momentum"),
-            ("steps", self.steps is None or self.steps >= 1, "1 or more"),
-        ):
-            if not valid:
-                raise UserError(f"protocol: `{name}` is {getattr(self, name)}, it must be {wanted}")
+        with within("protocol"):
+            at_least(0, self, "epochs", "weight_decay")
+            at_least(1, self, "batch", "steps")
+            above(0, self, "lr")
+            require("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+            nesterov = not self.nesterov or self.momentum > 0
+            require("nesterov", self.nesterov, nesterov, "False without momentum")
         if self.schedule not in SCHEDULES:
             raise unknown("schedule", self.schedule, SCHEDULES)
         if self.loss not in LOSSES:
@@ -315,11 +312,8 @@ def _layout(network: nn.Module, device: torch.device) -> torch.memory_format:
     On a CPU a training step in channels-last takes as long as otherwise with InstanceNorm, and 3/4
     as long with BatchNorm. A test takes less time in both cases.
     """
-    return (
-        LAYOUT[device.type]
-        if device.type == "cpu" or isinstance(network, Accelerated)
-        else torch.contiguous_format
-    )
+    fused = device.type == "cpu" or isinstance(network, Accelerated)
+    return LAYOUT[device.type] if fused else torch.contiguous_format
 
 
 class _SGD:
