@@ -52,6 +52,7 @@ class StreamBench(MemoryBench):
     """Everything that the streams of one method share (see `condense.study.workers.Bench`).
 
     >>> from condense import load_dataset
+    >>> from continual.plan import Plan
     >>> from condense.data.preprocess import make_preprocess
     >>> digits = load_dataset("digits")
     >>> preprocess = make_preprocess("standard", digits)

@@ -24,6 +24,7 @@ class ScratchBench(MemoryBench):
     """Everything that the networks of one method share (see `condense.study.workers.Bench`).
 
     >>> from condense import load_dataset
+    >>> from continual.plan import Plan
     >>> from condense.data.preprocess import make_preprocess
     >>> from condense.methods.selection import select
     >>> from continual.memories import of_set
