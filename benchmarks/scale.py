@@ -115,9 +115,7 @@ def measure(setting: Setting, device: torch.device, turns: int, clock: str) -> d
     before = peak_memory(device)
     # Compiling on a CPU takes longer than all the steps at a reduced scale.
     engine = _engine(setting, dataset, start, device, compiled=device.type == "cuda")
-    for step in range(2):
-        engine.step(step)
-    times = [seconds(partial(engine.step, step), device, clock) for step in range(2, 2 + turns)]
+    times = [seconds(partial(engine.step, step), device, clock) for step in range(2 + turns)][2:]
     held = engine.images.nbytes + engine.momentum.nbytes
     if device.type == "cuda":
         held += dataset.train.pixels.nbytes  # on a CPU the engine reads the dataset's own
@@ -162,13 +160,11 @@ def measure_ranks(setting: Setting, ranks: int, device: torch.device, turns: int
                 "--out", f"{folder}/{steps}",
             ]  # fmt: skip
             # One thread for each rank, also for a single one, which torchrun would give all cores.
-            done = subprocess.run(
-                list(map(str, words)),
-                cwd=Path(__file__).parents[1],
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                capture_output=True,
-                text=True,
-            )
+            place: Any = {
+                "cwd": Path(__file__).parents[1],
+                "env": os.environ | {"OMP_NUM_THREADS": "1"},
+            }
+            done = subprocess.run(list(map(str, words)), capture_output=True, text=True, **place)
             if done.returncode:
                 raise click.ClickException(f"{ranks} ranks failed:\n{done.stderr[-2000:]}")
             taken[steps] = read_json(Path(folder, str(steps), "run.json"))["progress"]["seconds"]

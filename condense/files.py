@@ -109,12 +109,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
     text = json.dumps(header, sort_keys=True)
     # A single metadata entry: safetensors does not keep several in order, and equal content must
     # give equal bytes.
-    write_bytes(
-        path,
-        save(
-            tensors, {"condensekit": json.dumps({"digest": digest(tensors, text), "header": text})}
-        ),
-    )
+    metadata = {"digest": digest(tensors, text), "header": text}
+    write_bytes(path, save(tensors, {"condensekit": json.dumps(metadata)}))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -85,7 +85,7 @@ def read(kind: type[T], fields: Any, place: str) -> T:
     condense.errors.UserError: walk.toml: `steps` is 'many': it must be a whole number
     """
     with within(place):
-        return _value(kind, fields, "")
+        return read_value(kind, fields, "")
 
 
 @contextlib.contextmanager
@@ -103,25 +103,16 @@ def within(place: str) -> Iterator[None]:
         raise UserError(f"{place}: {error}") from None
 
 
-def read_value(kind: Any, value: Any, name: str) -> Any:
-    """One value of type `kind`, as JSON or TOML holds it; else a `UserError` that names it.
-
-    >>> read_value(float, 3, "rate"), read_value(tuple[str, ...], ["a", "b"], "names")
-    (3.0, ('a', 'b'))
-    """
-    return _value(kind, value, name)
-
-
-def read_text(kind: Any, text: str, name: str) -> Any:
-    """One value of type `kind` from text as of a command line: as it is, or read as JSON.
+def read_text(kind: Any, value: Any, name: str) -> Any:
+    """The same of a value that may be text, as on a command line: as it is, or read as JSON.
 
     >>> [read_text(kind, "3", "steps") for kind in (str, float, int | None)]
     ['3', 3.0, 3]
     """
     with contextlib.suppress(json.JSONDecodeError, UserError):
-        if kind is not str:
-            return _value(kind, json.loads(text), name)
-    return _value(kind, text, name)
+        if isinstance(value, str) and kind is not str:
+            return read_value(kind, json.loads(value), name)
+    return read_value(kind, value, name)
 
 
 def replaced(config: T, changes: Mapping[str, Any]) -> T:
@@ -140,10 +131,7 @@ def replaced(config: T, changes: Mapping[str, Any]) -> T:
     for key in changes:
         if key not in kinds:
             raise unknown("setting", key, kinds)
-    values = {
-        key: (read_text if isinstance(value, str) else read_value)(kinds[key], value, key)
-        for key, value in changes.items()
-    }
+    values = {key: read_text(kinds[key], value, key) for key, value in changes.items()}
     return dataclasses.replace(config, **values)  # type: ignore[type-var]
 
 
@@ -203,11 +191,62 @@ def require(name: str, value: Any, valid: bool, accepted: str) -> None:
         raise UserError(f"`{name}` is {value!r}: it must be {accepted}")
 
 
+def at_least(least: float, config: Any, *names: str) -> None:
+    """Raise a `UserError` unless these fields of `config` are `least` or more, or None.
+
+    >>> @dataclass
+    ... class Walk:
+    ...     steps: int | None
+    >>> at_least(1, Walk(None), "steps")
+    >>> at_least(1, Walk(0), "steps")
+    Traceback (most recent call last):
+    condense.errors.UserError: `steps` is 0: it must be 1 or more
+    """
+    for name in names:
+        value = getattr(config, name)
+        require(name, value, value is None or value >= least, f"{least} or more")
+
+
+def above(bound: float, config: Any, *names: str) -> None:
+    """Raise a `UserError` unless these fields of `config` are above `bound`.
+
+    >>> @dataclass
+    ... class Walk:
+    ...     rate: float
+    >>> above(0, Walk(0.0), "rate")
+    Traceback (most recent call last):
+    condense.errors.UserError: `rate` is 0.0: it must be above 0
+    """
+    for name in names:
+        require(name, getattr(config, name), getattr(config, name) > bound, f"above {bound}")
+
+
+def check_literals(config: Any) -> None:
+    """Raise a `UserError` unless each `Literal` field of a dataclass has one of its values.
+
+    >>> @dataclass
+    ... class Walk:
+    ...     pace: Literal["slow", "fast"]
+    >>> check_literals(Walk("steady"))
+    Traceback (most recent call last):
+    condense.errors.UserError: `pace` is 'steady': it must be slow or fast
+    """
+    for setting in described(type(config)):
+        if get_origin(setting.kind) is Literal:
+            read_value(setting.kind, getattr(config, setting.name), setting.name)
+
+
 # ---- reading
 
 
-def _value(kind: Any, value: Any, name: str) -> Any:
-    """`value` as `kind`; `name` is its path, such as `recipe.lr`."""
+def read_value(kind: Any, value: Any, name: str) -> Any:
+    """One value of type `kind`, as JSON or TOML holds it.
+
+    Raises a `UserError` that names it for anything else; `name` is its path, such as `recipe.lr`.
+
+    >>> read_value(float, 3, "rate"), read_value(tuple[str, ...], ["a", "b"], "names")
+    (3.0, ('a', 'b'))
+    """
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
@@ -218,7 +257,7 @@ def _value(kind: Any, value: Any, name: str) -> Any:
     if origin is tuple and isinstance(value, tuple | list):
         return _tuple(inner, value, name, kind)
     if origin is dict and isinstance(value, Mapping):
-        return {key: _value(inner[1], item, f"{name}.{key}") for key, item in value.items()}
+        return {key: read_value(inner[1], item, f"{name}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(kind):
         if isinstance(value, kind):  # type: ignore[arg-type]
             return value
@@ -240,7 +279,7 @@ def _one_of(kinds: tuple[Any, ...], value: Any, name: str, union: Any) -> Any:
     others = [kind for kind in kinds if kind is not NoneType]
     for kind in others:
         try:
-            return _value(kind, value, name)
+            return read_value(kind, value, name)
         except UserError:
             if len(others) == 1 and isinstance(value, Mapping | list | tuple):
                 raise
@@ -254,7 +293,7 @@ def _tuple(kinds: tuple[Any, ...], values: Sequence[Any], name: str, whole: Any)
     if len(kinds) != len(values):
         raise _refused(whole, values, name)
     return tuple(
-        _value(kind, value, f"{name}[{place}]")
+        read_value(kind, value, f"{name}[{place}]")
         for place, (kind, value) in enumerate(zip(kinds, values, strict=True))
     )
 
@@ -273,7 +312,7 @@ def _dataclass(kind: Any, fields: Mapping[str, Any], name: str) -> Any:
             )
     return kind(
         **{
-            setting.name: _value(setting.kind, fields[setting.name], within + setting.name)
+            setting.name: read_value(setting.kind, fields[setting.name], within + setting.name)
             for setting in settings
             if setting.name in fields
         }

@@ -75,13 +75,8 @@ class ClassMemory(ExemplarsBuffer):
         logits: those of the samples, float32 [I * f * f, C], for DER.
         """
         super().__init__(len(rows))
-        self.rows, self.label, self.task, self.formation, self.logits = (
-            rows,
-            label,
-            task,
-            formation,
-            logits,
-        )
+        self.rows, self.label, self.task = rows, label, task
+        self.formation, self.logits = formation, logits
         self._preprocess, self._transforms = preprocess, transforms
         self._expose()
 
@@ -90,9 +85,8 @@ class ClassMemory(ExemplarsBuffer):
         self.max_size = new_size
         if new_size < len(self.rows):
             self.rows = self.rows[:new_size].clone()
-            self.logits = (
-                None if self.logits is None else self.logits[: new_size * self.formation**2].clone()
-            )
+            if self.logits is not None:
+                self.logits = self.logits[: new_size * self.formation**2].clone()
             self._expose()
 
     def keep_logits(self, logits: Tensor) -> None:
@@ -199,13 +193,9 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
 
     def state_dict(self) -> dict[str, Any]:
         """The content of the memory, as tensors and numbers."""
+        kept = ("rows", "task", "formation", "logits")
         groups = {
-            label: {
-                "rows": group.rows,
-                "task": group.task,
-                "formation": group.formation,
-                "logits": group.logits,
-            }
+            label: {name: getattr(group, name) for name in kept}
             for label, group in self.buffer_groups.items()
         }
         return {"max_size": self.max_size, "storage": self.storage, "groups": groups}
@@ -257,9 +247,8 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
         if isinstance(self.source, CondensedSet):
             return {label: self._stored(c, exp) for label, c in new.items()}, self.source.formation
         condensed = self.source.condense(_training_images(exp.dataset, new, self.source))
-        return {
-            label: condensed.per_class(index) for index, label in enumerate(new)
-        }, condensed.formation
+        images = {label: condensed.per_class(index) for index, label in enumerate(new)}
+        return images, condensed.formation
 
     def _stored(self, c: int, exp: Any) -> Tensor:
         """The set's images of class `c`."""
@@ -270,9 +259,7 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
                 "the set's classes are not those of the stream, or in another order: "
                 "condense the stream's dataset"
             )
-        images = (
-            self.source.per_class(c) if c < len(self.source.classes) else self.source.images[:0]
-        )
+        images = self.source.per_class(c)
         if len(images) == 0:
             raise UserError(
                 f"the set has no images of class {c}, which experience {exp.current_experience} "
@@ -308,12 +295,8 @@ class _Samples(Dataset):
     """The samples in the rows of one class: (float32 image, label), preprocessed and decoded."""
 
     def __init__(self, rows: Tensor, label: int, preprocess: Preprocess, formation: int) -> None:
-        self._rows, self._label, self._preprocess, self._formation = (
-            rows,
-            label,
-            preprocess,
-            formation,
-        )
+        self._rows, self._label = rows, label
+        self._preprocess, self._formation = preprocess, formation
 
     def __len__(self) -> int:
         return len(self._rows) * self._formation**2

@@ -1,10 +1,16 @@
 """What a continual run measures."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
 
 from condense.data.images import Dataset
 from condense.errors import UserError, unknown
+from condense.sets.condensed import CondensedSet
+from condense.settings import at_least
+from condense.study.trials import Key
 from condense.training import train as training
 from condense.training.train import Protocol
 from continual.tasks import ScratchTask, StreamTask
@@ -69,9 +75,7 @@ class Plan:
     """`auto`, `cpu` or `cuda`; `auto` takes a GPU where there is one."""
 
     def __post_init__(self) -> None:
-        for name in ("ipc", "orders", "repeats", "batch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"`{name}` is {getattr(self, name)}: it must be 1 or more")
+        at_least(1, self, "ipc", "orders", "repeats", "batch")
         if self.mode not in MODES:
             raise unknown("mode", self.mode, MODES)
         if self.storage not in ("uint8", "float32"):
@@ -114,3 +118,32 @@ class Plan:
             for step in range(self.steps)
             for stream in streams
         ]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MemoryBench:
+    """What the tasks of one method share (see `condense.study.workers.Bench`), whatever they do.
+
+    >>> bench = MemoryBench(plan=Plan(steps=2), groups=[], memories=[])
+    >>> bench.name(StreamTask("random", order=0, repeat=1))
+    'a stream with `random`, order 0, repeat 1'
+    """
+
+    plan: Plan
+    groups: list[tuple[tuple[int, ...], ...]]
+    """The classes of each step, by order and step."""
+    memories: list[list[CondensedSet]]
+    """What each step adds to the memory, by order and step; empty for Avalanche's own memory."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def to(self, device: torch.device) -> Self:
+        """The same bench for `device`. Tensors are moved when they are first used."""
+        return dataclasses.replace(self, device=device)
+
+    def key(self, task: ScratchTask | StreamTask) -> Key:
+        """What the result of a task is stored under."""
+        return task.key
+
+    def name(self, task: ScratchTask | StreamTask) -> str:
+        """A task in a few words, for messages."""
+        return str(task)

@@ -142,12 +142,9 @@ class _CondensedExemplars(_ICaRLPlugin):
         """All rows of the memory, as the stream's evaluation transform would give them."""
         self.storage_policy.update(strategy)
         groups = self.storage_policy.buffer_groups
-        self.x_memory = [
-            torch.cat([x for x, *_ in DataLoader(group.buffer.eval(), batch_size=256)]).to(
-                strategy.device
-            )
-            for group in groups.values()
-        ]
+        loaders = [DataLoader(one.buffer.eval(), batch_size=256) for one in groups.values()]
+        stored = [torch.cat([x for x, *_ in loader]) for loader in loaders]
+        self.x_memory = [images.to(strategy.device) for images in stored]
         self.y_memory = [[label] * len(group.rows) for label, group in groups.items()]
 
     def reduce_exemplar_set(self, strategy: Any) -> None:

@@ -3,9 +3,9 @@
 import contextlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from avalanche.evaluation.metrics import accuracy_metrics
@@ -21,10 +21,9 @@ from condense.networks.base import Network
 from condense.networks.build import build, initialise
 from condense.randomness import derive
 from condense.sets.condensed import CondensedSet
-from condense.study.trials import Key
 from continual.buffer import CondensedBuffer
 from continual.memories import union
-from continual.plan import Plan
+from continual.plan import MemoryBench
 from continual.plugins import build_strategy
 from continual.stream import class_stream
 from continual.tasks import StreamTask
@@ -48,11 +47,12 @@ class RealImages(ClassBalancedBuffer):
         self.post_adapt(strategy, strategy.experience)
 
 
-@dataclass(frozen=True, eq=False)
-class StreamBench:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StreamBench(MemoryBench):
     """Everything that the streams of one method share (see `condense.study.workers.Bench`).
 
     >>> from condense import load_dataset
+    >>> from continual.plan import Plan
     >>> from condense.data.preprocess import make_preprocess
     >>> digits = load_dataset("digits")
     >>> preprocess = make_preprocess("standard", digits)
@@ -65,31 +65,14 @@ class StreamBench:
     40
     """
 
-    plan: Plan
     dataset: Dataset
-    groups: list[tuple[tuple[int, ...], ...]]
-    """The classes of each step, by order and step."""
-    memories: list[list[CondensedSet]]
-    """What each step adds to the memory, by order and step; empty for `RealImages`."""
+    """It stays where it is, as Avalanche expects it."""
     real_images: int
     """The size of `RealImages`."""
     preprocess: Preprocess
     """The preprocessing of the stream where there are no memories, which have their own."""
     boards: Path
     """The folder of the curves for TensorBoard. On a cluster it is a folder of each machine."""
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    def to(self, device: torch.device) -> Self:
-        """The same bench for `device`. The data stays where it is, as Avalanche expects it."""
-        return replace(self, device=device)
-
-    def key(self, task: StreamTask) -> Key:
-        """What the result of a task is stored under."""
-        return task.key
-
-    def name(self, task: StreamTask) -> str:
-        """A task in a few words, for messages."""
-        return str(task)
 
     def run(self, task: StreamTask) -> dict[str, Any]:
         """Train on each experience in turn, and test on the classes seen after each.

@@ -5,15 +5,15 @@ share how hard it is. If there is only one order, the intervals are over its net
 nothing about other orders.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from condense.files import write_bytes
 from condense.report import html as report
+from condense.report.figures import panel, save_figure
+from condense.report.tables import terminal
 from condense.training.score import Statistic
 
 if TYPE_CHECKING:
@@ -100,16 +100,11 @@ class Results:
         """Every statistic, by method."""
         document: dict[str, Any] = {}
         for method in self.methods:
-            named = {
-                "final": self.final(method),
-                "average": self.average(method),
-                "forgetting": self.forgetting(method),
-            }
             steps = [self.at(method, step) for step in range(self.steps)]
-            document[method] = {
-                "steps": [one.to_json() if one else None for one in steps],
-                **{name: one.to_json() if one else None for name, one in named.items()},
-            }
+            document[method] = {"steps": [one.to_json() if one else None for one in steps]}
+            for name in ("final", "average", "forgetting"):
+                one = getattr(self, name)(method)
+                document[method][name] = one.to_json() if one else None
         return document
 
     def _collect(self, method: str, last: int, of: Any) -> Statistic | None:
@@ -161,15 +156,8 @@ def live(results: Results) -> "Table":
     >>> live(Results(("random", "herding"), steps=2)).row_count
     4
     """
-    from rich.table import Table
-
-    headers, rows = cells(results)
-    table = Table(title="accuracy on the classes seen so far, %, with 95 % intervals")
-    for header in headers:
-        table.add_column(header, justify="right" if header else "left")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    title = "accuracy on the classes seen so far, %, with 95 % intervals"
+    return terminal(title, *cells(results), numbers=True)
 
 
 def plot(results: Results, path: Path, title: str, classes_a_step: int) -> Path:
@@ -182,10 +170,7 @@ def plot(results: Results, path: Path, title: str, classes_a_step: int) -> Path:
     ...     plot(results, Path(folder, "accuracy.png"), "digits", classes_a_step=10).name
     'accuracy.png'
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained", dpi=150)
-    axes = figure.subplots()
+    figure, axes = panel(6.4, 4.2)
     for number, method in enumerate(results.methods):
         steps = [one for step in range(results.steps) if (one := results.at(method, step))]
         means = [100 * one.mean for one in steps]
@@ -198,13 +183,8 @@ def plot(results: Results, path: Path, title: str, classes_a_step: int) -> Path:
         )
     axes.set(xlabel="classes seen", ylabel="test accuracy on them, %", title=title)
     axes.set_xticks([classes_a_step * (step + 1) for step in range(results.steps)])
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_bytes(path, buffer.getvalue())
-    return path
+    return save_figure(figure, path)
 
 
 def page(
@@ -236,27 +216,16 @@ def page(
     )
     if results.left:
         explained += f" {results.left} of {results.total} networks are still to be tested."
+    table, image = report.table(headers, rows), report.image(picture)
+    sizes_of = ["method", "images", "bytes as uint8", "bytes as float32"]
     held = [
-        [method, *(size[name] for name in ("images", "uint8", "float32"))]
-        for method, size in sizes.items()
+        [method, size["images"], size["uint8"], size["float32"]] for method, size in sizes.items()
     ]
+    settings = {**plan["plan"], "methods": ", ".join(plan["plan"]["methods"])}
     return report.html_report(
         path,
         "Continual learning with condensed memories",
-        report.section(
-            "Accuracy",
-            report.paragraph(explained),
-            report.table(headers, rows),
-            report.image(picture),
-        ),
-        report.section(
-            "Memory at the end",
-            report.table(["method", "images", "bytes as uint8", "bytes as float32"], held),
-        ),
-        report.section(
-            "How",
-            report.facts(
-                {**plan, "plan": {**plan["plan"], "methods": ", ".join(plan["plan"]["methods"])}}
-            ),
-        ),
+        report.section("Accuracy", report.paragraph(explained), table, image),
+        report.section("Memory at the end", report.table(sizes_of, held)),
+        report.section("How", report.facts({**plan, "plan": settings})),
     )

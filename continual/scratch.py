@@ -1,8 +1,8 @@
 """Mode `scratch`: networks that are trained from scratch on a memory."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +13,18 @@ from condense.networks.accelerate import accelerate
 from condense.networks.base import Network
 from condense.networks.build import build, initialise
 from condense.randomness import derive
-from condense.sets.condensed import CondensedSet
-from condense.study.trials import Key
 from condense.training.train import Protocol, accuracy, train
 from continual.memories import union
+from continual.plan import MemoryBench
 from continual.tasks import ScratchTask
 
 
-@dataclass(frozen=True, eq=False)
-class ScratchBench:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScratchBench(MemoryBench):
     """Everything that the networks of one method share (see `condense.study.workers.Bench`).
 
     >>> from condense import load_dataset
+    >>> from continual.plan import Plan
     >>> from condense.data.preprocess import make_preprocess
     >>> from condense.methods.selection import select
     >>> from continual.memories import of_set
@@ -32,45 +32,22 @@ class ScratchBench:
     >>> preprocess = make_preprocess("standard", digits)
     >>> whole = select("random", digits, 2, preprocess=preprocess, seed=0)
     >>> bench = ScratchBench(
+    ...     plan=Plan(steps=2, network="convnet-d2-w8", repeats=1),
     ...     memories=[[of_set(whole, group) for group in groups]],
     ...     groups=[groups],
     ...     test=digits.test,
-    ...     network="convnet-d2-w8",
     ...     protocol=Protocol(epochs=1),
-    ...     repeats=1,
-    ...     seed=0,
     ... )
     >>> bench.run(ScratchTask("random", order=0, repeat=0, step=1))["images"]
     [182, 180]
     """
 
-    memories: list[list[CondensedSet]]
-    """What each step adds to the memory, by order and step; all in one preprocessing."""
-    groups: list[tuple[tuple[int, ...], ...]]
-    """The classes of each step, by order and step."""
     test: Images
-    network: str
     protocol: Protocol
-    repeats: int
-    """Networks of each order and step. Together they decide whether compiling one pays."""
-    seed: int
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     _ready: dict[int, tuple[Network, nn.Module]] = field(
         init=False, repr=False, default_factory=dict
     )
     """The network of the last step that was worked on, plain and accelerated, in this process."""
-
-    def to(self, device: torch.device) -> Self:
-        """The same bench for `device`. Tensors are moved when they are first used."""
-        return replace(self, device=device)
-
-    def key(self, task: ScratchTask) -> Key:
-        """What the result of a task is stored under."""
-        return task.key
-
-    def name(self, task: ScratchTask) -> str:
-        """A task in a few words, for messages."""
-        return str(task)
 
     def run(self, task: ScratchTask) -> dict[str, Any]:
         """Train one network and test it on the classes of each step so far.
@@ -80,18 +57,12 @@ class ScratchBench:
         """
         memory = union(self.memories[task.order][: task.step + 1]).decoded()
         images, labels = memory.images.to(self.device), memory.labels.to(self.device)
-        seed = derive(self.seed, "continual", task.order, task.step)
+        seed = derive(self.plan.seed, "continual", task.order, task.step)
         network, fast = self._network(task.step)
         initialise(network, seed, task.repeat)
         augment = make_augment(self.protocol.augment, memory.preprocess.to(self.device))
-        train(
-            fast,
-            images,
-            labels,
-            self.protocol,
-            derive(seed, "train", task.repeat),
-            augment=augment,
-        )
+        seed = derive(seed, "train", task.repeat)
+        train(fast, images, labels, self.protocol, seed, augment=augment)
         tests, (pixels, truth) = self._tests(task.order, task.step), self._test
         return {
             "accuracies": [accuracy(fast, pixels[test], truth[test]) for test in tests],
@@ -115,7 +86,7 @@ class ScratchBench:
         if step not in self._ready:
             self._ready.clear()
             first = self.memories[0][0]
-            network = build(self.network, first.shape, len(first.classes)).to(self.device)
+            network = build(self.plan.network, first.shape, len(first.classes)).to(self.device)
             self._ready[step] = network, accelerate(network, self._pixels(step), self.device)
         return self._ready[step]
 
@@ -130,5 +101,5 @@ class ScratchBench:
         for order, sets in enumerate(self.memories):
             stored = sum(map(len, sets[: step + 1]))
             tested = int(sum(test.sum() for test in self._tests(order, step)))
-            images += self.repeats * (passes * stored + tested)
+            images += self.plan.repeats * (passes * stored + tested)
         return images * first.images[0, 0].numel()

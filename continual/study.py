@@ -259,11 +259,7 @@ class _Run:
         return self.results
 
     def _measure(
-        self,
-        study: Study[Any],
-        bench: Bench[Any],
-        workers: Workers,
-        time_is_up: Callable[[], bool],
+        self, study: Study[Any], bench: Bench[Any], workers: Workers, time_is_up: Callable[[], bool]
     ) -> None:
         """Do what is left with one method."""
         tasks = {task.key: task for task in study.tasks}
@@ -280,26 +276,18 @@ class _Run:
 
     def _bench(self, held: list[list[CondensedSet]]) -> Bench[Any]:
         """What the tasks of a method share, which has these memories."""
+        common: dict[str, Any] = {"plan": self.plan, "groups": self.groups, "memories": held}
         if self.plan.mode == "scratch":
-            return ScratchBench(
-                memories=held,
-                groups=self.groups,
-                test=self.dataset.test,
-                network=self.plan.network,
-                protocol=self.plan.protocol(self.dataset),
-                repeats=self.plan.repeats,
-                seed=self.plan.seed,
-            )
+            protocol = self.plan.protocol(self.dataset)
+            return ScratchBench(test=self.dataset.test, protocol=protocol, **common)
         from continual.replay import StreamBench
 
         return StreamBench(
-            plan=self.plan,
             dataset=self.dataset,
-            groups=self.groups,
-            memories=held,
             real_images=self._real_images(),
             preprocess=self.preprocess,
             boards=self.folder.absolute() / "tensorboard",
+            **common,
         )
 
     def _memories(self, method: str) -> list[list[CondensedSet]]:

@@ -89,11 +89,7 @@ class Agreement:
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain numbers, for `json.dump`."""
-        counts = {
-            "architectures": self.architectures,
-            "failed": self.failed,
-            "resamples": self.resamples,
-        }
+        counts = {name: vars(self)[name] for name in ("architectures", "failed", "resamples")}
         return counts | {name: estimate.to_json() for name, estimate in self.measures.items()}
 
 
@@ -185,11 +181,8 @@ def _resamples(n: int, seed: int, resamples: int) -> Iterator[Floats]:
     for start in range(0, resamples, block):
         rows = min(block, resamples - start)
         drawn = torch.randint(n, (rows, n), generator=draws) + n * torch.arange(rows)[:, None]
-        yield (
-            np.bincount(drawn.numpy().ravel(), minlength=rows * n)
-            .reshape(rows, n)
-            .astype(np.float64)
-        )
+        counts = np.bincount(drawn.numpy().ravel(), minlength=rows * n)
+        yield counts.reshape(rows, n).astype(np.float64)
 
 
 class _Groups:

@@ -1,6 +1,8 @@
 """The `nas` command and what is below it: parse, call, print; no logic."""
 
+import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,21 +189,17 @@ def nas(
                 f"{', '.join(fixed)} cannot change in a search that is under way: "
                 "leave it out or start another"
             )
-        found = search.resume(
-            session.resume, workers=workers, minutes=session.minutes, quiet=session.json
-        )
-        _tell(found, session.json)
+        further: dict[str, Any] = {
+            "workers": workers,
+            "minutes": session.minutes,
+            "quiet": session.json,
+        }
+        _tell(search.resume(session.resume, **further), session.json)
     else:
-        job = _job(data, trainings, trainings.regime("REGIME"), session)
-        found = search.search(
-            workers=workers,
-            proxies=judged.proxy,
-            by=judged.by,
-            reference=judged.reference,
-            out=session.out or f"runs/nas-{trainings.space}",
-            **job,
-        )
-        _tell(found, session.json)
+        choices = dataclasses.asdict(judged) | {"regime": trainings.regime("REGIME")}
+        choices["proxies"] = choices.pop("proxy")
+        out = session.out or f"runs/nas-{trainings.space}"
+        _work(search.search, data, trainings, workers, session, out=out, **choices)
 
 
 def _given(context: click.Context) -> dict[str, str]:
@@ -214,22 +212,31 @@ def _given(context: click.Context) -> dict[str, str]:
     }
 
 
-def _job(data: Data, trainings: Trainings, regime: "Regime", session: Session) -> dict[str, Any]:
-    """What a search and a reference run are called with alike."""
+def _work(
+    make: Callable[..., "SearchResult"],
+    data: Data,
+    trainings: Trainings,
+    workers: "Workers",
+    session: Session,
+    **choices: Any,
+) -> None:
+    """Call the function `make` with what a search and a reference run have in common; tell all."""
     source = data.source()
-    return {
-        "dataset": source.load(download=data.download),
-        "source": source,
-        "space_name": trainings.name(),
-        "sample": trainings.sample,
-        "seeds": trainings.seeds,
-        "seed": trainings.seed,
-        "held_out": trainings.held_out,
-        "store": session.store,
-        "regime": regime,
-        "minutes": session.minutes,
-        "quiet": session.json,
-    }
+    found = make(
+        source.load(download=data.download),
+        source=source,
+        space_name=trainings.name(),
+        sample=trainings.sample,
+        seeds=trainings.seeds,
+        seed=trainings.seed,
+        held_out=trainings.held_out,
+        store=session.store,
+        workers=workers,
+        minutes=session.minutes,
+        quiet=session.json,
+        **choices,
+    )
+    _tell(found, session.json)
 
 
 @nas.command(
@@ -263,11 +270,9 @@ def reference(
     """
     from nas import search
 
-    job = _job(data, trainings, trainings.regime("REFERENCE_REGIME"), session)
+    choices = {"images": truth.images, "regime": trainings.regime("REFERENCE_REGIME")}
     out = session.out or f"runs/reference-{trainings.space}"
-    _tell(
-        search.train_reference(workers=workers, images=truth.images, out=out, **job), session.json
-    )
+    _work(search.train_reference, data, trainings, workers, session, out=out, **choices)
 
 
 @nas.command(cls=Command, parts={"output": Part(kind=Printed, heading=Heading.OUTPUT)})
@@ -330,19 +335,15 @@ def convert(official: str, conversion: Conversion) -> None:
 def _tell(found: "SearchResult", as_json: bool) -> None:
     """Print what was found: how far each score can be trusted, the best, what one should know, the
     files."""
+    from condense.report.tables import columns as aligned
     from nas.report import AGREEMENT_HEADERS, agreement_rows
 
     names = ("ranking.csv", "ranking.json", "report.html", "reference.csv")
     files = [str(found.folder / name) for name in names if (found.folder / name).exists()]
     ranking = found.ranking
     if as_json:
-        told = {
-            "folder": str(found.folder),
-            "done": found.done,
-            "total": found.total,
-            "notes": found.notes,
-            "files": files,
-        }
+        told = {"folder": str(found.folder), "done": found.done, "total": found.total}
+        told |= {"notes": found.notes, "files": files}
         click.echo(json.dumps(told | (ranking.to_json() if ranking is not None else {}), indent=2))
         return
     click.echo(f"{found.done} of {found.total} trainings done")
@@ -352,37 +353,20 @@ def _tell(found: "SearchResult", as_json: bool) -> None:
             "95 % intervals"
         )
         single = {name: found for name, found in ranking.agreements.items() if " + " not in name}
-        _table(AGREEMENT_HEADERS, agreement_rows(single))
+        click.echo("\n".join(aligned(AGREEMENT_HEADERS, agreement_rows(single))))
     if ranking is not None and len(ranking):
         click.echo(f"\nthe best by {ranking.by} (losses are negated)")
-        columns = [
-            "rank",
-            "index",
-            ranking.by,
-            *(["truth"] if ranking.truth is not None else []),
-            "arch",
-        ]
-        _table(
-            columns,
-            [[_number(row[column]) for column in columns] for row in ranking.rows()[:_BEST]],
-        )
+        truth = ["truth"] if ranking.truth is not None else []
+        columns = ["rank", "index", ranking.by, *truth, "arch"]
+        rows = [[_number(row[column]) for column in columns] for row in ranking.rows()[:_BEST]]
+        click.echo("\n".join(aligned(columns, rows)))
     click.echo()
-    for note in found.notes:
-        click.echo(f"note: {note}")
-    for file in files:
-        click.echo(file)
-
-
-def _table(headers: "tuple[str, ...] | list[str]", rows: list[list[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
-    for row in (headers, *rows):
-        click.echo(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+    for line in (*(f"note: {note}" for note in found.notes), *files):
+        click.echo(line)
 
 
 def _number(value: Any) -> str:
     """A cell of a ranking; a score that is missing is that of diverged trainings."""
-    return (
-        "diverged" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
-    )
+    if value is None:
+        return "diverged"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

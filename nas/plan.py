@@ -36,7 +36,7 @@ class SearchPlan:
     ... )
     >>> len(plan.tasks())  # for each of the two candidates the baselines and two trainings
     6
-    >>> SearchPlan.from_json(dataclasses.asdict(plan)) == plan
+    >>> read_value(SearchPlan, dataclasses.asdict(plan), "plan") == plan
     True
     """
 
@@ -91,11 +91,6 @@ class SearchPlan:
             for name in names
         ]
 
-    @classmethod
-    def from_json(cls, fields: Any) -> "SearchPlan":
-        """What `plain` described; a `UserError` names the field that is not as it should be."""
-        return read_value(cls, fields, "plan")
-
 
 def change(regime: Regime, **changes: Any) -> Regime:
     """The regime with some settings changed: its own, those of its protocol, or its sizes.
@@ -116,10 +111,7 @@ def change(regime: Regime, **changes: Any) -> Regime:
     def among(names: Collection[str]) -> dict[str, Any]:
         return {name: value for name, value in changes.items() if name in names}
 
-    sizes = {
-        name: (read_text if isinstance(value, str) else read_value)(int, value, name)
-        for name, value in among(regime.sizes).items()
-    }
+    sizes = {name: read_text(int, value, name) for name, value in among(regime.sizes).items()}
     return dataclasses.replace(
         replaced(regime, among(outer)),
         protocol=replaced(regime.protocol, among(inner)),
@@ -187,7 +179,8 @@ def load_plan(folder: Path) -> SearchPlan:
     record = record_of(folder)
     content = record.read()
     with within(f"{record.path} is not of this version of condensekit"):
-        return SearchPlan.from_json(read_value(dict[str, Any], content, FILE).get("plan"))
+        plan = read_value(dict[str, Any], content, FILE).get("plan")
+        return read_value(SearchPlan, plan, "plan")
 
 
 def candidates(space_name: str, sample: int | Sequence[int] | None, seed: int) -> tuple[int, ...]:

@@ -140,11 +140,8 @@ def seen_held_out(names: Sequence[str], rest: Dataset) -> tuple[str, ...]:
     >>> seen_held_out(["random", "whole:100"], load_dataset("digits"))
     ()
     """
-    origins = [
-        (name, CondensedSet.load(name).provenance.get("dataset"))
-        for name in names
-        if not _is_kind(name)
-    ]
+    sets = [name for name in names if not _is_kind(name)]
+    origins = [(name, CondensedSet.load(name).provenance.get("dataset")) for name in sets]
     return tuple(
         _shown(name)
         for name, origin in origins
@@ -217,15 +214,9 @@ def _real(
         if number < classes:
             raise UserError(f"proxy `{name}`: {classes} classes need at least {classes} images")
         images = rest.hold_out(number, seed=1).test  # stratified
-    identity = f"{images.fingerprint} {preprocess.fingerprint}"
-    return Proxy(
-        name,
-        images.pixels,
-        images.labels,
-        preprocess,
-        hashlib.blake2b(identity.encode(), digest_size=8).hexdigest(),
-        steps,
-    )
+    text = f"{images.fingerprint} {preprocess.fingerprint}"
+    identity = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return Proxy(name, images.pixels, images.labels, preprocess, identity, steps)
 
 
 def _number(name: str) -> int | None:

@@ -13,7 +13,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, product
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -105,17 +105,10 @@ class Ranking:
         """
         if self.truth is None or not self.agreements:
             return {}
-        proxies = list(self.trainings)
-        pairs = [
-            (f"{a} {score}", f"{b} {score}")
-            for b, a in combinations(proxies, 2)
-            for score in SCORES
-        ]
-        pairs += [
-            (f"{proxy} {score} + {FREE_AVERAGE}", FREE_AVERAGE)
-            for proxy in proxies
-            for score in SCORES
-        ]
+        two = product(combinations(self.trainings, 2), SCORES)
+        pairs = [(f"{a} {score}", f"{b} {score}") for (b, a), score in two]
+        columns = column_names(self.trainings, free=False)
+        pairs += [(f"{column} + {FREE_AVERAGE}", FREE_AVERAGE) for column in columns]
         return {
             f"{a} minus {b}": difference(self.columns[a], self.columns[b], self.truth)
             for a, b in pairs
@@ -217,13 +210,14 @@ def collect(
     )
 
 
-def column_names(proxies: Iterable[str]) -> list[str]:
-    """The columns that a search with these proxies can be ranked by.
+def column_names(proxies: Iterable[str], *, free: bool = True) -> list[str]:
+    """The columns that a search with these proxies can be ranked by, with the `free` baselines.
 
     >>> column_names(["random"])[:4]
     ['random accuracy', 'random held_loss', 'random summed_loss', 'parameters']
     """
-    return [f"{proxy} {score}" for proxy in proxies for score in SCORES] + list(BASELINES)
+    trained = [f"{proxy} {score}" for proxy in proxies for score in SCORES]
+    return trained + (list(BASELINES) if free else [])
 
 
 def _averages(columns: dict[str, Floats], proxies: Iterable[str]) -> dict[str, Floats]:
@@ -233,12 +227,8 @@ def _averages(columns: dict[str, Floats], proxies: Iterable[str]) -> dict[str, F
     with the number of parameters and with the best-known baselines.
     """
     free = FREE_AVERAGE.split(" + ")
-    combined = [free] + [
-        [f"{proxy} {score}", *others]
-        for proxy in proxies
-        for score in SCORES
-        for others in (["parameters"], free)
-    ]
+    trained = product(column_names(proxies, free=False), (["parameters"], free))
+    combined = [free, *([column, *others] for column, others in trained)]
     return {
         " + ".join(parts): rank_average(*(columns[part] for part in parts)) for parts in combined
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from condense.report import html as report
-from condense.report.figures import save_figure
+from condense.report.figures import panels, save_figure
 from nas.agreement import Agreement, Estimate
 from nas.ranking import YARDSTICK, Ranking
 from nas.training import SCORES
@@ -48,12 +48,10 @@ def scatter(path: Path, ranking: Ranking, proxy: str) -> Path:
     ...     scatter(Path(folder, "random.png"), ranking, "random").exists()
     True
     """
-    from matplotlib.figure import Figure
-
     assert ranking.truth is not None
     columns = [f"{proxy} {score}" for score in SCORES] + [YARDSTICK]
-    figure = Figure(figsize=(3.1 * len(columns), 3.2), layout="constrained", dpi=150)
-    for axes, column in zip(figure.subplots(1, len(columns), sharey=True), columns, strict=True):
+    figure, panes = panels(3.1 * len(columns), 3.2, columns=len(columns), sharey=True)
+    for axes, column in zip(panes.flat, columns, strict=True):
         finite = np.isfinite(ranking.columns[column])
         values = np.abs(ranking.columns[column][finite])  # losses are negated in the ranking
         axes.scatter(
@@ -78,8 +76,6 @@ def _draw_axis(axes: "Axes", label: str, values: np.ndarray) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3)
 
 
 def interval(estimate: Estimate, sign: str = "") -> str:
@@ -156,11 +152,9 @@ def _agreement_sections(folder: Path, ranking: Ranking) -> list[report.Html]:
         "with bootstrap 95 % intervals. Ties share their mean rank; trainings that diverged rank "
         "last. A proxy is of no use if it does not beat the scores that cost nothing."
     )
+    files = {proxy: f"scatter-{proxy.replace(':', '-')}.png" for proxy in ranking.trainings}
     pictures = [
-        report.image(
-            scatter(folder / f"scatter-{proxy.replace(':', '-')}.png", ranking, proxy), proxy
-        )
-        for proxy in ranking.trainings
+        report.image(scatter(folder / file, ranking, proxy), proxy) for proxy, file in files.items()
     ]
     sections = [
         report.section(

@@ -21,7 +21,7 @@ from condense.errors import UserError, unknown
 from condense.progress import progress
 from condense.study.record import locked
 from condense.study.study import Study
-from condense.study.trials import Trials
+from condense.study.trials import Trial, Trials
 from condense.study.workers import Workers
 from nas.plan import (
     HELD_OUT,
@@ -35,17 +35,13 @@ from nas.plan import (
 from nas.proxies import make_proxies, seen_held_out
 from nas.ranking import column_names
 from nas.regime import Regime
-from nas.results import (
-    SearchResult,
-    ranking_of,
-    result_of,
-    store_path,
-    truth_of,
-    write_result,
-)
+from nas.results import SearchResult, ranking_of, result_of, store_path, truth_of, write_result
 from nas.spaces import space
 from nas.training import SearchBench
 from nas.watch import watched
+
+_TESTED = ""
+"""Stands in place of the column to rank by for networks that are tested instead."""
 
 
 def search(
@@ -53,19 +49,10 @@ def search(
     *,
     space_name: str,
     out: str | Path,
-    proxies: Sequence[str] = ("random",),
-    sample: int | Sequence[int] | None = None,
-    seeds: int = 3,
-    seed: int = 0,
-    regime: Regime | None = None,
-    held_out: int = HELD_OUT,
-    by: str | None = None,
-    reference: str | Path | None = None,
-    source: Source | None = None,
-    store: str | Path | None = None,
     workers: Workers | None = None,
     minutes: float | None = None,
     quiet: bool = False,
+    **choices: Any,
 ) -> SearchResult:
     """Rank candidates of a space by training them on proxies of `dataset`.
 
@@ -73,21 +60,25 @@ def search(
     ----------
     space_name: one of `nas.spaces.SPACES`.
     out: the folder of the search.
-    proxies: the names of the proxies; see `nas.proxies`.
+    workers: what the trainings run on.
+    minutes: a time limit. What is finished by then is kept, and `resume` continues.
+
+    Further parameters, each with a default
+    ---------------------------------------
+    proxies: the names of the proxies; see `nas.proxies`. By default `random` alone.
     sample: the number of candidates, or their indices; see `nas.plan.candidates`.
-    seeds: trainings of each candidate on each proxy.
-    seed: draws the candidates.
+    seeds: trainings of each candidate on each proxy, by default 3.
+    seed: draws the candidates, by default 0.
     regime: how candidates are trained; by default as the `REGIME` of the space says. Use
         `nas.plan.change` to change some of it.
-    held_out: the number of training images to score by. Test images are never used.
+    held_out: the number of training images to score by, by default 5,000. Test images are never
+        used.
     by: the column to rank by, such as `random summed_loss`; by default the first proxy's column
         for the `SCORE` of the space. All columns are reported.
     reference: a table of accuracies after full training (see `nas.reference`); by default the table
         of the space in the data folder, if there is one.
     source: where the dataset can be loaded from again; by default its name.
     store: a file of trainings that is shared with other searches.
-    workers: what the trainings run on.
-    minutes: a time limit. What is finished by then is kept, and `resume` continues.
 
     Raises `UserError` for bad input, and for a folder that already holds a search. Raises
     `Interrupted` after Ctrl-C; what is finished is then kept.
@@ -104,51 +95,22 @@ def search(
     >>> result.done, len(result.ranking)
     (4, 2)
     """
-    indices = candidates(space_name, sample, seed)
-    source = source or Source(name=dataset.name)
-    table = find_reference(space_name, dataset.name, reference, source.data_dir)
-    if table is not None:
-        table.truth(dataset.name, indices)  # raises now, and not after the trainings
-    plan = SearchPlan(
-        space=space_name,
-        source=source,
-        fingerprint=dataset.fingerprint,
-        proxies=tuple(proxies),
-        indices=indices,
-        seeds=seeds,
-        regime=regime or space(space_name).REGIME,
-        held_out=held_out,
-        num_classes=len(dataset.classes),
-        by=by or "not known yet",
-        reference=table.source if table else None,
-        store=str(store) if store else None,
-    )
-    bench = _bench(plan, dataset)
-    known = column_names(bench.proxies)
-    by = by or f"{next(iter(bench.proxies))} {space(space_name).SCORE}"
-    if by not in known:
-        raise unknown("score to rank by:", by, known)
-    seen = seen_held_out(proxies, dataset.hold_out(held_out, seed=0))
-    plan = dataclasses.replace(plan, by=by, recipes=bench.keys.recipes, seen=seen)
-    return _start(Path(out), plan, bench, workers, minutes, quiet)
+    plan, bench = _planned(dataset, space_name=space_name, **choices)
+    (workers := workers or Workers()).check()
+    folder = Path(out)
+    with locked(folder):
+        record_of(folder).check_free({"plan": dataclasses.asdict(plan)})
+        return _go_on(folder, plan, bench, workers, minutes, quiet)
 
 
 def train_reference(
     dataset: Dataset,
     *,
     space_name: str,
-    out: str | Path,
-    sample: int | Sequence[int] | None = None,
-    seeds: int = 1,
-    seed: int = 0,
     images: int | None = None,
+    seeds: int = 1,
     regime: Regime | None = None,
-    held_out: int = HELD_OUT,
-    source: Source | None = None,
-    store: str | Path | None = None,
-    workers: Workers | None = None,
-    minutes: float | None = None,
-    quiet: bool = False,
+    **others: Any,
 ) -> SearchResult:
     """Train candidates on real images and test them: the truth by which searches are judged.
 
@@ -158,6 +120,7 @@ def train_reference(
     Parameters
     ----------
     images: the number of training images, stratified; by default all that are not held out.
+    seeds: trainings of each candidate.
     regime: how candidates are trained; by default as the `REFERENCE_REGIME` of the space says.
 
     All other parameters, and the errors, are those of `search`.
@@ -174,21 +137,10 @@ def train_reference(
     ...     Path(out, "reference.csv").read_text().split()[0]
     'index,arch,digits_valid,digits_test,n_seeds,diverged'
     """
-    plan = SearchPlan(
-        space=space_name,
-        source=source or Source(name=dataset.name),
-        fingerprint=dataset.fingerprint,
-        proxies=(f"whole:{images}" if images else "whole",),
-        indices=candidates(space_name, sample, seed),
-        seeds=seeds,
-        regime=regime or space(space_name).REFERENCE_REGIME,
-        held_out=held_out,
-        num_classes=len(dataset.classes),
-        store=str(store) if store else None,
-    )
-    bench = _bench(plan, dataset)
-    plan = dataclasses.replace(plan, recipes=bench.keys.recipes)
-    return _start(Path(out), plan, bench, workers, minutes, quiet)
+    proxies = [f"whole:{images}" if images else "whole"]
+    regime = regime or space(space_name).REFERENCE_REGIME
+    others |= {"proxies": proxies, "seeds": seeds, "regime": regime, "by": _TESTED}
+    return search(dataset, space_name=space_name, **others)
 
 
 def resume(
@@ -268,6 +220,54 @@ def describe(
     }
 
 
+def _planned(
+    dataset: Dataset,
+    *,
+    space_name: str,
+    proxies: Sequence[str] = ("random",),
+    sample: int | Sequence[int] | None = None,
+    seeds: int = 3,
+    seed: int = 0,
+    regime: Regime | None = None,
+    held_out: int = HELD_OUT,
+    by: str | None = None,
+    reference: str | Path | None = None,
+    source: Source | None = None,
+    store: str | Path | None = None,
+) -> tuple[SearchPlan, SearchBench]:
+    """The plan of a new search, and what its trainings share; see `search` for the parameters."""
+    indices = candidates(space_name, sample, seed)
+    source, table = source or Source(name=dataset.name), None
+    if by != _TESTED:
+        table = find_reference(space_name, dataset.name, reference, source.data_dir)
+    if table is not None:
+        table.truth(dataset.name, indices)  # raises now, and not after the trainings
+    plan = SearchPlan(
+        space=space_name,
+        source=source,
+        fingerprint=dataset.fingerprint,
+        proxies=tuple(proxies),
+        indices=indices,
+        seeds=seeds,
+        regime=regime or space(space_name).REGIME,
+        held_out=held_out,
+        num_classes=len(dataset.classes),
+        by="not known yet" if by is None else by,
+        reference=table.source if table else None,
+        store=str(store) if store else None,
+    )
+    bench = _bench(plan, dataset)
+    plan = dataclasses.replace(plan, recipes=bench.keys.recipes)
+    if not plan.ranks:
+        return plan, bench
+    known = column_names(bench.proxies)
+    by = by or f"{next(iter(bench.proxies))} {space(space_name).SCORE}"
+    if by not in known:
+        raise unknown("score to rank by:", by, known)
+    seen = seen_held_out(proxies, dataset.hold_out(held_out, seed=0))
+    return dataclasses.replace(plan, by=by, seen=seen), bench
+
+
 def _bench(plan: SearchPlan, dataset: Dataset) -> SearchBench:
     """What the trainings of the search share.
 
@@ -292,21 +292,6 @@ def _bench(plan: SearchPlan, dataset: Dataset) -> SearchBench:
     )
 
 
-def _start(
-    folder: Path,
-    plan: SearchPlan,
-    bench: SearchBench,
-    workers: Workers | None,
-    minutes: float | None,
-    quiet: bool,
-) -> SearchResult:
-    """Start a new search in `folder`, and work to its end."""
-    (workers := workers or Workers()).check()
-    with locked(folder):
-        record_of(folder).check_free({"plan": dataclasses.asdict(plan)})
-        return _go_on(folder, plan, bench, workers, minutes, quiet)
-
-
 def _go_on(
     folder: Path,
     plan: SearchPlan,
@@ -326,11 +311,10 @@ def _go_on(
         else:
             shown = progress(plan.space, study.total, study.done, quiet=quiet)
         with shown as report:
-            study.work(
-                bench,
-                workers,
-                lambda done, trial: report(done),
-                how_to_go_on=f"go on with `nas --resume {folder}`",
-                minutes=minutes,
-            )
+            how = f"go on with `nas --resume {folder}`"
+
+            def told(done: int, trial: Trial) -> None:
+                report(done)
+
+            study.work(bench, workers, told, how_to_go_on=how, minutes=minutes)
         return write_result(folder, plan, store)

@@ -80,13 +80,9 @@ class Keys:
     def of(self, task: SearchTask) -> Key:
         """The key of a task."""
         fingerprint, recipe = self.recipes[task.proxy]
-        return Key.of(
-            self.kind,
-            architecture=space(self.space).architecture(task.architecture).name,
-            proxy=fingerprint,
-            seed=task.seed,
-            recipe=recipe,
-        )
+        name = space(self.space).architecture(task.architecture).name
+        facts = {"architecture": name, "proxy": fingerprint, "seed": task.seed, "recipe": recipe}
+        return Key.of(self.kind, **facts)
 
     @property
     def kind(self) -> str:
@@ -194,16 +190,8 @@ class SearchBench:
         seed = derive(task.seed, "nas/train", architecture.index)
         augment = make_augment(protocol.augment, proxy.preprocess)
         try:
-            train(
-                fast,
-                proxy.images,
-                proxy.labels,
-                protocol,
-                seed,
-                augment=augment,
-                prepare=proxy.prepare(),
-                watch=losses,
-            )
+            how: dict[str, Any] = {"prepare": proxy.prepare(), "watch": losses, "augment": augment}
+            train(fast, proxy.images, proxy.labels, protocol, seed, **how)
         except Diverged:
             diverged = True
         if self.regime.statistics == "proxy":

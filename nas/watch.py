@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from condense.progress import progress
+from condense.report.tables import terminal
 from nas.agreement import agreement
 from nas.ranking import Ranking
 from nas.spaces import space
@@ -100,19 +101,14 @@ def _live(
 
 def _table(title: str, ranking: Ranking) -> "Table":
     """One row for each proxy: its trainings, and what its score says."""
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for header in _HEADERS:
-        table.add_column(header)
-    score = ranking.by.rpartition(" ")[2]
+    rows, score = [], ranking.by.rpartition(" ")[2]
     for proxy, trainings in ranking.trainings.items():
         column = f"{proxy} {score}"
         column = column if column in ranking.columns else ranking.by
         best, value = _best(ranking, column) or ("", "")
         agreement = _agreement(ranking, column).removeprefix("Spearman ") or "no reference yet"
-        table.add_row(proxy, str(len(ranking)), f"{trainings.sum():.0f}", best, value, agreement)
-    return table
+        rows.append([proxy, str(len(ranking)), f"{trainings.sum():.0f}", best, value, agreement])
+    return terminal(title, _HEADERS, rows)
 
 
 def _best(ranking: Ranking, column: str) -> tuple[str, str] | tuple[()]:
@@ -120,18 +116,11 @@ def _best(ranking: Ranking, column: str) -> tuple[str, str] | tuple[()]:
 
     Empty as long as there is no score.
     """
-    scores = (
-        [
-            (value, -at)
-            for at, value in enumerate(ranking.columns[column].tolist())
-            if value == value
-        ]
-        if len(ranking)
-        else []
-    )
-    if not scores:
+    scores = ranking.columns[column].tolist() if len(ranking) else []
+    scored = [(value, -at) for at, value in enumerate(scores) if value == value]
+    if not scored:
         return ()
-    value, at = max(scores)
+    value, at = max(scored)
     best = space(ranking.space).architecture(ranking.indices[-at])
     return f"{best.index} {best.name}", f"({column} {value:.4g})"
 

@@ -12,7 +12,9 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def cifar10_dir(tmp_path_factory, request) -> Path:
-    """A `data_dir` with the real CIFAR-10, unpacked once a session, also where several workers share it."""
+    """A `data_dir` with the real CIFAR-10, unpacked once a session, also where several workers
+    share it.
+    """
     if not (SHARED / "cifar10_test.npz").is_file():
         pytest.skip(f"no packed CIFAR-10 in {SHARED}")
     parallel = hasattr(request.config, "workerinput")

@@ -1,4 +1,6 @@
-"""Matching losses against naive float64 loops over classes and images, and their gradients against finite differences."""
+"""Matching losses against naive float64 loops over classes and images, and their gradients against
+finite differences.
+"""
 
 import cmath
 import math
@@ -50,7 +52,10 @@ def loss(
 
 
 def naive_attention(image_map: Tensor, power: float, norm: str) -> list[float]:
-    """One image's attention map by the definition: loops over positions and channels, in Python floats."""
+    """One image's attention map by the definition.
+
+    Loops over positions and channels, in Python floats.
+    """
     channels, height, width = image_map.shape
     values = [
         sum(abs(image_map[c, i, j].item()) ** power for c in range(channels))

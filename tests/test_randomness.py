@@ -1,4 +1,7 @@
-"""`uniforms` against plain integers and against the statistics it promises; `derive` and `generator`."""
+"""`uniforms` against plain integers and against the statistics it promises.
+
+`derive` and `generator`.
+"""
 
 import math
 
@@ -25,7 +28,8 @@ def reference(seed: int, purpose: str, step: int, lane: int, column: int) -> flo
 
 
 def test_splitmix64_reference_has_the_published_first_output() -> None:
-    # The first number of SplitMix64 seeded with 0: the state moves on by the golden ratio, then is mixed.
+    # The first number of SplitMix64 seeded with 0: the state moves on by the golden ratio, then is
+    # mixed.
     assert splitmix64(GOLDEN) == 0xE220A8397B1DCDAF
 
 

@@ -128,7 +128,7 @@ def test_a_missing_field_is_named_with_its_path() -> None:
 
 
 def test_a_value_that_the_dataclass_refuses_names_the_file() -> None:
-    with pytest.raises(UserError, match=r"^p.toml: .*`epochs` is -1, it must be 0 or more"):
+    with pytest.raises(UserError, match=r"^p.toml: .*`epochs` is -1: it must be 0 or more"):
         read(Protocol, {"epochs": -1}, "p.toml")
 
 

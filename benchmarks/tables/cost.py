@@ -6,10 +6,7 @@ where that run would be; on a CPU the peak is the process's and includes compili
 """
 
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
-
-from scipy.stats import t
 
 from benchmarks.step import apart, noise_dataset
 from benchmarks.tables.bench import TableBench, TableWork
@@ -22,6 +19,7 @@ from condense.methods import METHODS
 from condense.report import tables
 from condense.report.figures import panels, save_figure
 from condense.runs.rehearsal import rehearse
+from condense.training.score import Statistic
 
 IPCS = {"smoke": (1,), "cpu": (1, 10, 50), "full": (1, 10, 50)}
 HEADERS = ["method", "images per class", "seconds a step", "95 % interval", "peak, MB"]
@@ -55,14 +53,14 @@ def point(method: str, scale: TableScale, ipc: int, bench: TableBench) -> dict[s
     except UserError as error:
         return {"failed": str(error)}
     seconds = timed["seconds_of_steps"]
-    half = float(t.ppf(0.975, len(seconds) - 1)) * stdev(seconds) / len(seconds) ** 0.5
-    middle = fmean(seconds)
+    of_steps = Statistic(tuple((one,) for one in seconds))
+    low, high = of_steps.ci95 or (of_steps.mean, of_steps.mean)
     return {
         "recipe": recipe.to_json(),  # without the folder of the experts
         "device": timed["device"],
         "seconds": seconds,
-        "mean_s": middle,
-        "ci95_s": [max(0.0, middle - half), middle + half],
+        "mean_s": of_steps.mean,
+        "ci95_s": [max(0.0, low), high],
         "peak_MB": timed["peak_memory_MB"],
     }
 

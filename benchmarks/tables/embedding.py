@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import t
 from sklearn.manifold import TSNE
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
@@ -31,10 +30,13 @@ from condense.randomness import generator
 from condense.report import tables
 from condense.report.figures import panel, save_figure
 from condense.runs.shelf import Made
+from condense.training.score import Statistic
 from condense.training.train import accuracy, train
 
 _NEIGHBOURS = 10
 _BATCH = 100
+_DOTS: dict[str, Any] = {"s": 6, "alpha": 0.35, "linewidths": 0}
+_STARS: dict[str, Any] = {"s": 70, "marker": "*", "edgecolors": "black", "linewidths": 0.6}
 HEADERS = ["set", "with their own class, %", "95 % interval"]
 HEADERS += ["offset of the class mean", "95 % interval"]
 
@@ -163,15 +165,8 @@ def draw(folder: Path, title: str, document: dict[str, Any]) -> None:
         places, classes = np.array(document["map"][name]), np.array(document["labels"][name])
         for c, label in enumerate(document["classes"]):
             colour = f"C{c % 10}"
-            dots: dict[str, Any] = {"s": 6, "alpha": 0.35, "linewidths": 0, "label": label}
-            stars: dict[str, Any] = {
-                "s": 70,
-                "marker": "*",
-                "edgecolors": "black",
-                "linewidths": 0.6,
-            }
-            axes.scatter(*real[labels == c].T, color=colour, **dots)
-            axes.scatter(*places[classes == c].T, color=colour, **stars)
+            axes.scatter(*real[labels == c].T, color=colour, label=label, **_DOTS)
+            axes.scatter(*places[classes == c].T, color=colour, **_STARS)
         told = f"{name}: {document['plan']['ipc']} images per class (stars) among real ones"
         axes.set(title=told, xticks=[], yticks=[])
         figure.legend(loc="outside right center", frameon=False, markerscale=2)
@@ -180,9 +175,9 @@ def draw(folder: Path, title: str, document: dict[str, Any]) -> None:
 
 def _interval(values: list[float], digits: int) -> tuple[str, str]:
     """The mean of the values and its interval, as two cells."""
-    mean = float(np.mean(values))
-    half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
-    return f"{mean:.{digits}f}", f"{mean - half:.{digits}f} to {mean + half:.{digits}f}"
+    of_classes = Statistic(tuple((value,) for value in values))
+    low, high = of_classes.ci95 or (of_classes.mean, of_classes.mean)
+    return f"{of_classes.mean:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 def _network(

@@ -1,5 +1,6 @@
 """`condensekit select`, `import`, `export` and `show`: sets that are not condensed here."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,11 +48,8 @@ def select(data: Data, selection: Selection, machine: Device, output: Output) ->
     from condense.runs import shelf
 
     source = data.source()
-    shelf.select_into(
-        output.out, source.load(download=data.download), source, method=selection.method,
-        ipc=selection.ipc, preprocess=selection.preprocess, seed=selection.seed,
-        device=machine.device, storage=selection.storage,
-    )  # fmt: skip
+    real, how = source.load(download=data.download), dataclasses.asdict(selection)
+    shelf.select_into(output.out, real, source, device=machine.device, **how)
     show_set(output.out, output.json)
 
 
@@ -86,10 +84,8 @@ def import_command(path: Path, data: Data, foreign: Foreign, output: Output) -> 
     from condense.runs import shelf
 
     source = data.source()
-    shelf.import_into(
-        output.out, path, source.load(download=data.download), source,
-        preprocess=foreign.preprocess, experiment=foreign.experiment, storage=foreign.storage,
-    )  # fmt: skip
+    real = source.load(download=data.download)
+    shelf.import_into(output.out, path, real, source, **dataclasses.asdict(foreign))
     show_set(output.out, output.json)
 
 
@@ -153,9 +149,7 @@ def show(path: str, look: Look) -> None:
         "labels": "soft" if condensed.soft else "hard",
         "preprocess": condensed.preprocess.name,
         "fingerprint": condensed.fingerprint,
-        "bytes": {
-            storage: condensed.nbytes(storage) for storage in ("float32", "float16", "uint8")
-        },
+        "bytes": {name: condensed.nbytes(name) for name in ("float32", "float16", "uint8")},
         "provenance": condensed.provenance,
     }
     evaluations = rows(path, condensed)

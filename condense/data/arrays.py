@@ -54,14 +54,10 @@ def _dataset(
             f"test images of side {sides[1]}; give a resolution"
         )
     channels = max(pixels.shape[1] for pixels, _ in (train, test))
-    splits = [
-        Images(
-            square(pixels, sides[0]).expand(-1, channels, -1, -1).contiguous(),
-            labels,
-            tuple(classes),
-        )
-        for pixels, labels in (train, test)
-    ]
+    splits = []
+    for pixels, labels in (train, test):
+        pixels = square(pixels, sides[0]).expand(-1, channels, -1, -1).contiguous()
+        splits.append(Images(pixels, labels, tuple(classes)))
     return Dataset(name, *splits)
 
 
@@ -102,10 +98,8 @@ def official_files(name: str, root: Path) -> list[tuple[Path, str]]:
             (root / source.__name__ / "raw" / file, md5) for file, md5 in _IDX_MD5[name].items()
         ]
     if name == "svhn":
-        return [
-            (root / file, md5)
-            for _, file, md5 in (source.split_list["train"], source.split_list["test"])
-        ]
+        splits = (source.split_list[split] for split in ("train", "test"))
+        return [(root / file, md5) for _, file, md5 in splits]
     files = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
     return [(root / source.base_folder / file, md5) for file, md5 in files]
 
@@ -133,11 +127,9 @@ def torchvision(name: str, root: Path, resolution: int | None, download: bool) -
     condense.errors.UserError: empty/MNIST/raw/train-images-idx3-ubyte: missing ...
     """
     source = _torchvision_class(name)
-    keys = (
-        [{"split": "train"}, {"split": "test"}]
-        if name == "svhn"
-        else [{"train": True}, {"train": False}]
-    )
+    keys: list[dict[str, Any]] = [{"train": True}, {"train": False}]
+    if name == "svhn":
+        keys = [{"split": "train"}, {"split": "test"}]
     fault = _fault(name, root)
     if fault and download:
         try:
@@ -206,8 +198,7 @@ def npz(name: str, resolution: int | None) -> Dataset:
     if names.shape != values.shape:
         raise UserError(
             f"{path}: `class_names` has shape {list(names.shape)}, but `train_labels` has images "
-            f"of {len(values)} classes; "
-            "give one name for each, in the order of the labels"
+            f"of {len(values)} classes; give one name for each, in the order of the labels"
         )
     classes = [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()]
     train, test = (

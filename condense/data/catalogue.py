@@ -26,7 +26,10 @@ class Entry(NamedTuple):
 
     about: str
     load: Callable[[Path, int | None, bool], Dataset]
-    """Given the folder of data, the side in pixels (None: the usual one) and whether to download."""
+    """Given the folder of data, the side in pixels (None.
+
+    The usual one) and whether to download.
+    """
 
 
 def _imagenet(name: str, usual: int) -> Callable[[Path, int | None, bool], Dataset]:
@@ -39,17 +42,12 @@ NAMED = {
         lambda root, resolution, download: arrays.digits(resolution),
     ),
     "mnist": Entry(
-        "28x28 grey, 10 classes: handwritten digits",
-        partial(arrays.torchvision, "mnist"),
+        "28x28 grey, 10 classes: handwritten digits", partial(arrays.torchvision, "mnist")
     ),
     "fashionmnist": Entry(
-        "28x28 grey, 10 classes: pieces of clothing",
-        partial(arrays.torchvision, "fashionmnist"),
+        "28x28 grey, 10 classes: pieces of clothing", partial(arrays.torchvision, "fashionmnist")
     ),
-    "svhn": Entry(
-        "32x32 RGB, 10 classes: house numbers",
-        partial(arrays.torchvision, "svhn"),
-    ),
+    "svhn": Entry("32x32 RGB, 10 classes: house numbers", partial(arrays.torchvision, "svhn")),
     "cifar10": Entry("32x32 RGB, 10 classes", partial(arrays.torchvision, "cifar10")),
     "cifar100": Entry("32x32 RGB, 100 classes", partial(arrays.torchvision, "cifar100")),
     "tinyimagenet": Entry(
@@ -61,16 +59,11 @@ NAMED = {
         _imagenet("imagenet-1k", 64),
     ),
     "imagenette": Entry(
-        "128x128 RGB, 10 easy classes of an ImageNet folder",
-        _imagenet("imagenette", 128),
+        "128x128 RGB, 10 easy classes of an ImageNet folder", _imagenet("imagenette", 128)
     ),
-    "imagewoof": Entry(
-        "128x128 RGB, 10 dogs of an ImageNet folder",
-        _imagenet("imagewoof", 128),
-    ),
+    "imagewoof": Entry("128x128 RGB, 10 dogs of an ImageNet folder", _imagenet("imagewoof", 128)),
     "imagesquawk": Entry(
-        "128x128 RGB, 10 birds of an ImageNet folder",
-        _imagenet("imagesquawk", 128),
+        "128x128 RGB, 10 birds of an ImageNet folder", _imagenet("imagesquawk", 128)
     ),
 }
 """The datasets that have a name. Adding one is a file and a line here (docs/extend/dataset.md)."""

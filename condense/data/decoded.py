@@ -63,13 +63,8 @@ def square(image: Any, resolution: int) -> Any:
     import torchvision.transforms.functional as F
 
     if isinstance(image, Tensor):  # in chunks, because resizing converts to float32
-        chunks = image.split(1024)
-        return torch.cat(
-            [
-                F.center_crop(F.resize(chunk, [resolution], antialias=True), [resolution])
-                for chunk in chunks
-            ]
-        )
+        resized = (F.resize(chunk, [resolution], antialias=True) for chunk in image.split(1024))
+        return torch.cat([F.center_crop(chunk, [resolution]) for chunk in resized])
     return F.center_crop(F.resize(image, [resolution]), [resolution])
 
 
@@ -185,10 +180,8 @@ def _open(path: Path, key: bytes, sizes: list[int], resolution: int) -> list[Pix
             )
     except OSError:
         return None
-    contents = [
-        seal[start : start + _DIGEST].hex()
-        for start in range(_DIGEST, len(seal) - _DIGEST, _DIGEST)
-    ]
+    starts = range(_DIGEST, len(seal) - _DIGEST, _DIGEST)
+    contents = [seal[start : start + _DIGEST].hex() for start in starts]
     return list(map(Pixels, torch.from_numpy(array).split(sizes), contents))
 
 
@@ -229,13 +222,8 @@ def _build(
             images = pool.imap(
                 partial(_decode, resolution=resolution, channels=channels), files, chunksize=16
             )
-            progress = track(
-                images,
-                f"decoding {path.stem}",
-                len(files),
-                console=console,
-                disable=not console.is_terminal,
-            )
+            title, hidden = f"decoding {path.stem}", not console.is_terminal
+            progress = track(images, title, len(files), console=console, disable=hidden)
             for image, owner in zip(progress, owners, strict=True):
                 out.write(image)
                 contents[owner].update(image)

@@ -130,10 +130,8 @@ def imagenet(name: str, root: Path, resolution: int) -> Dataset:
     else:
         from torchvision.models import ResNet18_Weights
 
-        wnids, classes = (
-            _subfolders(source / "train"),
-            ResNet18_Weights.IMAGENET1K_V1.meta["categories"],
-        )
+        wnids = _subfolders(source / "train")
+        classes = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
         if len(wnids) != len(classes):
             raise UserError(
                 f"{source / 'train'}: expected 1000 class folders, found {len(wnids)}; for fewer "
@@ -176,15 +174,8 @@ def tiny_imagenet(root: Path, resolution: int) -> Dataset:
         test.labels.append(index[wnid])
     if not test.paths:
         raise UserError(f"{annotations}: empty; unpack the archive again")
-    return _decoded(
-        "tinyimagenet",
-        source,
-        _tiny_names(source / "words.txt", wnids),
-        (train, test),
-        resolution,
-        3,
-        root,
-    )
+    classes = _tiny_names(source / "words.txt", wnids)
+    return _decoded("tinyimagenet", source, classes, (train, test), resolution, 3, root)
 
 
 def _tiny_names(words: Path, wnids: list[str]) -> list[str]:
@@ -192,11 +183,8 @@ def _tiny_names(words: Path, wnids: list[str]) -> list[str]:
 
     Without the file `words` the name is the wnid.
     """
-    table = (
-        dict(line.split("\t", 1) for line in _lines(words) if "\t" in line)
-        if words.is_file()
-        else {}
-    )
+    lines = _lines(words) if words.is_file() else []
+    table = dict(line.split("\t", 1) for line in lines if "\t" in line)
     names = [table.get(wnid, wnid).partition(",")[0] for wnid in wnids]
     shared = Counter(names)
     return [
@@ -216,11 +204,8 @@ def _subfolders(folder: Path) -> list[str]:
     """The sorted names of the folders in `folder`; an empty list if it does not exist."""
     if not folder.is_dir():
         return []
-    return sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
+    inside = (entry.name for entry in os.scandir(folder) if entry.is_dir())
+    return sorted(name for name in inside if not name.startswith("."))
 
 
 def _files(folder: Path, classes: Sequence[str]) -> _Files:

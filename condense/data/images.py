@@ -129,11 +129,8 @@ class Dataset:
         held = torch.zeros(len(self.train), dtype=torch.bool)
         for c, quota in enumerate(_quotas(counts, count).tolist()):
             members = self.train.of_class(c)
-            held[
-                members[
-                    torch.randperm(len(members), generator=generator(seed, "hold-out", c))[:quota]
-                ]
-            ] = True
+            order = torch.randperm(len(members), generator=generator(seed, "hold-out", c))
+            held[members[order[:quota]]] = True
         return Dataset(self.name, self.train.subset(~held), self.train.subset(held), held_out=True)
 
 

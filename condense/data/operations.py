@@ -121,10 +121,8 @@ def _warp(images: Tensor, chosen: Tensor, along_x: Tensor, along_y: Tensor) -> T
     def centres(size: int) -> Tensor:
         return (torch.arange(size, device=images.device, dtype=images.dtype) * 2 + 1) / size - 1
 
-    along_x, along_y = (
-        along_x.to(images.dtype)[:, None, None],
-        along_y.to(images.dtype)[:, None, None],
-    )
+    along_x = along_x.to(images.dtype)[:, None, None]
+    along_y = along_y.to(images.dtype)[:, None, None]
     grid = (
         along_x * centres(images.shape[3])[:, None]
         + along_y * centres(images.shape[2])[:, None, None]

@@ -149,8 +149,7 @@ class Standardize(Preprocess):
         if self.mean.ndim != 1 or self.std.shape != self.mean.shape:
             raise UserError(
                 f"`standard` needs a mean and a std per channel, found {tuple(self.mean.shape)} "
-                f"and {tuple(self.std.shape)}: "
-                "save the transform again"
+                f"and {tuple(self.std.shape)}: save the transform again"
             )
 
     @classmethod
@@ -180,8 +179,7 @@ class Standardize(Preprocess):
         if images.ndim != 4 or images.shape[1] != len(self.mean):
             raise UserError(
                 f"images of shape {tuple(images.shape)} do not fit a standardisation of "
-                f"{len(self.mean)} channels: "
-                "give [N, ch, H, W] with the channels it was fitted on"
+                f"{len(self.mean)} channels: give [N, ch, H, W] with the channels it was fitted on"
             )
 
     def _forward(self, images: Tensor) -> Tensor:
@@ -216,8 +214,7 @@ class Whiten(Preprocess):
         if self.mean.ndim != 3 or self.matrix.shape != (self.mean.numel(), self.mean.numel()):
             raise UserError(
                 "`zca` needs a mean [ch, H, W] and a square matrix of its size, found "
-                f"{tuple(self.mean.shape)} and "
-                f"{tuple(self.matrix.shape)}: save the transform again"
+                f"{tuple(self.mean.shape)} and {tuple(self.matrix.shape)}: save the transform again"
             )
 
     @classmethod
@@ -251,8 +248,7 @@ class Whiten(Preprocess):
         if images.shape[1:] != self.mean.shape:
             raise UserError(
                 f"images of shape {tuple(images.shape)} do not fit a ZCA of "
-                f"{tuple(self.mean.shape)}: "
-                "give [N, ch, H, W] with the shape it was fitted on"
+                f"{tuple(self.mean.shape)}: give [N, ch, H, W] with the shape it was fitted on"
             )
 
     def _forward(self, images: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """Condensation methods, by name. To add one, write a module and list its class in `METHODS`."""
 
-from condense.methods.base import Looping, Matching, Method
+from condense.methods.base import Looping as Looping
+from condense.methods.base import Matching as Matching
+from condense.methods.base import Method
 from condense.methods.cafe import CAFE
 from condense.methods.cgan import CGAN
 from condense.methods.datadam import DataDAM
@@ -16,41 +18,6 @@ from condense.methods.mtt import MTT
 from condense.methods.vae import VAE
 
 METHODS: dict[str, type[Method]] = {
-    kind.name: kind
-    for kind in (
-        DataDAM,
-        DM,
-        MMD,
-        CAFE,
-        DC,
-        DSA,
-        MTT,
-        DD,
-        KIP,
-        LD,
-        GMMN,
-        CGAN,
-        VAE,
-    )
+    kind.name: kind for kind in (DataDAM, DM, MMD, CAFE, DC, DSA, MTT, DD, KIP, LD, GMMN, CGAN, VAE)
 }
 """Every method class, by name."""
-
-__all__ = [
-    "CAFE",
-    "CGAN",
-    "DC",
-    "DD",
-    "DM",
-    "DSA",
-    "GMMN",
-    "KIP",
-    "LD",
-    "METHODS",
-    "MMD",
-    "MTT",
-    "VAE",
-    "DataDAM",
-    "Looping",
-    "Matching",
-    "Method",
-]

@@ -7,6 +7,7 @@ both, and know nothing else about a method.
 """
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,11 +16,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from condense.data.augment import make_augment
+from condense.data.batches import RealImages
 from condense.data.images import Dataset
 from condense.errors import UserError, unknown
+from condense.networks import build as networks
 from condense.networks.base import Network
 from condense.sets.condensed import CondensedSet
-from condense.settings import replaced, require
+from condense.settings import above, at_least, check_literals, replaced, require
 from condense.training.pool import TRAININGS
 
 Described = list[Tensor]
@@ -140,30 +144,26 @@ class Recipe:
     pool: int = 0
     """The number of networks in a pool of networks that are trained on the real images.
 
-    Each step then matches under a point of the training of one of them. With 0 it matches under
-    random networks."""
+    Each step then matches under a point of the training of one of them. 0: random networks."""
     pool_steps: int = 800
     """The number of training steps of each of these networks, with 64 real images per step."""
     pool_training: str = "cosine"
     """How they are trained, one of `condense.training.pool.TRAININGS`.
 
-    `cosine` is short and uses the augmentation of the recipe. `idc` is the training of the methods
-    after IDC: CutMix, colour and crop, and a rate in stairs."""
+    `cosine` is short and uses the recipe's augmentation. `idc` is that of the methods after IDC:
+    CutMix, colour and crop, and a rate in stairs."""
     pool_epochs: int | None = None
     """The number of passes over the real images in place of `pool_steps`."""
     pool_seed: int | None = None
-    """The seed of the pool's training; by default that of the run.
-
-    Runs of all seeds and numbers of images can share a pool that has a seed of its own."""
+    """The seed of the pool's training, so that all runs can share it; by default the run's."""
     pool_from: float = 0.0
     """Where the points to match under begin, from the first (0) to the last (1) weights."""
     pool_to: float = 1.0
     """Where these points end, in [`pool_from`, 1]."""
     pool_points: Literal["line", "passes"] = "line"
-    """The points to match under.
+    """Points on the line between a network's first and last weights, or its weights after a pass.
 
-    `line` is the line between the first and the last weights of a network, `passes` the weights
-    that it had after each pass, which are stored in float16."""
+    The latter are stored in float16."""
     calibration: float = 0.0
     """Weight of the cross-entropy of the synthetic images under the pool's network.
 
@@ -181,33 +181,20 @@ class Recipe:
     A soft label is half the hard label and half the mean prediction of the networks."""
 
     def __post_init__(self) -> None:
-        calibrates = self.pool > 0 and self.method.matches_embedding
-        for name, valid, accepted in (
-            ("real_batch", self.real_batch >= 1, "1 or more"),
-            ("steps", self.steps >= 0, "0 or more"),
-            ("lr", self.lr > 0, "above 0"),
-            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
-            ("formation", self.formation >= 1, "1 or more"),
-            ("pool", self.pool >= 0, "0 or more"),
-            ("pool_steps", self.pool_steps >= 1, "1 or more"),
-            ("pool_epochs", self.pool_epochs is None or self.pool_epochs >= 1, "1 or more"),
-            ("pool_to", self.pool_to <= 1, "1 or less"),
-            (
-                "pool_from",
-                0 <= self.pool_from <= self.pool_to,
-                f"in [0, {self.pool_to}], where `pool_to` ends",
-            ),
-            ("pool_points", self.pool_points in ("line", "passes"), "line or passes"),
-            ("calibration", self.calibration >= 0, "0 or more"),
-            ("calibrate_under", self.calibrate_under in ("drawn", "last"), "drawn or last"),
-            ("soft_labels", self.pool > 0 or not self.soft_labels, "false, or with a pool true"),
-            (
-                "calibration",
-                not self.calibration or calibrates,
-                "0, but for datadam and dm with a pool",
-            ),
-        ):
-            require(name, getattr(self, name), valid, accepted)
+        at_least(0, self, "steps", "pool", "calibration")
+        at_least(1, self, "real_batch", "formation", "pool_steps", "pool_epochs")
+        above(0, self, "lr")
+        check_literals(self)
+        require("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        require("pool_to", self.pool_to, self.pool_to <= 1, "1 or less")
+        begins = 0 <= self.pool_from <= self.pool_to
+        wanted = f"in [0, {self.pool_to}], where `pool_to` ends"
+        require("pool_from", self.pool_from, begins, wanted)
+        labels = isinstance(self.soft_labels, bool) and (self.pool > 0 or not self.soft_labels)
+        require("soft_labels", self.soft_labels, labels, "false, or with a pool true")
+        calibrates = not self.calibration or (self.pool > 0 and self.method.matches_embedding)
+        wanted = "0, but for datadam and dm with a pool"
+        require("calibration", self.calibration, calibrates, wanted)
         if self.pool_training not in TRAININGS:
             raise unknown("training of a pool", self.pool_training, TRAININGS)
 
@@ -227,13 +214,9 @@ class Recipe:
         for key in changes:
             if key not in own | theirs:
                 raise unknown(f"setting of {self.method.name}", key, sorted(own | theirs))
-        method = replaced(
-            self.method, {key: value for key, value in changes.items() if key in theirs}
-        )
-        return dataclasses.replace(
-            replaced(self, {key: value for key, value in changes.items() if key in own}),
-            method=method,
-        )
+        recipe = replaced(self, {key: value for key, value in changes.items() if key in own})
+        of_method = {key: value for key, value in changes.items() if key in theirs}
+        return dataclasses.replace(recipe, method=replaced(self.method, of_method))
 
 
 _EXPLODED = 1e4
@@ -258,14 +241,13 @@ class Problem:
 
     >>> from condense import load_dataset
     >>> from condense.data.preprocess import make_preprocess
-    >>> from condense.methods import DC, selection
+    >>> from condense.methods import DC
+    >>> from condense.methods.selection import noise
     >>> digits = load_dataset("digits")
     >>> problem = Problem(
     ...     dataset=digits,
     ...     recipe=Recipe(name="mine", method=DC(), network="convnet-d2-w8", real_batch=4),
-    ...     start=selection.noise(
-    ...         digits, ipc=1, preprocess=make_preprocess("standard", digits), seed=0
-    ...     ),
+    ...     start=noise(digits, ipc=1, preprocess=make_preprocess("standard", digits), seed=0),
     ...     seed=0,
     ...     device=torch.device("cpu"),
     ... )
@@ -286,6 +268,21 @@ class Problem:
     """Together with the step and the class it determines every draw."""
     device: torch.device
     """The device to compute on."""
+
+    @property
+    def classes(self) -> Tensor:
+        """All classes, int64 [C], on the device."""
+        return torch.arange(len(self.dataset.classes), device=self.device)
+
+    def real(self) -> RealImages:
+        """The real images, as many of each class at once as the recipe says."""
+        preprocess, count = self.start.preprocess, self.recipe.real_batch
+        return RealImages(self.dataset, preprocess, count, self.seed, self.device)
+
+    def network(self) -> Network:
+        """A new network of the recipe, on the device, in training mode."""
+        made = networks.build(self.recipe.network, self.dataset.shape, len(self.dataset.classes))
+        return made.to(self.device).train()
 
 
 class Learner(ABC):
@@ -342,10 +339,8 @@ class Learner(ABC):
         This waits for the device. Raises `Diverged`.
         """
         losses = {name: float(total) for name, total in totals.items()}
-        if not (
-            torch.tensor(list(losses.values())).isfinite().all()
-            and self.images.abs().amax() < _EXPLODED
-        ):
+        finite = all(map(math.isfinite, losses.values()))
+        if not (finite and self.images.abs().amax() < _EXPLODED):
             raise Diverged(
                 f"the loss diverged by step {done} (not finite, or pixels beyond reason): lower "
                 "--lr or --loss-scale"
@@ -361,6 +356,22 @@ class Learner(ABC):
         """Continue from a `state()`."""
         for name, tensor in self.tensors().items():
             tensor.copy_(state[name])
+
+
+class Loop(Learner):
+    """A learner of all classes, from the starting images of a problem; subclasses add the rest.
+
+    >>> from condense.methods.dc import GradientMatching
+    >>> issubclass(GradientMatching, Loop)
+    True
+    """
+
+    def __init__(self, method: Any, problem: Problem) -> None:
+        self.method, self.recipe, self.seed = method, problem.recipe, problem.seed
+        self.classes, self.device = problem.classes, problem.device
+        self.images = problem.start.images.to(problem.device, copy=True)
+        self.per_class = len(self.images) // len(self.classes)
+        self.augment = make_augment(problem.recipe.augment)
 
 
 _CLASSES = {"cifar100": 100, "tinyimagenet": 200, "imagenet-1k": 1000}

@@ -26,13 +26,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from condense.data.augment import make_augment
-from condense.data.batches import RealImages
-from condense.methods.base import Learner, Looping, Problem, widen
+from condense.methods.base import Learner, Loop, Looping, Problem, widen
 from condense.networks import build as networks
 from condense.networks.accelerate import block_size, joins_images
 from condense.randomness import derive, generator
-from condense.settings import require
+from condense.settings import above, at_least, require
 
 _TRAIN_BATCH = 256
 
@@ -77,18 +75,13 @@ class CAFE(Looping):
     """The learning rate of the inner loop: SGD without momentum, in batches of 256."""
 
     def __post_init__(self) -> None:
-        require("loss_scale", self.loss_scale, self.loss_scale > 0, "above 0")
-        require("discrimination", self.discrimination, self.discrimination >= 0, "0 or more")
-        require(
-            "layer_weights",
-            self.layer_weights,
-            bool(self.layer_weights) and min(self.layer_weights) >= 0,
-            "one number or more, each 0 or more",
-        )
-        require("queue", self.queue, self.queue >= 2, "2 or more")
-        require("query", self.query, self.query >= 1, "1 or more")
-        require("most_passes", self.most_passes, self.most_passes >= 1, "1 or more")
-        require("network_lr", self.network_lr, self.network_lr > 0, "above 0")
+        above(0, self, "loss_scale", "network_lr")
+        at_least(0, self, "discrimination")
+        at_least(1, self, "query", "most_passes")
+        at_least(2, self, "queue")
+        weighs = bool(self.layer_weights) and min(self.layer_weights) >= 0
+        wanted = "one number or more, each 0 or more"
+        require("layer_weights", self.layer_weights, weighs, wanted)
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
@@ -131,41 +124,31 @@ def discrimination(real: Tensor, centres: Tensor) -> Tensor:
     return functional.cross_entropy(logits, truth, reduction="sum")
 
 
-class _Learner(Learner):
+class _Learner(Loop):
+    method: CAFE
+
     def __init__(self, method: CAFE, problem: Problem) -> None:
-        recipe, dataset, device = problem.recipe, problem.dataset, problem.device
-        self._method, self._recipe, self._seed = method, recipe, problem.seed
-        num_classes = len(dataset.classes)
-        self.classes = torch.arange(num_classes, device=device)
-        self.images = problem.start.images.to(device, copy=True)
-        self._per_class = len(self.images) // num_classes
-        self._truth = self.classes.repeat_interleave(self._per_class)
+        super().__init__(method, problem)
+        self._real, self._network = problem.real(), problem.network()
+        self._truth = self.classes.repeat_interleave(self.per_class)
         self._momentum = torch.zeros_like(self.images)
-        self._augment = make_augment(recipe.augment)
-        self._real = RealImages(
-            dataset, problem.start.preprocess, recipe.real_batch, problem.seed, device
-        )
-        self._network = (
-            networks.build(recipe.network, dataset.shape, num_classes).to(device).train()
-        )
         self._blocks = [self.classes]
         if not joins_images(self._network):
-            self._blocks = list(
-                self.classes.split(max(1, block_size(self.images, device) // self._per_class))
-            )
+            size = max(1, block_size(self.images, self.device) // self.per_class)
+            self._blocks = list(self.classes.split(size))
         self._used = torch.zeros((), dtype=torch.int64)  # networks before this one
         # The accuracies after the last updates of the images; NaN if there are not enough yet.
         self._queue = torch.full((method.queue,), torch.nan)
-        networks.initialise(self._network, self._seed, 0)
+        networks.initialise(self._network, self.seed, 0)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Update the images, then run the inner loop or start with a fresh network."""
         parts = self._update(step)
         self._queue = torch.cat([self._queue[1:], torch.tensor([self._accuracy(step, 0)])])
-        if self._queue.isfinite().all() and _range(self._queue.tolist()) < self._method.outer_bound:
+        if self._queue.isfinite().all() and _range(self._queue.tolist()) < self.method.outer_bound:
             self._used += 1
             self._queue.fill_(torch.nan)
-            networks.initialise(self._network, self._seed, int(self._used))
+            networks.initialise(self._network, self.seed, int(self._used))
         else:
             self._train(step)
         return parts
@@ -173,13 +156,8 @@ class _Learner(Learner):
     def tensors(self) -> dict[str, Tensor]:
         """Images, momentum, the network with its number, and the accuracies."""
         weights = {f"network.{name}": value for name, value in self._network.state_dict().items()}
-        return {
-            "images": self.images,
-            "momentum": self._momentum,
-            "used": self._used,
-            "queue": self._queue,
-            **weights,
-        }
+        counts = {"used": self._used, "queue": self._queue}
+        return {"images": self.images, "momentum": self._momentum, **counts, **weights}
 
     def _update(self, step: int) -> dict[str, Tensor]:
         """Move the images by SGD with momentum.
@@ -190,7 +168,7 @@ class _Learner(Learner):
         with torch.no_grad():
             real_means, real = self._real_features(step)
         leaf = self.images.detach().requires_grad_()
-        drawn = self._augment.matching(leaf, self.classes, self._seed, step).unflatten(
+        drawn = self.augment.matching(leaf, self.classes, self.seed, step).unflatten(
             0, (len(self.classes), -1)
         )
         # Only the means of a class are kept. The backward pass computes each block of classes
@@ -199,16 +177,15 @@ class _Learner(Learner):
             checkpoint(self._means, drawn[block], use_reentrant=False) for block in self._blocks
         ]
         means = [torch.cat(layer) for layer in zip(*blocks, strict=True)]
-        scale, beta = self._method.loss_scale, self._method.discrimination
+        scale, beta = self.method.loss_scale, self.method.discrimination
         parts = {
-            "alignment": scale * alignment(real_means, means, self._method.layer_weights),
+            "alignment": scale * alignment(real_means, means, self.method.layer_weights),
             "discrimination": scale * beta * discrimination(real, means[-1]),
         }
         (gradient,) = torch.autograd.grad(torch.stack(list(parts.values())).sum(), leaf)
-        lr = self._recipe.lr * 0.5 ** sum(
-            step >= part * self._recipe.steps for part in (0.6, 0.8, 0.9)
-        )
-        self._momentum.mul_(self._recipe.momentum).add_(gradient)
+        halvings = sum(step >= part * self.recipe.steps for part in (0.6, 0.8, 0.9))
+        lr = self.recipe.lr * 0.5**halvings
+        self._momentum.mul_(self.recipe.momentum).add_(gradient)
         self.images.sub_(self._momentum, alpha=lr)
         return {name: part.detach() for name, part in parts.items()}
 
@@ -218,15 +195,13 @@ class _Learner(Learner):
         Classes are processed one at a time if they do not affect each other.
         """
         drawn = self._real.batch(self.classes, step)
-        drawn = self._augment.matching(drawn, self.classes, self._seed, step).unflatten(
+        drawn = self.augment.matching(drawn, self.classes, self.seed, step).unflatten(
             0, (len(self.classes), -1)
         )
         blocks = [self.classes] if joins_images(self._network) else self.classes.split(1)
         seen = [self._features(drawn[block]) for block in blocks]
-        means = [
-            torch.cat([layer.mean(dim=1) for layer in of_layer])
-            for of_layer in zip(*seen, strict=True)
-        ]
+        layers = zip(*seen, strict=True)
+        means = [torch.cat([part.mean(dim=1) for part in layer]) for layer in layers]
         return means, torch.cat([features[-1] for features in seen])
 
     def _means(self, images: Tensor) -> list[Tensor]:
@@ -244,22 +219,19 @@ class _Learner(Learner):
         self._network.requires_grad_(True)
         weights: list[Tensor] = list(self._network.parameters())
         seen: list[float] = []
-        for number in range(1, self._method.most_passes + 1):
-            order = torch.randperm(
-                len(self.images), generator=generator(self._seed, "cafe order", step, number)
-            )
-            seed = derive(self._seed, "cafe augment", step, number)
+        for number in range(1, self.method.most_passes + 1):
+            draw = generator(self.seed, "cafe order", step, number)
+            order = torch.randperm(len(self.images), generator=draw)
+            seed = derive(self.seed, "cafe augment", step, number)
             for turn, chosen in enumerate(order.to(self.images.device).split(_TRAIN_BATCH)):
-                batch = self._augment.training(self.images[chosen], seed, turn)
+                batch = self.augment.training(self.images[chosen], seed, turn)
                 loss = functional.cross_entropy(self._network(batch), self._truth[chosen])
                 gradients = torch.autograd.grad(loss, weights)
                 with torch.no_grad():
-                    torch._foreach_add_(weights, gradients, alpha=-self._method.network_lr)
+                    torch._foreach_add_(weights, gradients, alpha=-self.method.network_lr)
             seen.append(self._accuracy(step, number))
-            if (
-                len(seen) >= self._method.queue
-                and _range(seen[-self._method.queue :]) > self._method.inner_bound
-            ):
+            last = seen[-self.method.queue :]
+            if len(last) == self.method.queue and _range(last) > self.method.inner_bound:
                 return
 
     @torch.no_grad()
@@ -271,9 +243,9 @@ class _Learner(Learner):
         purpose = f"cafe query {number}"
         correct = torch.zeros((), device=self.images.device)
         for c in self.classes.split(1):
-            images = self._real.batch(c, step, per_class=self._method.query, purpose=purpose)
+            images = self._real.batch(c, step, per_class=self.method.query, purpose=purpose)
             correct += (self._network(images).argmax(dim=1) == c).sum()
-        return float(correct) / (len(self.classes) * self._method.query)
+        return float(correct) / (len(self.classes) * self.method.query)
 
 
 def _range(values: list[float]) -> float:

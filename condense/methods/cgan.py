@@ -14,13 +14,12 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from condense.methods.base import Learner, Looping, Problem, share
-from condense.methods.generative import Encoder, Generative
-from condense.settings import require
+from condense.methods.base import Learner, Problem, share
+from condense.methods.generative import START, Encoder, Generative, Generator
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CGAN(Looping):
+class CGAN(Generator):
     """The losses of the paper.
 
     The recipe's `lr` and `momentum` are the learning rate and beta_1 of Adam for both networks.
@@ -35,24 +34,12 @@ class CGAN(Looping):
 
     latent: int = 100
     """The length of a latent vector."""
-    width: int = 32
-    """Channels of both networks at full resolution, doubled with each halving of the resolution."""
-
-    def __post_init__(self) -> None:
-        require("latent", self.latent, self.latent >= 1, "1 or more")
-        require("width", self.width, self.width >= 1, "1 or more")
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
         """100 real images per step; Adam as Radford, Metz and Chintala (2016) use it."""
-        return {
-            "steps": 50_000,
-            "real_batch": share(100, dataset_name),
-            "lr": 2e-4,
-            "momentum": 0.5,
-            "init": "noise",
-            "augment": "none",
-        }
+        adam = {"lr": 2e-4, "momentum": 0.5}
+        return START | adam | {"steps": 50_000, "real_batch": share(100, dataset_name)}
 
     def learner(self, problem: Problem) -> Learner:
         """The learner of a run."""

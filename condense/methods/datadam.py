@@ -24,7 +24,7 @@ from condense.errors import UserError
 from condense.methods.base import Described, Matching, widen
 from condense.methods.discrepancy import DISCREPANCIES, mean_error
 from condense.networks.base import Network
-from condense.settings import require
+from condense.settings import above, at_least, check_literals
 
 _SUMMED: dict[str, list[tuple[int, ...]]] = {
     "spatial": [(1,)],
@@ -73,25 +73,9 @@ class DataDAM(Matching):
     """Factor of the whole loss. At a fixed learning rate it scales the steps of the pixels."""
 
     def __post_init__(self) -> None:
-        require("power", self.power, self.power > 0, "above 0")
-        require(
-            "attention",
-            self.attention,
-            self.attention in ("spatial", "channel", "both"),
-            "spatial, channel or both",
-        )
-        require(
-            "discrepancy",
-            self.discrepancy,
-            self.discrepancy in DISCREPANCIES,
-            "mean, rbf, cf or moments",
-        )
-        require(
-            "normalise", self.normalise, self.normalise in ("l2", "l1", "none"), "l2, l1 or none"
-        )
-        require("error", self.error, self.error in ("mse", "mae", "cosine"), "mse, mae or cosine")
-        require("task_balance", self.task_balance, self.task_balance >= 0, "0 or more")
-        require("loss_scale", self.loss_scale, self.loss_scale > 0, "above 0")
+        above(0, self, "power", "loss_scale")
+        at_least(0, self, "task_balance")
+        check_literals(self)
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:

@@ -20,12 +20,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from condense.data.augment import make_augment
-from condense.data.batches import RealImages
-from condense.methods.base import Learner, Looping, Problem
-from condense.networks import build as networks
+from condense.methods.base import Learner, Loop, Looping, Problem
 from condense.randomness import generator
-from condense.settings import require
+from condense.settings import above, at_least, require
 from condense.training.descent import CrossEntropy
 
 _LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -60,9 +57,8 @@ class DC(Looping):
     """The momentum of the network, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        require("outer_loops", self.outer_loops, self.outer_loops >= 1, "1 or more")
-        require("inner_loops", self.inner_loops, self.inner_loops >= 1, "1 or more")
-        require("net_lr", self.net_lr, self.net_lr > 0, "above 0")
+        at_least(1, self, "outer_loops", "inner_loops")
+        above(0, self, "net_lr")
         require("net_momentum", self.net_momentum, 0 <= self.net_momentum < 1, "in [0, 1)")
 
     @classmethod
@@ -82,7 +78,7 @@ class DC(Looping):
         return GradientMatching(self, problem)
 
 
-class GradientMatching(Learner):
+class GradientMatching(Loop):
     """The learner of algorithm 1.
 
     For a given network the classes do not depend on each other. Each class is therefore moved as
@@ -104,20 +100,13 @@ class GradientMatching(Learner):
     ['distance']
     """
 
+    method: DC
+
     def __init__(self, method: DC, problem: Problem) -> None:
-        dataset, recipe, device = problem.dataset, problem.recipe, problem.device
-        num_classes = len(dataset.classes)
-        self.method, self.recipe, self.seed = method, recipe, problem.seed
-        network = networks.build(recipe.network, dataset.shape, num_classes).to(device).train()
-        self.loss = CrossEntropy(network, recipe.network)
-        self.augment = make_augment(recipe.augment)
-        self.real = RealImages(
-            dataset, problem.start.preprocess, recipe.real_batch, problem.seed, device
-        )
-        self.classes = torch.arange(num_classes, device=device)
-        self.images = problem.start.images.to(device, torch.float32, copy=True)
+        super().__init__(method, problem)
+        self.loss = CrossEntropy(problem.network(), self.recipe.network)
+        self.real = problem.real()
         self.momentum = torch.zeros_like(self.images)
-        self.per_class = len(self.images) // num_classes
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Match and train one network.
@@ -128,11 +117,8 @@ class GradientMatching(Learner):
         velocity, distance = torch.zeros_like(weights), weights.new_zeros(())
         for loop in range(self.method.outer_loops):
             number = step * self.method.outer_loops + loop  # of the matching, over the whole run
-            for rows, label in zip(
-                torch.arange(len(self.images)).split(self.per_class),
-                self.classes.split(1),
-                strict=True,
-            ):
+            rows_of = torch.arange(len(self.images)).split(self.per_class)
+            for rows, label in zip(rows_of, self.classes.split(1), strict=True):
                 part, gradient = self.gradient(weights, rows, label, number)
                 distance += part
                 self.momentum[rows] = self.recipe.momentum * self.momentum[rows] + gradient
@@ -151,10 +137,8 @@ class GradientMatching(Learner):
         real = self.augment.matching(self.real.batch(label, number), label, self.seed, number)
         wanted = self.loss.gradient(weights, real, label.expand(len(real)))[1]
         leaf = self.images[rows].requires_grad_()
-        drawn, labels = (
-            self.augment.matching(leaf, label, self.seed, number),
-            label.expand(len(rows)),
-        )
+        drawn = self.augment.matching(leaf, label, self.seed, number)
+        labels = label.expand(len(rows))
         given = self.loss.gradient(weights, drawn, labels)[1].requires_grad_()
         distance = gradient_distance(self.loss.layers(wanted), self.loss.layers(given))
         # D depends on the images through `given`. The gradient of D with respect to `given` is the
@@ -173,17 +157,13 @@ class GradientMatching(Learner):
         batches = -(-len(labels) // _BATCH)
         for loop in range(self.method.inner_loops):
             place = number * self.method.inner_loops + loop  # of the pass, over the whole run
-            order = torch.randperm(
-                len(labels), generator=generator(self.seed, "network order", place)
-            ).to(labels.device)
+            draw = generator(self.seed, "network order", place)
+            order = torch.randperm(len(labels), generator=draw).to(labels.device)
             for index, chosen in enumerate(order.split(_BATCH)):
-                images = self.augment.training(
-                    self.images[chosen], self.seed, place * batches + index
-                )
-                velocity = (
-                    self.method.net_momentum * velocity
-                    + self.loss.gradient(weights, images, labels[chosen])[1]
-                )
+                counter = place * batches + index
+                images = self.augment.training(self.images[chosen], self.seed, counter)
+                gradient = self.loss.gradient(weights, images, labels[chosen])[1]
+                velocity = self.method.net_momentum * velocity + gradient
                 weights = weights - self.method.net_lr * velocity
         return weights, velocity
 
@@ -199,12 +179,10 @@ def gradient_distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
     >>> gradient_distance(a, b)
     tensor(4.0000)
     """
-    total = next(iter(a.values())).new_zeros(())
+    total, norm = next(iter(a.values())).new_zeros(()), torch.linalg.vector_norm
     for of_a, of_b in zip(a.values(), b.values(), strict=True):
         if of_a.ndim > 1:
             rows_a, rows_b = of_a.flatten(1), of_b.flatten(1)
-            lengths = torch.linalg.vector_norm(rows_a, dim=1) * torch.linalg.vector_norm(
-                rows_b, dim=1
-            )
+            lengths = norm(rows_a, dim=1) * norm(rows_b, dim=1)
             total = total + (1 - (rows_a * rows_b).sum(dim=1) / (lengths + _TINY)).sum()
     return total

@@ -20,11 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from condense.data.augment import make_augment
-from condense.data.batches import RealImages
-from condense.methods.base import Learner, Looping, Problem
-from condense.networks import build as networks
-from condense.settings import require
+from condense.methods.base import Learner, Loop, Looping, Problem
+from condense.settings import above, at_least
 from condense.training.descent import CrossEntropy, through_descent
 
 _BETA2, _TINY = 0.999, 1e-8
@@ -55,9 +52,8 @@ class DD(Looping):
     """The learning rate of Adam is halved after every so many steps."""
 
     def __post_init__(self) -> None:
-        require("passes", self.passes, self.passes >= 1, "1 or more")
-        require("first_rate", self.first_rate, self.first_rate > 0, "above 0")
-        require("halve_every", self.halve_every, self.halve_every >= 1, "1 or more")
+        at_least(1, self, "passes", "halve_every")
+        above(0, self, "first_rate")
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
@@ -79,7 +75,7 @@ class DD(Looping):
         return Distillation(self, problem)
 
 
-class Distillation(Learner):
+class Distillation(Loop):
     """The learner of algorithm 1: images and learning rates, moved by Adam.
 
     >>> from condense import Recipe, load_dataset
@@ -100,22 +96,15 @@ class Distillation(Learner):
     3
     """
 
+    method: DD
+
     def __init__(self, method: DD, problem: Problem) -> None:
-        dataset, recipe, device = problem.dataset, problem.recipe, problem.device
-        num_classes = len(dataset.classes)
-        self.method, self.recipe, self.seed = method, recipe, problem.seed
-        network = networks.build(recipe.network, dataset.shape, num_classes).to(device).train()
-        self.loss = CrossEntropy(network, recipe.network)
-        self.augment = make_augment(recipe.augment)
-        self.real = RealImages(
-            dataset, problem.start.preprocess, recipe.real_batch, problem.seed, device
-        )
-        self.classes = torch.arange(num_classes, device=device)
-        self.images = problem.start.images.to(device, torch.float32, copy=True)
-        self.per_class = len(self.images) // num_classes
+        super().__init__(method, problem)
+        self.loss = CrossEntropy(problem.network(), self.recipe.network)
+        self.real = problem.real()
         # The softplus of this number is the initial rate.
         first = torch.tensor(method.first_rate, dtype=torch.float64).expm1().log()
-        self.raw_rates = first.float().repeat(method.passes * self.per_class).to(device)
+        self.raw_rates = first.float().repeat(method.passes * self.per_class).to(self.device)
         self._moments = {
             f"{name}.{moment}": torch.zeros_like(value)
             for name, value in (("images", self.images), ("raw_rates", self.raw_rates))
@@ -124,9 +113,8 @@ class Distillation(Learner):
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Train one network, then move images and rates. Returns its loss on the real batch."""
-        real = self.augment.matching(
-            self.real.batch(self.classes, step), self.classes, self.seed, step
-        )
+        drawn = self.real.batch(self.classes, step)
+        real = self.augment.matching(drawn, self.classes, self.seed, step)
         labels = self.classes.repeat_interleave(self.recipe.real_batch)
 
         def batch(number: int, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,14 +122,12 @@ class Distillation(Learner):
             counter = step * len(self.raw_rates) + number
             return self.augment.training(chosen, self.seed, counter), self.classes
 
-        rates = functional.softplus(self.raw_rates)
+        def outcome(weights: Tensor) -> tuple[Tensor, Tensor]:
+            return self.loss.gradient(weights, real, labels)
+
+        fresh, rates = self.loss.fresh(self.seed, step), functional.softplus(self.raw_rates)
         loss, of_images, of_rates = through_descent(
-            self.loss,
-            self.loss.fresh(self.seed, step),
-            self.images,
-            rates,
-            batch,
-            lambda weights: self.loss.gradient(weights, real, labels),
+            self.loss, fresh, self.images, rates, batch, outcome
         )
         self._adam("images", self.images, of_images, step)
         self._adam("raw_rates", self.raw_rates, of_rates * torch.sigmoid(self.raw_rates), step)

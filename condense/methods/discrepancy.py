@@ -66,11 +66,8 @@ def rbf(real: Tensor, synthetic: Tensor) -> Tensor:
         squares = a.square().sum(dim=2)[:, :, None] + b.square().sum(dim=2)[:, None] - 2 * a @ b.mT
         return torch.exp(-squares.clamp(min=0) / scale[:, None, None]).mean(dim=(1, 2))
 
-    return (
-        scale
-        / 2
-        * (kernel(real, real) + kernel(synthetic, synthetic) - 2 * kernel(real, synthetic))
-    )
+    within = kernel(real, real) + kernel(synthetic, synthetic)
+    return scale / 2 * (within - 2 * kernel(real, synthetic))
 
 
 def characteristic(real: Tensor, synthetic: Tensor) -> Tensor:
@@ -81,10 +78,8 @@ def characteristic(real: Tensor, synthetic: Tensor) -> Tensor:
     (True, True)
     """
     real, synthetic, scale = _centred(real, synthetic)
-    frequencies, unit = (
-        _normals(real.shape[2], real.device).to(real.dtype),
-        (2 / scale).sqrt()[:, None, None],
-    )
+    frequencies = _normals(real.shape[2], real.device).to(real.dtype)
+    unit = (2 / scale).sqrt()[:, None, None]
     phases = [unit * embeddings @ frequencies for embeddings in (real, synthetic)]  # [C, B or I, T]
     cosines, sines = (
         function(phases[0]).mean(dim=1) - function(phases[1]).mean(dim=1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from condense.methods.base import Described, Matching, widen
 from condense.methods.discrepancy import DISCREPANCIES
 from condense.networks.base import Network
-from condense.settings import require
+from condense.settings import above, check_literals
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,13 +40,8 @@ class DM(Matching):
     """The distance between real and synthetic embeddings; see `condense.methods.discrepancy`."""
 
     def __post_init__(self) -> None:
-        require("loss_scale", self.loss_scale, self.loss_scale > 0, "above 0")
-        require(
-            "discrepancy",
-            self.discrepancy,
-            self.discrepancy in DISCREPANCIES,
-            "mean, rbf, cf or moments",
-        )
+        above(0, self, "loss_scale")
+        check_literals(self)
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:

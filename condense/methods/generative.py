@@ -7,18 +7,20 @@ for comparison (table 11 of the DataDAM paper). BigGAN and DC-VAE need large mod
 images that they generate can be read with `condensekit import`.
 """
 
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from condense.data.batches import RealImages
 from condense.methods.adam import adam, state_of
-from condense.methods.base import Learner, Problem
+from condense.methods.base import Learner, Looping, Problem
 from condense.networks import build as networks
 from condense.networks.base import Shape
 from condense.randomness import derive, uniforms
+from condense.settings import at_least
 
 
 class Decoder(nn.Module):
@@ -96,6 +98,30 @@ def halvings(shape: Shape) -> int:
     return times
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generator(Looping):
+    """A method that trains a conditional generator, and with it perhaps other networks.
+
+    The recipe's `lr` and `momentum` are the learning rate and beta_1 of Adam for each of them.
+
+    >>> from condense.methods import CGAN, VAE
+    >>> issubclass(VAE, Generator), VAE().latent, CGAN().latent
+    (True, 64, 100)
+    """
+
+    latent: int = 64
+    """The length of a latent vector."""
+    width: int = 32
+    """Channels of each network at full resolution, doubled with each halving of the resolution."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "latent", "width")
+
+
+START: dict[str, Any] = {"init": "noise", "augment": "none"}
+"""The settings of a recipe that all generators have."""
+
+
 class Generative(Learner):
     """A learner whose images are the output of a generator for fixed latents.
 
@@ -121,25 +147,20 @@ class Generative(Learner):
 
     def __init__(self, problem: Problem, latent: int, width: int) -> None:
         self.problem, self.latent, self.width = problem, latent, width
-        num_classes = len(problem.dataset.classes)
-        self.classes = torch.arange(num_classes, device=problem.device)
-        self.batch = problem.recipe.real_batch
-        self.real = RealImages(
-            problem.dataset, problem.start.preprocess, self.batch, problem.seed, problem.device
-        )
+        self.classes, self.batch = problem.classes, problem.recipe.real_batch
+        self.real = problem.real()
         self.truth = self.one_hot(self.batch)
         self._trained: dict[str, tuple[nn.Module, torch.optim.Adam]] = {}
-        self.generator = Decoder(latent, num_classes, problem.dataset.shape, width)
+        self.generator = Decoder(latent, len(self.classes), problem.dataset.shape, width)
         self.adam = self.train("generator", self.generator)
 
     @property
     def images(self) -> Tensor:  # type: ignore[override]  # read, never set
         """Samples of the present generator, always for the same latents."""
         per_class = len(self.problem.start) // len(self.classes)
+        latents = self.latents("set latents", 0, per_class)
         with torch.no_grad():
-            return self.generator(
-                self.latents("set latents", 0, per_class), self.one_hot(per_class)
-            )
+            return self.generator(latents, self.one_hot(per_class))
 
     def train(self, name: str, module: nn.Module) -> torch.optim.Adam:
         """Prepare `module` for training; returns its optimiser.
@@ -157,14 +178,9 @@ class Generative(Learner):
 
         Gradients are computed only for the parameters of these optimisers.
         """
-        parameters = [
-            parameter
-            for optimiser in optimisers
-            for parameter in optimiser.param_groups[0]["params"]
-        ]
-        for parameter, gradient in zip(
-            parameters, torch.autograd.grad(loss, parameters), strict=True
-        ):
+        parameters = [one for adam in optimisers for one in adam.param_groups[0]["params"]]
+        gradients = torch.autograd.grad(loss, parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         for optimiser in optimisers:
             optimiser.step()

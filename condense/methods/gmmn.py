@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from condense.methods.base import Learner, Looping, Problem, share
-from condense.methods.generative import Generative
+from condense.methods.base import Learner, Problem, share
+from condense.methods.generative import START, Generative, Generator
 from condense.settings import require
 
 _BLOCK = 256
@@ -22,7 +22,7 @@ _BLOCK = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GMMN(Looping):
+class GMMN(Generator):
     """The loss of the paper.
 
     The recipe's `lr` and `momentum` are the learning rate and beta_1 of Adam.
@@ -35,24 +35,15 @@ class GMMN(Looping):
 
     name: ClassVar[str] = "gmmn"
 
-    latent: int = 64
-    """The length of a latent vector."""
-    width: int = 32
-    """Channels of the generator at full resolution, doubled with each halving of the resolution."""
     bandwidths: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0, 2.0)
     """Squared widths of the kernels.
 
     The unit is the mean squared distance between two real images of the class."""
 
     def __post_init__(self) -> None:
-        require("latent", self.latent, self.latent >= 1, "1 or more")
-        require("width", self.width, self.width >= 1, "1 or more")
-        require(
-            "bandwidths",
-            self.bandwidths,
-            bool(self.bandwidths) and min(self.bandwidths) > 0,
-            "numbers above 0",
-        )
+        Generator.__post_init__(self)
+        valid = bool(self.bandwidths) and min(self.bandwidths) > 0
+        require("bandwidths", self.bandwidths, valid, "numbers above 0")
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
@@ -60,14 +51,8 @@ class GMMN(Looping):
 
         The paper tunes bandwidths in pixels for each dataset; here they are relative to the data.
         """
-        return {
-            "steps": 40_000,
-            "real_batch": share(1000, dataset_name),
-            "lr": 1e-3,
-            "momentum": 0.9,
-            "init": "noise",
-            "augment": "none",
-        }
+        adam = {"lr": 1e-3, "momentum": 0.9}
+        return START | adam | {"steps": 40_000, "real_batch": share(1000, dataset_name)}
 
     def learner(self, problem: Problem) -> Learner:
         """The learner of a run."""
@@ -119,11 +104,8 @@ class _Learner(Generative):
     def step(self, step: int) -> dict[str, Tensor]:
         """One step of the generator."""
         real = self.real.batch(self.classes, step)
-        parts = zip(
-            self.latents("latents", step, self.batch).split(_BLOCK),
-            self.truth.split(_BLOCK),
-            strict=True,
-        )
+        latents = self.latents("latents", step, self.batch).split(_BLOCK)
+        parts = zip(latents, self.truth.split(_BLOCK), strict=True)
         # The backward pass generates each block again. Otherwise memory would have to hold every
         # layer for all images.
         generated = torch.cat(

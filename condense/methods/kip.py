@@ -22,11 +22,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from condense.data.augment import make_augment
-from condense.data.batches import RealImages
 from condense.methods.adam import adam, state_of
-from condense.methods.base import Learner, Looping, Problem, share
-from condense.settings import require
+from condense.methods.base import Learner, Loop, Looping, Problem, share
+from condense.settings import above, at_least, check_literals
 
 _WEIGHTS, _BIASES = 2.0, 0.01
 """The variances of the weights (times the number of inputs) and of the biases.
@@ -71,9 +69,9 @@ class KIP(Looping):
     Such labels are regression targets; networks are trained on them by the protocol `kip`."""
 
     def __post_init__(self) -> None:
-        require("kernel", self.kernel, self.kernel in ("fc", "conv"), "fc or conv")
-        require("depth", self.depth, self.depth >= 1, "1 or more")
-        require("ridge", self.ridge, self.ridge > 0, "above 0")
+        check_literals(self)
+        at_least(1, self, "depth")
+        above(0, self, "ridge")
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
@@ -172,54 +170,38 @@ def loss_of(k_ts: Tensor, k_ss: Tensor, y_t: Tensor, y_s: Tensor, ridge: float) 
     return 0.5 * (y_t - k_ts @ weights.to(k_ts.dtype)).square().sum() / len(y_t)
 
 
-class _Learner(Learner):
+class _Learner(Loop):
+    method: KIP
+
     def __init__(self, method: KIP, problem: Problem) -> None:
-        recipe, dataset, device = problem.recipe, problem.dataset, problem.device
-        self._method, self._seed = method, problem.seed
-        num_classes = len(dataset.classes)
-        self.classes = torch.arange(num_classes, device=device)
-        self.images = problem.start.images.to(device, copy=True)
-        self._targets = torch.eye(num_classes, device=device) - 1 / num_classes
-        self._support = self._targets.repeat_interleave(len(self.images) // num_classes, dim=0)
+        super().__init__(method, problem)
+        self._real, count = problem.real(), len(self.classes)
+        targets = torch.eye(count, device=self.device) - 1 / count
+        self._support = targets.repeat_interleave(self.per_class, dim=0)
+        self._real_labels = targets.repeat_interleave(self.recipe.real_batch, dim=0)
         self.labels = self._support if method.learn_labels else None
-        self._adam = adam(
-            [self.images, self._support] if method.learn_labels else [self.images],
-            recipe.lr,
-            recipe.momentum,
-        )
-        self._augment = make_augment(recipe.augment)
-        self._real = RealImages(
-            dataset, problem.start.preprocess, recipe.real_batch, problem.seed, device
-        )
-        self._real_labels = self._targets.repeat_interleave(recipe.real_batch, dim=0)
+        moved = [self.images, self._support] if method.learn_labels else [self.images]
+        self._adam = adam(moved, self.recipe.lr, self.recipe.momentum)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One step of Adam on a batch of real images."""
-        images, labels = (
-            self.images.detach().requires_grad_(),
-            self._support.detach().requires_grad_(),
-        )
-        support = self._augment.matching(images, self.classes, self._seed, step)
-        targets = self._augment.matching(
-            self._real.batch(self.classes, step), self.classes, self._seed, step
-        )
+        images = self.images.detach().requires_grad_()
+        labels = self._support.detach().requires_grad_()
+        support = self.augment.matching(images, self.classes, self.seed, step)
+        real = self._real.batch(self.classes, step)
+        targets = self.augment.matching(real, self.classes, self.seed, step)
         # Solving is ill-conditioned and needs double precision. The kernel between targets and
         # support is large, and single precision suffices.
         k_ss = self._kernel(support.double())
-        block = max(
-            1,
-            _BLOCK_VALUES
-            // (len(support) * (targets[0, 0].numel() if self._method.kernel == "conv" else 1)),
-        )
+        places = targets[0, 0].numel() if self.method.kernel == "conv" else 1
+        block = max(1, _BLOCK_VALUES // (len(support) * places))
         # The backward pass computes each block again, so that memory does not grow with the number
         # of targets.
+        parts = targets.split(block)
         k_ts = torch.cat(
-            [
-                checkpoint(self._kernel, part, support, use_reentrant=False)
-                for part in targets.split(block)
-            ]
+            [checkpoint(self._kernel, part, support, use_reentrant=False) for part in parts]
         )
-        loss = loss_of(k_ts, k_ss, self._real_labels, labels, self._method.ridge)
+        loss = loss_of(k_ts, k_ss, self._real_labels, labels, self.method.ridge)
         self.images.grad, self._support.grad = torch.autograd.grad(loss, [images, labels])
         self._adam.step()
         return {"regression": loss.detach()}
@@ -229,7 +211,7 @@ class _Learner(Learner):
         return {"images": self.images, "labels": self._support, **state_of("adam", self._adam)}
 
     def _kernel(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        if self._method.kernel == "conv":
-            return ntk(x, y, self._method.depth, 3)
+        if self.method.kernel == "conv":
+            return ntk(x, y, self.method.depth, 3)
         y = None if y is None else y.flatten(1)[..., None, None]
-        return ntk(x.flatten(1)[..., None, None], y, self._method.depth, 1)
+        return ntk(x.flatten(1)[..., None, None], y, self.method.depth, 1)

@@ -23,14 +23,12 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
-from condense.data.augment import make_augment
-from condense.data.batches import RealImages
 from condense.methods.adam import adam, forget, state_of
-from condense.methods.base import Learner, Looping, Problem, share
+from condense.methods.base import Learner, Loop, Looping, Problem, share
 from condense.networks import build as networks
 from condense.networks.accelerate import block_size, joins_images
 from condense.randomness import generator
-from condense.settings import require
+from condense.settings import above, at_least
 
 _SMALLEST = 1e-8
 """The smallest entry of a label; it is above 0, so that the sum of a label is never 0."""
@@ -61,15 +59,8 @@ class LD(Looping):
     """Steps that the moving average covers, and steps that it may go without a new minimum."""
 
     def __post_init__(self) -> None:
-        require("inner_lr", self.inner_lr, self.inner_lr > 0, "above 0")
-        require(
-            "inner_batch",
-            self.inner_batch,
-            self.inner_batch is None or self.inner_batch >= 1,
-            "1 or more, or null",
-        )
-        require("network_lr", self.network_lr, self.network_lr > 0, "above 0")
-        require("patience", self.patience, self.patience >= 1, "1 or more")
+        above(0, self, "inner_lr", "network_lr")
+        at_least(1, self, "inner_batch", "patience")
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
@@ -87,27 +78,18 @@ class LD(Looping):
         return _Learner(self, problem)
 
 
-class _Learner(Learner):
+class _Learner(Loop):
+    method: LD
     labels: Tensor
 
     def __init__(self, method: LD, problem: Problem) -> None:
-        recipe, dataset, device = problem.recipe, problem.dataset, problem.device
-        self._method, self._seed = method, problem.seed
-        num_classes = len(dataset.classes)
-        self.classes = torch.arange(num_classes, device=device)
-        self.images = problem.start.images.to(device)
-        self.labels = torch.full((len(self.images), num_classes), 1 / num_classes, device=device)
-        self._adam = adam([self.labels], recipe.lr, recipe.momentum)
-        self._augment = make_augment(recipe.augment)
-        self._real = RealImages(
-            dataset, problem.start.preprocess, recipe.real_batch, problem.seed, device
-        )
-        self._truth = self.classes.repeat_interleave(recipe.real_batch)
-        self._network = (
-            networks.build(recipe.network, dataset.shape, num_classes).to(device).train()
-        )
+        super().__init__(method, problem)
+        self._real, self._network, count = problem.real(), problem.network(), len(self.classes)
+        self.labels = torch.full((len(self.images), count), 1 / count, device=self.device)
+        self._adam = adam([self.labels], self.recipe.lr, self.recipe.momentum)
+        self._truth = self.classes.repeat_interleave(self.recipe.real_batch)
         self._network_adam = adam(self._network.parameters(), method.network_lr)
-        networks.initialise(self._network, self._seed, 0)
+        networks.initialise(self._network, self.seed, 0)
         # For the present network: its last errors, the latest first; the number of its steps; the
         # steps since the lowest mean error; and that mean.
         self._errors = torch.zeros(method.patience)
@@ -116,19 +98,16 @@ class _Learner(Learner):
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One step of the labels, and one of the network, which may then be replaced."""
-        chosen = torch.randperm(len(self.images), generator=generator(self._seed, "ld base", step))[
-            : self._method.inner_batch
-        ]
-        chosen = chosen.to(self.images.device)
-        base = self._augment.training(self.images[chosen], self._seed, step)
-        real = self._augment.matching(
-            self._real.batch(self.classes, step), self.classes, self._seed, step
-        )
+        order = torch.randperm(len(self.images), generator=generator(self.seed, "ld base", step))
+        chosen = order[: self.method.inner_batch].to(self.images.device)
+        base = self.augment.training(self.images[chosen], self.seed, step)
+        drawn = self._real.batch(self.classes, step)
+        real = self.augment.matching(drawn, self.classes, self.seed, step)
         weights = dict(self._network.named_parameters())
         labels = self.labels.detach().requires_grad_()
         loss, inner = self._soft_loss(base, labels[chosen], weights)
         moved = {
-            name: weight - self._method.inner_lr * gradient
+            name: weight - self.method.inner_lr * gradient
             for (name, weight), gradient in zip(weights.items(), inner, strict=True)
         }
         outer, error, slopes = self._judge(moved, real)
@@ -145,15 +124,10 @@ class _Learner(Learner):
     def tensors(self) -> dict[str, Tensor]:
         """Labels, network, optimisers, and what decides when the network is replaced."""
         weights = {f"network.{name}": value for name, value in self._network.state_dict().items()}
-        counts = {
-            "errors": self._errors,
-            "used": self._used,
-            "age": self._age,
-            "waited": self._waited,
-            "lowest": self._lowest,
-        }
+        counts = ("errors", "used", "age", "waited", "lowest")
+        counted = {name: getattr(self, f"_{name}") for name in counts}
         optimisers = state_of("adam", self._adam) | state_of("network adam", self._network_adam)
-        return {"labels": self.labels, **weights, **counts, **optimisers}
+        return {"labels": self.labels, **weights, **counted, **optimisers}
 
     def _soft_loss(
         self, images: Tensor, labels: Tensor, weights: Mapping[str, Tensor]
@@ -186,7 +160,7 @@ class _Learner(Learner):
         """Record the error after a step, and replace the network if it has stopped learning."""
         self._errors = torch.cat([torch.tensor([error]), self._errors[:-1]])
         self._age += 1
-        if self._age < self._method.patience:
+        if self._age < self.method.patience:
             return
         mean = self._errors.mean()
         if mean < self._lowest:
@@ -194,10 +168,10 @@ class _Learner(Learner):
             self._waited.zero_()
             return
         self._waited += 1
-        if self._waited > self._method.patience:
+        if self._waited > self.method.patience:
             self._used += 1
             self._age.zero_()
             self._waited.zero_()
             self._lowest.fill_(torch.inf)
-            networks.initialise(self._network, self._seed, int(self._used))
+            networks.initialise(self._network, self.seed, int(self._used))
             forget(self._network_adam)

@@ -16,7 +16,7 @@ from torch import Tensor
 from condense.methods.base import Described, Matching
 from condense.methods.discrepancy import mean_error
 from condense.networks.base import Network
-from condense.settings import require
+from condense.settings import above
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +35,7 @@ class MMD(Matching):
     """Factor of the loss. At a fixed learning rate it scales the steps of the pixels."""
 
     def __post_init__(self) -> None:
-        require("loss_scale", self.loss_scale, self.loss_scale > 0, "above 0")
+        above(0, self, "loss_scale")
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:

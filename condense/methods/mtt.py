@@ -18,12 +18,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from condense.data.augment import make_augment
 from condense.errors import UserError
-from condense.methods.base import Learner, Looping, Problem
-from condense.networks import build as networks
+from condense.methods.base import Learner, Loop, Looping, Problem
 from condense.randomness import generator
-from condense.settings import require
+from condense.settings import above, at_least
 from condense.training.descent import CrossEntropy, through_descent
 from condense.training.experts import Experts
 
@@ -77,17 +75,9 @@ class MTT(Looping):
     """Synthetic images per step of the student. None means all."""
 
     def __post_init__(self) -> None:
-        require("student_steps", self.student_steps, self.student_steps >= 1, "1 or more")
-        require("expert_passes", self.expert_passes, self.expert_passes >= 1, "1 or more")
-        require("max_start", self.max_start, self.max_start >= 1, "1 or more")
-        require("first_rate", self.first_rate, self.first_rate > 0, "above 0")
-        require("rate_lr", self.rate_lr, self.rate_lr >= 0, "0 or more")
-        require(
-            "batch",
-            self.batch,
-            self.batch is None or self.batch >= 1,
-            "1 or more, or none for all images",
-        )
+        at_least(1, self, "student_steps", "expert_passes", "max_start", "batch")
+        at_least(0, self, "rate_lr")
+        above(0, self, "first_rate")
 
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
@@ -112,7 +102,7 @@ class MTT(Looping):
         return TrajectoryMatching(self, problem)
 
 
-class TrajectoryMatching(Learner):
+class TrajectoryMatching(Loop):
     """The learner of algorithm 1: images and the student's learning rate, both with momentum.
 
     Raises `UserError` if the experts are missing, too short, or do not fit the run.
@@ -134,29 +124,23 @@ class TrajectoryMatching(Learner):
     """
 
     def __init__(self, method: MTT, problem: Problem) -> None:
-        dataset, recipe, device = problem.dataset, problem.recipe, problem.device
+        super().__init__(method, problem)
         if not method.experts:
             raise UserError(
                 "`experts` is missing: give --experts DIR, a folder that `condensekit experts` made"
             )
         self.experts = Experts(method.experts)
-        self.experts.check_fit(dataset, recipe.network, recipe.preprocess)
+        self.experts.check_fit(problem.dataset, self.recipe.network, self.recipe.preprocess)
         if method.max_start - 1 + method.expert_passes > self.experts.passes:
             raise UserError(
                 f"`max_start` {method.max_start} and `expert_passes` {method.expert_passes} "
                 f"need experts of {method.max_start - 1 + method.expert_passes} passes, "
                 f"those in {method.experts} have {self.experts.passes}"
             )
-        num_classes = len(dataset.classes)
-        self.method, self.recipe, self.seed, self.device = method, recipe, problem.seed, device
-        network = networks.build(recipe.network, dataset.shape, num_classes).to(device).train()
-        self.loss = CrossEntropy(network, recipe.network)
-        self.augment = make_augment(recipe.augment)
-        self.classes = torch.arange(num_classes, device=device)
-        self.images = problem.start.images.to(device, torch.float32, copy=True)
-        self.targets = problem.start.labels.to(device)
+        self.loss = CrossEntropy(problem.network(), self.recipe.network)
+        self.targets = problem.start.labels.to(self.device)
         self.momentum = torch.zeros_like(self.images)
-        self.rate = torch.tensor(method.first_rate, device=device)
+        self.rate = torch.tensor(method.first_rate, device=self.device)
         self.rate_momentum = torch.zeros_like(self.rate)
 
     def step(self, step: int) -> dict[str, Tensor]:
@@ -196,12 +180,8 @@ class TrajectoryMatching(Learner):
 
     def tensors(self) -> dict[str, Tensor]:
         """Images and rate, with their momenta."""
-        return {
-            "images": self.images,
-            "momentum": self.momentum,
-            "rate": self.rate,
-            "rate_momentum": self.rate_momentum,
-        }
+        names = ("images", "momentum", "rate", "rate_momentum")
+        return {name: getattr(self, name) for name in names}
 
     def learned(self) -> dict[str, Any]:
         """The learning rate with which a network should be trained on the images."""
@@ -214,9 +194,7 @@ class TrajectoryMatching(Learner):
         """
         size, batches = self.method.batch or len(self.images), list[Tensor]()
         while len(batches) < self.method.student_steps:
-            order = torch.randperm(
-                len(self.images),
-                generator=generator(self.seed, "student order", step, len(batches)),
-            )
+            draw = generator(self.seed, "student order", step, len(batches))
+            order = torch.randperm(len(self.images), generator=draw)
             batches += order.to(self.device).split(size)
         return batches

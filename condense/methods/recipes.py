@@ -50,13 +50,9 @@ def recipe_for(
     recipe = RECIPES[name](dataset_name, shape, ipc)
     if method is not None and method != recipe.method.name:
         kind = _method(method)
-        theirs = {field.name for field in dataclasses.fields(kind)}
-        published = {
-            key: value
-            for key, value in kind.published(dataset_name, shape, ipc).items()
-            if key in theirs
-        }
-        recipe = dataclasses.replace(recipe, method=kind(**published))
+        published = kind.published(dataset_name, shape, ipc)
+        theirs = {field.name for field in dataclasses.fields(kind)} & published.keys()
+        recipe = dataclasses.replace(recipe, method=kind(**{key: published[key] for key in theirs}))
     return dataclasses.replace(recipe, augment=suited(recipe.augment, dataset_name))
 
 
@@ -178,7 +174,7 @@ RECIPES: dict[str, Callable[[str, tuple[int, int, int], int], Recipe]] = {
 
 
 def summary(name: str) -> str:
-    """What the recipe called `name` is, in a sentence; of a method as published, what its file says.
+    """What the recipe called `name` is, in a sentence: for a method, what its file says.
 
     >>> summary("dm")
     'DM: match the mean of the last features under random networks.'

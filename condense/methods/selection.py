@@ -46,11 +46,12 @@ def select(
     *,
     preprocess: Preprocess,
     seed: int,
-    network: str = "convnet",
-    feature_epochs: int = FEATURE_EPOCHS,
     device: str = "auto",
+    **options: Any,
 ) -> CondensedSet:
     """The training images that `indices` chooses, as a `CondensedSet` with `preprocess`.
+
+    `options` are its `network` and `feature_epochs`.
 
     >>> from condense import load_dataset
     >>> from condense.data.preprocess import make_preprocess
@@ -59,21 +60,12 @@ def select(
     >>> select("random", digits, 2, preprocess=preprocess, seed=0).labels[:6]
     tensor([0, 0, 1, 1, 2, 2])
     """
-    options: dict[str, Any] = (
-        {} if method == "random" else {"network": network, "feature_epochs": feature_epochs}
-    )
-    chosen = indices(
-        method, dataset, ipc, preprocess=preprocess, seed=seed, device=device, **options
-    )
-    return _packed(
-        dataset,
-        preprocess.apply(dataset.train.pixels[chosen]),
-        preprocess,
-        method=method,
-        ipc=ipc,
-        seed=seed,
-        **options,
-    )
+    given: dict[str, Any] = {"preprocess": preprocess, "seed": seed, "device": device}
+    chosen = indices(method, dataset, ipc, **given, **options)
+    how = {"network": "convnet", "feature_epochs": FEATURE_EPOCHS} | options
+    facts = {"method": method, "seed": seed} | ({} if method == "random" else how)
+    images = preprocess.apply(dataset.train.pixels[chosen])
+    return _packed(dataset, images, preprocess, ipc=ipc, **facts)
 
 
 def noise(dataset: Dataset, ipc: int, *, preprocess: Preprocess, seed: int) -> CondensedSet:
@@ -121,12 +113,10 @@ def start(
     check(formation, *dataset.shape[1:])
     check_ipc(dataset, ipc, formation)
     if init == "noise":
-        return dataclasses.replace(
-            noise(dataset, ipc, preprocess=preprocess, seed=seed), formation=formation
-        )
-    chosen = select(
-        init, dataset, ipc * formation**2, preprocess=preprocess, seed=seed, device=device
-    )
+        made = noise(dataset, ipc, preprocess=preprocess, seed=seed)
+        return dataclasses.replace(made, formation=formation)
+    count = ipc * formation**2
+    chosen = select(init, dataset, count, preprocess=preprocess, seed=seed, device=device)
     images, labels = encode(chosen.images, formation), chosen.labels[:: formation**2]
     return dataclasses.replace(chosen, images=images, labels=labels, formation=formation)
 
@@ -166,13 +156,7 @@ def indices(
     >>> digits.train.labels[chosen[:6]]
     tensor([0, 0, 1, 1, 2, 2])
     """
-    if method not in SELECTIONS:
-        raise unknown("selection", method, SELECTIONS)
-    if method == "forgetting" and feature_epochs < 2:
-        raise UserError(
-            f"forgetting takes 2 or more feature epochs, not {feature_epochs}: what was never "
-            "learned is not forgotten"
-        )
+    _check_method(method, feature_epochs)
     check_ipc(dataset, ipc)
     images = dataset.train
     members = [images.of_class(c) for c in range(len(images.classes))]
@@ -196,6 +180,16 @@ def indices(
     return torch.cat(
         [of_c[choose(_embed(model, images.pixels, of_c, preprocess), ipc)] for of_c in members]
     )
+
+
+def _check_method(method: str, feature_epochs: int) -> None:
+    if method not in SELECTIONS:
+        raise unknown("selection", method, SELECTIONS)
+    if method == "forgetting" and feature_epochs < 2:
+        raise UserError(
+            f"forgetting takes 2 or more feature epochs, not {feature_epochs}: what was never "
+            "learned is not forgotten"
+        )
 
 
 # The next functions choose among the N points of one class. They return local indices, int64
@@ -304,15 +298,8 @@ def _train(
     protocol = Protocol(epochs=epochs, augment="none")
     passed = 3 * epochs * images.pixels[:, 0].numel()  # a backward pass counts as two forward ones
     fast = accelerate(model, passed, next(model.parameters()).device)
-    train(
-        fast,
-        images.pixels,
-        images.labels,
-        protocol,
-        derive(seed, "select"),
-        prepare=preprocess.apply,
-        watch=record,
-    )
+    further: dict[str, Any] = {"prepare": preprocess.apply, "watch": record}
+    train(fast, images.pixels, images.labels, protocol, derive(seed, "select"), **further)
     return history
 
 
@@ -323,12 +310,8 @@ def _embed(
     """The embeddings of the `chosen` images, float32 [N, D], with `model` in evaluation mode."""
     device = next(model.parameters()).device
     model.eval()
-    return torch.cat(
-        [
-            model.embed(preprocess.apply(pixels[part].to(device)))
-            for part in chosen.split(_EMBED_BATCH)
-        ]
-    )
+    batches = (pixels[part].to(device) for part in chosen.split(_EMBED_BATCH))
+    return torch.cat([model.embed(preprocess.apply(batch)) for batch in batches])
 
 
 def _packed(
@@ -359,8 +342,7 @@ def check_ipc(dataset: Dataset, ipc: int, formation: int = 1) -> None:
         if formation > 1:
             raise UserError(
                 f"ipc {ipc} in formation {formation} starts from {ipc * formation**2} images a "
-                f"class, and class `{name}` of "
-                f"{dataset.name} has {size}: lower the ipc"
+                f"class, and class `{name}` of {dataset.name} has {size}: lower the ipc"
             )
         raise UserError(
             f"ipc {ipc} is more than class `{name}` of {dataset.name} has: {size} training "

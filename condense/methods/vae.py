@@ -12,13 +12,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from condense.methods.base import Learner, Looping, Problem, share
-from condense.methods.generative import Encoder, Generative
-from condense.settings import require
+from condense.methods.base import Learner, Problem, share
+from condense.methods.generative import START, Encoder, Generative, Generator
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VAE(Looping):
+class VAE(Generator):
     """The negative evidence lower bound.
 
     The recipe's `lr` and `momentum` are the learning rate and beta_1 of Adam for both networks.
@@ -31,26 +30,11 @@ class VAE(Looping):
 
     name: ClassVar[str] = "vae"
 
-    latent: int = 64
-    """The length of a latent vector."""
-    width: int = 32
-    """Channels of both networks at full resolution, doubled with each halving of the resolution."""
-
-    def __post_init__(self) -> None:
-        require("latent", self.latent, self.latent >= 1, "1 or more")
-        require("width", self.width, self.width >= 1, "1 or more")
-
     @classmethod
     def published(cls, dataset_name: str, shape: tuple[int, int, int], ipc: int) -> dict[str, Any]:
         """100 real images per step, as in the paper, but with Adam instead of Adagrad."""
-        return {
-            "steps": 50_000,
-            "real_batch": share(100, dataset_name),
-            "lr": 1e-3,
-            "momentum": 0.9,
-            "init": "noise",
-            "augment": "none",
-        }
+        adam = {"lr": 1e-3, "momentum": 0.9}
+        return START | adam | {"steps": 50_000, "real_batch": share(100, dataset_name)}
 
     def learner(self, problem: Problem) -> Learner:
         """The learner of a run."""

@@ -49,13 +49,8 @@ def picture(condensed: CondensedSet, per_class: int = 10, cell: int = 48) -> "Im
     draw = ImageDraw.Draw(canvas)
     for place, c in enumerate(present):
         left, top = place // rows * block, place % rows * row + gap
-        draw.text(
-            (left + margin - gap, top + height // 2),
-            condensed.classes[c],
-            fill="black",
-            font=font,
-            anchor="rm",
-        )
+        end = left + margin - gap, top + height // 2
+        draw.text(end, condensed.classes[c], fill="black", font=font, anchor="rm")
         for column, one in enumerate(pixels[class_of == c][:shown]):
             tile = Image.fromarray(one.squeeze(-1) if one.shape[-1] == 1 else one)
             large = tile.resize((width, height), Image.Resampling.NEAREST)

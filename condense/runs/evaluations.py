@@ -126,25 +126,14 @@ def measure(
     """
     workers.check()
     kept = store is not None or all(_file(Path(run)) for run in runs)
-    how_to_go_on = (
-        "the same command goes on"
-        if kept
-        else "a set outside a run folder keeps nothing: name a file by --store to go on"
-    )
+    lost = "a set outside a run folder keeps nothing: name a file by --store to go on"
+    how = "the same command goes on" if kept else lost
     with _opened(bench.sets, runs, store) as trials:
         study = Study(trials, bench.tasks, bench.key)
         with progress("evaluate", study.total, study.done, quiet=quiet) as report:
-            study.work(
-                bench,
-                workers,
-                bench.reporter(report),
-                how_to_go_on=how_to_go_on,
-                minutes=minutes,
-            )
+            study.work(bench, workers, bench.reporter(report), how_to_go_on=how, minutes=minutes)
         scores = bench.scores(study.results())
-        return Measured(
-            scores=scores, done=study.done, total=study.total, how_to_go_on=how_to_go_on
-        )
+        return Measured(scores=scores, done=study.done, total=study.total, how_to_go_on=how)
 
 
 def rows(run: str | Path, condensed: CondensedSet) -> list[Row]:

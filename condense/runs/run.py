@@ -73,8 +73,7 @@ def condense(
     checkpoint_every: steps between two checkpoints in the run folder.
     storage: how the images are stored, one of `condense.sets.condensed.STORAGES`.
     source: where the dataset can be loaded from again; by default its name.
-    pools: a folder of trained networks that runs share, for recipes with a pool. Without it, a run
-        trains its own.
+    pools: a folder of the pools of networks that runs share; by default, a run trains its own.
 
     Raises `UserError` for bad input, for a folder that already holds a run, and for a loss that
     diverges. Raises `Interrupted` after Ctrl-C; the state is then saved.
@@ -87,34 +86,20 @@ def condense(
     """
     if isinstance(recipe, str):
         recipe = recipe_for(recipe, dataset.name, dataset.shape, ipc)
-    changes = {"steps": steps, "preprocess": preprocess and preprocess.name}
-    recipe = recipe.override({key: value for key, value in changes.items() if value is not None})
+    recipe = recipe.override({} if steps is None else {"steps": steps})
+    recipe = recipe.override({} if preprocess is None else {"preprocess": preprocess.name})
     if checkpoint_every < 1:
         raise UserError(f"--checkpoint-every {checkpoint_every}: it must be 1 or more")
     select.check_ipc(dataset, ipc, recipe.formation)
     job = Job(
         source=source or Source(name=dataset.name),
         fingerprint=dataset.fingerprint,
-        ipc=ipc,
-        seed=seed,
-        recipe=recipe,
+        ipc=ipc, seed=seed, recipe=recipe, chunk=chunk, storage=storage,
         device=pick_device(device).type,
-        chunk=chunk,
         checkpoint_every=checkpoint_every,
-        storage=storage,
         pools=None if pools is None else str(Path(pools).resolve()),
-    )
-    ranks = Ranks.join()
-    ranks.agree(job.to_json())
-    if out is not None:
-        return _begin(Path(out), job, dataset, preprocess, ranks, quiet)
-    if ranks.count > 1:
-        raise UserError("several ranks need a run folder that all of them see: give --out")
-    start = starting_set(dataset, job, preprocess)
-    pool = make_pool(dataset, job, start, ranks)
-    learner = make_learner(dataset, job, start, ranks, pool)
-    _steps(learner, job, 0, lambda step: None, lambda step, losses, seconds: None, quiet)
-    return _finished(start, [_learned(learner)], learner.learned(), job.recipe, pool)
+    )  # fmt: skip
+    return _begin(None if out is None else Path(out), job, dataset, preprocess, quiet)
 
 
 def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = False) -> CondensedSet:
@@ -153,15 +138,31 @@ def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = Fal
         return _go_on(folder, job, dataset, ranks, quiet)
 
 
+def _in_memory(
+    job: Job, dataset: Dataset, preprocess: Preprocess | None, ranks: Ranks, quiet: bool
+) -> CondensedSet:
+    """Do a run without a folder, from start to end."""
+    if ranks.count > 1:
+        raise UserError("several ranks need a run folder that all of them see: give --out")
+    start = starting_set(dataset, job, preprocess)
+    pool = make_pool(dataset, job, start, ranks)
+    learner = make_learner(dataset, job, start, ranks, pool)
+    _steps(learner, job, 0, lambda step: None, lambda step, losses, seconds: None, quiet)
+    return _finished(start, [_learned(learner)], learner.learned(), job.recipe, pool)
+
+
 def _begin(
-    folder: Path,
+    folder: Path | None,
     job: Job,
     dataset: Dataset,
     preprocess: Preprocess | None,
-    ranks: Ranks,
     quiet: bool,
 ) -> CondensedSet:
-    """Start a new run in `folder`, and work to its end."""
+    """Start a new run in `folder`, or in memory without one, and work to its end."""
+    ranks = Ranks.join()
+    ranks.agree(job.to_json())
+    if folder is None:
+        return _in_memory(job, dataset, preprocess, ranks, quiet)
     with _owned(folder, ranks):
         if ranks.leads:
             check_free(folder, job)
@@ -178,10 +179,8 @@ def _go_on(folder: Path, job: Job, dataset: Dataset, ranks: Ranks, quiet: bool) 
     """Do the steps that are left of the run in `folder`, and write the files of a finished run."""
     start = CondensedSet.load(folder / "start.safetensors")
     pool = make_pool(dataset, job, start, ranks, folder)
-    learner, checkpoints = (
-        make_learner(dataset, job, start, ranks, pool),
-        Checkpoints(folder, ranks),
-    )
+    learner = make_learner(dataset, job, start, ranks, pool)
+    checkpoints = Checkpoints(folder, ranks)
     done = 0
     if last := checkpoints.last_good():
         state, done = last

@@ -191,10 +191,8 @@ class Shelf:
             recipe = self.prepare(recipe, dataset)
         if seconds is None:
             return recipe
-        speed = rehearse(dataset, ipc=made.ipc, recipe=recipe, seed=made.seed, device=self.device)[
-            "seconds_a_step"
-        ]
-        return recipe.override({"steps": max(1, int(seconds / max(speed, 1e-4)))})
+        told = rehearse(dataset, ipc=made.ipc, recipe=recipe, seed=made.seed, device=self.device)
+        return recipe.override({"steps": max(1, int(seconds / max(told["seconds_a_step"], 1e-4)))})
 
 
 def select_into(
@@ -205,15 +203,13 @@ def select_into(
     method: str,
     ipc: int,
     preprocess: str | Preprocess,
-    seed: int,
-    device: str,
     storage: str,
-    network: str = "convnet",
-    feature_epochs: int = FEATURE_EPOCHS,
+    **how: Any,
 ) -> CondensedSet:
     """Select `ipc` real images per class by `method` and keep them as a set in `folder`.
 
-    `preprocess` is a transform or the name of one, which is then fitted to `dataset`.
+    `preprocess` is a transform or the name of one, which is then fitted to `dataset`; `how` are
+    further arguments of `condense.methods.selection.select`.
 
     >>> from tempfile import TemporaryDirectory
     >>> how = {"method": "random", "ipc": 2, "preprocess": "standard", "seed": 0}
@@ -225,16 +221,7 @@ def select_into(
     """
     if isinstance(preprocess, str):
         preprocess = make_preprocess(preprocess, dataset)
-    chosen = select(
-        method,
-        dataset,
-        ipc,
-        preprocess=preprocess,
-        seed=seed,
-        network=network,
-        feature_epochs=feature_epochs,
-        device=device,
-    )
+    chosen = select(method, dataset, ipc, preprocess=preprocess, **how)
     return keep(folder, source, storage, chosen)
 
 

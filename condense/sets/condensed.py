@@ -69,10 +69,8 @@ class CondensedSet:
     `decoded` enlarges them to what a network is trained on."""
 
     def __post_init__(self) -> None:
-        images, labels = (
-            self.images.detach().cpu().contiguous(),
-            self.labels.detach().cpu().contiguous(),
-        )
+        images = self.images.detach().cpu().contiguous()
+        labels = self.labels.detach().cpu().contiguous()
         _check(images, labels, len(self.classes))
         check(self.formation, *images.shape[2:])
         try:

@@ -95,10 +95,10 @@ def evaluate(
     workers = workers or Workers(workers=0, device=device)
     workers.check()
     lost = "nothing is kept without a store: give one to go on"
-    how_to_go_on = lost if store is None else "the same call goes on"
+    how = lost if store is None else "the same call goes on"
     with _opened(store) as trials:
-        study, report = Study(trials, bench.tasks, bench.key), bench.reporter(progress)
-        study.work(bench, workers, report, how_to_go_on=how_to_go_on, minutes=minutes)
+        study = Study(trials, bench.tasks, bench.key)
+        study.work(bench, workers, bench.reporter(progress), how_to_go_on=how, minutes=minutes)
         return bench.scores(study.results())
 
 
@@ -340,33 +340,6 @@ class Repeats:
         seed = derive(self._seed, "train", repeat)
         train(self._fast, self._images, self._labels, self._protocol, seed, augment=self._augment)
         return accuracy(self._fast, *self._test)
-
-
-def train_many(
-    name: str,
-    condensed: CondensedSet,
-    test: tuple[Tensor, Tensor],
-    repeats: int,
-    protocol: Protocol,
-    seed: int,
-    device: torch.device,
-    *,
-    first: int = 0,
-) -> Iterator[float]:
-    """The accuracies of `repeats` networks (see `Repeats`), those from number `first` on.
-
-    >>> from condense import load_dataset
-    >>> from condense.data.preprocess import make_preprocess
-    >>> from condense.methods.selection import select
-    >>> digits, cpu = load_dataset("digits"), torch.device("cpu")
-    >>> few = select("random", digits, 1, preprocess=make_preprocess("standard", digits), seed=0)
-    >>> test = few.preprocess.apply(digits.test.pixels), digits.test.labels
-    >>> len(list(train_many("mlp", few, test, 3, Protocol(epochs=2), 0, cpu, first=1)))
-    2
-    """
-    networks = Repeats(name, condensed, test, repeats, protocol, seed, device)
-    for repeat in range(first, repeats):
-        yield networks.accuracy(repeat)
 
 
 @contextmanager

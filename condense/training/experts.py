@@ -22,7 +22,7 @@ from condense.networks import build as networks
 from condense.networks.accelerate import accelerate
 from condense.progress import progress
 from condense.randomness import derive
-from condense.settings import plain, read, require
+from condense.settings import above, at_least, plain, read, require
 from condense.study.record import differences, locked
 from condense.training.descent import weights_of
 from condense.training.train import Protocol, train
@@ -60,9 +60,8 @@ class Training:
     """`float32`, or `float16`: half the space, weights rounded to one part in 2,000."""
 
     def __post_init__(self) -> None:
-        require("passes", self.passes, self.passes >= 1, "1 or more")
-        require("lr", self.lr, self.lr > 0, "above 0")
-        require("batch", self.batch, self.batch >= 1, "1 or more")
+        at_least(1, self, "passes", "batch")
+        above(0, self, "lr")
         if self.storage not in _STORAGES:
             raise unknown("storage", self.storage, _STORAGES)
 
@@ -175,13 +174,9 @@ class Experts:
 
     def check_fit(self, dataset: Dataset, network: str, preprocess: str) -> None:
         """Raise `UserError` unless dataset, network and preprocessing are those of the experts."""
-        training = self.record.training
+        training, content = self.record.training, f"{self.record.dataset} {self.record.fingerprint}"
         for what, theirs, ours in (
-            (
-                "dataset",
-                f"{self.record.dataset} {self.record.fingerprint}",
-                f"{dataset.name} {dataset.fingerprint}",
-            ),
+            ("dataset", content, f"{dataset.name} {dataset.fingerprint}"),
             ("network", training.network, networks.canonical(network, dataset.shape)),
             ("preprocess", training.preprocess, preprocess),
         ):

@@ -50,27 +50,27 @@ class Score:
         be too short. With one set it is computed from its networks, and says nothing about another
         set from another seed. A single value gives the interval (0, 1).
         """
-        from scipy.stats import t
-
         values = self.accuracies if self.sets == 1 else tuple(fmean(part) for part in self.per_set)
         if len(values) == 1:
             return 0.0, 1.0
-        half = float(t.ppf(0.975, len(values) - 1)) * _std(values) / len(values) ** 0.5
+        half = _half_interval(values)
         return max(0.0, self.mean - half), min(1.0, self.mean + half)
 
     def to_json(self) -> dict[str, Any]:
         """The score as plain JSON: accuracies, sets, mean, std, ci95."""
-        return {
-            "accuracies": list(self.accuracies),
-            "sets": self.sets,
-            "mean": self.mean,
-            "std": self.std,
-            "ci95": list(self.ci95),
-        }
+        values = {"accuracies": list(self.accuracies), "sets": self.sets}
+        return values | {"mean": self.mean, "std": self.std, "ci95": list(self.ci95)}
 
 
 def _std(values: Sequence[float]) -> float:
     return stdev(values) if len(values) > 1 else 0.0
+
+
+def _half_interval(values: Sequence[float]) -> float:
+    """Half of the 95 % interval for the mean of two or more values, by Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
 
 
 class Measured(Protocol):
@@ -111,8 +111,7 @@ class Statistic:
     @property
     def std(self) -> float:
         """The sample standard deviation over all values; 0 for a single one."""
-        values = [value for repeats in self.values for value in repeats]
-        return stdev(values) if len(values) > 1 else 0.0
+        return _std([value for repeats in self.values for value in repeats])
 
     @property
     def ci95(self) -> tuple[float, float] | None:
@@ -120,26 +119,17 @@ class Statistic:
 
         With several orders it is computed from their means.
         """
-        from scipy.stats import t
-
-        values = (
-            [fmean(repeats) for repeats in self.values]
-            if len(self.values) > 1
-            else list(self.values[0])
-        )
+        one_order = len(self.values) == 1
+        values = self.values[0] if one_order else tuple(map(fmean, self.values))
         if len(values) < 2:
             return None
-        half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+        half = _half_interval(values)
         return fmean(values) - half, fmean(values) + half
 
     def to_json(self) -> dict[str, Any]:
         """The statistic as plain JSON: mean, std, ci95, values."""
-        return {
-            "mean": self.mean,
-            "std": self.std,
-            "ci95": self.ci95,
-            "values": [list(repeats) for repeats in self.values],
-        }
+        values = [list(repeats) for repeats in self.values]
+        return {"mean": self.mean, "std": self.std, "ci95": self.ci95, "values": values}
 
     def __str__(self) -> str:
         # Non-breaking spaces keep the number and its interval on one line.

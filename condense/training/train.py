@@ -18,6 +18,7 @@ from condense.errors import UserError, unknown
 from condense.networks.accelerate import LAYOUT, Accelerated, block_size, joins_images
 from condense.networks.graph import Graphed, has_graphs
 from condense.randomness import generator
+from condense.settings import above, at_least, require, within
 from condense.training.sgd import SGD
 
 _CHECK_EVERY = 50  # passes between checks for divergence; a check waits for the device
@@ -72,7 +73,7 @@ class Protocol:
     (1001, 502, 151)
     >>> Protocol(momentum=1.5)
     Traceback (most recent call last):
-    condense.errors.UserError: protocol: `momentum` is 1.5, it must be in [0, 1)
+    condense.errors.UserError: protocol: `momentum` is 1.5: it must be in [0, 1)
     """
 
     epochs: int = 1001
@@ -103,18 +104,14 @@ class Protocol:
     """Whether `condense.evaluate` replaces `lr` by the rate that was learned with a set."""
 
     def __post_init__(self) -> None:
-        for name, valid, wanted in (
-            ("epochs", self.epochs >= 0, "0 or more"),
-            ("batch", self.batch >= 1, "1 or more"),
-            ("lr", self.lr > 0, "above 0"),
-            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
-            ("weight_decay", self.weight_decay >= 0, "0 or more"),
-            ("cutmix", 0 <= self.cutmix <= 1, "in [0, 1]"),
-            ("nesterov", not self.nesterov or self.momentum > 0, "False without momentum"),
-            ("steps", self.steps is None or self.steps >= 1, "1 or more"),
-        ):
-            if not valid:
-                raise UserError(f"protocol: `{name}` is {getattr(self, name)}, it must be {wanted}")
+        with within("protocol"):
+            at_least(0, self, "epochs", "weight_decay")
+            at_least(1, self, "batch", "steps")
+            above(0, self, "lr")
+            require("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+            nesterov = not self.nesterov or self.momentum > 0
+            require("cutmix", self.cutmix, 0 <= self.cutmix <= 1, "in [0, 1]")
+            require("nesterov", self.nesterov, nesterov, "False without momentum")
         if self.schedule not in SCHEDULES:
             raise unknown("schedule", self.schedule, SCHEDULES)
         if self.loss not in LOSSES:
@@ -359,11 +356,8 @@ def _layout(network: nn.Module, device: torch.device) -> torch.memory_format:
     On a CPU a training step in channels-last takes as long as otherwise with InstanceNorm, and 3/4
     as long with BatchNorm. A test takes less time in both cases.
     """
-    return (
-        LAYOUT[device.type]
-        if device.type == "cpu" or isinstance(network, Accelerated)
-        else torch.contiguous_format
-    )
+    fused = device.type == "cpu" or isinstance(network, Accelerated)
+    return LAYOUT[device.type] if fused else torch.contiguous_format
 
 
 def _check_finite(network: nn.Module, protocol: Protocol, epoch: int) -> None:

@@ -1,4 +1,6 @@
-"""The tables of the paper run at toy scale, keep what they made, go on from it, and tell it as it is."""
+"""The tables of the paper run at toy scale, keep what they made, go on from it, and tell it as it
+is.
+"""
 
 import json
 import re

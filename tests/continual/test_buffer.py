@@ -1,4 +1,7 @@
-"""The memory against Avalanche's contract: what it exposes and when, row for row and byte for byte."""
+"""The memory against Avalanche's contract.
+
+What it exposes and when, row for row and byte for byte.
+"""
 
 import dataclasses
 import io
@@ -54,7 +57,10 @@ def test_no_future_class_is_ever_exposed(world, stream):
 
 @pytest.mark.parametrize("transform", ["standard", "zca"])
 def test_replayed_real_images_arrive_pixel_for_pixel_as_the_streams(world, transform):
-    """A memory of training images: each of its rows must be found, bit for bit, among the stream's rows of its class."""
+    """A memory of training images.
+
+    Each of its rows must be found, bit for bit, among the stream's rows of its class.
+    """
     preprocess = make_preprocess(transform, world.dataset)
     assert isinstance(preprocess, Whiten) == (transform == "zca")
     stream = class_stream(world.dataset, 5, world.order, preprocess=preprocess)
@@ -74,7 +80,9 @@ def test_replayed_real_images_arrive_pixel_for_pixel_as_the_streams(world, trans
 
 
 def test_transforms_of_the_stream_are_not_applied_to_the_memory(world):
-    """Real images keep the stream's augmentation, the memory's its own, in the same concatenated dataset."""
+    """Real images keep the stream's augmentation, the memory's its own, in the same concatenated
+    dataset.
+    """
     plain, marked = Prepare(world.preprocess), Prepare(world.preprocess, torch.zeros_like)
     stream = nc_benchmark(
         TensorDataset(world.dataset.train.pixels, world.dataset.train.labels),
@@ -153,7 +161,9 @@ def test_a_byte_budget_holds_four_times_the_images_as_uint8(world, stream):
 
 
 def test_shrinking_keeps_those_whose_mean_is_nearest(world, stream):
-    """The one kept of four is, by exhaustive search, the one nearest to the mean of its class's four."""
+    """The one kept of four is, by exhaustive search, the one nearest to the mean of its class's
+    four.
+    """
     buffer = CondensedBuffer(world.memory)
     feed(buffer, stream, 5)
     buffer.resize(AGENT, 10)

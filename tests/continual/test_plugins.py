@@ -36,7 +36,9 @@ def stream(world):
 
 
 class Watch(SupervisedPlugin):
-    """Notes, for each experience, the labels that the model is trained on and how many rows a minibatch has."""
+    """Notes, for each experience, the labels that the model is trained on and how many rows a
+    minibatch has.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +97,10 @@ def test_replay_in_one_line(world, stream):
 
 
 def test_drop_last_does_not_switch_replay_off(world, stream):
-    """The first memory, 8 rows, is smaller than the 16 that a batch would take: Avalanche's own plugin replays nothing."""
+    """The first memory, 8 rows, is smaller than the 16 that a batch would take.
+
+    Avalanche's own plugin replays nothing.
+    """
     for plugin, replayed in (
         (CondensedReplayPlugin(world.memory), seen(world, 2)[1]),
         (
@@ -168,7 +173,10 @@ def test_scr_classifies_by_the_means_of_the_memory(world, stream):
 
 
 def test_bic_as_far_as_its_own_defect_allows(world, stream):
-    """Avalanche 0.6 passes `verbose` to a scheduler that has lost it in PyTorch: the second experience ends so."""
+    """Avalanche 0.6 passes `verbose` to a scheduler that has lost it in PyTorch.
+
+    The second experience ends so.
+    """
     buffer = CondensedBuffer(world.memory)
     plugin = BiCPlugin(
         mem_size=40, storage_policy=buffer, val_percentage=0.2, stage_2_epochs=2, num_workers=0

@@ -1,4 +1,8 @@
-"""The protocol: what memories are made of, what is measured, what a crash costs; and that both ways of training agree."""
+"""The protocol.
+
+What memories are made of, what is measured, what a crash costs; and that both ways of training
+agree.
+"""
 
 import dataclasses
 import json
@@ -69,7 +73,9 @@ BEST = "best:real_batch=8,network=convnet-d2-w8,pool=1,pool_steps=3"
     ],
 )
 def test_no_future_class_and_no_test_image_reaches_a_memory(world, shelf, tmp_path, method):
-    """Other images of the later classes, and other test images, leave the memories of the earlier steps bit for bit the same."""
+    """Other images of the later classes, and other test images, leave the memories of the earlier
+    steps bit for bit the same.
+    """
     groups = [(3, 1), (4, 0), (5, 9), (2, 6), (8, 7)]
     other = Dataset(
         "digits",
@@ -265,9 +271,10 @@ def test_a_part_of_the_classes(world, tmp_path):
 
 
 def test_avalanches_path_and_the_fast_path_agree(digits, tmp_path):
-    """GDumb in Avalanche and training from scratch: the same memories, protocol and network; mean accuracies within 4 points.
+    """GDumb in Avalanche and training from scratch give mean accuracies within 4 points.
 
-    The deviation of a difference of two means of three networks is about one and a half points here.
+    Memories, protocol and network are the same. The deviation of a difference of two means of
+    three networks is about one and a half points here.
     """
     plan = Plan(
         steps=2,
@@ -317,7 +324,8 @@ import sys
 sys.modules["avalanche"] = None
 from condense import UserError, load_dataset
 from continual import Plan, run
-plan = Plan(steps=2, methods=("random",), ipc=1, orders=1, repeats=1, epochs=1, network="convnet-d2-w16")
+small = dict(ipc=1, orders=1, repeats=1, epochs=1, network="convnet-d2-w16")
+plan = Plan(steps=2, methods=("random",), **small)
 run(load_dataset("digits"), plan, {str(tmp_path / "out")!r}, quiet=True)
 try:
     from continual import CondensedBuffer

@@ -1,4 +1,7 @@
-"""Every operation against a loop over pixels in float64; what is drawn, by whom, how often; gradients."""
+"""Every operation against a loop over pixels in float64.
+
+What is drawn, by whom, how often; gradients.
+"""
 
 import math
 from collections.abc import Callable
@@ -16,7 +19,8 @@ from condense.randomness import derive, uniforms
 ALMOST_ONE = 1 - 2**-24
 
 
-# One image [ch, H, W] in float64 and its three uniform numbers: the operations by their definition, pixel by pixel.
+# One image [ch, H, W] in float64 and its three uniform numbers: the operations by their definition,
+# pixel by pixel.
 
 
 def naive_color(image: torch.Tensor, u: list[float]) -> torch.Tensor:
@@ -71,7 +75,10 @@ def naive_flip(image: torch.Tensor, u: list[float]) -> torch.Tensor:
 def naive_warp(
     image: torch.Tensor, source: Callable[[float, float], tuple[float, float]]
 ) -> torch.Tensor:
-    """Bilinear sampling at `source(x, y)`; x and y in [-1, 1] from the first pixel's edge to the last one's."""
+    """Bilinear sampling at `source(x, y)`.
+
+    X and y in [-1, 1] from the first pixel's edge to the last one's.
+    """
     height, width = image.shape[1:]
     result = torch.zeros_like(image)
     for row in range(height):
@@ -239,7 +246,10 @@ def test_flip_has_probability_one_half() -> None:
 
 
 def ramps(size: int) -> torch.Tensor:
-    """Two channels that hold each pixel's x and y in [-1, 1]: bilinear sampling is exact on them, off the border."""
+    """Two channels that hold each pixel's x and y in [-1, 1].
+
+    Bilinear sampling is exact on them, off the border.
+    """
     line = (2 * torch.arange(size) + 1) / size - 1
     return torch.stack([line.expand(size, size), line[:, None].expand(size, size)])
 
@@ -328,7 +338,8 @@ def test_training_applies_one_operation_a_batch_with_parameters_per_image() -> N
 
 @pytest.mark.parametrize("name", ["dsa", "idc"])
 def test_nothing_is_read_back_to_the_host(name: str) -> None:
-    # Tensors on the `meta` device have no values: reading one, or a shape that depends on one, raises.
+    # Tensors on the `meta` device have no values: reading one, or a shape that depends on one,
+    # raises.
     images, classes, step = (
         torch.empty(12, 3, 8, 8, device="meta"),
         torch.empty(4, dtype=torch.int64, device="meta"),

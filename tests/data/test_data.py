@@ -1,4 +1,7 @@
-"""Datasets: what is read, how it is cut, split and cached, and what a user is told when it cannot be."""
+"""Datasets.
+
+What is read, how it is cut, split and cached, and what a user is told when it cannot be.
+"""
 
 import hashlib
 import os
@@ -483,7 +486,8 @@ def test_folders_and_arrays_of_the_same_images_have_one_fingerprint(tmp_path):
     content = class_folders(tmp_path / "train", {"a": 2, "b": 2}, 16, 16, 3)
     class_folders(tmp_path / "test", {"a": 1, "b": 1}, 16, 16, 3)
     path = write_npz(
-        tmp_path / "a.npz", train_images=np.stack([*content.values()]), train_labels=np.array([0, 0, 1, 1]),
+        tmp_path / "a.npz", train_images=np.stack([*content.values()]),
+        train_labels=np.array([0, 0, 1, 1]),
         test_images=noise(1, 16, 16, 3), test_labels=np.array([0]),
     )  # fmt: skip
     assert (
@@ -674,7 +678,10 @@ def test_imagenet_subsets_take_their_ten_classes(name, tmp_path):
 
 
 def test_the_subsets_are_the_classes_they_are_called():
-    """Against torchvision's names: the known positions of these classes among the 1,000 of ImageNet."""
+    """Against torchvision's names.
+
+    The known positions of these classes among the 1,000 of ImageNet.
+    """
     from torchvision.models import ResNet18_Weights
 
     names = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]

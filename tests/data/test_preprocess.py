@@ -25,7 +25,9 @@ def photographs(count: int, shape: tuple[int, int, int], seed: int = 0) -> torch
 
 
 def zca64(pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and whitening matrix by the definition, in float64, through the eigenvectors of the covariance."""
+    """Mean and whitening matrix by the definition, in float64, through the eigenvectors of the
+    covariance.
+    """
     flat = pixels.numpy().reshape(len(pixels), -1) / 255.0
     mean = flat.mean(axis=0)
     covariance = (flat - mean).T @ (flat - mean) / (len(flat) - 1)

@@ -1,4 +1,7 @@
-"""docs/extend: the file and the line of each page, put into a copy of the code, are all it takes."""
+"""docs/extend.
+
+The file and the line of each page, put into a copy of the code, are all it takes.
+"""
 
 import json
 import re
@@ -26,7 +29,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def add(copy: Path, page: str, table: str) -> None:
-    """Put the page's file into its place, its line into `table`, and its import, if it names one."""
+    """Put the page's file into its place, its line into `table`, and its import, if any."""
     text = (ROOT / "docs" / "extend" / page).read_text()
     file, line = re.findall(r"```(?:python)?\n(.+?)```\n", text, re.DOTALL)
     place, registry = re.findall(r"(?:The file|^The line) is.*?`([a-z0-9_/]+\.py)`", text, re.M)

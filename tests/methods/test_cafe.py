@@ -1,4 +1,6 @@
-"""CAFE's losses against loops over classes and images, and its two loops against what the paper says of them."""
+"""CAFE's losses against loops over classes and images, and its two loops against what the paper
+says of them.
+"""
 
 import math
 from collections.abc import Callable

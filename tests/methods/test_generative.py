@@ -1,4 +1,7 @@
-"""The generative baselines: their losses against definitions, their images against what was asked for."""
+"""The generative baselines.
+
+Their losses against definitions, their images against what was asked for.
+"""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,8 @@
-"""KIP: the kernel against loops over positions, and against wide finite networks; the regression against NumPy."""
+"""KIP.
+
+The kernel against loops over positions, and against wide finite networks; the regression against
+NumPy.
+"""
 
 import math
 from collections.abc import Callable
@@ -98,7 +102,9 @@ def test_the_diagonal_of_images_with_themselves_is_exact(window: int, depth: int
 
 @pytest.mark.parametrize("window", [1, 3])
 def test_wide_networks_have_that_kernel(window: int) -> None:
-    """The inner product of the gradients of a network of width 4,096, its unit weights scaled in the forward pass."""
+    """The inner product of the gradients of a network of width 4,096, its unit weights scaled in
+    the forward pass.
+    """
     width, generator = 4096, torch.Generator().manual_seed(0)
     x = images(2, 5)
     if window == 1:

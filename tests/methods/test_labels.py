@@ -1,4 +1,7 @@
-"""Learned labels: probabilities or regression targets, each trained on with its own loss and never with the other's."""
+"""Learned labels.
+
+Probabilities or regression targets, each trained on with its own loss and never with the other's.
+"""
 
 from pathlib import Path
 

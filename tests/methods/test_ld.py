@@ -1,4 +1,7 @@
-"""Label distillation: its gradient against finite differences, its labels, and when a network is replaced."""
+"""Label distillation.
+
+Its gradient against finite differences, its labels, and when a network is replaced.
+"""
 
 from collections.abc import Callable
 
@@ -74,7 +77,8 @@ def test_a_network_that_learns_no_more_is_replaced(problem: Callable[..., Proble
     given = problem(LD(patience=3))
     learner = given.recipe.method.learner(given)
     used = []
-    # The mean of the last three falls until the fifth error; then three errors are borne with, and the fourth is too much.
+    # The mean of the last three falls until the fifth error; then three errors are borne with, and
+    # the fourth is too much.
     for error in [0.9, 0.8, 0.7, 0.6, 0.5, 0.9, 0.9, 0.9, 0.9, 0.9]:
         learner._replace_if_done(error)
         used.append(int(learner._used))

@@ -1,4 +1,7 @@
-"""Methods with an outer loop of their own: each step against the paper's algorithm written plainly in float64."""
+"""Methods with an outer loop of their own.
+
+Each step against the paper's algorithm written plainly in float64.
+"""
 
 import math
 from collections.abc import Callable
@@ -284,7 +287,8 @@ def test_distillation_is_algorithm_1(digits: Dataset, small: Callable[..., Recip
         adam.step()
         schedule.step()
         assert learner.step(step)["real"].item() == pytest.approx(loss.item(), rel=1e-4)
-        # Adam divides by the size of a gradient: where that is rounding, so is the direction. Hence most, not all.
+        # Adam divides by the size of a gradient: where that is rounding, so is the direction. Hence
+        # most, not all.
         near = (learner.images.double() - images.detach()).abs() < 0.01
         assert near.float().mean() > 0.98
         with torch.no_grad():  # and the next step from the same point

@@ -49,7 +49,8 @@ def test_best_is_the_papers_method_at_scale_100_on_mosaics_under_a_calibrating_p
         10.0,
     )
     assert recipe.method.loss_scale == 100.0
-    assert (recipe.real_batch, recipe.steps, recipe.lr, recipe.preprocess) == (256, 8000, 1.0, "zca") == (
+    settings = (recipe.real_batch, recipe.steps, recipe.lr, recipe.preprocess)
+    assert settings == (256, 8000, 1.0, "zca") == (
         paper.real_batch, paper.steps, paper.lr, paper.preprocess
     )  # fmt: skip
     assert (paper.formation, paper.pool, paper.calibration, paper.soft_labels) == (1, 0, 0.0, False)

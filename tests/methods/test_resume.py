@@ -1,4 +1,7 @@
-"""Every method through the one command: it runs, and a run that was stopped ends with the same bits."""
+"""Every method through the one command.
+
+It runs, and a run that was stopped ends with the same bits.
+"""
 
 import shutil
 from pathlib import Path
@@ -29,7 +32,10 @@ TINY = {
     "cgan": {"width": 4},
     "vae": {"width": 4},
 }
-"""What makes a method small; `outer_bound` and `patience` so that networks are replaced within the few steps."""
+"""What makes a method small.
+
+`outer_bound` and `patience` so that networks are replaced within the few steps.
+"""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,7 @@
-"""Selections against brute force: every choice by trying all candidates, in float64, one image at a time."""
+"""Selections against brute force.
+
+Every choice by trying all candidates, in float64, one image at a time.
+"""
 
 import pytest
 import torch
@@ -50,13 +53,19 @@ def choose(method, data, ipc, seed=0, feature_epochs=None, network=NETWORK):
 
 
 def herding_errors(points, chosen):
-    """For each further candidate: how far the mean of all chosen would be from the mean of all points."""
+    """For each further candidate.
+
+    How far the mean of all chosen would be from the mean of all points.
+    """
     rest = [i for i in range(len(points)) if i not in chosen]
     return {i: (points.mean(0) - points[[*chosen, i]].mean(0)).norm().item() for i in rest}
 
 
 def kcenter_errors(points, chosen):
-    """For each further candidate: minus its distance to the nearest chosen; at first, its distance to the mean."""
+    """For each further candidate.
+
+    Minus its distance to the nearest chosen; at first, its distance to the mean.
+    """
     rest = [i for i in range(len(points)) if i not in chosen]
     if not chosen:
         return {i: (points[i] - points.mean(0)).norm().item() for i in rest}
@@ -64,7 +73,10 @@ def kcenter_errors(points, chosen):
 
 
 def assert_greedy(points, chosen, errors, slack=1e-9):
-    """Every choice is the best there was, given those before it; up to rounding, since candidates can tie."""
+    """Every choice is the best there was, given those before it.
+
+    Up to rounding, since candidates can tie.
+    """
     for k, choice in enumerate(chosen):
         candidates = errors(points, chosen[:k])
         assert candidates[choice] <= min(candidates.values()) + slack
@@ -102,7 +114,9 @@ def test_copies_are_never_chosen_twice(choice):
 
 
 def test_kcenter_covers_within_twice_the_optimum():
-    """The guarantee of the greedy algorithm (Gonzalez 1985), for the best of all sets of 3 that share its first centre."""
+    """The guarantee of the greedy algorithm (Gonzalez 1985), for the best of all sets of 3 that
+    share its first centre.
+    """
     points = torch.randn(14, 2, generator=torch.Generator().manual_seed(1))
     distances = torch.cdist(points, points)
     optimum = min(
@@ -130,7 +144,10 @@ def test_forgetting_counts_by_hand():
 
 
 def test_forgetting_finds_what_is_never_learned():
-    """Dark against bright images, three of each mislabelled: a network learns the rule and never those."""
+    """Dark against bright images, three of each mislabelled.
+
+    A network learns the rule and never those.
+    """
     labels = torch.arange(2).repeat_interleave(40)
     pixels = (labels * 150 + 30)[:, None, None, None] + torch.randint(
         40, (80, 1, 8, 8), generator=torch.Generator().manual_seed(0)
@@ -205,7 +222,10 @@ def test_training_changes_what_is_chosen_and_so_does_the_seed():
 
 
 def test_random_is_uniform():
-    """Each of 6 images is drawn in half of 600 draws of 3: within five standard deviations (12.2)."""
+    """Each of 6 images is drawn in half of 600 draws of 3.
+
+    Within five standard deviations (12.2).
+    """
     data = dataset([6])
     drawn = torch.cat([choose("random", data, 3, seed=seed) for seed in range(600)]).bincount(
         minlength=6
@@ -243,7 +263,8 @@ def test_noise_is_standard_normal():
     assert packed.images.shape == (600, 1, 8, 8)
     assert packed.labels.bincount().tolist() == [200, 200, 200]
     assert not packed.per_class(0).equal(packed.per_class(1))
-    # Five standard errors of mean and variance of N = 12,800 numbers a class: 1 / sqrt(N) and sqrt(2 / N).
+    # Five standard errors of mean and variance of N = 12,800 numbers a class: 1 / sqrt(N) and
+    # sqrt(2 / N).
     for c in range(3):
         assert abs(packed.per_class(c).mean().item()) < 5 / 12800**0.5
         assert abs(packed.per_class(c).var().item() - 1) < 5 * (2 / 12800) ** 0.5
@@ -264,7 +285,10 @@ def test_what_cannot_be_chosen_is_refused():
 
 
 def test_a_choice_does_not_depend_on_what_was_asked_for_before():
-    """One network serves several choices: that of another seed, length of training or dataset never does."""
+    """One network serves several choices.
+
+    That of another seed, length of training or dataset never does.
+    """
     asked = [
         ("herding", 80, 0),
         ("kcenter", 80, 0),

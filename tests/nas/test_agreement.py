@@ -89,7 +89,10 @@ def test_intervals_are_percentiles_of_resamples_and_seeded():
 
 
 def test_interval_has_the_known_width_and_covers():
-    """n = 100 independent numbers: the standard deviation of rho is 1 / sqrt(99), whatever their distribution."""
+    """n = 100 independent numbers.
+
+    The standard deviation of rho is 1 / sqrt(99), whatever their distribution.
+    """
     rng = np.random.default_rng(0)
     found = [
         agreement(*rng.normal(size=(2, 100)), seed=s, resamples=300)["spearman"] for s in range(100)

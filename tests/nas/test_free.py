@@ -46,7 +46,9 @@ class Small(nn.Module):
 def _forward(
     network: Small, x: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """Logits, what goes into the activation, and (conv weight, linear weight), all float64, by the formulas."""
+    """Logits, what goes into the activation, and (conv weight, linear weight), all float64, by the
+    formulas.
+    """
     w, v = (
         p.detach().double().requires_grad_() for p in (network.conv.weight, network.linear.weight)
     )

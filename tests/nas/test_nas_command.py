@@ -73,11 +73,15 @@ def _truth(path: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_search_from_start_to_end(tmp_path: Path) -> None:
-    """In processes of its own, with a worker, as from a shell: broken off, looked at, gone on with."""
+    """In processes of its own, with a worker, as from a shell.
+
+    Broken off, looked at, gone on with.
+    """
     command = [sys.executable, str(ROOT / "cli.py"), "nas"]
     threads = ["--workers", "1", "--threads", "1"]
     begun = subprocess.run(
-        [*command, *CELLS, *threads, "--reference", str(_truth(tmp_path / "truth.csv")), "--minutes", "0.0001", "--out", "runs/a"],
+        [*command, *CELLS, *threads, "--reference", str(_truth(tmp_path / "truth.csv")),
+         "--minutes", "0.0001", "--out", "runs/a"],
         cwd=tmp_path, check=True, capture_output=True, text=True,
     )  # fmt: skip
     assert re.match("[0-7] of 8 trainings done", begun.stdout)
@@ -176,7 +180,8 @@ def test_a_reference_is_trained_and_judges_a_search(capsys, monkeypatch, tmp_pat
 
 def test_flags_come_from_a_file(capsys, monkeypatch, tmp_path: Path) -> None:
     (tmp_path / "nas.toml").write_text(
-        'dataset = "digits"\nspace = "nasbench201"\nsample = 2\nheld-out = 50\nseeds = 1\nepochs = 1\nworkers = 0\n'
+        'dataset = "digits"\nspace = "nasbench201"\nsample = 2\nheld-out = 50\n'
+        "seeds = 1\nepochs = 1\nworkers = 0\n"
         'set = ["cells=1", "width=4"]\nproxy = ["random:1"]\nminutes = 5\n'
     )
     code, out, _ = run(

@@ -1,4 +1,7 @@
-"""Reference tables: reading, gaps, other people's files, and the official file through its package."""
+"""Reference tables.
+
+Reading, gaps, other people's files, and the official file through its package.
+"""
 
 import gzip
 from pathlib import Path
@@ -118,7 +121,8 @@ def test_missing_and_damaged_files(tmp_path, small):
             load(tmp_path / "damaged.gz", "nasbench201")
 
 
-# What the official file holds of one trained architecture: dataset -> seeds, and the accuracies of its evaluation sets.
+# What the official file holds of one trained architecture: dataset -> seeds, and the accuracies of
+# its evaluation sets.
 SETS = {
     "cifar10-valid": ("x-valid", "ori-test"),
     "cifar10": ("ori-test",),

@@ -1,4 +1,7 @@
-"""A search in its folder: killed and resumed, with and without a reference, and what it says of bad input."""
+"""A search in its folder.
+
+Killed and resumed, with and without a reference, and what it says of bad input.
+"""
 
 import csv
 import json
@@ -162,8 +165,9 @@ from nas.plan import change
 from nas.spaces import space
 if __name__ == "__main__":
     regime = change(space("nasbench201").REGIME, epochs=20, cells=1, width=4)
-    search(load_dataset("digits"), space_name="nasbench201", proxies=["random:2"], sample={cells!r}, seeds=4, regime=regime,
-           held_out=50, out=sys.argv[1], workers=Workers(workers=2, threads=1, device="cpu"), quiet=True)
+    search(load_dataset("digits"), space_name="nasbench201", proxies=["random:2"],
+           sample={cells!r}, seeds=4, regime=regime, held_out=50, out=sys.argv[1],
+           workers=Workers(workers=2, threads=1, device="cpu"), quiet=True)
 """
 
 

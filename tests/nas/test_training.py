@@ -216,7 +216,10 @@ def test_settled_averages_are_those_of_the_proxy(dataset):
 
 
 def test_the_drop_schedule_is_as_before():
-    """`schedule`, `nesterov` and `steps` change nothing unless asked for: 4 passes, a tenth of the rate for the last."""
+    """`schedule`, `nesterov` and `steps` change nothing unless asked for.
+
+    4 passes, a tenth of the rate for the last.
+    """
     images, labels = (
         torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)),
         torch.arange(6) % 3,

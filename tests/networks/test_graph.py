@@ -1,4 +1,7 @@
-"""What is captured and replayed: on a CPU with a stand-in that runs the work again, on a GPU with graphs."""
+"""What is captured and replayed.
+
+On a CPU with a stand-in that runs the work again, on a GPU with graphs.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +20,10 @@ SHAPE, CLASSES = (3, 8, 8), 3
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Captures as on a GPU, warm-up and fixed places of arguments and result included; what it returns grows by each."""
+    """Captures as on a GPU, warm-up and fixed places of arguments and result included.
+
+    What it returns grows by each.
+    """
     captures = []
 
     def capture(
@@ -35,7 +41,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def trained(name: str, protocol: Protocol, device: str = "cpu", **options: Any) -> Tensor:
-    """Every weight, statistic and answer of a network trained on 10 images in batches of 4, 4 and 2."""
+    """Every weight, statistic and answer of a network trained on 10 images in batches of 4, 4 and
+    2.
+    """
     draw = torch.Generator().manual_seed(0)
     images, labels = (
         torch.randn(10, *SHAPE, generator=draw),

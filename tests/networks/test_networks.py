@@ -319,7 +319,10 @@ class TestZoo:
 
     @pytest.mark.parametrize("name", ["convnet-w8", "lenet", "vit-tiny"])
     def test_second_derivative(self, name: str) -> None:
-        """What gradient matching needs: a gradient of the weights' gradient, here against a finite difference."""
+        """What gradient matching needs.
+
+        A gradient of the weights' gradient, here against a finite difference.
+        """
         network = build(name, (1, 16, 16), 3).double()
         x = images((1, 16, 16)).double()
         direction = torch.linspace(-1, 1, x.numel(), dtype=torch.float64).view_as(x)
@@ -407,7 +410,10 @@ class TestInstanceNorm:
         )
 
     def test_keeps_half_precision_and_its_moments(self) -> None:
-        """At a mean of 100, moments in bfloat16 would be lost; the result may differ by one rounding."""
+        """At a mean of 100, moments in bfloat16 would be lost.
+
+        The result may differ by one rounding.
+        """
         x = (images((4, 8, 8)) + 100).bfloat16()
         exact = nn.functional.group_norm(x.double(), 4)
         out = InstanceNorm(4)._formula(x)

@@ -1,4 +1,7 @@
-"""Pictures show the right pixels in the right place; the HTML is well formed, escaped and self-contained."""
+"""Pictures show the right pixels in the right place.
+
+The HTML is well formed, escaped and self-contained.
+"""
 
 import base64
 import io

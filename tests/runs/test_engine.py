@@ -1,4 +1,7 @@
-"""The engine against a plain step: the same draws, but loops over classes and images, eager, in the default layout."""
+"""The engine against a plain step.
+
+The same draws, but loops over classes and images, eager, in the default layout.
+"""
 
 import pytest
 import torch
@@ -48,7 +51,9 @@ def engine(changes: dict | None = None, **options: object) -> Engine:
 
 
 def plain_step(images: Tensor, changes: dict, step: int) -> tuple[dict[str, list[float]], Tensor]:
-    """Loss parts of each class and the gradient, by the definitions, one class and one image at a time, in float64."""
+    """Loss parts of each class and the gradient, by the definitions, one class and one image at a
+    time, in float64.
+    """
     dataset, chosen = dataset_of([20] * CLASSES), recipe(**changes)
     network = build(chosen.network, dataset.shape, CLASSES)
     initialise(network, 7, step)
@@ -124,7 +129,8 @@ def test_a_step_is_the_plain_one_under_batch_norm() -> None:
 
 @pytest.mark.slow
 def test_a_compiled_step_is_the_plain_one() -> None:
-    # Where bfloat16 is used for the real images, it moves each mean by about 1e-3 of itself; the loss is a difference of means.
+    # Where bfloat16 is used for the real images, it moves each mean by about 1e-3 of itself; the
+    # loss is a difference of means.
     check_against_plain(engine(compiled=True), {}, 0.05, 0.05)
 
 

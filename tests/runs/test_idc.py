@@ -1,4 +1,4 @@
-"""What the family of IDC adds to matching: clamped pixels, calibration in a step of its own, shared pools."""
+"""What the family of IDC adds: clamped pixels, calibration in a step of its own, shared pools."""
 
 from pathlib import Path
 
@@ -91,7 +91,10 @@ def test_every_step_is_clamped(digits: Dataset, pool: Pool) -> None:
 def test_a_step_matches_and_then_calibrates_under_the_last_weights(
     digits: Dataset, pool: Pool, chunk: int
 ) -> None:
-    """Class by class in float64: matched, moved, calibrated where that has led, and moved again; each move clamped."""
+    """Class by class in float64: matched, moved, calibrated where that has led, and moved again.
+
+    Each move is clamped.
+    """
     fast = engine(digits, pool, chunk=chunk)
     matched = engine(digits, pool, chunk=chunk, changes={"calibration": 0.0})
     preprocess, lr = make_preprocess("standard", digits), fast.recipe.lr

@@ -1,4 +1,7 @@
-"""Several processes on one run: the single process's file, and clear words when they do not fit together."""
+"""Several processes on one run.
+
+The single process's file, and clear words when they do not fit together.
+"""
 
 import os
 import socket
@@ -14,7 +17,8 @@ from condense.study.record import differences
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 FLAGS = [
-    "--dataset", "digits", "--ipc", "2", "--network", "convnet-d2-w8", "--real-batch", "8", "--loss-scale", "100",
+    "--dataset", "digits", "--ipc", "2", "--network", "convnet-d2-w8", "--real-batch", "8",
+    "--loss-scale", "100",
     "--steps", "30", "--checkpoint-every", "10", "--chunk", "2",
 ]  # fmt: skip
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # rounding depends on the number of threads
@@ -22,7 +26,8 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # rounding depends on the n
 
 def torchrun(ranks: int, *arguments: str | Path) -> list[str]:
     return [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--rdzv-backend", "c10d",
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks),
+        "--rdzv-backend", "c10d",
         "--rdzv-endpoint", "localhost:0", str(ROOT / "cli.py"), *map(str, arguments),
     ]  # fmt: skip
 

@@ -1,4 +1,7 @@
-"""Run folders: killed, interrupted, damaged, contended for; the same file in the end, or one clear line."""
+"""Run folders.
+
+Killed, interrupted, damaged, contended for; the same file in the end, or one clear line.
+"""
 
 import errno
 import json
@@ -21,7 +24,8 @@ from condense.runs.rehearsal import rehearse
 
 CLI = [sys.executable, str(Path(__file__).parents[2] / "cli.py")]
 FLAGS = [
-    "--dataset", "digits", "--ipc", "2", "--network", "convnet-d2-w8", "--real-batch", "8", "--loss-scale", "100",
+    "--dataset", "digits", "--ipc", "2", "--network", "convnet-d2-w8", "--real-batch", "8",
+    "--loss-scale", "100",
     "--steps", "120", "--checkpoint-every", "4",
 ]  # fmt: skip
 

@@ -1,4 +1,7 @@
-"""The condensed-set file and its exchange formats: what goes in comes out, and damage is noticed."""
+"""The condensed-set file and its exchange formats.
+
+What goes in comes out, and damage is noticed.
+"""
 
 import io
 import pickle
@@ -25,7 +28,9 @@ quick = settings(
 def make_set(
     count=6, channels=3, size=(4, 5), num_classes=3, soft=False, seed=0, spread=1.0
 ) -> CondensedSet:
-    """Pixels under a fitted standardisation, moved away from whole grey levels (and out of range if `spread` is large)."""
+    """Pixels under a fitted standardisation, moved away from whole grey levels (and out of range
+    if `spread` is large).
+    """
     random = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, channels, *size), generator=random, dtype=torch.uint8)
     preprocess = Standardize.fit(torch.cat([pixels, 255 - pixels]))

@@ -1,4 +1,6 @@
-"""Mosaics against a loop over pixels, and through everything that stores, trains on or writes a set."""
+"""Mosaics against a loop over pixels, and through everything that stores, trains on or writes a
+set.
+"""
 
 import dataclasses
 import math
@@ -28,7 +30,10 @@ def mosaics() -> CondensedSet:
 
 
 def enlarged(part: Tensor, factor: int) -> Tensor:
-    """A part [ch, h, w] enlarged bilinearly, pixel by pixel: pixel centres in proportion, the rim repeated."""
+    """A part [ch, h, w] enlarged bilinearly, pixel by pixel.
+
+    Pixel centres in proportion, the rim repeated.
+    """
     channels, height, width = part.shape
     large = torch.empty(channels, height * factor, width * factor, dtype=part.dtype)
     for i in range(height * factor):

@@ -131,7 +131,8 @@ from test_a_study import Squares, Study, Trials, Workers, _work
 with Trials(sys.argv[2]) as store:
     bench = Squares(pause=0.02)
     _work(Study(store, list(range(40)), bench.key), bench, workers=Workers(
-        workers=int(sys.argv[3]), threads=1, device="cpu"), report=lambda done, trial: print(done, flush=True))
+        workers=int(sys.argv[3]), threads=1, device="cpu"),
+        report=lambda done, trial: print(done, flush=True))
 """
 
 

@@ -1,4 +1,6 @@
-"""Tasks in this process, in worker processes and on Ray give the same trials, whoever is killed on the way."""
+"""Tasks in this process, in worker processes and on Ray give the same trials, whoever is killed on
+the way.
+"""
 
 import multiprocessing
 import os

@@ -1,4 +1,6 @@
-"""Derivatives through training steps, against finite differences and against a graph of all steps, in float64."""
+"""Derivatives through training steps, against finite differences and against a graph of all steps,
+in float64.
+"""
 
 import pytest
 import torch

@@ -72,7 +72,9 @@ def test_a_single_value_has_no_interval_and_intervals_stay_accuracies():
 
 
 def test_the_interval_covers_the_truth_in_95_of_100_studies():
-    """Simulated studies of 5 sets x 20 networks, whose sets differ by 0.02 and networks by 0.01 about 0.6."""
+    """Simulated studies of 5 sets x 20 networks, whose sets differ by 0.02 and networks by 0.01
+    about 0.6.
+    """
     draw = torch.Generator().manual_seed(0)
     luck = 0.02 * torch.randn(2000, 5, 1, generator=draw, dtype=torch.float64)
     studies = (
@@ -105,7 +107,10 @@ def test_score_as_json():
 
 
 def test_real_digits_teach_far_more_than_chance(digits):
-    """Ten real images a class. Chance is 10 % and 36 test images are right by luck, give or take 6: 60 % is no luck."""
+    """Ten real images a class.
+
+    Chance is 10 % and 36 test images are right by luck, give or take 6: 60 % is no luck.
+    """
     condensed = select(
         "random", digits, 10, preprocess=Standardize.fit(digits.train.pixels), seed=0
     )
@@ -346,7 +351,8 @@ def test_a_set_under_another_preprocessing_is_refused(digits, whitened):
 
 
 def test_nothing_and_unknown_names_are_refused_before_training(digits, whitened, monkeypatch):
-    # By `import_module`, since the package has a function of the module's name. Training would fail.
+    # By `import_module`, since the package has a function of the module's name. Training would
+    # fail.
     monkeypatch.setattr(import_module("condense.training.evaluate"), "train", None)
     for options in ({"repeats": 0}, {"networks": []}):
         with pytest.raises(UserError, match="nothing to evaluate"):

@@ -1,4 +1,7 @@
-"""Expert trajectories: what is kept of a training, and that a folder of them is gone on with, not begun again."""
+"""Expert trajectories.
+
+What is kept of a training, and that a folder of them is gone on with, not begun again.
+"""
 
 import json
 import subprocess

@@ -1,4 +1,7 @@
-"""Trained networks to match under: what a step draws, the loss they calibrate, and that a resumed run finds them again."""
+"""Trained networks to match under.
+
+What a step draws, the loss they calibrate, and that a resumed run finds them again.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -64,7 +67,8 @@ def test_a_step_matches_under_a_point_between_the_first_and_the_last_weights_of_
     for step in range(40):
         Pool(pool, 3).draw(network, step)
         drawn = weights(network)
-        # The share of the way that explains the first weight explains all of them, for exactly one network.
+        # The share of the way that explains the first weight explains all of them, for exactly one
+        # network.
         shares = [
             ((drawn - first) @ (last - first) / (last - first).square().sum()).item()
             for first, last in ways

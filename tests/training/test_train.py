@@ -44,8 +44,11 @@ class Recorder:
 
 
 def test_train_is_the_published_protocol():
-    """SGD with momentum and L2 written out. Asked for 4 epochs, the published loop makes 5 passes; after pass
-    4 // 2 + 2 = 4 a tenth of the rate and the momentum from zero."""
+    """SGD with momentum and L2 written out.
+
+    Asked for 4 epochs, the published loop makes 5 passes; after pass 4 // 2 + 2 = 4 a tenth of the
+    rate and the momentum from zero.
+    """
     images, labels = some_images(10)
     ours, reference = network(), network()
     train(ours, images, labels, PLAIN, seed=7)
@@ -72,7 +75,7 @@ def test_train_is_the_published_protocol():
 
 @pytest.mark.parametrize("name", ["convnet-d1-w4", "convnet-d1-w4-batch"])
 def test_a_mixed_batch_learns_each_label_by_its_share_of_the_pixels(name):
-    """CutMix and the rate in stairs, written out: x 0.2 at two thirds and five sixths of 6 steps."""
+    """CutMix and the rate in stairs, written out: x 0.2 at 2/3 and at 5/6 of 6 steps."""
     images, labels = some_images(6)
     protocol = Protocol(
         epochs=6, batch=6, lr=0.1, augment="none", cutmix=0.6, schedule="stairs", momentum=0.0
@@ -211,7 +214,7 @@ def test_named_protocols():
 
 @pytest.mark.parametrize("asked", [2, 3, 4, 5, 300, 1000, 1800])
 def test_the_rate_drops_where_the_published_loops_drop_it(asked):
-    """They count passes from 0 to E inclusive, and drop the rate at the end of pass number E // 2 + 1."""
+    """They count passes from 0 to E inclusive, and drop the rate after pass number E // 2 + 1."""
     passes = list(range(asked + 1))
     assert Protocol(epochs=len(passes)).drop_after == 1 + passes[asked // 2 + 1]
 

@@ -41,7 +41,9 @@ def test_order_is_documented():
 
 
 def _counted_flops(network: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Multiply-adds and biases, counted as the network runs (on the meta device, where nothing is computed)."""
+    """Multiply-adds and biases, counted as the network runs (on the meta device, where nothing is
+    computed).
+    """
     total, network = 0, network.to("meta")
 
     def count(module: nn.Module, _: object, output: torch.Tensor) -> None:

@@ -56,7 +56,10 @@ def test_there_are_6466_classes_and_isomorphs_compute_the_same():
 
 
 def test_costs_are_those_of_the_table_or_of_an_isomorph(table):
-    """Parameters of 15,475 cells; the other 150 carry an isomorph's count, in parameters and in FLOPs alike."""
+    """Parameters of 15,475 cells.
+
+    The other 150 carry an isomorph's count, in parameters and in FLOPs alike.
+    """
     by_class = defaultdict(set)
     for index in range(SIZE):
         cell = architecture(index)
@@ -95,7 +98,8 @@ def test_costs_equal_the_built_network(shape, classes, cells, width):
         for module in network.modules():
             if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
                 module.register_forward_hook(count)
-        # A convolution of nothing runs too: its weights and multiply-adds count, in the benchmark as here.
+        # A convolution of nothing runs too: its weights and multiply-adds count, in the benchmark
+        # as here.
         network(torch.zeros(2, *shape))
         assert cell.parameters(shape, classes, cells, width) == sum(
             p.numel() for p in network.parameters()
@@ -104,7 +108,9 @@ def test_costs_equal_the_built_network(shape, classes, cells, width):
 
 
 def _naive(cell: Cell, network, x: torch.Tensor, cells: int) -> torch.Tensor:
-    """The definition, written with functions and the weights in the order in which they stand in the network."""
+    """The definition, written with functions and the weights in the order in which they stand in
+    the network.
+    """
     weights = iter(network.state_dict().items())
 
     def take(suffix: str) -> torch.Tensor:
