@@ -18,6 +18,21 @@ from condense.methods.mtt import MTT
 from condense.methods.vae import VAE
 
 METHODS: dict[str, type[Method]] = {
-    kind.name: kind for kind in (DataDAM, DM, MMD, CAFE, DC, DSA, MTT, DD, KIP, LD, GMMN, CGAN, VAE)
+    kind.name: kind
+    for kind in (
+        DataDAM,
+        DM,
+        MMD,
+        CAFE,
+        DC,
+        DSA,
+        MTT,
+        DD,
+        KIP,
+        LD,
+        GMMN,
+        CGAN,
+        VAE,
+    )
 }
 """Every method class, by name."""

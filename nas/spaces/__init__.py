@@ -12,7 +12,10 @@ from typing import Any
 
 from condense.errors import unknown
 
-SPACES = {"convnet720": "nas.spaces.convnet720", "nasbench201": "nas.spaces.nasbench201"}
+SPACES = {
+    "convnet720": "nas.spaces.convnet720",
+    "nasbench201": "nas.spaces.nasbench201",
+}
 """The module of each space, by its name."""
 
 
