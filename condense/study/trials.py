@@ -108,7 +108,8 @@ class Trials:
                 )
         if (fault := self._one("PRAGMA integrity_check")) != "ok":
             raise UserError(f"`{self.path}` is damaged ({fault}): restore it, or name another file")
-        self._db.execute("PRAGMA journal_mode = WAL")
+        if self._one("PRAGMA journal_mode") != "wal":  # the switch needs the file to itself
+            self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")  # a finished task also survives a power cut
 
     def _one(self, query: str) -> Any:
