@@ -19,9 +19,9 @@ from benchmarks import results
 SPINS = (300_000, 10_000, 1_000, 100, 0)
 STEP = """
 import json, time
-from benchmarks.step import loops
+from benchmarks.step import Setting, loops
 from condense.device import pick_device
-engine = loops("instance", 32, 10, 64, pick_device("cpu"))["engine"]
+engine = loops(Setting(ipc=10, size=32, real_batch=64), pick_device("cpu"))["engine"]
 taken = []
 for number in range({turns} + 3):
     began = time.perf_counter()
