@@ -56,7 +56,8 @@ def make(
     )
     made = Made(source=Source(name=dataset.name), ipc=asked.ipc, seed=seed, how=how)
     with tempfile.TemporaryDirectory() as passing:
-        return Shelf(folder=asked.out or Path(passing), checkpoint_every=20).made(made, dataset)
+        shelf = Shelf(folder=asked.out or Path(passing), checkpoint_every=20, pools=asked.pools)
+        return shelf.made(made, dataset)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +74,8 @@ class Asked:
     """Name of the result files."""
     out: Path | None = None
     """Folder for the run folders, so that a killed condensation goes on."""
+    pools: Path | None = None
+    """Folder of trained networks that the sets share (see `condensekit pool`)."""
     dataset: str = "cifar10"
     """Name of the dataset."""
     hold_out: int = 0
@@ -93,7 +96,7 @@ class Asked:
 
     def settings(self) -> dict[str, Any]:
         """What all lines of a result have in common."""
-        own = ("data_dir", "line", "seeds", "name", "out")
+        own = ("data_dir", "line", "seeds", "name", "out", "pools")
         return {key: value for key, value in asdict(self).items() if key not in own}
 
 

@@ -128,7 +128,9 @@ class Recipe:
     steps: int = 8000
     """The number of steps, each under a freshly initialised network."""
     lr: float = 1.0
-    """The learning rate of the pixels (SGD without decay or schedule)."""
+    """The learning rate of the pixels (SGD without weight decay)."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """How the learning rate goes on: `constant`, or down to 0 along half a cosine."""
     momentum: float = 0.5
     """The momentum of the pixels, in [0, 1)."""
     init: str = "random"
@@ -197,6 +199,20 @@ class Recipe:
         require("calibration", self.calibration, calibrates, wanted)
         if self.pool_training not in TRAININGS:
             raise unknown("training of a pool", self.pool_training, TRAININGS)
+
+    def rate(self, step: int | Tensor) -> float | Tensor:
+        """The learning rate of a step, counted from 0; a tensor where the step is one.
+
+        >>> from condense.methods import DM
+        >>> recipe = Recipe(name="mine", method=DM(), lr=2.0, steps=4, schedule="cosine")
+        >>> [round(recipe.rate(step), 2) for step in range(4)]
+        [2.0, 1.71, 1.0, 0.29]
+        """
+        if self.schedule == "constant":
+            return self.lr
+        part = math.pi * step / self.steps
+        cosine = torch.cos(part) if isinstance(part, Tensor) else math.cos(part)
+        return 0.5 * self.lr * (1 + cosine)
 
     def to_json(self) -> dict[str, Any]:
         """All hyperparameters; `condense.methods.recipes.from_json` reads them back."""

@@ -12,8 +12,9 @@ gradient is known. Apart from the images themselves, memory does not grow with t
 classes, and ranks can share the classes without communicating. BatchNorm joins the classes in its
 statistics, so a network with BatchNorm sees all classes in one chunk.
 
-Real images need no gradient. They are described in blocks of a few images, in lower precision if
-the hardware is fast at it, and their descriptors are averaged in float32.
+Real images need no gradient. They are described in blocks of a few images, and their descriptors
+are averaged in float32. Where the hardware is fast at bfloat16, a compiled network multiplies in
+it, for real and synthetic images alike; pixels, weights and losses stay float32.
 """
 
 import sys
@@ -31,7 +32,14 @@ from condense.device import fast_bfloat16
 from condense.errors import UserError
 from condense.methods.base import Described, Learner, Matching, Recipe
 from condense.networks import build as networks
-from condense.networks.accelerate import LAYOUT, Compiled, block_size, joins_images, worth_compiling
+from condense.networks.accelerate import (
+    LAYOUT,
+    Accelerated,
+    Compiled,
+    block_size,
+    joins_images,
+    worth_compiling,
+)
 from condense.networks.graph import Graphed
 from condense.sets.mosaics import decode
 from condense.training.pool import Pool
@@ -156,6 +164,7 @@ class Engine(Learner):
         else:
             networks.initialise(self.network, self.seed, step)
         totals: dict[str, Tensor] = {}
+        rate = self.recipe.rate(step)
         first = 0
         waiting = list(self.chunks)
         while waiting:
@@ -168,23 +177,23 @@ class Engine(Learner):
                     raise
                 waiting = self._halve(classes, waiting)
                 continue
-            self._move(rows, gradient)
+            self._move(rows, gradient, rate)
             if self.last:
                 # It needs less memory than the gradient before, which fitted.
                 parts["calibration"], gradient = self.calibration(classes, self.images[rows], step)
-                self._move(rows, gradient)
+                self._move(rows, gradient, rate)
             for name, losses_C in parts.items():
                 totals[name] = totals.get(name, 0) + losses_C.sum()
             first = rows.stop
         return totals
 
-    def _move(self, rows: slice, gradient: Tensor) -> None:
-        """Move the images `rows` by SGD with momentum.
+    def _move(self, rows: slice, gradient: Tensor, rate: float | Tensor) -> None:
+        """Move the images `rows` by SGD with momentum, at this learning rate.
 
         An optimiser of torch would need the gradients of all chunks at once.
         """
         self.momentum[rows] = self.recipe.momentum * self.momentum[rows] + gradient
-        self.images[rows] -= self.recipe.lr * self.momentum[rows]
+        self.images[rows] -= rate * self.momentum[rows]
         if self.recipe.clamp:
             self.images[rows] = self._preprocess.clamp(self.images[rows])
 
@@ -291,7 +300,9 @@ class Describer:
 
         Returns one float32 tensor [C, I, D_l] for each descriptor l of the method.
         """
-        return _by_class(self._describe(images), num_classes)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
+            described = self._describe(images)
+        return _by_class(described, num_classes)
 
     def _plain(self, images: Tensor) -> Described:
         return self.method.describe(self._network, images)
@@ -320,10 +331,9 @@ class Calibrator:
             .train()
             .requires_grad_(False)
         )
-        self.logits: Callable[[Tensor], Tensor] = self.network
-        if compiled:
-            self.network.to(memory_format=LAYOUT[device.type])
-            self.logits = Compiled(self.network)
+        self.logits: Callable[[Tensor], Tensor] = (
+            Accelerated(self.network, device) if compiled else self.network
+        )
 
 
 def _cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:

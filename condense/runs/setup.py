@@ -142,10 +142,10 @@ def make_learner(
 def _check_looping(job: Job, ranks: Ranks) -> None:
     """Raise a `UserError` if the job asks for something that only the engine can do."""
     method, recipe = job.recipe.method.name, job.recipe
-    if recipe.formation > 1 or recipe.pool or recipe.clamp:
+    if recipe.formation > 1 or recipe.pool or recipe.clamp or recipe.schedule != "constant":
         raise UserError(
-            f"method `{method}` knows no mosaics, no pool and no clamping: "
-            "`formation` must be 1, `pool` 0, `clamp` false"
+            f"method `{method}` knows no mosaics, no pool, no clamping and no schedule: "
+            "`formation` must be 1, `pool` 0, `clamp` false, `schedule` constant"
         )
     if ranks.count > 1:
         raise UserError(

@@ -129,9 +129,10 @@ def test_a_step_is_the_plain_one_under_batch_norm() -> None:
 
 @pytest.mark.slow
 def test_a_compiled_step_is_the_plain_one() -> None:
-    # Where bfloat16 is used for the real images, it moves each mean by about 1e-3 of itself; the
-    # loss is a difference of means.
-    check_against_plain(engine(compiled=True), {}, 0.05, 0.05)
+    # bfloat16 rounds to 2**-9 of a value. The fourth power of the attention makes it four times as
+    # much, and the gradient goes twice through three layers: some 6 % of it, where the gradients of
+    # two steps differ by more than 100 %.
+    check_against_plain(engine(compiled=True), {}, 0.05, 0.1)
 
 
 def test_pixels_move_by_sgd_with_momentum() -> None:

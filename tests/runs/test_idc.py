@@ -124,13 +124,25 @@ def test_a_step_matches_and_then_calibrates_under_the_last_weights(
 
 @pytest.mark.slow
 def test_a_compiled_step_is_the_plain_one(digits: Dataset, pool: Pool) -> None:
-    # Real images may be described in bfloat16, which moves each mean by about 1e-3 of itself.
+    # A compiled network may work in bfloat16, which rounds to 2**-9 of a value: after a pass
+    # forward and one back that is some 6 % of a move.
     plain, compiled = (engine(digits, pool, compiled=how) for how in (False, True))
     before = plain.images.clone()
     parts = [one.read(one.step(0), 1) for one in (plain, compiled)]
     assert parts[0] == pytest.approx(parts[1], rel=0.02)
     moved = (plain.images - before).norm()
-    assert (plain.images - compiled.images).norm() < 0.05 * moved
+    assert (plain.images - compiled.images).norm() < 0.1 * moved
+
+
+def test_a_rate_along_a_cosine_moves_the_images_by_as_much(digits: Dataset, pool: Pool) -> None:
+    steps, lr = 4, 0.3
+    changes = {"schedule": "cosine", "steps": steps, "lr": lr, "clamp": False, "calibration": 0.0}
+    falling = engine(digits, pool, changes=changes)
+    for step in range(steps):
+        before = falling.images.clone()
+        falling.step(step)
+        rate = lr * (1 + torch.cos(torch.tensor(torch.pi * step / steps))) / 2
+        torch.testing.assert_close(falling.images, before - rate * falling.momentum)
 
 
 def test_the_last_weights_are_those_of_the_network_that_was_drawn(
@@ -283,5 +295,5 @@ def test_what_cannot_be_is_named(digits: Dataset) -> None:
         with pytest.raises(UserError, match=message):
             small(digits, **changes)
     recipe = recipe_for("dc", digits.name, digits.shape, 1).override({"clamp": True, "steps": 1})
-    with pytest.raises(UserError, match="no mosaics, no pool and no clamping"):
+    with pytest.raises(UserError, match="no mosaics, no pool, no clamping"):
         condense(digits, ipc=1, recipe=recipe, quiet=True)
