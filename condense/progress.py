@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import Protocol
 
 _PLAIN_EVERY = 10.0
@@ -22,6 +23,34 @@ class Progress(Protocol):
     """
 
     def __call__(self, done: int, note: str = "") -> None: ...
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people tell it.
+
+    >>> duration(7.2), duration(94), duration(7890), duration(200_000)
+    ('7 s', '2 min', '2 h 12 min', '2 d 8 h')
+    """
+    minutes = round(seconds / 60)
+    if seconds < 89.5:
+        return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.2g} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
+def until(seconds: float) -> str:
+    """A length of time from now, and when it ends by the clock.
+
+    >>> until(600)
+    '10 min, done about ...'
+    """
+    now = datetime.now()
+    end = now + timedelta(seconds=seconds)
+    day = "" if end.date() == now.date() else f"{end:%A} "
+    return f"{duration(seconds)}, done about {day}{end:%H:%M}"
 
 
 @contextmanager
@@ -79,7 +108,7 @@ def _lines(title: str, total: int, start: int) -> Progress:
         printed = now
         left = (now - began) / max(done - start, 1) * (total - done)
         print(
-            f"{title}: {done}/{total}, {now - began:.0f} s, {left:.0f} s left  {note}",
+            f"{title}: {done}/{total}, {duration(now - began)}, {duration(left)} left  {note}",
             file=sys.stderr,
             flush=True,
         )

@@ -90,7 +90,7 @@ def test_the_help_of_every_method_can_be_read(method: str) -> None:
 def test_recipes_are_listed_with_a_sentence_each() -> None:
     listed = json.loads(run("recipes", "--json").output)
     assert set(listed["recipes"]) | set(listed["methods"]) == set(RECIPES)
-    assert set(listed["recipes"]) == {"paper", "official-code", "best", "dance"}
+    assert set(listed["recipes"]) == {"paper", "datadam", "official-code", "best", "dance"}
     text = run("recipes").output
     for name, sentence in {**listed["recipes"], **listed["methods"]}.items():
         assert name in text

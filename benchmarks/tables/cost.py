@@ -52,16 +52,16 @@ def point(method: str, scale: TableScale, ipc: int, bench: TableBench) -> dict[s
         timed = rehearse(dataset, ipc=ipc, recipe=whole, device=bench.place.type, steps=steps)
     except UserError as error:
         return {"failed": str(error)}
-    seconds = timed["seconds_of_steps"]
+    seconds = [round(one, 4) for one in timed.steps]
     of_steps = Statistic(tuple((one,) for one in seconds))
     low, high = of_steps.ci95 or (of_steps.mean, of_steps.mean)
     return {
         "recipe": recipe.to_json(),  # without the folder of the experts
-        "device": timed["device"],
+        "device": timed.device,
         "seconds": seconds,
         "mean_s": of_steps.mean,
         "ci95_s": [max(0.0, low), high],
-        "peak_MB": timed["peak_memory_MB"],
+        "peak_MB": round(timed.peak_memory / 1e6),
     }
 
 

@@ -30,6 +30,8 @@ class Amount:
     """Images per class."""
     seed: int = 0
     """Every random number follows from it."""
+    minutes: float | None = None
+    """Choose the number of steps, and the training of a pool, so that the run takes that long."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,8 +43,8 @@ class Choice:
     """
 
     recipe: str | None = None
-    """`paper` (DataDAM's; the default), `official-code`, `best`, `dance`, or a method: as its
-    authors published it. See `condensekit recipes`."""
+    """`best` (the default), `datadam`, `paper` (DataDAM, literally), `official-code`, `dance`, or a
+    method: as its authors published it. See `condensekit recipes`."""
     method: str | None = None
     """Method as its authors published it: datadam, dm, mmd, cafe, dc, dsa, mtt, dd, kip, ld, gmmn,
     cgan or vae; with `--recipe`, under that one's other settings. `--method NAME --help` shows its
@@ -62,7 +64,7 @@ class Choice:
         """The recipe for `ipc` images of a class of a dataset, with `changes` of the recipe."""
         from condense.methods import recipes
 
-        name = self.recipe or recipes.published_as(self.method or "datadam")
+        name = self.recipe or (recipes.published_as(self.method) if self.method else "best")
         resolved = recipes.recipe_for(name, real.name, real.shape, ipc, method=self.method)
         return resolved.override({**changes, **self.changes()})
 
@@ -150,7 +152,7 @@ def condense(
     """Condense a dataset into a few images per class.
 
     \b
-    condensekit condense --dataset cifar10 --data-dir DIR --ipc 10 --loss-scale 100 --out runs/c10
+    condensekit condense --dataset cifar10 --data-dir DIR --ipc 10 --out runs/c10 --minutes 30
     condensekit condense --resume runs/c10
     condensekit condense --method dsa --help
 
@@ -174,10 +176,10 @@ def condense(
         "device": machine.device, "chunk": machine.chunk,
     }  # fmt: skip
     if output.dry_run or output.out is None:
-        show_facts(rehearsal.rehearse(real, **job), output.json)
+        show_facts(rehearsal.rehearse(real, pools=output.pools, **job).to_json(), output.json)
         return
     run.condense(
-        real, out=output.out, source=source, storage=output.storage,
+        real, out=output.out, source=source, storage=output.storage, minutes=amount.minutes,
         checkpoint_every=output.checkpoint_every, pools=output.pools, **job,
     )  # fmt: skip
     show_set(output.out, output.json)

@@ -126,11 +126,11 @@ def recipes(name: str | None, data: Data, amount: Resolved, output: Printed) -> 
 def _list_recipes(as_json: bool) -> None:
     """Print all recipes, and the methods that are recipes as published, with a sentence each."""
     from condense.methods import METHODS
-    from condense.methods.recipes import RECIPES, summary
+    from condense.methods.recipes import RECIPES, published_as, summary
 
-    sentences = {name: summary(name) for name in RECIPES}
-    methods = {name: text for name, text in sentences.items() if name in METHODS}
-    others = {name: text for name, text in sentences.items() if name not in METHODS}
+    published = {name for name in METHODS if published_as(name) == name}
+    methods = {name: summary(name) for name in RECIPES if name in published}
+    others = {name: summary(name) for name in RECIPES if name not in published}
     if as_json:
         show_facts({"recipes": others, "methods": methods}, as_json=True)
         return

@@ -60,8 +60,7 @@ def pool_of(
     origin = seed if recipe.pool_seed is None else recipe.pool_seed
     turn: contextlib.AbstractContextManager = contextlib.nullcontext()
     if shared:
-        name = key(dataset, recipe.network, preprocess, protocol, origin)
-        folder = shared / (f"{name}-passes" if every_pass else name)
+        folder = _place(dataset, recipe, preprocess, seed, shared)
         shared.mkdir(parents=True, exist_ok=True)
         turn = FileLock(f"{folder}.lock")
     with turn:
@@ -103,15 +102,44 @@ def steps_of(recipe: Recipe, dataset: Dataset) -> int:
     return recipe.pool * (protocol.steps or protocol.epochs * a_pass)
 
 
-def shortened(recipe: Recipe, steps: int) -> Recipe:
-    """The recipe with a pool of one network, trained for so many steps; for timing.
+def steps_left(
+    dataset: Dataset, recipe: Recipe, preprocess: Preprocess, *, seed: int, shared: Path | None
+) -> int:
+    """The same for those networks that are not in the folder `shared`; arguments as of `pool_of`.
+
+    >>> from condense import load_dataset, recipe_for
+    >>> from condense.data.preprocess import make_preprocess
+    >>> digits = load_dataset("digits")
+    >>> recipe, standard = recipe_for("best", "digits", digits.shape, ipc=1), "standard"
+    >>> preprocess = make_preprocess(standard, digits)
+    >>> steps_left(digits, recipe, preprocess, seed=0, shared=Path("nowhere"))
+    900
+    """
+    there = 0
+    if shared:
+        files = _place(dataset, recipe, preprocess, seed, shared).glob("network-*.safetensors")
+        there = min(recipe.pool, len(list(files)))
+    return steps_of(recipe, dataset) // recipe.pool * (recipe.pool - there)
+
+
+def shortened(recipe: Recipe) -> Recipe:
+    """The recipe with a pool of one network, trained for one step; for timing.
 
     >>> from condense import recipe_for
-    >>> shortened(recipe_for("best", "digits", (1, 8, 8), ipc=1), steps=4).pool_steps
-    4
+    >>> shortened(recipe_for("best", "digits", (1, 8, 8), ipc=1)).pool_steps
+    1
     """
-    brief = {"pool": 1, "pool_steps": steps, "pool_epochs": None}
+    brief = {"pool": 1, "pool_steps": 1, "pool_epochs": None}
     return recipe.override(brief) if recipe.pool else recipe
+
+
+def _place(
+    dataset: Dataset, recipe: Recipe, preprocess: Preprocess, seed: int, shared: Path
+) -> Path:
+    """The folder of a recipe's pool in a folder of pools."""
+    origin = seed if recipe.pool_seed is None else recipe.pool_seed
+    name = key(dataset, recipe.network, preprocess, protocol_of(recipe, dataset), origin)
+    return shared / (f"{name}-passes" if recipe.pool_points == "passes" else name)
 
 
 def key(

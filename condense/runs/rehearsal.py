@@ -1,8 +1,14 @@
-"""A dry run: a few steps of a condensation, to measure how long all of them would take."""
+"""A dry run: a few steps of a condensation, to measure how long all of them would take.
+
+From the pace of these steps follows how long a run takes, and what of it fits into a budget.
+"""
 
 import contextlib
 import dataclasses
+import math
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -10,16 +16,81 @@ from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from condense.data.preprocess import make_preprocess
 from condense.device import peak_memory, pick_device
+from condense.errors import UserError
 from condense.methods import selection as select
 from condense.methods.base import Diverged, Learner, Recipe
+from condense.progress import duration
 from condense.runs.engine import Engine
 from condense.runs.job import Job
-from condense.runs.pools import shortened, steps_of
+from condense.runs.pools import protocol_of, shortened, steps_left, steps_of
 from condense.runs.ranks import Ranks
 from condense.runs.setup import make_learner, make_pool
+from condense.training.pool import seconds_a_step
 
-_POOL_STEPS = 4
-"""Training steps of the one network of a pool that is timed."""
+_POOL_SHARE = 0.4
+"""The largest part of a budget that the training of the pool may take."""
+_MARGIN = 0.9
+"""The part of the time left for steps that is planned: later steps may be slower than the first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rehearsal:
+    """What a run would do, and how long its parts take. Times are in seconds.
+
+    >>> from condense import recipe_for
+    >>> recipe = recipe_for("dm", "digits", (1, 8, 8), 1).override({"steps": 1000})
+    >>> told = Rehearsal(
+    ...     recipe=recipe, ipc=1, device="cpu", chunk=10, steps=(0.4, 0.6), pool=300.0,
+    ...     pool_step=0.1, peak_memory=10**9,
+    ... )
+    >>> told.step, told.total
+    (0.5, 800.0)
+    """
+
+    recipe: Recipe
+    ipc: int
+    device: str
+    """`cpu` or `cuda`."""
+    chunk: int
+    """Classes that are treated at once."""
+    steps: tuple[float, ...]
+    """Each of the steps that were timed."""
+    pool: float
+    """The training of the networks of the pool that are not there yet; 0 without a pool."""
+    pool_step: float
+    """A step of that training."""
+    peak_memory: int
+    """Bytes."""
+
+    @property
+    def step(self) -> float:
+        """A step of condensing."""
+        return fmean(self.steps)
+
+    @property
+    def total(self) -> float:
+        """All of the run."""
+        return self.pool + self.step * self.recipe.steps
+
+    @property
+    def text(self) -> str:
+        """The work in words."""
+        pool = f"{self.recipe.pool} networks to match under, " if self.recipe.pool else ""
+        return f"{pool}{self.recipe.steps} steps"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, rounded; `peak_memory_MB` is in 10^6 bytes."""
+        return {
+            "recipe": self.recipe.to_json(),
+            "ipc": self.ipc,
+            "device": self.device,
+            "chunk": self.chunk,
+            "seconds_a_step": round(self.step, 4),
+            "seconds_of_steps": [round(one, 4) for one in self.steps],
+            "seconds_of_the_pool": round(self.pool),
+            "seconds_in_all": round(self.total),
+            "peak_memory_MB": round(self.peak_memory / 1e6),
+        }
 
 
 def rehearse(
@@ -30,18 +101,19 @@ def rehearse(
     seed: int = 0,
     device: str = "auto",
     chunk: int | None = None,
+    pools: str | Path | None = None,
     steps: int = 3,
-) -> dict[str, Any]:
+) -> Rehearsal:
     """What `condense` would do, with its time and memory measured on a few steps.
 
-    Does `steps` steps, 2 or more. The first one warms up and is not counted. Times are in seconds,
-    `peak_memory_MB` in 10^6 bytes. Raises `UserError` for what `condense` would refuse.
+    Does `steps` steps, 2 or more. The first one warms up and is not counted. Nothing is written.
+    Raises `UserError` for what `condense` would refuse.
 
     >>> from condense import load_dataset, recipe_for
     >>> tiny = {"steps": 100, "real_batch": 4, "network": "convnet-d1-w8"}
     >>> recipe = recipe_for("dm", "digits", (1, 8, 8), 1).override(tiny)
-    >>> facts = rehearse(load_dataset("digits"), ipc=1, recipe=recipe, device="cpu")
-    >>> len(facts["seconds_of_steps"]), facts["seconds_a_step"] < 10
+    >>> told = rehearse(load_dataset("digits"), ipc=1, recipe=recipe, device="cpu")
+    >>> len(told.steps), told.step < 10
     (2, True)
     """
     place, preprocess = pick_device(device), make_preprocess(recipe.preprocess, dataset)
@@ -58,23 +130,65 @@ def rehearse(
     start = select.start(
         "noise", dataset, ipc, formation=recipe.formation, preprocess=preprocess, seed=seed
     )
-    began = time.perf_counter()
-    brief = dataclasses.replace(job, recipe=shortened(recipe, _POOL_STEPS))
-    pool = make_pool(dataset, brief, start, Ranks())
-    training = (time.perf_counter() - began) / _POOL_STEPS * steps_of(recipe, dataset)
+    pool = make_pool(dataset, dataclasses.replace(job, recipe=shortened(recipe)), start, Ranks())
     learner = make_learner(dataset, job, start, Ranks(), pool)
-    seconds_of_steps = _timed(learner, steps)[1:]
-    seconds = fmean(seconds_of_steps)
-    return {
-        "recipe": recipe.to_json(),
-        "ipc": ipc,
-        "device": place.type,
-        "chunk": len(learner.chunks[0] if isinstance(learner, Engine) else learner.classes),
-        "seconds_a_step": round(seconds, 4),
-        "seconds_of_steps": [round(one, 4) for one in seconds_of_steps],
-        "seconds_in_all": round(training + seconds * recipe.steps),
-        "peak_memory_MB": round(peak_memory(place) / 1e6),
-    }
+    timed = _timed(learner, steps)[1:]
+    pool_step, left = 0.0, 0
+    if recipe.pool:
+        shared = None if pools is None else Path(pools)
+        left = steps_left(dataset, recipe, preprocess, seed=seed, shared=shared)
+        protocol = protocol_of(recipe, dataset)
+        pool_step = seconds_a_step(
+            dataset, recipe.network, recipe.pool, protocol, preprocess=preprocess, device=place
+        )
+    return Rehearsal(
+        recipe=recipe,
+        ipc=ipc,
+        device=place.type,
+        chunk=len(learner.chunks[0] if isinstance(learner, Engine) else learner.classes),
+        steps=tuple(timed),
+        pool=pool_step * left,
+        pool_step=pool_step,
+        peak_memory=peak_memory(place),
+    )
+
+
+def fitted(told: Rehearsal, dataset: Dataset, seconds: float) -> Rehearsal:
+    """The run with as many steps, and as long a training of its pool, as `seconds` allow.
+
+    The pool takes two fifths of the time at most: its networks are then trained for fewer passes
+    and, if that would be fewer than two, there are fewer of them. Raises `UserError` where the time
+    is too short for one step.
+
+    >>> from condense import load_dataset, recipe_for
+    >>> digits, tiny = load_dataset("digits"), {"real_batch": 4, "network": "convnet-d1-w8"}
+    >>> recipe = recipe_for("dm", "digits", digits.shape, ipc=1).override(tiny)
+    >>> told = rehearse(digits, ipc=1, recipe=recipe, device="cpu")
+    >>> fitted(told, digits, seconds=10 * told.step).recipe.steps
+    9
+    """
+    recipe, pool = told.recipe, told.pool
+    if pool and pool > _POOL_SHARE * seconds:
+        recipe = _with_pool_cut(
+            recipe, dataset, int(_POOL_SHARE * max(seconds, 0) / told.pool_step)
+        )
+        pool = told.pool_step * steps_of(recipe, dataset)
+    steps = math.floor(_MARGIN * (seconds - pool) / told.step + 1e-9)
+    if steps < 1:
+        first = f", after {duration(pool)} for the pool of networks" if pool else ""
+        raise UserError(
+            f"{duration(max(seconds, 0))} are too short for one step, which takes "
+            f"{duration(told.step)} here{first}: give more --minutes"
+        )
+    return dataclasses.replace(told, recipe=recipe.override({"steps": steps}), pool=pool)
+
+
+def _with_pool_cut(recipe: Recipe, dataset: Dataset, steps: int) -> Recipe:
+    """The recipe with a pool that is trained for `steps` steps in all, or one for each network."""
+    two_passes = 2 * math.ceil(len(dataset.train) / protocol_of(recipe, dataset).batch)
+    networks = max(1, min(recipe.pool, steps // two_passes))
+    changes = {"pool": networks, "pool_steps": max(1, steps // networks), "pool_epochs": None}
+    return recipe.override(changes)
 
 
 def _timed(learner: Learner, steps: int) -> list[float]:

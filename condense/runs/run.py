@@ -6,6 +6,7 @@ stopped.
 
 import contextlib
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,14 +21,16 @@ from condense.data.preprocess import Preprocess
 from condense.device import pick_device
 from condense.errors import UserError
 from condense.methods import selection as select
-from condense.methods.base import Diverged, Learner, Recipe
+from condense.methods.base import Diverged, Learner, Matching, Recipe
 from condense.methods.recipes import recipe_for
+from condense.networks.accelerate import worth_compiling
 from condense.networks.build import build
-from condense.progress import progress
+from condense.progress import progress, until
 from condense.report.curves import curves
 from condense.report.pictures import grid
 from condense.runs.job import Checkpoints, Job, check_free, load_job, record
 from condense.runs.ranks import Ranks
+from condense.runs.rehearsal import fitted, rehearse
 from condense.runs.setup import make_learner, make_pool, starting_set
 from condense.sets.condensed import CondensedSet
 from condense.study.interrupt import Interrupted, stop_signal
@@ -47,8 +50,9 @@ def condense(
     dataset: Dataset,
     *,
     ipc: int,
-    recipe: str | Recipe = "paper",
+    recipe: str | Recipe = "best",
     steps: int | None = None,
+    minutes: float | None = None,
     preprocess: Preprocess | None = None,
     seed: int = 0,
     out: str | Path | None = None,
@@ -66,6 +70,9 @@ def condense(
     ----------
     recipe: a name of `RECIPES`, or a `Recipe`.
     steps: replaces the recipe's number of steps.
+    minutes: how long the run may take. The recipe's number of steps, and the training of its pool,
+        are chosen to fit; a few steps are timed for that. The run ends in time even if later steps
+        are slower.
     preprocess: a fitted transform, in place of the recipe's, which would be fitted to `dataset`.
     out: the run folder, from which the run can be resumed. Without it the run lives in memory.
     device: `auto`, `cpu` or `cuda`.
@@ -91,6 +98,16 @@ def condense(
     if checkpoint_every < 1:
         raise UserError(f"--checkpoint-every {checkpoint_every}: it must be 1 or more")
     select.check_ipc(dataset, ipc, recipe.formation)
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    if minutes is not None or not (quiet or _is_short(recipe, dataset, ipc)):
+        told = rehearse(
+            dataset, ipc=ipc, recipe=recipe, seed=seed, device=device, chunk=chunk, pools=pools
+        )
+        if deadline is not None:
+            told = fitted(told, dataset, deadline - time.monotonic())
+        recipe = told.recipe
+        if not quiet:
+            print(f"{told.text}: {until(told.total)}", file=sys.stderr, flush=True)
     job = Job(
         source=source or Source(name=dataset.name),
         fingerprint=dataset.fingerprint,
@@ -99,7 +116,7 @@ def condense(
         checkpoint_every=checkpoint_every,
         pools=None if pools is None else str(Path(pools).resolve()),
     )  # fmt: skip
-    return _begin(None if out is None else Path(out), job, dataset, preprocess, quiet)
+    return _begin(None if out is None else Path(out), job, dataset, preprocess, quiet, deadline)
 
 
 def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = False) -> CondensedSet:
@@ -138,8 +155,22 @@ def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = Fal
         return _go_on(folder, job, dataset, ranks, quiet)
 
 
+def _is_short(recipe: Recipe, dataset: Dataset, ipc: int) -> bool:
+    """Whether a run is too short to time some of its steps first, or one of those takes long."""
+    if not isinstance(recipe.method, Matching):
+        return True
+    images = recipe.real_batch + 2 * ipc * recipe.formation**2
+    pixels = recipe.steps * images * len(dataset.classes) * dataset.shape[1] * dataset.shape[2]
+    return not worth_compiling(pixels)
+
+
 def _in_memory(
-    job: Job, dataset: Dataset, preprocess: Preprocess | None, ranks: Ranks, quiet: bool
+    job: Job,
+    dataset: Dataset,
+    preprocess: Preprocess | None,
+    ranks: Ranks,
+    quiet: bool,
+    deadline: float | None,
 ) -> CondensedSet:
     """Do a run without a folder, from start to end."""
     if ranks.count > 1:
@@ -147,8 +178,9 @@ def _in_memory(
     start = starting_set(dataset, job, preprocess)
     pool = make_pool(dataset, job, start, ranks)
     learner = make_learner(dataset, job, start, ranks, pool)
-    _steps(learner, job, 0, lambda step: None, lambda step, losses, seconds: None, quiet)
-    return _finished(start, [_learned(learner)], learner.learned(), job.recipe, pool)
+    keep, draw = (lambda step: None), (lambda step, losses, seconds: None)
+    steps = _steps(learner, job, 0, keep, draw, quiet, deadline)
+    return _finished(start, [_learned(learner)], learner.learned(), job.recipe, pool, steps)
 
 
 def _begin(
@@ -157,12 +189,13 @@ def _begin(
     dataset: Dataset,
     preprocess: Preprocess | None,
     quiet: bool,
+    deadline: float | None,
 ) -> CondensedSet:
     """Start a new run in `folder`, or in memory without one, and work to its end."""
     ranks = Ranks.join()
     ranks.agree(job.to_json())
     if folder is None:
-        return _in_memory(job, dataset, preprocess, ranks, quiet)
+        return _in_memory(job, dataset, preprocess, ranks, quiet, deadline)
     with _owned(folder, ranks):
         if ranks.leads:
             check_free(folder, job)
@@ -172,10 +205,17 @@ def _begin(
             start.save(folder / "start.safetensors")
             record(folder, job, finished=False)
         ranks.wait()
-        return _go_on(folder, job, dataset, ranks, quiet)
+        return _go_on(folder, job, dataset, ranks, quiet, deadline)
 
 
-def _go_on(folder: Path, job: Job, dataset: Dataset, ranks: Ranks, quiet: bool) -> CondensedSet:
+def _go_on(
+    folder: Path,
+    job: Job,
+    dataset: Dataset,
+    ranks: Ranks,
+    quiet: bool,
+    deadline: float | None = None,
+) -> CondensedSet:
     """Do the steps that are left of the run in `folder`, and write the files of a finished run."""
     start = CondensedSet.load(folder / "start.safetensors")
     pool = make_pool(dataset, job, start, ranks, folder)
@@ -194,8 +234,9 @@ def _go_on(folder: Path, job: Job, dataset: Dataset, ranks: Ranks, quiet: bool) 
                 result = _assemble(start, [_learned(learner)], learner.learned(), step)
                 charts.picture(step, result)
 
+        quiet = quiet or not ranks.leads
         try:
-            _steps(learner, job, done, keep_state, charts.losses, quiet or not ranks.leads)
+            steps = _steps(learner, job, done, keep_state, charts.losses, quiet, deadline)
         except Diverged as diverged:
             kept = checkpoints.newest_first()
             where = f"; the last good state is {kept[0]}" if kept else ""
@@ -204,7 +245,7 @@ def _go_on(folder: Path, job: Job, dataset: Dataset, ranks: Ranks, quiet: bool) 
             raise Interrupted(f"{stopped}; go on with `condense --resume {folder}`") from None
     parts = ranks.gather(_learned(learner))
     if ranks.leads:
-        result = _finished(start, parts, learner.learned(), job.recipe, pool)
+        result = _finished(start, parts, learner.learned(), job.recipe, pool, steps)
         result.save(folder / "set.safetensors", storage=job.storage)
         grid(result, folder / "grid.png")
         record(folder, job, steps_from=done, seconds=time.monotonic() - began, finished=True)
@@ -219,8 +260,9 @@ def _steps(
     keep_state: Callable[[int], None],
     draw: Callable[[int, dict[str, float], float], None],
     quiet: bool,
-) -> None:
-    """Do the steps after the first `done`.
+    deadline: float | None,
+) -> int:
+    """Do the steps after the first `done`, or those before `deadline`; returns how many are done.
 
     `keep_state` is called with the number of steps at each checkpoint, `draw` with that number, the
     losses and the seconds of a step at each look. Raises `Diverged`, and `Interrupted` once the
@@ -245,10 +287,14 @@ def _steps(
             speed = f"{seconds:.4g} s/step  {images_a_step / seconds:.0f} images/s"
             report(step, f"loss {sum(losses.values()):.4g} ({parts})  {speed}")
             draw(step, losses, seconds)
-            if stopping or keeping:
+            late = deadline is not None and now + every * seconds > deadline
+            if stopping or keeping or late:
                 keep_state(step)
             if stopping:
                 raise Interrupted(f"stopped after step {step} of {steps}")
+            if late:
+                return step
+    return steps
 
 
 def _learned(learner: Learner) -> Learned:
@@ -278,9 +324,10 @@ def _finished(
     learned: dict[str, Any],
     recipe: Recipe,
     pool: Pool | None,
+    steps: int,
 ) -> CondensedSet:
     """The set at the end of a run; the pool gives it soft labels if the recipe asks for them."""
-    result = _assemble(start, parts, learned, recipe.steps)
+    result = _assemble(start, parts, learned, steps)
     if not (recipe.soft_labels and pool):
         return result
     network = build(recipe.network, start.shape, len(start.classes)).to(pool.device)

@@ -192,7 +192,7 @@ class Shelf:
         if seconds is None:
             return recipe
         told = rehearse(dataset, ipc=made.ipc, recipe=recipe, seed=made.seed, device=self.device)
-        return recipe.override({"steps": max(1, int(seconds / max(told["seconds_a_step"], 1e-4)))})
+        return recipe.override({"steps": max(1, int(seconds / max(told.step, 1e-4)))})
 
 
 def select_into(

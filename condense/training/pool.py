@@ -11,12 +11,14 @@ draw is an indexing of one tensor, so that a step can still be captured as one C
 
 import math
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from condense.data.images import Dataset
@@ -229,11 +231,8 @@ def train_pool(
     >>> len(weights)
     2
     """
-    network = networks.build(name, dataset.shape, len(dataset.classes)).to(device)
+    network, fast = _built(dataset, name, count, protocol, device)
     images, apply = dataset.train, preprocess.to(device).apply
-    a_network = protocol.steps or protocol.epochs * math.ceil(len(images) / protocol.batch)
-    pixels = 3.0 * count * a_network * protocol.batch * images.pixels[0, 0].numel()
-    fast = accelerate(network, pixels, device)
     trained = []
     with progress("pool", count, quiet=quiet) as report:
         for which in range(count):
@@ -253,6 +252,50 @@ def train_pool(
             trained.append(weights.to(device))
             report(which + 1, f"network {which + 1}")
     return torch.stack(trained)
+
+
+def seconds_a_step(
+    dataset: Dataset,
+    name: str,
+    count: int,
+    protocol: Protocol,
+    *,
+    preprocess: Preprocess,
+    device: torch.device,
+) -> float:
+    """The seconds that a step takes when `train_pool` is called with these arguments.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> digits, cpu = load_dataset("digits"), torch.device("cpu")
+    >>> protocol = training_of("cosine", len(digits.train), augment="none", steps=3)
+    >>> standard = make_preprocess("standard", digits)
+    >>> seconds = seconds_a_step(
+    ...     digits, "convnet-d2-w8", 1, protocol, preprocess=standard, device=cpu
+    ... )
+    >>> 0 < seconds < 10
+    True
+    """
+    _, fast = _built(dataset, name, count, protocol, device)
+    times: list[float] = []
+    train(
+        fast, dataset.train.pixels, dataset.train.labels, replace(protocol, epochs=9, steps=9),
+        seed=0, prepare=preprocess.to(device).apply,
+        watch=lambda chosen, logits: times.append(time.perf_counter()),
+    )  # fmt: skip
+    # The first steps compile and warm up. Steps differ in what was drawn for them.
+    return (times[-1] - times[2]) / (len(times) - 3)
+
+
+def _built(
+    dataset: Dataset, name: str, count: int, protocol: Protocol, device: torch.device
+) -> tuple[Network, nn.Module]:
+    """A network, and the same made as fast as `count` trainings of it are worth."""
+    network = networks.build(name, dataset.shape, len(dataset.classes)).to(device)
+    images = dataset.train
+    a_network = protocol.steps or protocol.epochs * math.ceil(len(images) / protocol.batch)
+    pixels = 3.0 * count * a_network * protocol.batch * images.pixels[0, 0].numel()
+    return network, accelerate(network, pixels, device)
 
 
 class _Passes:

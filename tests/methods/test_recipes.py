@@ -29,6 +29,12 @@ def test_paper_is_taken_literally() -> None:
     assert recipe_for("paper", *CIFAR, 51).lr == 10.0
 
 
+def test_datadam_is_the_paper_but_for_the_scale() -> None:
+    recipe, paper = recipe_for("datadam", *CIFAR, 10), recipe_for("paper", *CIFAR, 10)
+    assert recipe.method == dataclasses.replace(paper.method, loss_scale=100.0)
+    assert recipe == dataclasses.replace(paper, name="datadam", method=recipe.method)
+
+
 def test_official_code_differs_as_published() -> None:
     recipe = recipe_for("official-code", *CIFAR, 10)
     assert recipe.method == DataDAM(power=1.0, loss_scale=100.0, task_balance=0.01)

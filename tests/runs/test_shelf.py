@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -171,9 +172,9 @@ def test_a_budget_of_seconds_becomes_steps_once(
 ) -> None:
     asked = []
 
-    def rehearse(*_: Any, **options: Any) -> dict[str, float]:
+    def rehearse(*_: Any, **options: Any) -> Any:
         asked.append(options)
-        return {"seconds_a_step": 0.5}
+        return SimpleNamespace(step=0.5)
 
     monkeypatch.setattr(module, "rehearse", rehearse)
     condensed = [shelf.made(MADE, digits, seconds=1.5) for _ in range(2)]
