@@ -9,11 +9,15 @@ NAME.run/           while the job is under way: the run, and then its float32 se
 networks.sqlite     the accuracy of every network trained on a set, which the tables share
 nas.sqlite          the trainings of the searches
 
+Several processes may work on one folder: a job that another one has begun is passed over. The
+networks of the pools that sets are matched under are in `large/pools`, and serve every set.
+
 The end of the time is a Ctrl-C by the clock: a condensation saves its state and stops, and the
 networks being trained are lost. Killed outright, a job goes on from its last checkpoint and its
 last finished network.
 """
 
+import contextlib
 import sys
 import traceback
 from dataclasses import dataclass, field
@@ -24,22 +28,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
+from filelock import Timeout
 
 from benchmarks import results
 from benchmarks.campaign import searches, streams, tables
 from benchmarks.campaign.searches import SearchScale
-from benchmarks.campaign.sets import CLASSES, RECIPES, SetJob, condense_and_evaluate
+from benchmarks.campaign.sets import CLASSES, LINES, SetJob, condense_and_evaluate
 from benchmarks.campaign.streams import Streams
 from benchmarks.campaign.workplace import Planned, Work, Workplace
 from benchmarks.options import StudyCommand
 from benchmarks.tables.bench import Trained
-from condense import Protocol, Score, UserError, recipe_for
+from condense import Protocol, Recipe, Score, UserError
 from condense.data.catalogue import Source
 from condense.files import read_json, write_bytes
 from condense.report.tables import markdown, percent
 from condense.runs.shelf import Made
 from condense.study.interrupt import Interrupted, stoppable
-from condense.study.record import locked
 from condense.study.workers import Workers
 from condense.training.train import protocol_for
 
@@ -50,10 +54,10 @@ class CampaignScale:
 
     settings: tuple[tuple[str, int], ...] = ()
     """Dataset and images per class."""
-    recipes: tuple[str, ...] = tuple(RECIPES)
+    sets: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LINES, 5))
+    """The number of sets of each line."""
     changes: dict[str, Any] = field(default_factory=dict)
     """What is changed in every recipe."""
-    seeds: int = 5
     repeats: int = 20
     epochs: int = 1001
     streams: Streams = field(default_factory=dict)
@@ -68,11 +72,24 @@ HEADERS = ["dataset", "IPC", "line", "accuracy, %", "95 % interval", "std", "set
 _CIFAR = tuple((dataset, ipc) for dataset in ("cifar10", "cifar100") for ipc in (1, 10, 50))
 SCALES = {
     "full": CampaignScale(settings=_CIFAR, streams=streams.FULL, nas=SearchScale(), tables="full"),
+    "cpu": CampaignScale(
+        settings=_CIFAR[:-1],
+        sets={
+            "random": 3,
+            "herding": 1,
+            "dm": 1,
+            "datadam": 3,
+            "datadam-256": 1,
+            "official-code": 1,
+            "best": 3,
+        },
+        changes={"real_batch": 64},
+        repeats=5,
+    ),
     "smoke": CampaignScale(
         settings=(("digits", 1),),
-        recipes=("scale100", "dm"),
+        sets={"datadam": 2, "dm": 2},
         changes={"steps": 8, "real_batch": 8, "network": "convnet-d2-w8"},
-        seeds=2,
         repeats=3,
         epochs=4,
     ),
@@ -103,23 +120,22 @@ def jobs(scale: CampaignScale) -> list[CampaignJob]:
 
 def _set_jobs(scale: CampaignScale) -> Planned:
     """The jobs of sets: the images each takes through a network, its name, its work."""
-    for (dataset, ipc), line in product(scale.settings, scale.recipes):
-        recipe_name, changes, factor = RECIPES[line]
-        # The resolution matters to a recipe from 64 pixels on: no dataset here is that large.
-        recipe = recipe_for(recipe_name, dataset, (3, 32, 32), ipc)
-        recipe = recipe.override(changes | scale.changes)
+    for (dataset, ipc), name in product(scale.settings, scale.sets):
+        line = LINES[name]
+        how = line.how(dataset, ipc, scale.changes)
+        network = how.network if isinstance(how, Recipe) else "convnet"
         protocol = Protocol(epochs=scale.epochs, augment=protocol_for("dm", dataset).augment)
-        trained = Trained(network=recipe.network, protocol=protocol, repeats=scale.repeats)
+        trained = Trained(network=network, protocol=protocol, repeats=scale.repeats)
         # A backward pass counts as two forward ones.
-        decoded = ipc * recipe.formation**2
-        condensing = recipe.steps * CLASSES[dataset] * (recipe.real_batch + 3 * decoded)
-        training = 3 * scale.repeats * scale.epochs * CLASSES[dataset] * decoded
-        for seed in range(scale.seeds):
-            made = Made(source=Source(name=dataset), ipc=ipc, seed=seed, how=recipe)
-            job = SetJob(line=line, recipe=recipe, made=made, trained=trained)
-            name = f"{dataset}-ipc{ipc}-{line}-seed{seed}"
-            order = (condensing + training) * (1 + seed) * factor
-            yield order, name, partial(condense_and_evaluate, job=job)
+        decoded = ipc * (how.formation**2 if isinstance(how, Recipe) else 1)
+        images = how.steps * (how.real_batch + 3 * decoded) if isinstance(how, Recipe) else 0
+        images += 3 * scale.repeats * scale.epochs * decoded
+        for seed in range(scale.sets[name]):
+            made = Made(source=Source(name=dataset), ipc=ipc, seed=seed, how=how)
+            job = SetJob(line=name, made=made, trained=trained)
+            order = images * CLASSES[dataset] * (1 + seed) * line.factor
+            work = partial(condense_and_evaluate, job=job)
+            yield order, f"{dataset}-ipc{ipc}-{name}-seed{seed}", work
 
 
 def table(out: Path) -> list[str]:
@@ -146,7 +162,8 @@ def work(chosen: list[CampaignJob], place: Workplace, minutes: float) -> tuple[s
         try:
             for job in chosen:
                 if not place.record(job.name)["finished"]:
-                    failed += not _worked(job, place)
+                    with contextlib.suppress(Timeout), place.owned(job.name):
+                        failed += not _worked(job, place)
         except (Interrupted, KeyboardInterrupt):
             return ("the time is up" if time_is_up() else "interrupted"), failed
     return ("all that could be done is done" if failed else "all done"), failed
@@ -180,7 +197,7 @@ class Asked:
     """Folder with CIFAR-10 and CIFAR-100 as torchvision keeps them."""
     out: Path = results.FOLDER / "campaign"
     """Folder of the results."""
-    scale: Literal["full", "smoke", "smoke-continual", "smoke-nas", "smoke-tables"] = "full"
+    scale: Literal["full", "cpu", "smoke", "smoke-continual", "smoke-nas", "smoke-tables"] = "full"
     """How much is done."""
 
 
@@ -197,8 +214,7 @@ def main(asked: Asked, workers: Workers, minutes: float) -> None:
         for job in chosen:
             click.echo(f"{job.name:<44} {place.record(job.name)['note']}")
         return
-    with locked(out):
-        ended, failed = work(chosen, place, minutes)
+    ended, failed = work(chosen, place, minutes)
     left = [job.name for job in chosen if not place.record(job.name)["finished"]]
     if len(lines := table(out)) > 2:
         write_bytes(out / "table.md", "\n".join([*lines, ""]).encode())

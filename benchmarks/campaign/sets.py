@@ -2,29 +2,54 @@
 
 import dataclasses
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.campaign.workplace import Workplace
 from benchmarks.tables.bench import TableWork, Trained, networks_of
-from condense import CondensedSet, Recipe, Score, UserError
+from condense import CondensedSet, Recipe, Score, UserError, recipe_for
 from condense.files import read_json
-from condense.runs.shelf import Made
+from condense.runs.shelf import Made, Selection
 from condense.sets.condensed import FILE_NAME
 from condense.study.trials import Trial
 
-RECIPES: dict[str, tuple[str, dict[str, Any], float]] = {
-    "scale100": ("paper", {"loss_scale": 100.0}, 1),
-    "best": ("best", {}, 1),
-    "paper": ("paper", {}, 2),
-    "dm": ("dm", {}, 2),
-    "official-code": ("official-code", {}, 2),
-    "scale100-standard": ("paper", {"loss_scale": 100.0, "preprocess": "standard"}, 2),
-    "paper-standard": ("paper", {"preprocess": "standard"}, 4),
-    "official-code-zca": ("official-code", {"preprocess": "zca"}, 4),
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One way to make a set."""
+
+    recipe: str = ""
+    """A recipe by name; none for a selection of real images."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """What is changed in the recipe."""
+    select: str = ""
+    """A selection of real images by name, standardised."""
+    factor: float = 1
+    """How many times cheaper it has to be to come first."""
+
+    def how(self, dataset: str, ipc: int, changes: dict[str, Any]) -> Recipe | Selection:
+        """How its sets are made; `changes` are made in every recipe, its own count more."""
+        if self.select:
+            return Selection(method=self.select)
+        # The resolution matters to a recipe from 64 pixels on: no dataset here is that large.
+        return recipe_for(self.recipe, dataset, (3, 32, 32), ipc).override(changes | self.changes)
+
+
+LINES = {
+    "random": Line(select="random"),
+    "herding": Line(select="herding", factor=2),
+    "datadam": Line(recipe="datadam"),
+    "best": Line(recipe="best"),
+    "paper": Line(recipe="paper", factor=2),
+    "dm": Line(recipe="dm", factor=2),
+    "official-code": Line(recipe="official-code", factor=2),
+    "datadam-standard": Line(recipe="datadam", changes={"preprocess": "standard"}, factor=2),
+    "datadam-256": Line(recipe="datadam", changes={"real_batch": 256}, factor=2),
+    "paper-standard": Line(recipe="paper", changes={"preprocess": "standard"}, factor=4),
+    "official-code-zca": Line(recipe="official-code", changes={"preprocess": "zca"}, factor=4),
 }
-"""Name of a line -> recipe, changes, and how many times cheaper it has to be to come first."""
+"""The lines of the results, by name."""
 CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
 
 
@@ -33,22 +58,21 @@ class SetJob:
     """One condensed set of the campaign, and the networks trained on it."""
 
     line: str
-    recipe: Recipe
     made: Made
     trained: Trained
 
 
 def condense_and_evaluate(place: Workplace, name: str, *, job: SetJob) -> None:
-    """Condense a set, then train networks of the recipe on it, which the tables share."""
+    """Make a set, then train networks on it, which the tables share."""
     record = place.record(name) | {
         "dataset": job.made.source.name,
         "ipc": job.made.ipc,
         "line": job.line,
-        "recipe": job.recipe.to_json(),
+        "how": job.made.how.to_json(),
         "seed": job.made.seed,
-        "epochs": job.trained.protocol.epochs,
-        "evaluated": "the float32 set, by networks of the recipe's architecture, "
-        "on the whole test set",
+        "network": job.trained.network,
+        "protocol": dataclasses.asdict(job.trained.protocol),
+        "evaluated": "the float32 set, on the whole test set, after the last pass",
     }
     folder = place.out / f"{name}.run"
     with place.tables(folder) as work:
@@ -79,8 +103,8 @@ def _condense(place: Workplace, record: dict[str, Any], work: TableWork, job: Se
     run = bench.shelf.place(job.made, bench.dataset(job.made.source))
     if (run / FILE_NAME).exists() and "set" in record:
         return
-    begun = read_json(run / "run.json") if (run / "run.json").exists() else None
-    if begun and (theirs := begun["job"]["device"]) != bench.place.type:
+    begun = read_json(run / "run.json") if (run / "run.json").exists() else {}
+    if "job" in begun and (theirs := begun["job"]["device"]) != bench.place.type:
         raise UserError(f"{run} was begun on {theirs}: go on with it there, or delete it")
     try:
         with place.leg(record, "condense"):

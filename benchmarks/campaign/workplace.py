@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from benchmarks import results
 from benchmarks.tables.bench import TableWork
 from condense import CondensedSet, load_dataset
@@ -51,8 +53,14 @@ class Workplace:
     def tables(self, folder: Path) -> Iterator[TableWork]:
         """The work of tables in a folder. What networks reach is in one store for all jobs."""
         store = self.out / "networks.sqlite"
-        with closing(TableWork(folder, self.data_dir, self.workers, store)) as work:
+        pools = self.out / "large" / "pools"
+        with closing(TableWork(folder, self.data_dir, self.workers, store, pools)) as work:
             yield work
+
+    def owned(self, name: str) -> FileLock:
+        """A job's lock. Raises `filelock.Timeout` at once where another process holds it."""
+        (self.out / "large").mkdir(parents=True, exist_ok=True)
+        return FileLock(self.out / "large" / f"{name}.lock", blocking=False)
 
     @contextmanager
     def leg(self, record: dict[str, Any], part: str) -> Iterator[dict[str, Any]]:

@@ -77,6 +77,8 @@ class TableBench:
 
     folder: Path
     """The work folder; workers on other machines have to see it too."""
+    pools: Path
+    """The trained networks that sets share."""
     data_dir: str | None = None
     device: str = "auto"
     quiet: bool = False
@@ -94,7 +96,7 @@ class TableBench:
             folder=self.folder / "sets",
             device=self.device,
             prepare=self.with_experts,
-            pools=self.folder / "pools",
+            pools=self.pools,
             checkpoint_every=CHECKPOINT_EVERY,
             quiet=self.quiet,
         )
@@ -194,16 +196,23 @@ class TableWork:
 
     store: the file of the networks' accuracies, by default the folder's own. It is made when it is
         first needed, so that bad input leaves nothing behind.
+    pools: the folder of the trained networks that sets are matched under, by default in `folder`.
     """
 
     def __init__(
-        self, folder: Path, data_dir: str | None, workers: Workers, store: Path | None = None
+        self,
+        folder: Path,
+        data_dir: str | None,
+        workers: Workers,
+        store: Path | None = None,
+        pools: Path | None = None,
     ) -> None:
         workers.check()
         self.workers, self._path = workers, store or folder / "trials.sqlite"
         elsewhere = workers.cluster is not None or workers.processes() > 0
         self.bench = TableBench(
             folder=folder.resolve(),
+            pools=(pools or folder / "pools").resolve(),
             data_dir=data_dir and str(Path(data_dir).resolve()),
             device=workers.device,
             quiet=elsewhere,

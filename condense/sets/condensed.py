@@ -1,9 +1,10 @@
 """A condensed set and its file: images, labels, class names, preprocessing and provenance.
 
 All of it is stored in one safetensors file. Images are stored as they are (`float32`, `float16`),
-or as `uint8` pixels, to which the set's preprocessing is applied again when the file is read. Equal
-sets give equal bytes, so that a resumed run can be compared with an uninterrupted one. A flipped
-bit is detected.
+or with 8 bits a value (`uint8`): as pixels, to which the set's preprocessing is applied again when
+the file is read, or as 256 steps of each channel's own range, whichever loses less. Equal sets give
+equal bytes, so that a resumed run can be compared with an uninterrupted one. A flipped bit is
+detected.
 """
 
 import json
@@ -22,7 +23,7 @@ from condense.errors import UserError, unknown
 from condense.files import digest, load_tensors, save_tensors
 from condense.sets.mosaics import check, decode
 
-FORMAT = 2  # of the file; raise it when an older version would misread a newer file
+FORMAT = 3  # of the file; raise it when an older version would misread a newer file
 FILE_NAME = "set.safetensors"  # inside a run folder
 STORAGES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
 
@@ -197,18 +198,26 @@ class CondensedSet:
 
         `path` is a .safetensors file, or a folder, in which `set.safetensors` is written. `storage`
         `float32` keeps every bit. `float16` halves the size of the images. `uint8` quarters it:
-        pixels are clipped to the range of a picture and move by at most half a grey level.
+        real images keep every pixel, and the values of others move by at most 1/510 of the range of
+        their channel.
 
         Raises `UserError` for an unknown storage, and for images that are too large for `float16`.
         """
-        images = self.pixels() if storage == "uint8" else self.images.to(_dtype(storage))
+        dtype = _dtype(storage)
+        ranged = storage == "uint8" and _Ranges.lose_less(self)
+        if ranged:
+            ranges = _Ranges.of(self.images)
+            images, state = ranges.stored(self.images), ranges.state()
+        else:
+            images, state = self.pixels() if storage == "uint8" else self.images.to(dtype), {}
         if storage == "float16" and not images.isfinite().all():
             raise UserError(
                 "images are too large for float16 (above 65504): save with storage float32"
             )
-        state = {f"preprocess.{name}": value for name, value in self.preprocess.state().items()}
+        state |= {f"preprocess.{name}": value for name, value in self.preprocess.state().items()}
         header = {
-            "format": FORMAT if self.formation > 1 else 1,
+            # The oldest format that holds it, so that older versions read what they can.
+            "format": 3 if ranged else 2 if self.formation > 1 else 1,
             "classes": self.classes,
             "preprocess": self.preprocess.name,
             "provenance": self.provenance,
@@ -240,15 +249,76 @@ class CondensedSet:
             )
         try:
             images, labels = tensors.pop("images"), tensors.pop("labels")
+            ranges = _Ranges.taken_from(tensors)
             state = {name.removeprefix("preprocess."): value for name, value in tensors.items()}
             preprocess = from_state(header["preprocess"], state)
-            images = preprocess.apply(images) if header["storage"] == "uint8" else images.float()
+            if ranges:
+                images = ranges.restored(images)
+            elif header["storage"] == "uint8":
+                images = preprocess.apply(images)
+            else:
+                images = images.float()
             facts = tuple(header["classes"]), preprocess, header["provenance"]
             return cls(images, labels, *facts, formation=header.get("formation", 1))
         except KeyError as error:
             raise UserError(f"{file} lacks {error}: it is not a condensed set") from None
         except UserError as error:
             raise UserError(f"{file}: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Ranges:
+    """256 even steps from the smallest to the largest value of each channel."""
+
+    low: Tensor
+    """float32 [ch]."""
+    high: Tensor
+    """float32 [ch]."""
+
+    @classmethod
+    def of(cls, images: Tensor) -> Self:
+        """The ranges of images [N, ch, H, W]."""
+        low, high = torch.aminmax(images.transpose(0, 1).flatten(1), dim=1)
+        return cls(low, high)
+
+    @classmethod
+    def taken_from(cls, tensors: dict[str, Tensor]) -> Self | None:
+        """Those among the tensors of a file, which they are removed from, if there are any."""
+        if "range.low" not in tensors:
+            return None
+        return cls(tensors.pop("range.low"), tensors.pop("range.high"))
+
+    @classmethod
+    def lose_less(cls, condensed: CondensedSet) -> bool:
+        """Whether they are closer to the images of a set than the nearest pixels are."""
+        images, ranges = condensed.images, cls.of(condensed.images)
+        stored = ranges.restored(ranges.stored(images))
+        pixels = condensed.preprocess.apply(condensed.pixels())
+        return bool((stored - images).abs().amax() < (pixels - images).abs().amax())
+
+    def stored(self, images: Tensor) -> Tensor:
+        """The number of the nearest step of each value, uint8."""
+        low, width = self._as_images()
+        return ((images - low) * (255 / width.where(width > 0, 1))).round().to(torch.uint8)
+
+    def restored(self, steps: Tensor) -> Tensor:
+        """The values at these steps, float32. Raises `UserError` for steps that are no uint8."""
+        if steps.dtype != torch.uint8 or not self.low.shape == self.high.shape == steps.shape[1:2]:
+            raise UserError(
+                f"images stored by ranges must be uint8 [N, ch, H, W] with a range for each "
+                f"channel, not {_type_of(steps)} with {_type_of(self.low)}"
+            )
+        low, width = self._as_images()
+        return (low + width * (steps / 255)).float()
+
+    def state(self) -> dict[str, Tensor]:
+        """The tensors that a file keeps."""
+        return {"range.low": self.low, "range.high": self.high}
+
+    def _as_images(self) -> tuple[Tensor, Tensor]:
+        """Where the ranges begin, and their widths, float64 [ch, 1, 1]: the ends are then exact."""
+        low, high = (end.double()[:, None, None] for end in (self.low, self.high))
+        return low, high - low
 
 
 def _check(images: Tensor, labels: Tensor, num_classes: int) -> None:

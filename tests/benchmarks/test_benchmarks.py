@@ -3,6 +3,7 @@
 What they conclude from numbers is right.
 """
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -22,10 +23,11 @@ from benchmarks.campaign import workplace
 from condense import CondensedSet
 from condense.methods.recipes import RECIPES
 from condense.runs.engine import Engine
+from condense.study.workers import Workers
 from nas.training import SearchBench, SearchTask
 
 SMOKE = ["--scale", "smoke"]
-FIRST = "digits-ipc1-scale100-seed0"
+FIRST = "digits-ipc1-datadam-seed0"
 
 
 def run(command: Any, *flags: object) -> Result:
@@ -61,7 +63,7 @@ def test_a_campaign_does_all_and_keeps_sets_records_and_a_table(tmp_path: Path) 
     names = {job.name for job in campaign.jobs(campaign.SCALES["smoke"])}
     assert len(names) == 4
     assert {path.name for path in tmp_path.iterdir()} == {
-        "table.md", ".lock", "large", "networks.sqlite", *(f"{name}.json" for name in names),
+        "table.md", "large", "networks.sqlite", *(f"{name}.json" for name in names),
         *(f"{name}.safetensors" for name in names)
     }  # fmt: skip
     found = record(tmp_path)
@@ -78,7 +80,7 @@ def test_a_campaign_does_all_and_keeps_sets_records_and_a_table(tmp_path: Path) 
     assert len(kept) == 10
     assert kept.provenance["seed"] == 0
     table = (tmp_path / "table.md").read_text().splitlines()
-    assert table[2].startswith("| digits | 1 | dm |")
+    assert table[2].startswith("| digits | 1 | datadam |")
     assert table[2].endswith("| 2 x 3 |")
     assert len(table) == 4
 
@@ -255,6 +257,26 @@ def test_a_job_that_fails_is_told_and_the_next_one_done(
     assert "1 of 2 jobs done, 1 failed" in result.stdout
 
 
+def test_a_job_of_another_process_is_passed_over(tmp_path: Path) -> None:
+    with campaign.Workplace(tmp_path, None, "", Workers(workers=0)).owned(FIRST):
+        result = run(campaign.main, *SMOKE, "--only", "digits-ipc1-datadam-*", "--out", tmp_path)
+    assert "all done: 1 of 2 jobs done, 0 failed" in result.stdout
+    assert f"left: {FIRST}: to do" in result.stdout
+    assert not (tmp_path / f"{FIRST}.json").exists()
+
+
+def test_selections_of_real_images_stand_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scale = dataclasses.replace(campaign.SCALES["smoke"], sets={"random": 1})
+    monkeypatch.setitem(campaign.SCALES, "smoke", scale)
+    assert run(campaign.main, *SMOKE, "--out", tmp_path).exit_code == 0
+    found = record(tmp_path, "digits-ipc1-random-seed0")
+    assert found["how"]["method"] == "random"
+    assert len(found["score"]["accuracies"]) == 3
+    assert len(CondensedSet.load(tmp_path / found["set"])) == 10
+
+
 def test_missing_data_is_one_line(tmp_path: Path) -> None:
     result = run(
         campaign.main,
@@ -276,16 +298,15 @@ def test_the_full_campaign_is_the_tables_of_the_papers() -> None:
         for job in campaign.jobs(campaign.SCALES["full"])
         if not job.name.startswith(("nas-", "table-"))
     ]
-    assert len({job.name for job in jobs}) == len(jobs) == 2 * 3 * len(campaign.RECIPES) * 5 + 2
+    assert len({job.name for job in jobs}) == len(jobs) == 2 * 3 * len(campaign.LINES) * 5 + 2
     by_name = {job.name: job.work.keywords for job in jobs}  # type: ignore[attr-defined]
     of_sets = {name: given["job"] for name, given in by_name.items() if "job" in given}
     assert {job.trained.repeats for job in of_sets.values()} == {20}
-    assert jobs[0].name == "cifar10-ipc1-scale100-seed0"
-    assert of_sets["cifar100-ipc50-paper-seed4"].recipe == RECIPES["paper"](
-        "cifar100", (3, 32, 32), 50
-    )
-    assert of_sets["cifar100-ipc50-paper-seed4"].recipe.preprocess == "zca"
-    changed = of_sets["cifar10-ipc10-scale100-standard-seed0"].recipe
+    assert jobs[0].name == "cifar10-ipc1-random-seed0"
+    paper = of_sets["cifar100-ipc50-paper-seed4"].made.how
+    assert paper == RECIPES["paper"]("cifar100", (3, 32, 32), 50)
+    assert paper.preprocess == "zca"
+    changed = of_sets["cifar10-ipc10-datadam-standard-seed0"].made.how
     assert (changed.method.loss_scale, changed.preprocess, changed.steps) == (
         100.0,
         "standard",

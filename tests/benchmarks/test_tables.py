@@ -247,7 +247,7 @@ def test_tables_share_the_networks_of_the_campaign(
     (first, *_) = [one for one in accuracy.main(SCALES["smoke"]).entries if one.row == "dm"]
     made, workers = first.sets[0], Workers(workers=0, device="cpu")
     place = campaign.Workplace(tmp_path, None, "", workers)
-    job = SetJob(line="dm", recipe=made.how, made=made, trained=first.trained)
+    job = SetJob(line="dm", made=made, trained=first.trained)
     condense_and_evaluate(place, "job", job=job)
     assert not (tmp_path / "job.run").exists()
     with place.tables(tmp_path / "tables.run") as work:

@@ -79,5 +79,5 @@ def test_a_run_ends_at_its_deadline_with_the_steps_that_it_did(
 
 
 def test_a_budget_that_timing_alone_uses_up_is_one_line(digits: Dataset) -> None:
-    with pytest.raises(UserError, match="^0 s are too short for one step"):
+    with pytest.raises(UserError, match=r"^0 s are too short for one step"):
         fitted(told(digits, step=5.0, pool_step=0.1, networks=2), digits, seconds=-3)
