@@ -5,7 +5,7 @@ What a command computes it imports when it runs, so that listing the commands im
 
 from condense.command.make import condense, experts, pool
 from condense.command.measure import evaluate
-from condense.command.sets import export_command, import_command, select, show
+from condense.command.sets import export_command, import_command, select, sets, show
 from condense.command.tell import data, doctor, recipes
 
 COMMANDS = (
@@ -14,6 +14,7 @@ COMMANDS = (
     experts,
     evaluate,
     select,
+    sets,
     show,
     export_command,
     import_command,

@@ -1,4 +1,4 @@
-"""`condensekit select`, `import`, `export` and `show`: sets that are not condensed here."""
+"""`condensekit select`, `import`, `export`, `sets` and `show`: sets that are not made here."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -114,6 +114,26 @@ def export_command(path: str, export: Export) -> None:
     click.echo(export.out)
 
 
+@click.command(cls=Command, parts={"output": Part(kind=Printed, heading=Heading.OUTPUT)})
+def sets(output: Printed) -> None:
+    """List the condensed sets that come with the package.
+
+    Their names stand wherever a command takes a set: `condensekit show cifar10-ipc10-best`.
+    """
+    from condense.sets.published import cards
+    from condense.settings import plain
+    from condense.training.score import Score
+
+    found = {name: (card, Score(card.accuracies)) for name, card in cards().items()}
+    if output.json:
+        documents = {name: plain(card) | score.to_json() for name, (card, score) in found.items()}
+        show_facts(documents, as_json=True)
+        return
+    for name, (card, score) in found.items():
+        by = f"{len(card.accuracies)} networks `{card.network}` by protocol {card.protocol}"
+        click.echo(f"{name:<28} {score_text(score)}  {by}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Look(Printed):
     """How a set is looked at.
@@ -131,7 +151,8 @@ class Look(Printed):
 def show(path: str, look: Look) -> None:
     """Say what a condensed set holds, where it came from, and how accurate it made networks.
 
-    The last is what `condensekit evaluate` has measured so far.
+    The last is what `condensekit evaluate` has measured so far. PATH is a run folder, a set file,
+    or the name of a published set (see `condensekit sets`).
     """
     from condense.report.pictures import grid as draw
     from condense.runs.evaluations import rows

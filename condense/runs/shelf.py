@@ -32,6 +32,7 @@ from condense.report.pictures import grid
 from condense.runs.ranks import Ranks
 from condense.runs.rehearsal import rehearse
 from condense.runs.run import condense, resume
+from condense.sets import published
 from condense.sets.condensed import FILE_NAME, CondensedSet
 from condense.sets.exchange import import_set
 from condense.study.record import locked
@@ -283,7 +284,7 @@ def keep(folder: Path, source: Source, storage: str, condensed: CondensedSet) ->
 
 
 def source_of(path: Path, data_dir: str | None = None) -> Source:
-    """Where the dataset of the set at `path` (a run folder or the file in it) is.
+    """Where the dataset of the set at `path` is: a run folder, the file in it, or a published name.
 
     `data_dir` takes the place of the recorded one, if the dataset has moved. Raises `UserError`
     where nothing is recorded beside the set.
@@ -294,6 +295,8 @@ def source_of(path: Path, data_dir: str | None = None) -> Source:
     ...     source_of(Path(folder), "data").data_dir
     'data'
     """
+    if published.is_name(path):
+        return Source(name=published.dataset_of(str(path)), data_dir=data_dir)
     record = (path if path.is_dir() else path.parent) / "run.json"
     if not record.exists():
         raise UserError(

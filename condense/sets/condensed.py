@@ -21,6 +21,7 @@ from torch.utils.data import TensorDataset
 from condense.data.preprocess import Preprocess, from_state
 from condense.errors import UserError, unknown
 from condense.files import digest, load_tensors, save_tensors
+from condense.sets import published
 from condense.sets.mosaics import check, decode
 
 FORMAT = 3  # of the file; raise it when an older version would misread a newer file
@@ -230,11 +231,12 @@ class CondensedSet:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a set from its file or from its run folder.
+        """Read a set from its file, from its run folder, or by the name of a published set.
 
         Raises `UserError` if it is missing or damaged, or was written by another program.
         """
-        path, file = Path(path), _file(Path(path))
+        path = published.file(str(path)) if published.is_name(path) else Path(path)
+        file = _file(path)
         if path.is_file() and path != file:
             raise UserError(f"{path} is not a .safetensors file: import it first")
         if not file.exists():
