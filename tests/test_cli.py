@@ -372,3 +372,17 @@ def test_a_pool_made_ahead_is_the_one_a_run_finds(
     code, _, told = run(capsys, "pool", "--recipe", "paper", *flags[2:4], "--out", pools)
     assert code == 2
     assert "recipe `paper` has no pool" in told
+
+
+def test_evaluate_tells_scores_that_stand_beside_random_images(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--network", "mlp", "--epochs", "2", "--repeats", "2", "--device", "cpu"]
+    asked = ["evaluate", str(made), *flags, "--scores", "--real-accuracy", "0.9", "--json"]
+    code, out, _ = run(capsys, *asked)
+    found = json.loads(out)
+    assert code == 0
+    assert set(found["scores"]) == {"LRS", "ARS"}
+    assert all(0 <= one["value"] <= 1 for one in found["scores"].values())
+    code, _, err = run(capsys, *asked[:-2], "90")
+    assert (code, "`real_accuracy` is 90.0: it must be in [0, 1]" in err) == (2, True)

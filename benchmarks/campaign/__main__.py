@@ -23,14 +23,14 @@ import traceback
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import partial
-from itertools import chain, groupby, product, starmap
+from itertools import product, starmap
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 from filelock import Timeout
 
-from benchmarks import results
+from benchmarks import ledger, results
 from benchmarks.campaign import searches, streams, tables
 from benchmarks.campaign.searches import SearchScale
 from benchmarks.campaign.sets import CLASSES, LINES, SetJob, condense_and_evaluate
@@ -38,10 +38,9 @@ from benchmarks.campaign.streams import Streams
 from benchmarks.campaign.workplace import Planned, Work, Workplace
 from benchmarks.options import StudyCommand
 from benchmarks.tables.bench import Trained
-from condense import Protocol, Recipe, Score, UserError
+from condense import Protocol, Recipe, UserError
 from condense.data.catalogue import Source
 from condense.files import read_json, write_bytes
-from condense.report.tables import markdown, percent
 from condense.runs.shelf import Made
 from condense.study.interrupt import Interrupted, stoppable
 from condense.study.workers import Workers
@@ -68,7 +67,6 @@ class CampaignScale:
     """The tables of `benchmarks.tables` too, at that scale of theirs."""
 
 
-HEADERS = ["dataset", "IPC", "line", "accuracy, %", "95 % interval", "std", "sets x networks"]
 _CIFAR = tuple((dataset, ipc) for dataset in ("cifar10", "cifar100") for ipc in (1, 10, 50))
 SCALES = {
     "full": CampaignScale(settings=_CIFAR, streams=streams.FULL, nas=SearchScale(), tables="full"),
@@ -138,23 +136,6 @@ def _set_jobs(scale: CampaignScale) -> Planned:
             yield order, f"{dataset}-ipc{ipc}-{name}-seed{seed}", work
 
 
-def table(out: Path) -> list[str]:
-    """The finished jobs of the folder as a Markdown table, a row for each dataset, IPC and line."""
-    records = [read_json(path) for path in sorted(out.glob("*.json"))]
-    of_sets = sorted((one for one in records if one["finished"] and "line" in one), key=_row)
-    rows = []
-    for (dataset, ipc, line), group in groupby(of_sets, key=_row):
-        runs = [one["score"]["accuracies"] for one in group]
-        score = Score(tuple(chain(*runs)), len(runs))
-        measured = [percent([score.mean]), percent(score.ci95), percent([score.std])]
-        rows.append([dataset, ipc, line, *measured, f"{len(runs)} x {len(runs[0])}"])
-    return markdown(HEADERS, rows)
-
-
-def _row(record: dict[str, Any]) -> tuple[str, int, str]:
-    return record["dataset"], record["ipc"], record["line"]
-
-
 def work(chosen: list[CampaignJob], place: Workplace, minutes: float) -> tuple[str, int]:
     """Do jobs until the time is up; how it ended, and how many failed. A failure stops no other."""
     failed = 0
@@ -216,8 +197,9 @@ def main(asked: Asked, workers: Workers, minutes: float) -> None:
         return
     ended, failed = work(chosen, place, minutes)
     left = [job.name for job in chosen if not place.record(job.name)["finished"]]
-    if len(lines := table(out)) > 2:
-        write_bytes(out / "table.md", "\n".join([*lines, ""]).encode())
+    table = ledger.lines(read_json(path) for path in sorted(out.glob("*.json")))
+    if len(table) > 2:
+        write_bytes(out / "table.md", "\n".join([*table, ""]).encode())
     click.echo(f"{ended}: {len(chosen) - len(left)} of {len(chosen)} jobs done, {failed} failed")
     for name in left[:5]:
         click.echo(f"left: {name}: {place.record(name)['note']}")

@@ -34,6 +34,12 @@ class Trials:
     """`dm` (1,001 passes, batch 256), `dc` (301, 256, no augmentation), `datadam-code` (1,801, 64),
     `kip` (dm's, squared error), `mtt` (dm's, the set's rate) or `idc` (1,500, 64, CutMix). The
     flags below change single settings of it; `--epochs` counts the passes that are made."""
+    scores: bool = False
+    """Also tell DD-Ranking's scores LRS and ARS (of the first network), in [0, 1]: what a set is
+    worth beside random real images, apart from labels and augmentation. Needs more trainings."""
+    real_accuracy: float | None = None
+    """For the scores: what networks trained on all real images reach, in [0, 1]. Unless given, they
+    are trained, for 20 passes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +91,7 @@ def evaluate(
     Each accuracy is kept in the run folder as soon as its network is tested. Stopped or killed, the
     same command goes on; with more --repeats it trains only the new networks.
     """
+    from condense.runs import scored
     from condense.runs.evaluations import measure
     from condense.runs.shelf import source_of
     from condense.sets.condensed import CondensedSet
@@ -101,8 +108,20 @@ def evaluate(
         bench, runs, workers=workers, minutes=session.minutes, store=session.store,
         quiet=session.json,
     )  # fmt: skip
+    robust = {}
+    if trials.scores and not measured.left:
+        robust = scored.scores(
+            sets,
+            scored.Bench(
+                dataset=real, network=trials.network[0], repeats=trials.repeats, protocol=protocol,
+                seed=trials.seed, workers=workers, quiet=session.json,
+                store=session.store or scored.store_of(runs[0]),
+            ),
+            trials.real_accuracy,
+        )  # fmt: skip
     if session.json:
         document = {
+            "scores": {name: one.to_json() for name, one in robust.items()},
             "networks": {name: score.to_json() for name, score in measured.scores.items()},
             "sets": list(runs),
             "protocol": plain(protocol),
@@ -119,6 +138,9 @@ def evaluate(
     )
     for name, score in measured.scores.items():
         click.echo(f"{name:<40} {score_text(score)}")
+    for name, one in robust.items():
+        low, high = one.ci95
+        click.echo(f"{name:<40} {one.value:.3f}  95 % interval {low:.3f} to {high:.3f}")
     if measured.left:
         click.echo(
             f"note: {measured.left} of {measured.total} networks are still to be trained, and the "

@@ -81,7 +81,8 @@ def test_a_campaign_does_all_and_keeps_sets_records_and_a_table(tmp_path: Path) 
     assert kept.provenance["seed"] == 0
     table = (tmp_path / "table.md").read_text().splitlines()
     assert table[2].startswith("| digits | 1 | datadam |")
-    assert table[2].endswith("| 2 x 3 |")
+    assert "| 2 x 3 | 8 | 8 |" in table[2]
+    assert "[0](digits-ipc1-datadam-seed0.json), [1](digits-ipc1-datadam-seed1.json)" in table[2]
     assert len(table) == 4
 
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}

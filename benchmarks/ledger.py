@@ -1,0 +1,101 @@
+"""The ledger of full-length results: what authors claim, beside what was measured here.
+
+`python -m benchmarks.ledger` writes it into docs/results.md, from the records that
+`python -m benchmarks.campaign` keeps. Each row names its files.
+"""
+
+import re
+from collections.abc import Iterable
+from itertools import chain, groupby
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks import results
+from benchmarks.tables.published import MAIN
+from condense import Score, UserError
+from condense.files import read_json, write_bytes
+from condense.report.tables import markdown, percent
+
+FULL = results.FOLDER / "full"
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+HEADERS = (
+    "dataset", "IPC", "line", "claimed, %", "measured, %", "95 % interval", "sets x networks",
+    "steps", "real images a step", "hours a set", "record",
+)  # fmt: skip
+_ORIGINS = {"datadam-256": "datadam", "official-code": "datadam", "paper": "datadam"}
+"""The method whose claim a line is held against, where it has another name."""
+_BLOCK = re.compile(r"(?<=<!-- ledger -->\n).*?(?=<!-- end of the ledger -->)", re.DOTALL)
+
+
+def lines(records: Iterable[dict[str, Any]], folder: str = "") -> list[str]:
+    """A Markdown table of the finished records, a row for each dataset, IPC and line.
+
+    `folder` is where the records are, seen from the page.
+
+    >>> record = {
+    ...     "name": "cifar10-ipc1-random-seed0", "finished": True, "dataset": "cifar10", "ipc": 1,
+    ...     "line": "random", "how": {"method": "random"}, "score": {"accuracies": [0.14, 0.16]},
+    ...     "condense": [{"seconds": 1.5}],
+    ... }
+    >>> print(lines([record])[2])
+    | cifar10 | 1 | random | 14.4 ± 2.0 | 15.0 | 2.3 to 27.7 | 1 x 2 | | | 0.0 | [0](cifar10-ip...
+    """
+    done = sorted((one for one in records if one["finished"] and "line" in one), key=_row)
+    groups = [(row, list(group)) for row, group in groupby(done, key=_row)]
+    return markdown(HEADERS, [_cells(row, group, folder) for row, group in groups])
+
+
+def _cells(row: tuple[str, int, str], group: list[dict[str, Any]], folder: str) -> list[Any]:
+    dataset, ipc, line = row
+    runs = [one["score"]["accuracies"] for one in group]
+    score, how = Score(tuple(chain(*runs)), len(runs)), group[0]["how"]
+    hours = sum(leg["seconds"] for one in group for leg in one["condense"]) / len(group) / 3600
+    files = ", ".join(
+        f"[{one['name'].rpartition('seed')[2]}]({folder}{one['name']}.json)" for one in group
+    )
+    return [
+        dataset,
+        ipc,
+        line,
+        MAIN.get((_ORIGINS.get(line, line), f"{dataset} IPC {ipc}"), ""),
+        percent([score.mean], digits=1),
+        percent(score.ci95, digits=1),
+        f"{len(runs)} x {len(runs[0])}",
+        how.get("steps", ""),
+        how.get("real_batch", ""),
+        f"{hours:.1f}",
+        files,
+    ]
+
+
+def _row(record: dict[str, Any]) -> tuple[str, int, str]:
+    return record["dataset"], record["ipc"], record["line"]
+
+
+def page(text: str, table: list[str]) -> str:
+    """The text of docs/results.md with its table replaced.
+
+    >>> page("<!-- ledger -->\\nold\\n<!-- end of the ledger -->", ["new"])
+    '<!-- ledger -->\\nnew\\n<!-- end of the ledger -->'
+    """
+    if not _BLOCK.search(text):
+        raise UserError(f"{PAGE.name} has no place for the ledger: its two comments are missing")
+    return _BLOCK.sub(lambda _: "\n".join([*table, ""]), text)
+
+
+def current(folder: Path = FULL) -> list[str]:
+    """The table as the records in a folder have it, with links from docs/."""
+    records = [read_json(path) for path in sorted(folder.glob("*.json"))]
+    return lines(records, "../benchmarks/results/full/")
+
+
+@click.command()
+def main() -> None:
+    """Write the ledger into docs/results.md."""
+    write_bytes(PAGE, page(PAGE.read_text(), current()).encode())
+
+
+if __name__ == "__main__":
+    main()
