@@ -218,14 +218,15 @@ def _go_on(
 ) -> CondensedSet:
     """Do the steps that are left of the run in `folder`, and write the files of a finished run."""
     start = CondensedSet.load(folder / "start.safetensors")
+    began = time.monotonic()
     pool = make_pool(dataset, job, start, ranks, folder)
+    trained = time.monotonic()
     learner = make_learner(dataset, job, start, ranks, pool)
     checkpoints = Checkpoints(folder, ranks)
     done = 0
     if last := checkpoints.last_good():
         state, done = last
         learner.load_state(state)
-    began = time.monotonic()
     with curves(folder if ranks.leads else None, done) as charts:
 
         def keep_state(step: int) -> None:
@@ -248,7 +249,8 @@ def _go_on(
         result = _finished(start, parts, learner.learned(), job.recipe, pool, steps)
         result.save(folder / "set.safetensors", storage=job.storage)
         grid(result, folder / "grid.png")
-        record(folder, job, steps_from=done, seconds=time.monotonic() - began, finished=True)
+        seconds = {"pool_seconds": trained - began, "seconds": time.monotonic() - trained}
+        record(folder, job, steps_from=done, finished=True, **seconds)
     ranks.wait()
     return CondensedSet.load(folder)
 
