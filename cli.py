@@ -39,7 +39,7 @@ def cli() -> None:
 
     \b
     Start here:
-      condensekit condense --dataset digits --ipc 5 --steps 200 --out runs/digits
+      condensekit condense --dataset digits --ipc 5 --minutes 1 --out runs/digits
       condensekit evaluate runs/digits --repeats 5 --epochs 300
       condensekit show runs/digits
     """

@@ -13,7 +13,8 @@ import cli
 from condense import CondensedSet
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["--dataset", "digits", "--network", "convnet-d2-w8", "--real-batch", "8", "--steps", "4"]
+SMALL = ["--dataset", "digits", "--recipe", "datadam", "--network", "convnet-d2-w8"]
+SMALL += ["--real-batch", "8", "--steps", "4"]
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
@@ -238,7 +239,8 @@ def test_a_config_file_is_the_flags(
 ) -> None:
     config = tmp_path / "run.toml"
     config.write_text(
-        'dataset = "digits"\nnetwork = "convnet-d2-w8"\nreal-batch = 8\nsteps = 4\nipc = 2\n'
+        'dataset = "digits"\nrecipe = "datadam"\nnetwork = "convnet-d2-w8"\nreal-batch = 8\n'
+        "steps = 4\nipc = 2\n"
     )
     assert run(capsys, "condense", "--config", config, "--out", tmp_path / "run")[0] == 0
     assert CondensedSet.load(tmp_path / "run").fingerprint == CondensedSet.load(made).fingerprint

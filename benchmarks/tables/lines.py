@@ -26,6 +26,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "cpu": {
         DEFAULT: {"steps": 200, "real_batch": 64, "network": "convnet-w64"},
         "official-code": {"network": "convnet-w64-batch"},
+        "best": {"pool": 3, "pool_steps": 300},
         "cafe": {"steps": 100, "real_batch": 32, "network": "convnet-w32", "init": "random"}
         | {"queue": 3, "query": 20, "most_passes": 6},
         "gmmn": {"steps": 400, "real_batch": 32, "width": 8, "lr": 2e-3},

@@ -78,7 +78,7 @@ def protocol_of(recipe: Recipe, dataset: Dataset) -> Protocol:
     >>> from condense import load_dataset, recipe_for
     >>> digits = load_dataset("digits")
     >>> protocol_of(recipe_for("best", "digits", digits.shape, ipc=1), digits).steps
-    300
+    6256
     """
     return training_of(
         recipe.pool_training,
@@ -95,7 +95,7 @@ def steps_of(recipe: Recipe, dataset: Dataset) -> int:
     >>> from condense import load_dataset, recipe_for
     >>> digits = load_dataset("digits")
     >>> steps_of(recipe_for("best", "digits", digits.shape, ipc=1), digits)
-    900
+    12512
     """
     protocol = protocol_of(recipe, dataset)
     a_pass = math.ceil(len(dataset.train) / protocol.batch)
@@ -113,7 +113,7 @@ def steps_left(
     >>> recipe, standard = recipe_for("best", "digits", digits.shape, ipc=1), "standard"
     >>> preprocess = make_preprocess(standard, digits)
     >>> steps_left(digits, recipe, preprocess, seed=0, shared=Path("nowhere"))
-    900
+    12512
     """
     there = 0
     if shared:

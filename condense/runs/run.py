@@ -98,16 +98,6 @@ def condense(
     if checkpoint_every < 1:
         raise UserError(f"--checkpoint-every {checkpoint_every}: it must be 1 or more")
     select.check_ipc(dataset, ipc, recipe.formation)
-    deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    if minutes is not None or not (quiet or _is_short(recipe, dataset, ipc)):
-        told = rehearse(
-            dataset, ipc=ipc, recipe=recipe, seed=seed, device=device, chunk=chunk, pools=pools
-        )
-        if deadline is not None:
-            told = fitted(told, dataset, deadline - time.monotonic())
-        recipe = told.recipe
-        if not quiet:
-            print(f"{told.text}: {until(told.total)}", file=sys.stderr, flush=True)
     job = Job(
         source=source or Source(name=dataset.name),
         fingerprint=dataset.fingerprint,
@@ -116,6 +106,7 @@ def condense(
         checkpoint_every=checkpoint_every,
         pools=None if pools is None else str(Path(pools).resolve()),
     )  # fmt: skip
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
     return _begin(None if out is None else Path(out), job, dataset, preprocess, quiet, deadline)
 
 
@@ -155,13 +146,35 @@ def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = Fal
         return _go_on(folder, job, dataset, ranks, quiet)
 
 
-def _is_short(recipe: Recipe, dataset: Dataset, ipc: int) -> bool:
+def _planned(
+    job: Job, start: CondensedSet, dataset: Dataset, deadline: float | None, quiet: bool
+) -> tuple[Job, CondensedSet]:
+    """The job with what fits before `deadline`, and its starting images; says how long it takes.
+
+    Some steps are timed for that, if there is a deadline or the run is long enough.
+    """
+    if deadline is None and (quiet or _is_short(job, dataset)):
+        return job, start
+    told = rehearse(
+        dataset, ipc=job.ipc, recipe=job.recipe, seed=job.seed, device=job.device,
+        chunk=job.chunk, pools=job.pools,
+    )  # fmt: skip
+    if deadline is not None:
+        told = fitted(told, dataset, deadline - time.monotonic())
+    if not quiet:
+        print(f"{told.text}: {until(told.total)}", file=sys.stderr, flush=True)
+    facts = start.provenance | {"recipe": told.recipe.to_json()}
+    planned = dataclasses.replace(job, recipe=told.recipe)
+    return planned, dataclasses.replace(start, provenance=facts)
+
+
+def _is_short(job: Job, dataset: Dataset) -> bool:
     """Whether a run is too short to time some of its steps first, or one of those takes long."""
-    if not isinstance(recipe.method, Matching):
+    if not isinstance(job.recipe.method, Matching):
         return True
-    images = recipe.real_batch + 2 * ipc * recipe.formation**2
-    pixels = recipe.steps * images * len(dataset.classes) * dataset.shape[1] * dataset.shape[2]
-    return not worth_compiling(pixels)
+    images = job.recipe.real_batch + 2 * job.ipc * job.recipe.formation**2
+    pixels = dataset.shape[1] * dataset.shape[2]
+    return not worth_compiling(job.recipe.steps * images * len(dataset.classes) * pixels)
 
 
 def _in_memory(
@@ -176,6 +189,8 @@ def _in_memory(
     if ranks.count > 1:
         raise UserError("several ranks need a run folder that all of them see: give --out")
     start = starting_set(dataset, job, preprocess)
+    make_learner(dataset, job, start, ranks)  # raises what is wrong with a job
+    job, start = _planned(job, start, dataset, deadline, quiet)
     pool = make_pool(dataset, job, start, ranks)
     learner = make_learner(dataset, job, start, ranks, pool)
     keep, draw = (lambda step: None), (lambda step, losses, seconds: None)
@@ -194,6 +209,8 @@ def _begin(
     """Start a new run in `folder`, or in memory without one, and work to its end."""
     ranks = Ranks.join()
     ranks.agree(job.to_json())
+    if deadline is not None and ranks.count > 1:
+        raise UserError("--minutes is for a single process: give several ranks their --steps")
     if folder is None:
         return _in_memory(job, dataset, preprocess, ranks, quiet, deadline)
     with _owned(folder, ranks):
@@ -202,6 +219,8 @@ def _begin(
             start = starting_set(dataset, job, preprocess)
             # Whatever is wrong with a job raises its error here, before anything is written.
             make_learner(dataset, job, start, ranks)
+            if ranks.count == 1:
+                job, start = _planned(job, start, dataset, deadline, quiet)
             start.save(folder / "start.safetensors")
             record(folder, job, finished=False)
         ranks.wait()
