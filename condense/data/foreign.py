@@ -5,9 +5,11 @@ the arrays and tensors of a small file expand to. Whatever is wrong with a file 
 one line that names it.
 """
 
+import io
 import math
 import pickle
 import re
+import shutil
 import sys
 import zipfile
 from collections.abc import Collection, Iterable, Iterator
@@ -156,11 +158,10 @@ def read_tensors(path: Path) -> Any:
     [tensor([1., 1.])]
     """
     with open_file(path) as file:
-        _check_archive(path, file)
-        file.seek(0)
+        whole = _checked(path, file)
         try:
             with torch.serialization.safe_globals(_allowed()):
-                return torch.load(file, map_location="cpu", weights_only=True)
+                return torch.load(whole, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             refused = re.search(r"GLOBAL (\S+)", str(error))
             if refused is None:
@@ -194,26 +195,35 @@ def dense(path: Path, tensor: Tensor) -> Tensor:
     return tensor.detach()
 
 
-def _check_archive(path: Path, file: BinaryIO) -> None:
-    """Raise a `UserError` unless all content of a `.pt` file is as its checksums say."""
-    is_archive = file.read(2) == b"PK" or zipfile.is_zipfile(file)
-    if not is_archive:
+def _checked(path: Path, file: BinaryIO) -> BinaryIO:
+    """The content of a `.pt` file; of a zip archive, a copy of what matches the checksums in it.
+
+    PyTorch compares no checksums, and of the fields of an archive it believes others than Python
+    does. Where one of them is wrong, it takes memory as it was for content.
+    """
+    if not (file.read(2) == b"PK" or zipfile.is_zipfile(file)):
         print(
             f"{path} is in the old .pt format, which has no checksums: damage cannot be detected",
             file=sys.stderr,
         )
-        return
+        file.seek(0)
+        return file
+    copy = io.BytesIO()
     try:
-        with zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copy, "w") as target:
             _check_entries(path, file, archive.infolist())
-            wrong = archive.testzip()
+            if len(set(archive.namelist())) < len(archive.namelist()):
+                raise ValueError("it holds something twice")
+            for name in archive.namelist():
+                with archive.open(name) as content, target.open(name, "w", force_zip64=True) as to:
+                    shutil.copyfileobj(content, to)
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # a reader may raise anything on damaged bytes
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} is damaged or not a .pt file: {reason}") from None
-    if wrong:
-        raise UserError(f"{path} is damaged: {wrong!r} in it does not match its checksum")
+    copy.seek(0)
+    return copy
 
 
 def _allowed() -> list[Any]:
