@@ -11,6 +11,7 @@ import pickle
 import re
 import shutil
 import sys
+import warnings
 import zipfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -160,7 +161,8 @@ def read_tensors(path: Path) -> Any:
     with open_file(path) as file:
         whole = _checked(path, file)
         try:
-            with torch.serialization.safe_globals(_allowed()):
+            with warnings.catch_warnings(), torch.serialization.safe_globals(_allowed()):
+                warnings.simplefilter("ignore")  # PyTorch warns of kinds that `dense` refuses
                 return torch.load(whole, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             refused = re.search(r"GLOBAL (\S+)", str(error))

@@ -37,7 +37,7 @@ def folder_names(classes: Sequence[str]) -> list[str]:
     ['cat', 'Cat (2)', 'T-shirt_top (2)', 'T-shirt_top', '_.', 'été']
     """
     wanted = [_folder_name(name) for name in classes]
-    folders, taken = list(wanted), set()
+    folders, taken = list(wanted), {NAMES}
     for c in sorted(range(len(classes)), key=lambda c: wanted[c] != classes[c]):
         number = 1
         while _seen_as(folders[c]) in taken:

@@ -43,12 +43,12 @@ def test_no_flipped_bit_of_a_pt_changes_what_is_read(tmp_path):
     torch.save(CONTENT, buffer)
     whole, file = buffer.getvalue(), tmp_path / "a.pt"
     refused = 0
-    for place in range(len(whole)):
+    for place in range(0, len(whole), 2):
         flipped = bytearray(whole)
-        flipped[place] ^= 1 << place % 8
+        flipped[place] ^= 1 << place // 2 % 8
         file.write_bytes(flipped)
         refused += refused_or_same(file)
-    assert refused > len(whole) // 4  # the rest is padding, dates and the like
+    assert refused > len(whole) // 8  # the rest is padding, dates and the like
 
 
 def test_no_cut_pt_is_read(tmp_path):
