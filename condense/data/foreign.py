@@ -163,7 +163,7 @@ def read_tensors(path: Path) -> Any:
         try:
             with warnings.catch_warnings(), torch.serialization.safe_globals(_allowed()):
                 warnings.simplefilter("ignore")  # PyTorch warns of kinds that `dense` refuses
-                return torch.load(whole, map_location="cpu", weights_only=True)
+                content = torch.load(whole, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             refused = re.search(r"GLOBAL (\S+)", str(error))
             if refused is None:
@@ -175,6 +175,13 @@ def read_tensors(path: Path) -> Any:
         except Exception as error:  # the unpickler may raise anything on damaged bytes
             reason = str(error).partition("\n")[0] or "empty"
             raise UserError(f"{path} is damaged or not a .pt file: {reason}") from None
+        if whole is file:
+            print(
+                f"{path} is in the old .pt format, which has no checksums: "
+                "damage cannot be detected",
+                file=sys.stderr,
+            )
+        return content
 
 
 def dense(path: Path, tensor: Tensor) -> Tensor:
@@ -204,10 +211,6 @@ def _checked(path: Path, file: BinaryIO) -> BinaryIO:
     does. Where one of them is wrong, it takes memory as it was for content.
     """
     if not (file.read(2) == b"PK" or zipfile.is_zipfile(file)):
-        print(
-            f"{path} is in the old .pt format, which has no checksums: damage cannot be detected",
-            file=sys.stderr,
-        )
         file.seek(0)
         return file
     copy = io.BytesIO()
