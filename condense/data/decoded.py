@@ -33,6 +33,7 @@ from torch import Tensor
 
 from condense.data.foreign import picture, upright
 from condense.errors import UserError
+from condense.reading import open_file
 from condense.writing import replacing
 
 VERSION = 2  # of the decoding; raise it when the decoded pixels change
@@ -175,7 +176,7 @@ def _first_writable(folders: list[Path]) -> Path:
 def _open(path: Path, key: bytes, sizes: list[int], resolution: int) -> list[Pixels] | None:
     """The splits in the cache at `path`; None if it is missing, damaged or of another source."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             seal_size = _DIGEST * (len(sizes) + 2)
             total = file.seek(0, os.SEEK_END) - seal_size
             channels, rest = divmod(total, sum(sizes) * resolution**2)
@@ -188,7 +189,7 @@ def _open(path: Path, key: bytes, sizes: list[int], resolution: int) -> list[Pix
             array = np.memmap(
                 file, np.uint8, "c", shape=(sum(sizes), channels, resolution, resolution)
             )
-    except OSError:
+    except (OSError, UserError):
         return None
     starts = range(_DIGEST, len(seal) - _DIGEST, _DIGEST)
     contents = [seal[start : start + _DIGEST].hex() for start in starts]

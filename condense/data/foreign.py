@@ -138,7 +138,8 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
         held = entry.file_size - stream.tell()
     if kind.hasobject:
         raise ValueError(f"{entry.filename} holds Python objects")
-    if math.prod(shape) * kind.itemsize != held or (math.prod(shape) and not kind.itemsize):
+    count = math.prod(shape, start=1)
+    if count * kind.itemsize != held or (count and not kind.itemsize):
         raise ValueError(f"{entry.filename} is not as long as its header says")
     with archive.open(entry) as stream:
         return np.lib.format.read_array(stream, allow_pickle=False)

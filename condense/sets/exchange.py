@@ -11,6 +11,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,10 @@ def _sha256(files: Sequence[Path]) -> str:
     digests = []
     for file in files:
         with open_file(file) as content:
-            digests.append(hashlib.file_digest(content, "sha256").hexdigest())
+            state = hashlib.sha256()
+            for block in iter(partial(content.read, 1 << 20), b""):
+                state.update(block)
+            digests.append(state.hexdigest())
     if len(files) == 1:
         return digests[0]
     lines = [f"{one}  {file.name}\n" for one, file in zip(digests, files, strict=True)]

@@ -739,6 +739,10 @@ def test_a_planted_link_is_not_followed_when_pictures_are_decoded(tmp_path, monk
     with pytest.raises(UserError, match="no regular file"):
         load()
     assert precious.read_text() == "mine"
+    made.unlink()
+    os.mkfifo(made)  # opening it would wait for a writer
+    with pytest.raises(UserError, match="no regular file"):
+        load()
 
 
 def test_a_pipe_among_the_pictures_does_not_block(tmp_path):
