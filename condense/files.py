@@ -1,15 +1,12 @@
 """Files that are written completely or not at all, and tensor files that detect damage.
 
-A file is written next to its destination, flushed to disk and then renamed. A reader therefore
-sees either the old content or the new, never part of it, even if the run is killed in between.
-Tensors are stored in safetensors files together with a digest of their content, because
-safetensors detects a truncated file but not a flipped bit.
+How a file is written is told in `condense.writing`. Tensors are stored in safetensors files
+together with a digest of their content, because safetensors detects a truncated file but not a
+flipped bit.
 """
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,41 +17,29 @@ from safetensors.torch import save
 from torch import Tensor
 
 from condense.errors import UserError
+from condense.writing import replacing
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically, creating its folder.
 
-    Raises `UserError` if the disk is full or cannot be written.
+    Raises `UserError` if the disk is full or cannot be written, and for a device or a link.
 
-    >>> with tempfile.TemporaryDirectory() as folder:
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
     ...     write_bytes(Path(folder, "new", "note.txt"), b"done")
     ...     Path(folder, "new", "note.txt").read_text()
     'done'
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(beside, 0o644)  # mkstemp makes private files; ours are meant to be shared
-            os.replace(beside, path)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; free some space or choose another folder"
-        ) from error
+    with replacing(path) as file:
+        file.write(content)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically.
 
-    >>> with tempfile.TemporaryDirectory() as folder:
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
     ...     write_json(Path(folder, "run.json"), {"ipc": 10})
     ...     read_json(Path(folder, "run.json"))
     {'ipc': 10}
@@ -100,7 +85,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
 
     Equal content gives equal bytes.
 
-    >>> with tempfile.TemporaryDirectory() as folder:
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
     ...     save_tensors(Path(folder, "set.safetensors"), {"x": torch.ones(2)}, {"ipc": 1})
     ...     load_tensors(Path(folder, "set.safetensors"))
     ({'x': tensor([1., 1.])}, {'ipc': 1})

@@ -101,6 +101,8 @@ class Export:
     """`folder` (PNG by class), `npz` or `pt`."""
     out: Path
     """File or folder to write."""
+    force: bool = False
+    """Replace a file that is there; a folder with content, a device or a link never is."""
 
 
 @click.command("export", cls=Command, parts={"export": Part(kind=Export, heading=Heading.OUTPUT)})
@@ -110,7 +112,7 @@ def export_command(path: str, export: Export) -> None:
     from condense.sets.condensed import CondensedSet
     from condense.sets.exchange import export_set
 
-    export_set(CondensedSet.load(path), export.out, export.format)
+    export_set(CondensedSet.load(path), export.out, export.format, force=export.force)
     click.echo(export.out)
 
 
@@ -144,6 +146,8 @@ class Look(Printed):
 
     grid: Path | None = None
     """Also draw the images as a PNG here."""
+    force: bool = False
+    """Replace the file `--grid` if it is there."""
 
 
 @click.command(cls=Command, parts={"look": Part(kind=Look, heading=Heading.OUTPUT)})
@@ -157,9 +161,11 @@ def show(path: str, look: Look) -> None:
     from condense.report.pictures import grid as draw
     from condense.runs.evaluations import rows
     from condense.sets.condensed import CondensedSet
+    from condense.writing import check_new
 
     condensed = CondensedSet.load(path)
     if look.grid:
+        check_new(look.grid, force=look.force)
         draw(condensed, look.grid)
     facts = {
         "images": len(condensed),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from condense.data.decoded import square
+from condense.data.foreign import read_arrays
 from condense.data.images import Dataset, Images, second_of_five
 from condense.errors import UserError
 
@@ -194,6 +195,10 @@ def npz(name: str, resolution: int | None) -> Dataset:
             f"{path}: label {strange[0]} is in `test_labels` "
             "but not in `train_labels`; remove its images"
         )
+    if len(values) == 1:
+        raise UserError(
+            f"{path}: all labels are {values[0]}, which is one class; two are needed at least"
+        )
     names = arrays.get("class_names", values)
     if names.shape != values.shape:
         raise UserError(
@@ -209,18 +214,7 @@ def npz(name: str, resolution: int | None) -> Dataset:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    try:
-        # The file is opened here because NumPy leaves a damaged file open.
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in (*_NPZ, "class_names") if name in file}
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except Exception as error:  # a reader may raise anything on damaged bytes
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"{path}: not a readable .npz of plain arrays ({reason}); "
-            "save it again with numpy.savez"
-        ) from error
+    arrays = read_arrays(path, (*_NPZ, "class_names"))
     if missing := [name for name in _NPZ if name not in arrays]:
         raise UserError(f"{path}: no array `{missing[0]}`; expected {', '.join(_NPZ)}")
     return arrays

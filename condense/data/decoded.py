@@ -13,14 +13,17 @@ shows in the file size or in the sample. A cache that fails the check is rebuilt
 """
 
 import os
+import stat
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from hashlib import blake2b
 from itertools import chain
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -28,12 +31,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from condense.data.foreign import picture, upright
 from condense.errors import UserError
+from condense.reading import open_file
+from condense.writing import replacing
 
-VERSION = 1  # of the decoding; raise it when the decoded pixels change
+VERSION = 2  # of the decoding; raise it when the decoded pixels change
 _DIGEST = 16
 _BLOCK = 1 << 20
 _BLOCKS = 64
+_LARGE = 32_000_000
+"""Pixels above which no two pictures are decoded at once."""
+_LARGE_LOCK = Lock()
 
 
 class Pixels(NamedTuple):
@@ -139,6 +148,8 @@ def _key(splits: Sequence[Sequence[str]], resolution: int, channels: int | None)
                 status = os.stat(file)
             except OSError as error:
                 raise UserError(f"{file}: cannot be read ({error.strerror}); restore it") from error
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError(f"{file} is no regular file: remove it")
             key.update(os.fsencode(file) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return key.digest()
 
@@ -165,7 +176,7 @@ def _first_writable(folders: list[Path]) -> Path:
 def _open(path: Path, key: bytes, sizes: list[int], resolution: int) -> list[Pixels] | None:
     """The splits in the cache at `path`; None if it is missing, damaged or of another source."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             seal_size = _DIGEST * (len(sizes) + 2)
             total = file.seek(0, os.SEEK_END) - seal_size
             channels, rest = divmod(total, sum(sizes) * resolution**2)
@@ -178,7 +189,7 @@ def _open(path: Path, key: bytes, sizes: list[int], resolution: int) -> list[Pix
             array = np.memmap(
                 file, np.uint8, "c", shape=(sum(sizes), channels, resolution, resolution)
             )
-    except OSError:
+    except (OSError, UserError):
         return None
     starts = range(_DIGEST, len(seal) - _DIGEST, _DIGEST)
     contents = [seal[start : start + _DIGEST].hex() for start in starts]
@@ -209,64 +220,51 @@ def _build(
     files = list(chain.from_iterable(splits))
     owners = np.repeat(np.arange(len(splits)), [len(split) for split in splits])
     contents = [blake2b(digest_size=_DIGEST) for _ in splits]
-    beside = path.with_suffix(".partial")
-    console = Console(stderr=True)
-    try:
-        with (
-            warnings.catch_warnings(),
-            ThreadPool(os.cpu_count()) as pool,
-            open(beside, "w+b") as out,
-        ):
-            warnings.simplefilter("ignore")  # Pillow warns about odd metadata
-            channels = channels or (1 if all(map(_is_grey, files)) else 3)
-            images = pool.imap(
-                partial(_decode, resolution=resolution, channels=channels), files, chunksize=16
-            )
-            title, hidden = f"decoding {path.stem}", not console.is_terminal
-            progress = track(images, title, len(files), console=console, disable=hidden)
-            for image, owner in zip(progress, owners, strict=True):
-                out.write(image)
-                contents[owner].update(image)
-            total = out.tell()
-            seal = key + b"".join(content.digest() for content in contents)
-            check = _check(out, total, seal)
-            out.seek(total)
-            out.write(seal + check)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot write the decoded images ({error.strerror}); "
-            "make room, or move the data"
-        ) from error
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-@contextmanager
-def _image(file: str) -> Iterator[Image.Image]:
-    try:
-        with Image.open(file) as image:
-            yield image
-    except Exception as error:  # a decoder may raise anything on damaged bytes
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"{file}: cannot be decoded as an image ({reason}); replace or remove it"
-        ) from error
+    console, turned = Console(stderr=True), 0
+    with warnings.catch_warnings(), ThreadPool(os.cpu_count()) as pool, replacing(path) as out:
+        warnings.simplefilter("ignore")  # Pillow warns about odd metadata
+        channels = channels or (1 if all(map(_is_grey, files)) else 3)
+        images = pool.imap(
+            partial(_decode, resolution=resolution, channels=channels), files, chunksize=16
+        )
+        title, hidden = f"decoding {path.stem}", not console.is_terminal
+        progress = track(images, title, len(files), console=console, disable=hidden)
+        for (image, was_turned), owner in zip(progress, owners, strict=True):
+            out.write(image)
+            contents[owner].update(image)
+            turned += was_turned
+        total = out.tell()
+        seal = key + b"".join(content.digest() for content in contents)
+        check = _check(out, total, seal)
+        out.seek(total)
+        out.write(seal + check)
+    if turned:
+        print(
+            f"{turned} of {len(files)} pictures were turned upright, as their EXIF data says",
+            file=sys.stderr,
+        )
 
 
 def _is_grey(file: str) -> bool:
-    with _image(file) as image:
+    with picture(file) as image:
         return image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
 
 
-def _decode(file: str, resolution: int, channels: int) -> bytes:
-    """The pixels of an image file: uint8 [ch, R, R], as bytes."""
-    with _image(file) as image:
-        if image.mode.startswith("I"):  # 16 bits: keep the upper 8, where Pillow would clip at 255
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-        image = square(image.convert("L" if channels == 1 else "RGB"), resolution)
-        return (
-            np.asarray(image).reshape(resolution, resolution, channels).transpose(2, 0, 1).tobytes()
-        )
+def _decode(file: str, resolution: int, channels: int) -> tuple[bytes, bool]:
+    """The pixels of a picture, uint8 [ch, R, R], as bytes, and whether it had to be turned."""
+    with picture(file) as image, _one_if_large(image):
+        turned = upright(image)
+        was_turned = turned is not image
+        if turned.mode.startswith("I"):  # 16 bits: keep the upper 8; Pillow would clip at 255
+            turned = Image.fromarray((np.asarray(turned).clip(0, 65535) >> 8).astype(np.uint8))
+        cut = np.asarray(square(turned.convert("L" if channels == 1 else "RGB"), resolution))
+    pixels = cut.reshape(resolution, resolution, channels).transpose(2, 0, 1)
+    return pixels.tobytes(), was_turned
+
+
+@contextmanager
+def _one_if_large(image: Image.Image) -> Iterator[None]:
+    """Large pictures are decoded one after the other, so that memory does not depend on threads."""
+    large = image.width * image.height > _LARGE
+    with _LARGE_LOCK if large else nullcontext():
+        yield

@@ -90,6 +90,8 @@ def folder(name: str, home: Path | None, resolution: int) -> Dataset:
             f"{source}: no class folders; "
             "expected PATH/train/<class> and PATH/test/<class>, or PATH/<class>"
         )
+    if len(classes) == 1:
+        raise _one_class(top, classes[0])
     train = _files(top, classes)
     tests = [
         source / split for split in ("test", "val") if top != source and _subfolders(source / split)
@@ -107,6 +109,14 @@ def folder(name: str, home: Path | None, resolution: int) -> Dataset:
             )
         train, test = train.where((~held).tolist()), train.where(held.tolist())
     return _decoded(name, source, classes, (train, test), resolution, None, home)
+
+
+def _one_class(top: Path, name: str) -> UserError:
+    """The error for a folder with a single class folder, which often holds the classes itself."""
+    inside = _subfolders(top / name)
+    found = f"which holds the folders {', '.join(inside[:3])}, ...: is" if inside else "and"
+    asked = f" folder:{top / name} meant?" if inside else " a dataset has two classes at least"
+    return UserError(f"{top}: the only class folder is `{name}`, {found}{asked}")
 
 
 def imagenet(name: str, root: Path, resolution: int) -> Dataset:

@@ -69,8 +69,10 @@ def generator_loss(of_generated: Tensor) -> Tensor:
 class _Learner(Generative):
     def __init__(self, method: CGAN, problem: Problem) -> None:
         super().__init__(problem, method.latent, method.width)
-        self._discriminator = Encoder(len(self.classes), problem.dataset.shape, method.width, 1)
-        self._discriminator_adam = self.train("discriminator", self._discriminator)
+        self._discriminator, self._discriminator_adam = self.train(
+            "discriminator",
+            lambda: Encoder(len(self.classes), problem.dataset.shape, method.width, 1),
+        )
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One step of the discriminator, then one of the generator with the same latent vectors."""

@@ -7,9 +7,10 @@ for comparison (table 11 of the DataDAM paper). BigGAN and DC-VAE need large mod
 images that they generate can be read with `condensekit import`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from condense.networks import build as networks
 from condense.networks.base import Shape
 from condense.randomness import derive, uniforms
 from condense.settings import at_least
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Decoder(nn.Module):
@@ -151,8 +154,10 @@ class Generative(Learner):
         self.real = problem.real()
         self.truth = self.one_hot(self.batch)
         self._trained: dict[str, tuple[nn.Module, torch.optim.Adam]] = {}
-        self.generator = Decoder(latent, len(self.classes), problem.dataset.shape, width)
-        self.adam = self.train("generator", self.generator)
+        shape = problem.dataset.shape
+        self.generator, self.adam = self.train(
+            "generator", lambda: Decoder(latent, len(self.classes), shape, width)
+        )
 
     @property
     def images(self) -> Tensor:  # type: ignore[override]  # read, never set
@@ -162,16 +167,15 @@ class Generative(Learner):
         with torch.no_grad():
             return self.generator(latents, self.one_hot(per_class))
 
-    def train(self, name: str, module: nn.Module) -> torch.optim.Adam:
-        """Prepare `module` for training; returns its optimiser.
+    def train(self, name: str, make: Callable[[], M]) -> tuple[M, torch.optim.Adam]:
+        """Make a network to train; returns it and its optimiser.
 
         It receives fresh weights, and is stored in checkpoints under `name`.
         """
-        module.to(self.problem.device)
-        networks.initialise(module, derive(self.problem.seed, name), 0)
+        module = networks.fresh(make, derive(self.problem.seed, name), self.problem.device)
         optimiser = adam(module.parameters(), self.problem.recipe.lr, self.problem.recipe.momentum)
         self._trained[name] = module, optimiser
-        return optimiser
+        return module, optimiser
 
     def move(self, loss: Tensor, *optimisers: torch.optim.Adam) -> None:
         """Take one step of each optimiser along the gradient of `loss`.

@@ -61,10 +61,10 @@ def bound(images: Tensor, decoded: Tensor, mean: Tensor, log_variance: Tensor) -
 class _Learner(Generative):
     def __init__(self, method: VAE, problem: Problem) -> None:
         super().__init__(problem, method.latent, method.width)
-        self._encoder = Encoder(
-            len(self.classes), problem.dataset.shape, method.width, 2 * method.latent
+        shape, outputs = problem.dataset.shape, 2 * method.latent
+        self._encoder, self._encoder_adam = self.train(
+            "encoder", lambda: Encoder(len(self.classes), shape, method.width, outputs)
         )
-        self._encoder_adam = self.train("encoder", self._encoder)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One step of both networks on a real batch."""

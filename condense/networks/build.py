@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,18 @@ from condense.networks.base import InstanceNorm, Network, Shape, Staged, extra_p
 from condense.networks.zoo import ZOO
 from condense.randomness import uniforms
 
-__all__ = ["NETWORKS", "ConvNetSpec", "InstanceNorm", "Network", "build", "canonical", "initialise"]
+__all__ = [
+    "NETWORKS",
+    "ConvNetSpec",
+    "InstanceNorm",
+    "Network",
+    "build",
+    "canonical",
+    "fresh",
+    "initialise",
+]
+
+M = TypeVar("M", bound=nn.Module)
 
 NETWORKS: dict[str, str] = {
     "convnet": (
@@ -183,20 +195,33 @@ def build(name: str, shape: Shape, num_classes: int) -> Network:
     condense.errors.UserError: network `lenet` needs images of at least 16 px, these are 8 x 8
     """
     name = canonical(name, shape)
-    device = torch.get_default_device()
-    # On the meta device nothing is computed, so the global random generator is left alone.
+
+    def make() -> Network:
+        if name not in ZOO:
+            return ConvNetSpec.parse(name, shape).make(shape, num_classes)
+        if min(shape[1:]) < ZOO[name].smallest:
+            raise UserError(
+                f"network `{name}` needs images of at least {ZOO[name].smallest} px, these "
+                f"are {shape[1]} x {shape[2]}"
+            )
+        return ZOO[name].make(shape, num_classes)
+
+    return fresh(make, 0, torch.get_default_device())
+
+
+def fresh(make: Callable[[], M], seed: int, device: torch.device) -> M:
+    """The network that `make` makes, on `device`, with the weights of `initialise(_, seed, 0)`.
+
+    PyTorch draws first weights from its global generator. `make` runs on the meta device, where
+    nothing is computed, so that the generator is left alone.
+
+    >>> fresh(lambda: nn.Linear(2, 3), 0, torch.device("cpu")).weight.shape
+    torch.Size([3, 2])
+    """
     with torch.device("meta"):
-        if name in ZOO:
-            if min(shape[1:]) < ZOO[name].smallest:
-                raise UserError(
-                    f"network `{name}` needs images of at least {ZOO[name].smallest} px, these "
-                    f"are {shape[1]} x {shape[2]}"
-                )
-            network = ZOO[name].make(shape, num_classes)
-        else:
-            network = ConvNetSpec.parse(name, shape).make(shape, num_classes)
+        network = make()
     network.to_empty(device=device)
-    initialise(network, 0, 0)
+    initialise(network, seed, 0)
     return network
 
 

@@ -35,6 +35,8 @@ from condense.runs.run import condense, resume
 from condense.sets import published
 from condense.sets.condensed import FILE_NAME, CondensedSet
 from condense.sets.exchange import import_set
+from condense.sets.provenance import check_belongs
+from condense.settings import within
 from condense.study.record import locked
 
 
@@ -238,6 +240,8 @@ def import_into(
 ) -> CondensedSet:
     """Read the foreign set at `path` by `condense.sets.exchange.import_set`; keep it in `folder`.
 
+    Raises `UserError` if it is not of the classes and the size of `dataset`.
+
     >>> from tempfile import TemporaryDirectory
     >>> import numpy
     >>> source = Source(name="digits")
@@ -251,6 +255,8 @@ def import_into(
     """
     fitted = make_preprocess(preprocess, dataset)
     imported = import_set(path, dataset.classes, fitted, experiment, dataset.name)
+    with within(f"cannot import {path}"):
+        check_belongs(imported, dataset)
     return keep(folder, source, storage, imported)
 
 

@@ -2,15 +2,16 @@
 
 It reads the published `.pt` layouts (DC, DSA, DM, DataDAM: a dict of experiments; MTT and others:
 images and labels in two files), folders of pictures named by class, and MedMNIST-style `.npz`
-files. It writes the same three formats. Code in a file is never run.
+files. It writes the same three formats. Code in a file is never run, and what is written stays
+inside its folder, whatever the classes are called.
 """
 
+import hashlib
 import io
-import os
-import pickle
-import re
-import tempfile
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from condense.data.foreign import dense, read_arrays, read_tensors
 from condense.data.preprocess import Preprocess
 from condense.errors import UserError, unknown
 from condense.files import write_bytes
+from condense.reading import open_file
 from condense.sets.condensed import CondensedSet
-
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+from condense.sets.pictures import read_folder, write_folder
+from condense.sets.provenance import version
+from condense.settings import within
+from condense.writing import check_new
 
 
 def import_set(
@@ -49,8 +54,12 @@ def import_set(
     experiment: which of several experiments in a `.pt` file to read.
     name: the name of the dataset, for the provenance.
 
-    Raises `UserError` for missing, damaged or unknown files, and for files that could only be read
-    by unpickling.
+    The provenance keeps the digest of the file (of several, that of the list `sha256sum` prints),
+    and the accuracies that it publishes.
+
+    Raises `UserError` for missing, damaged or unknown files, for files that could only be read by
+    unpickling, and for a set that has no images of some class, or whose values are not those of
+    preprocessed images.
 
     >>> from condense.data.preprocess import Standardize
     >>> preprocess = Standardize(mean=torch.tensor([0.5]), std=torch.tensor([0.25]))
@@ -62,38 +71,52 @@ def import_set(
     if not path.exists():
         raise UserError(f"nothing to import: {path} does not exist")
     if path.is_dir() and not (path / "images_best.pt").exists():
-        images, labels = _read_folder(path, classes)
+        images, labels, files = read_folder(path, classes)
+        read = _Read(images=images, labels=labels, files=files)
     elif path.is_dir() or path.suffix in (".pt", ".pth"):
-        images, labels = _read_pt(path, experiment)
+        read = _read_pt(path, experiment)
     elif path.suffix == ".npz":
-        images, labels = _read_npz(path)
+        read = _read_npz(path)
     else:
         raise UserError(
             f"cannot import {path}: give a .pt or .npz file, or a folder of pictures named by class"
         )
-    provenance = {"imported": path.name, "experiment": experiment, "dataset": name}
-    try:
+    provenance = {
+        "condensekit": version(),
+        "imported": path.name,
+        "sha256": _sha256(read.files),
+        "experiment": experiment,
+        "dataset": name,
+    } | ({"accuracies": read.accuracies} if read.accuracies else {})
+    with within(f"cannot import {path}"):
+        images, labels = read.images, read.labels
         images = preprocess.apply(images) if images.dtype == torch.uint8 else images.float()
         labels = labels.float() if labels.is_floating_point() else labels.long()
-        return CondensedSet(images, labels, classes, preprocess, provenance)
-    except UserError as error:
-        raise UserError(f"cannot import {path}: {error}") from None
+        condensed = CondensedSet(images, labels, classes, preprocess, provenance)
+        _check_classes(condensed, name)
+        if read.images.dtype != torch.uint8:
+            _check_values(condensed)
+    return condensed
 
 
-def export_set(condensed: CondensedSet, path: str | Path, form: str) -> Path:
+def export_set(
+    condensed: CondensedSet, path: str | Path, form: str, *, force: bool = False
+) -> Path:
     """Write a set for other tools; returns `path`.
 
     `form` is one of
 
-    - `folder`: PNG files in folders named by class, for hard labels only;
+    - `folder`: PNG files in folders named by class, for hard labels only. A name that no folder
+      can have is changed, and a number tells equal names apart; `classes.json` has the names;
     - `npz`: uint8 `train_images` [N, H, W(, 3)], `train_labels` [N, 1] (soft labels: float32
       [N, C]) and `class_names`;
     - `pt`: `{"data": [[images, labels]]}` with preprocessed float32 images.
 
     The first two clip pixels to the range of a picture and do not store the preprocessing. Mosaics
-    are written decoded.
+    are written decoded. With `force`, a file that is there is replaced.
 
-    Raises `UserError` for an unknown format and for a folder that is not empty.
+    Raises `UserError` for an unknown format, for a file that is there, and for a folder that is not
+    empty.
 
     >>> from condense.data.preprocess import Standardize
     >>> preprocess = Standardize(mean=torch.tensor([0.5]), std=torch.tensor([0.25]))
@@ -109,62 +132,90 @@ def export_set(condensed: CondensedSet, path: str | Path, form: str) -> Path:
     path = Path(path)
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"cannot export to {path}: the folder is not empty, choose another")
+    if form != "folder":
+        check_new(path, force=force)
     EXPORTERS[form](condensed, path)
     return path
+
+
+# ---- what is read
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """What a file, or several, hold of a set."""
+
+    images: Tensor
+    """[N, ch, H, W], uint8 pixels or preprocessed floats."""
+    labels: Tensor
+    files: list[Path]
+    accuracies: dict[str, list[float]] = field(default_factory=dict)
+    """The published accuracies, by the name of the network."""
+
+
+def _check_classes(condensed: CondensedSet, dataset: str) -> None:
+    """Raise a `UserError` unless a set of hard labels has images of every class."""
+    if condensed.soft:
+        return
+    absent = [
+        name
+        for name, count in zip(condensed.classes, condensed.counts().tolist(), strict=True)
+        if not count
+    ]
+    if absent:
+        raise UserError(
+            f"its {len(condensed)} images are of {len(condensed.classes) - len(absent)} classes, "
+            f"{dataset or 'the dataset'} has {len(condensed.classes)} (none of `{absent[0]}`, for "
+            "example): name the dataset it was made from"
+        )
+
+
+def _check_values(condensed: CondensedSet) -> None:
+    """Raise a `UserError` for images that cannot have been preprocessed.
+
+    Preprocessed images have values on both sides of zero. Undone, most of their values are those of
+    a picture, 0 to 1, or not far from it.
+    """
+    images = condensed.images
+    low, high = images.min().item(), images.max().item()
+    pixels = condensed.preprocess.unapply(images)
+    near = ((pixels > -1) & (pixels < 2)).float().mean().item()
+    if (low >= 0 and high > 0) or near < 0.5:
+        raise UserError(
+            f"its values, {low:.3g} to {high:.3g}, are not those of images under "
+            f"`{condensed.preprocess.name}`: preprocess them, or store uint8 pixels"
+        )
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    """The digest of a file; of several, that of the list that `sha256sum` prints, by name."""
+    digests = []
+    for file in files:
+        with open_file(file) as content:
+            state = hashlib.sha256()
+            for block in iter(partial(content.read, 1 << 20), b""):
+                state.update(block)
+            digests.append(state.hexdigest())
+    if len(files) == 1:
+        return digests[0]
+    lines = [f"{one}  {file.name}\n" for one, file in zip(digests, files, strict=True)]
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 # ---- .pt
 
 
-def _allowed() -> list[Any]:
-    """What a `.pt` file may hold besides tensors and containers.
-
-    Published files store accuracies as `numpy.float64`.
-    """
-    readers = []
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # NumPy 1, NumPy 2
-        # This function replaces NumPy's, because `frombuffer` refuses Python objects. torch 2.6
-        # recognises it by the attributes that are set below.
-        def scalar(dtype: np.dtype, content: bytes) -> float | int:
-            return np.frombuffer(content, dtype)[0].item()
-
-        scalar.__module__, scalar.__qualname__, scalar.__name__ = module, "scalar", "scalar"
-        readers.append(scalar)
-    return [*readers, np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4"))]
-
-
-def _load_pt(path: Path) -> Any:
-    """The content of a `.pt` file, on the CPU, read by `torch.load` with `weights_only=True`."""
-    try:
-        with torch.serialization.safe_globals(_allowed()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist, but its other half does: both are needed"
-        ) from None
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused is None:
-            raise UserError(f"{path} is damaged or not a .pt file") from None
-        raise UserError(
-            f"{path} holds `{refused[1]}`, which only unpickling (running code from "
-            "the file) could read: refused; save its images and labels as two tensors"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        raise UserError(
-            f"{path} is damaged or not a .pt file: "
-            f"{str(error).splitlines()[0] if str(error) else 'empty'}"
-        ) from None
-
-
-def _read_pt(path: Path, experiment: int) -> tuple[Tensor, Tensor]:
+def _read_pt(path: Path, experiment: int) -> _Read:
     """Images and labels of any published `.pt` layout."""
-    if path.is_dir():
-        path = path / "images_best.pt"
-    content = _load_pt(path)
-    if isinstance(content, Tensor) and path.name.startswith("images"):
-        content = [content, _load_pt(path.with_name(path.name.replace("images", "labels", 1)))]
+    files = [path / "images_best.pt" if path.is_dir() else path]
+    content, accuracies = read_tensors(files[0]), {}
+    if isinstance(content, Tensor) and files[0].name.startswith("images"):
+        files.append(files[0].with_name(files[0].name.replace("images", "labels", 1)))
+        if not files[1].exists():
+            raise UserError(f"{files[1]} does not exist, but its other half does: both are needed")
+        content = [content, read_tensors(files[1])]
     if isinstance(content, dict) and isinstance(content.get("data"), list | tuple):
+        accuracies = _accuracies(content.get("accs_all_exps"))
         experiments = content["data"]
         if not 0 <= experiment < len(experiments):
             raise UserError(
@@ -174,10 +225,31 @@ def _read_pt(path: Path, experiment: int) -> tuple[Tensor, Tensor]:
         content = experiments[experiment]
     match content:
         case [Tensor() as images, Tensor() as labels]:
-            return images, labels
-    raise UserError(
-        f"{path} holds neither `data: [[images, labels], ...]` nor an images and a labels tensor"
-    )
+            images, labels = (dense(path, one) for one in (images, labels))
+        case _:
+            raise UserError(
+                f"{path} holds neither `data: [[images, labels], ...]` nor an images and a labels "
+                "tensor"
+            )
+    if (images.dtype != torch.uint8 and not images.is_floating_point()) or labels.is_complex():
+        raise UserError(
+            f"{path} holds images of {images.dtype} and labels of {labels.dtype}: images must be "
+            "uint8 pixels or preprocessed floats, labels numbers"
+        )
+    return _Read(images=images, labels=labels, files=files, accuracies=accuracies)
+
+
+def _accuracies(published: Any) -> dict[str, list[float]]:
+    """The accuracies by network, of all experiments, where a file has them as DC publishes them."""
+    if not isinstance(published, dict):
+        return {}
+    return {
+        name: [float(value) for value in values]
+        for name, values in published.items()
+        if isinstance(name, str)
+        and isinstance(values, list)
+        and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    }
 
 
 def _write_pt(condensed: CondensedSet, path: Path) -> None:
@@ -189,18 +261,14 @@ def _write_pt(condensed: CondensedSet, path: Path) -> None:
 # ---- .npz
 
 
-def _read_npz(path: Path) -> tuple[Tensor, Tensor]:
+def _read_npz(path: Path) -> _Read:
     """The images, uint8 [N, ch, H, W], and the labels of a MedMNIST-style `.npz` file."""
-    try:
-        with path.open("rb") as content:  # np.load would leave a damaged file open
-            file = np.load(content, allow_pickle=False)
-            images, labels = file["train_images"], file["train_labels"]
-    except KeyError:
+    arrays = read_arrays(path, ("train_images", "train_labels"))
+    if len(arrays) < 2:
         raise UserError(
             f"{path} lacks the arrays `train_images` and `train_labels`: give a MedMNIST-style .npz"
-        ) from None
-    except Exception:  # a reader may raise anything on damaged bytes
-        raise UserError(f"{path} is damaged, holds objects, or is not an .npz file") from None
+        )
+    images, labels = arrays["train_images"], arrays["train_labels"]
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise UserError(
             f"`train_images` of {path} must be uint8 [N, H, W] or [N, H, W, ch], not "
@@ -212,8 +280,9 @@ def _read_npz(path: Path) -> tuple[Tensor, Tensor]:
         raise UserError(f"`train_labels` of {path} must be numbers, not {labels.dtype}")
     pixels = torch.from_numpy(images)
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.movedim(-1, 1)
-    return pixels.contiguous(), torch.from_numpy(
-        labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
+    kind = np.float32 if labels.dtype.kind == "f" else np.int64
+    return _Read(
+        images=pixels.contiguous(), labels=torch.from_numpy(labels.astype(kind)), files=[path]
     )
 
 
@@ -229,92 +298,8 @@ def _write_npz(condensed: CondensedSet, path: Path) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-# ---- folders of pictures
-
-
-def _folder_name(name: str) -> str:
-    """A class name as the name of a folder: `T-shirt/top` becomes `T-shirt_top`."""
-    return re.sub(r"[^\w .,()+-]|^\.+", "_", name).strip() or "_"
-
-
-def _folders(classes: Sequence[str]) -> dict[str, int]:
-    """The class of each folder name. Raises `UserError` if two classes would share a folder."""
-    folders = {_folder_name(name): c for c, name in enumerate(classes)}
-    if len(folders) < len(classes):
-        raise UserError("two classes have the same folder name: use the format npz or pt")
-    return folders
-
-
-def _read_folder(path: Path, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Images uint8 [N, ch, H, W] and labels int64 [N] of class folders, by class, then by file."""
-    folders = _folders(classes)
-    for folder in sorted(entry.name for entry in path.iterdir() if entry.is_dir()):
-        if folder not in folders:
-            raise unknown(f"class folder in {path}", folder, folders)
-    files = [
-        (file, c)
-        for folder, c in folders.items()
-        if (path / folder).is_dir()
-        for file in sorted((path / folder).iterdir())
-        if file.suffix.lower() in PICTURES
-    ]
-    if not files:
-        raise UserError(
-            f"{path} has no pictures in folders named by "
-            f"class ({', '.join(list(folders)[:3])}, ...)"
-        )
-    pixels = [_read_picture(file) for file, _ in files]
-    for (file, _), one in zip(files, pixels, strict=True):
-        if one.shape != pixels[0].shape:
-            raise UserError(
-                f"{file} is {list(one.shape)} (ch, H, W), but {files[0][0]} is "
-                f"{list(pixels[0].shape)}"
-            )
-    return torch.stack(pixels), torch.tensor([c for _, c in files])
-
-
-def _read_picture(file: Path) -> Tensor:
-    """uint8 [1 or 3, H, W]."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as picture:
-            pixels = np.array(picture if picture.mode == "L" else picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"{file} is damaged or not a picture: {error}") from None
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).movedim(-1, 0).contiguous()
-
-
-def _write_folder(condensed: CondensedSet, path: Path) -> None:
-    from PIL import Image
-
-    if condensed.soft:
-        raise UserError("a folder of pictures cannot hold soft labels: use the format npz or pt")
-    folders = list(_folders(condensed.classes))
-    if condensed.shape[0] not in (1, 3):
-        raise UserError(
-            f"images of {condensed.shape[0]} channels "
-            "cannot be stored as pictures: use the format pt"
-        )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as beside:
-            root = Path(beside) / "pictures"
-            for index, (pixels, c) in enumerate(
-                zip(condensed.pixels(), condensed.labels.tolist(), strict=True)
-            ):
-                folder = root / folders[c]
-                folder.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels.movedim(0, -1).squeeze(-1).numpy()).save(
-                    folder / f"{index:05}.png"
-                )
-            os.replace(root, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
 EXPORTERS: dict[str, Callable[[CondensedSet, Path], None]] = {
-    "folder": _write_folder,
+    "folder": write_folder,
     "npz": _write_npz,
     "pt": _write_pt,
 }

@@ -401,10 +401,10 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "c.npz", "w") as file:
         file.writestr("notes.txt", "hello")
     for name, message in {
-        "a": "not a readable",
-        "b": "not a readable",
+        "a": "damaged or not an .npz",
+        "b": "damaged or not an .npz",
         "c": "no array",
-        "d": "no such file",
+        "d": "does not exist",
     }.items():
         with pytest.raises(UserError, match=message):
             load_dataset(str(tmp_path / f"{name}.npz"))
@@ -500,6 +500,7 @@ def test_bad_folders_are_named(tmp_path):
     with pytest.raises(UserError, match="no class folders"):
         load_dataset(f"folder:{tmp_path / 'nowhere'}")
     (tmp_path / "one" / "a").mkdir(parents=True)
+    write_image(tmp_path / "one" / "b" / "0.png", 8, 8)
     with pytest.raises(UserError, match=r"one/a: no images of class `a`"):
         load_dataset(f"folder:{tmp_path / 'one'}")
     write_image(tmp_path / "one" / "a" / "0.png", 8, 8)
@@ -509,6 +510,74 @@ def test_bad_folders_are_named(tmp_path):
     class_folders(tmp_path / "two" / "test", {"a": 1, "b": 1, "c": 1})
     with pytest.raises(UserError, match=r"two/test/c: class `c` has no folder"):
         load_dataset(f"folder:{tmp_path / 'two'}")
+
+
+def test_one_class_is_an_error_that_shows_what_was_found(tmp_path):
+    class_folders(tmp_path / "above" / "animals", {"cat": 2, "dog": 2, "eel": 2, "fox": 2})
+    message = (
+        r"above: the only class folder is `animals`, which holds the folders cat, dog, eel, .*: "
+        r"is folder:\S*above/animals meant\?"
+    )
+    with pytest.raises(UserError, match=message):
+        load_dataset(f"folder:{tmp_path / 'above'}")
+    assert len(load_dataset(f"folder:{tmp_path / 'above' / 'animals'}").classes) == 4
+    class_folders(tmp_path / "split" / "train", {"cat": 2})
+    with pytest.raises(UserError, match=r"train: the only class folder is `cat`, and a dataset"):
+        load_dataset(f"folder:{tmp_path / 'split'}")
+    alone = write_npz(tmp_path / "a.npz", train_labels=np.full(12, 5), test_labels=np.full(3, 5))
+    with pytest.raises(UserError, match="all labels are 5, which is one class"):
+        load_dataset(alone)
+
+
+def photo(path: Path, upright: np.ndarray, orientation: int) -> None:
+    """A picture as a camera stores it that was held in this orientation."""
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: np.rot90(upright, 2).transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    image = Image.fromarray(np.ascontiguousarray(stored))
+    image.getexif()[0x0112] = orientation
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, exif=image.getexif())
+
+
+def test_pictures_are_turned_as_their_exif_orientation_says(tmp_path, capsys):
+    upright = noise(32, 32, 3)
+    for orientation in range(1, 9):
+        for name in ("a", "b"):
+            photo(tmp_path / name / f"{orientation}.png", upright, orientation)
+    train = load_dataset(f"folder:{tmp_path}").train
+    assert len(train) == 12
+    for pixels in train.pixels:
+        assert np.array_equal(pixels.numpy(), upright.transpose(2, 0, 1))
+    assert "14 of 16 pictures were turned upright" in capsys.readouterr().err
+
+
+def test_a_portrait_photo_of_a_camera_is_cut_as_it_is_seen(tmp_path):
+    """A JPEG of 40 x 60 whose sensor stored 60 x 40: the cut is of the portrait's middle."""
+    seen = np.zeros((60, 40, 3), np.uint8)
+    seen[:10], seen[50:] = 255, 255  # what a cut of the middle must leave out
+    for name in ("a", "b"):
+        for orientation in (6, 8):
+            photo(tmp_path / name / f"{orientation}.jpg", seen, orientation)
+    assert load_dataset(f"folder:{tmp_path}", resolution=40).train.pixels.max() < 20
+
+
+def test_damaged_metadata_leaves_a_picture_as_it_is(tmp_path, capsys):
+    pixels = noise(32, 32, 3)
+    for name in ("a", "b"):
+        for number in range(2):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png", exif=b"Exif\0\0MM\0*no")
+    train = load_dataset(f"folder:{tmp_path}").train
+    assert np.array_equal(train.pixels[0].numpy(), pixels.transpose(2, 0, 1))
+    assert "turned" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
@@ -650,6 +719,37 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, user_cache, monkey
     with pytest.raises(UserError, match="No space left on device"):
         load_dataset(f"folder:{tmp_path / 'data'}")
     assert [path.suffix for path in user_cache.iterdir()] == [".lock"]
+
+
+def test_a_planted_link_is_not_followed_when_pictures_are_decoded(tmp_path, monkeypatch):
+    class_folders(tmp_path / "images", {"a": 2, "b": 2})
+    home, precious = tmp_path / "home", tmp_path / "precious.txt"
+    (home / ".condensekit-cache").mkdir(parents=True)
+    precious.write_text("mine")
+    load = lambda: load_dataset(f"folder:{tmp_path / 'images'}", home)  # noqa: E731
+    load()
+    (made,) = caches(home)
+    made.unlink()
+    for name in (f"{made.stem}.partial", f"{made.name}.partial", f".condensekit-{'0' * 32}.part"):
+        (made.parent / name).symlink_to(precious)
+    load()
+    assert precious.read_text() == "mine"
+    made.unlink()
+    made.symlink_to(precious)
+    with pytest.raises(UserError, match="no regular file"):
+        load()
+    assert precious.read_text() == "mine"
+    made.unlink()
+    os.mkfifo(made)  # opening it would wait for a writer
+    with pytest.raises(UserError, match="no regular file"):
+        load()
+
+
+def test_a_pipe_among_the_pictures_does_not_block(tmp_path):
+    class_folders(tmp_path, {"a": 2, "b": 2})
+    os.mkfifo(tmp_path / "b" / "9.png")
+    with pytest.raises(UserError, match=r"9\.png is no regular file"):
+        load_dataset(f"folder:{tmp_path}")
 
 
 # ImageNet and its kin
