@@ -18,7 +18,7 @@ from benchmarks.tables import accuracy, cost, embedding, render
 from benchmarks.tables.entries import EntryResult
 from benchmarks.tables.lines import SCALES
 from condense.errors import unknown
-from condense.files import read_json
+from condense.reading import read_json
 from condense.training.score import Score, Statistic
 from continual.results import plot
 from nas.agreement import Estimate

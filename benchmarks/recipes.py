@@ -19,7 +19,7 @@ from benchmarks.options import Benchmark
 from condense import Protocol, Recipe, Score, UserError, evaluate, load_dataset, recipe_for
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
-from condense.files import read_json
+from condense.reading import read_json
 from condense.report.figures import bars
 from condense.report.tables import markdown, percent
 from condense.runs.shelf import Made, Selection, Shelf

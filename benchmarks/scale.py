@@ -30,7 +30,7 @@ from benchmarks.step import Setting, apart, noise_dataset, seconds
 from condense.data.images import Dataset
 from condense.data.preprocess import Standardize
 from condense.device import peak_memory, pick_device, reset_peak_memory
-from condense.files import read_json
+from condense.reading import read_json
 from condense.report.figures import panels, save_figure
 from condense.report.tables import markdown
 from condense.runs.engine import Engine

@@ -35,7 +35,8 @@ from benchmarks.options import StudyCommand
 from benchmarks.tables.bench import Trained
 from condense import Protocol, Score, UserError, recipe_for
 from condense.data.catalogue import Source
-from condense.files import read_json, write_bytes
+from condense.files import write_bytes
+from condense.reading import read_json
 from condense.report.tables import markdown, percent
 from condense.runs.shelf import Made
 from condense.study.interrupt import Interrupted, stoppable

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from condense.data.catalogue import Source
 from condense.errors import UserError
-from condense.files import load_tensors, read_json, save_tensors, write_json
+from condense.files import load_tensors, save_tensors, write_json
+from condense.reading import read_json
 from condense.methods import recipes
 from condense.methods.base import Recipe
 from condense.runs.ranks import Ranks

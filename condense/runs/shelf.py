@@ -25,7 +25,8 @@ from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from condense.data.preprocess import Preprocess, make_preprocess
 from condense.errors import UserError
-from condense.files import digest, read_json, write_json
+from condense.files import digest, write_json
+from condense.reading import read_json
 from condense.methods.base import Recipe
 from condense.methods.selection import FEATURE_EPOCHS, select
 from condense.report.pictures import grid

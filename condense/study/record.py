@@ -10,7 +10,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from condense.errors import UserError
-from condense.files import read_json, write_json
+from condense.files import write_json
+from condense.reading import read_json
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from condense.data.images import Dataset
 from condense.data.preprocess import make_preprocess
 from condense.device import pick_device
 from condense.errors import UserError, unknown
-from condense.files import load_tensors, read_json, save_tensors, write_json
+from condense.files import load_tensors, save_tensors, write_json
+from condense.reading import read_json
 from condense.networks import build as networks
 from condense.networks.accelerate import accelerate
 from condense.progress import progress
