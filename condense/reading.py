@@ -33,6 +33,35 @@ _OTHERS = {
 }
 
 
+def usable_path(text: str | Path) -> Path:
+    """The path that a text names, with `~` replaced by the home folder.
+
+    Nothing need be there, but it must be a path that the system can look for: not empty, not too
+    long, not in a circle of links, and in folders that one may look into. Raises `UserError` for
+    anything else.
+
+    >>> usable_path("runs/digits")
+    PosixPath('runs/digits')
+    >>> usable_path("")
+    Traceback (most recent call last):
+    condense.errors.UserError: an empty text is not a path: name a file or a folder
+    """
+    if not str(text):
+        raise UserError("an empty text is not a path: name a file or a folder")
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # what is made there, or what is missing, is for others to say
+    except OSError as error:
+        raise UserError(f"{text} cannot be used as a path: {error.strerror}") from None
+    except ValueError:
+        raise UserError("a path cannot contain a NUL character") from None
+    except RuntimeError:
+        raise UserError(f"{text} cannot be used as a path: there is no such home folder") from None
+    return path
+
+
 def open_file(path: str | Path) -> BinaryIO:
     """The regular file at `path`, opened for reading bytes.
 

@@ -14,6 +14,10 @@ from condense.files import write_json
 from condense.reading import read_json
 
 
+_FOLDER = "condensekit_folder"
+"""The attribute of an exception that `folder_of` reads."""
+
+
 @dataclass(frozen=True)
 class Record:
     """The file `name` in a folder, which holds one plan, and other facts beside it.
@@ -108,11 +112,29 @@ def locked(folder: Path) -> Iterator[None]:
         ) from None
     try:
         yield
+    except Exception as error:
+        vars(error).setdefault(_FOLDER, folder)
+        raise
     finally:
         lock.release()
         if [path.name for path in folder.iterdir()] == [".lock"]:  # the work left nothing behind
             (folder / ".lock").unlink()
             folder.rmdir()
+
+
+def folder_of(error: Exception) -> Path | None:
+    """The folder that was `locked` when an exception passed; None if there was none.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     try:
+    ...         with locked(Path(folder, "run")):
+    ...             1 / 0
+    ...     except ZeroDivisionError as error:
+    ...         folder_of(error).name
+    'run'
+    """
+    return vars(error).get(_FOLDER)
 
 
 def differences(here: dict[str, Any], there: dict[str, Any]) -> str:
