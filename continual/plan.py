@@ -75,7 +75,8 @@ class Plan:
     """`auto`, `cpu` or `cuda`; `auto` takes a GPU where there is one."""
 
     def __post_init__(self) -> None:
-        at_least(1, self, "ipc", "orders", "repeats", "batch")
+        at_least(0, self, "epochs", "condense_steps")
+        at_least(1, self, "steps", "ipc", "orders", "repeats", "batch", "classes")
         if self.mode not in MODES:
             raise unknown("mode", self.mode, MODES)
         if self.storage not in ("uint8", "float32"):

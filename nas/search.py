@@ -273,8 +273,6 @@ def _bench(plan: SearchPlan, dataset: Dataset) -> SearchBench:
 
     All searches hold out the same images, so that they can share a store.
     """
-    if plan.seeds < 1:
-        raise UserError(f"--seeds {plan.seeds}: it must be 1 or more")
     rest = dataset.hold_out(plan.held_out, seed=0)
     preprocess = make_preprocess("standard", rest)
     module = space(plan.space)

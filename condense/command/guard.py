@@ -68,7 +68,7 @@ def _unforeseen(error: Exception) -> tuple[str, int]:
         return f"error: cannot use {error.filename}: {error.strerror}", 2
     where = _written(error)
     if isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY):
-        return f"error: memory ran out: choose something smaller (full trace: {where})", 1
+        return f"error: memory ran out: choose something smaller (full trace: {where})", 2
     what = f"{type(error).__name__}: {error}"
     return f"error: unexpected {what} (full trace: {where}; please report it)", 1
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 from condense.data import arrays, folders
 from condense.data.images import Dataset
 from condense.errors import UserError, unknown
-from condense.reading import usable_path
+from condense.reading import check_file, usable_path
+from condense.settings import at_least
 
 
 LARGEST_SIDE = 4096
@@ -129,7 +130,9 @@ def load_dataset(
     if name.startswith("folder:"):
         return folders.folder(name, None if data_dir is None else root, resolution or 32)
     if name.endswith(".npz"):
-        return arrays.npz(str(usable_path(name)), resolution)
+        if (path := usable_path(name)).exists():
+            check_file(path)
+        return arrays.npz(str(path), resolution)
     if name not in NAMED:
         raise unknown("dataset", name, DATASETS)
     return NAMED[name].load(root, resolution, download)
@@ -185,6 +188,10 @@ class Source:
     """The number of training images that serve as the test set, for making choices.
 
     With 0 the real test set is used."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "resolution")
+        at_least(0, self, "hold_out")
 
     def load(self, *, download: bool = False) -> Dataset:
         """Load the dataset."""

@@ -26,10 +26,10 @@ from condense.networks.build import build
 from condense.progress import progress
 from condense.report.curves import curves
 from condense.report.pictures import grid
-from condense.runs.job import Checkpoints, Job, check_free, load_job, record
+from condense.runs.job import Checkpoints, Job, check_free, load_record, record
 from condense.runs.ranks import Ranks
 from condense.runs.setup import make_learner, make_pool, starting_set
-from condense.sets.condensed import CondensedSet
+from condense.sets.condensed import FILE_NAME, CondensedSet
 from condense.study.interrupt import Interrupted, stop_signal
 from condense.study.record import locked
 from condense.training.pool import Pool
@@ -124,11 +124,13 @@ def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = Fal
         raise UserError(
             f"{folder} holds no run (no run.json): start one with `condense --out {folder}`"
         )
+    if load_record(folder)[0].finished and (folder / FILE_NAME).exists():
+        return CondensedSet.load(folder)  # also where nothing can be written
     with _owned(folder, ranks):
-        job = load_job(folder)
+        _, job = load_record(folder)
         ranks.agree(job.to_json())
-        if (folder / "set.safetensors").exists():
-            return CondensedSet.load(folder)
+        if (folder / FILE_NAME).exists():
+            return _completed(folder, job, ranks)
         dataset = dataset or job.source.load()
         if dataset.fingerprint != job.fingerprint:
             raise UserError(
@@ -136,6 +138,16 @@ def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = Fal
                 f"but {dataset.name} now has content {dataset.fingerprint}"
             )
         return _go_on(folder, job, dataset, ranks, quiet)
+
+
+def _completed(folder: Path, job: Job, ranks: Ranks) -> CondensedSet:
+    """The set in `folder`, of a run that was killed after it had written the set."""
+    result = CondensedSet.load(folder)
+    if ranks.leads:
+        grid(result, folder / "grid.png")
+        record(folder, job, steps_from=job.recipe.steps, seconds=0.0, finished=True)
+    ranks.wait()
+    return result
 
 
 def _in_memory(
@@ -205,8 +217,8 @@ def _go_on(folder: Path, job: Job, dataset: Dataset, ranks: Ranks, quiet: bool) 
     parts = ranks.gather(_learned(learner))
     if ranks.leads:
         result = _finished(start, parts, learner.learned(), job.recipe, pool)
-        result.save(folder / "set.safetensors", storage=job.storage)
-        grid(result, folder / "grid.png")
+        grid(result, folder / "grid.png")  # before the set, whose file says that all is made
+        result.save(folder, storage=job.storage)
         record(folder, job, steps_from=done, seconds=time.monotonic() - began, finished=True)
     ranks.wait()
     return CondensedSet.load(folder)

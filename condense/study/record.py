@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from condense.errors import UserError
 from condense.files import write_json
 from condense.reading import read_json
+from condense.settings import read_value, within
 
 
 _FOLDER = "condensekit_folder"
@@ -55,7 +56,9 @@ class Record:
                 f"{self.folder} holds no {self.kind} (no {self.name}): "
                 f"start one with `{self.command} --out {self.folder}`"
             )
-        return read_json(self.path)
+        content = read_json(self.path)
+        with within(f"{self.path} is not of this version of condensekit"):
+            return read_value(dict[str, Any], content, self.name)
 
     def write(self, content: dict[str, Any]) -> None:
         """Replace the content."""
@@ -110,6 +113,8 @@ def locked(folder: Path) -> Iterator[None]:
         raise UserError(
             f"{folder} is in use by another run: wait for it or choose another folder"
         ) from None
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror}") from None
     try:
         yield
     except Exception as error:
@@ -117,9 +122,10 @@ def locked(folder: Path) -> Iterator[None]:
         raise
     finally:
         lock.release()
-        if [path.name for path in folder.iterdir()] == [".lock"]:  # the work left nothing behind
-            (folder / ".lock").unlink()
-            folder.rmdir()
+        with suppress(OSError):  # someone may have removed it
+            if [path.name for path in folder.iterdir()] == [".lock"]:  # the work left nothing
+                (folder / ".lock").unlink()
+                folder.rmdir()
 
 
 def folder_of(error: Exception) -> Path | None:
