@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
-
 _LONGEST = 1000
 """The most characters of a message that `one_line` leaves."""
 

@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
-from condense.errors import UserError, unknown
+from condense.errors import unknown
 from condense.reading import read_toml, usable_path
 from condense.settings import Setting, described, read_value, within
 

@@ -11,6 +11,7 @@ from condense.errors import unknown
 from condense.sets.provenance import version
 from condense.settings import at_least, plain, read, read_text, replaced, require
 from condense.study.record import Record
+from condense.study.study import MOST_TASKS
 from condense.training.train import Protocol
 from nas.proxies import FREE
 from nas.reference import Reference, load
@@ -68,7 +69,9 @@ class SearchPlan:
 
     def __post_init__(self) -> None:
         at_least(1, self, "seeds", "held_out", "num_classes")
-        size = space(self.space).SIZE
+        size, trainings = space(self.space).SIZE, self.seeds * len(self.indices)
+        fewer = f"fewer: this is {trainings:,} trainings on each proxy"
+        require("seeds", self.seeds, trainings <= MOST_TASKS, fewer)
         for index in self.indices:
             require("indices", index, 0 <= index < size, f"from 0 to {size - 1}")
 

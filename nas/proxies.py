@@ -12,6 +12,7 @@ condensed set is named, this size is 50 images per class.
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

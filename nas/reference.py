@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from condense.errors import UserError, advice, unknown
 from condense.files import write_bytes
-from condense.reading import read_table
+from condense.reading import check_file, read_table
 from condense.settings import require, within
 from nas.spaces import SPACES, space
 
@@ -231,6 +231,7 @@ def from_official(path: str | Path, *, trust_pickle: bool = False) -> Reference:
             f"{path} is a pickle and can run any code when read: "
             "pass --trust-pickle if you trust its source"
         )
+    check_file(path)
     import torch
     from nas_201_api import NASBench201API
 
@@ -238,8 +239,6 @@ def from_official(path: str | Path, *, trust_pickle: bool = False) -> Reference:
         # The package's own loading fails with torch >= 2.6, where `weights_only` is the default.
         content = torch.load(path, map_location="cpu", weights_only=False)
         api = NASBench201API(content, verbose=False)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: name the benchmark's .pth file") from None
     except Exception as error:  # unpickling foreign content may raise anything
         raise UserError(
             f"{path} is not a NAS-Bench-201 file: {type(error).__name__}: {error}".splitlines()[0]

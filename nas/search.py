@@ -21,7 +21,7 @@ from condense.errors import UserError, unknown
 from condense.progress import progress
 from condense.study.record import locked
 from condense.study.study import Study
-from condense.study.trials import Trial, Trials
+from condense.study.trials import Trial, Trials, reading
 from condense.study.workers import Workers
 from nas.plan import (
     HELD_OUT,
@@ -191,7 +191,7 @@ def show(out: str | Path) -> SearchResult:
     """
     folder = Path(out)
     plan = load_plan(folder)
-    with Trials(store_path(folder, plan)) as store:
+    with reading(store_path(folder, plan)) as store:
         return result_of(folder, plan, store)
 
 

@@ -34,6 +34,7 @@ from benchmarks.campaign.workplace import Planned, Work, Workplace
 from benchmarks.options import StudyCommand
 from benchmarks.tables.bench import Trained
 from condense import Protocol, Score, UserError, recipe_for
+from condense.command import guard
 from condense.data.catalogue import Source
 from condense.files import write_bytes
 from condense.reading import read_json
@@ -212,4 +213,4 @@ def main(asked: Asked, workers: Workers, minutes: float) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guard.run(main)

@@ -18,7 +18,6 @@ from condense.errors import UserError, unknown
 from condense.reading import check_file, usable_path
 from condense.settings import at_least
 
-
 LARGEST_SIDE = 4096
 """The largest side in pixels to which images are resized."""
 

@@ -20,15 +20,14 @@ from torch import Tensor
 
 from condense.data.catalogue import Source
 from condense.errors import UserError, unknown
-from condense.files import load_tensors, save_tensors, write_json
-from condense.reading import read_json
+from condense.files import load_tensors, save_tensors
 from condense.methods import recipes
 from condense.methods.base import Recipe
 from condense.runs.ranks import Ranks
 from condense.sets.condensed import STORAGES
 from condense.sets.provenance import version
 from condense.settings import at_least, plain, read_value, require, within
-from condense.study.record import differences
+from condense.study.record import differences, read_record, write_record
 
 _KEEP = 2
 """Checkpoints that are kept: the last, and the one before it in case the last is damaged."""
@@ -120,11 +119,11 @@ def load_record(folder: Path) -> tuple[RunRecord, Job]:
     condense.errors.UserError: ...run.json is not of this version of condensekit: unknown field ...
     """
     path = folder / "run.json"
-    content = read_json(path)
+    content = read_record(path)
     with within(f"{path} is not of this version of condensekit"):
         record = read_value(RunRecord, content, "")
         job = Job.from_json(record.job)
-        require("source", content["source"], record.source == job.source, "that of the job")
+        require("source", record.source, record.source == job.source, "that of the job")
     return record, job
 
 
@@ -164,7 +163,7 @@ def record(folder: Path, job: Job, **progress: Any) -> None:
     ... )
     >>> with TemporaryDirectory() as folder:
     ...     record(Path(folder), job, finished=False)
-    ...     sorted(read_json(Path(folder, "run.json")))
+    ...     sorted(read_record(Path(folder, "run.json")))
     ['environment', 'job', 'progress', 'source']
     """
     environment = {
@@ -177,7 +176,7 @@ def record(folder: Path, job: Job, **progress: Any) -> None:
     content = RunRecord(
         source=job.source, job=job.to_json(), environment=environment, progress=progress
     )
-    write_json(folder / "run.json", plain(content))
+    write_record(folder / "run.json", plain(content))
 
 
 class Checkpoints:

@@ -25,10 +25,10 @@ from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from condense.data.preprocess import Preprocess, make_preprocess
 from condense.errors import UserError
-from condense.files import digest, write_json
-from condense.reading import read_json
+from condense.files import digest
 from condense.methods.base import Recipe
 from condense.methods.selection import FEATURE_EPOCHS, select
+from condense.reading import check_file
 from condense.report.pictures import grid
 from condense.runs.job import RunRecord
 from condense.runs.ranks import Ranks
@@ -37,7 +37,7 @@ from condense.runs.run import condense, resume
 from condense.sets.condensed import FILE_NAME, CondensedSet
 from condense.sets.exchange import import_set
 from condense.settings import plain, read_value, within
-from condense.study.record import locked
+from condense.study.record import locked, read_record, write_record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -265,6 +265,8 @@ def import_into(
     ...     len(import_into(Path(folder, "ours"), path, digits, source, **how))
     10
     """
+    if not path.is_dir():
+        check_file(path)
     fitted = make_preprocess(preprocess, dataset)
     imported = import_set(path, dataset.classes, fitted, experiment, dataset.name)
     return keep(folder, source, storage, imported)
@@ -291,7 +293,7 @@ def keep(folder: Path, source: Source, storage: str, condensed: CondensedSet) ->
         if (folder / FILE_NAME).exists() or isinstance(_record(folder), RunRecord):
             raise UserError(f"{folder} already holds a run: choose another --out")
         record = KeptRecord(source=source, provenance=condensed.provenance)
-        write_json(folder / "run.json", plain(record))
+        write_record(folder / "run.json", plain(record))
         grid(condensed, folder / "grid.png")
         condensed.save(folder, storage=storage)  # last: this file says that all is made
     return condensed
@@ -306,7 +308,7 @@ def source_of(path: Path, data_dir: str | None = None) -> Source:
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
     ...     record = KeptRecord(source=Source(name="cifar10"), provenance={})
-    ...     write_json(Path(folder, "run.json"), plain(record))
+    ...     write_record(Path(folder, "run.json"), plain(record))
     ...     source_of(Path(folder), "data").data_dir
     'data'
     """
@@ -324,9 +326,9 @@ def _record(folder: Path) -> RunRecord | KeptRecord | None:
     path = folder / "run.json"
     if not path.exists():
         return None
-    content = read_json(path)
+    content = read_record(path)
     with within(f"{path} is not of this version of condensekit"):
-        kind = KeptRecord if isinstance(content, dict) and "provenance" in content else RunRecord
+        kind = KeptRecord if "provenance" in content else RunRecord
         return read_value(kind, content, "")
 
 

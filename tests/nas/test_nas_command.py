@@ -266,7 +266,7 @@ BAD = [
     ([*CELLS, "--proxy", "randon"], "unknown proxy `randon`"),
     ([*CELLS, "--by", "random accuracy"], "did you mean `random:2 accuracy`"),
     ([*CELLS, "--sample", "15626"], "ask for 1 to 15625"),
-    ([*CELLS, "--seeds", "0"], "--seeds 0"),
+    ([*CELLS, "--seeds", "0"], "`seeds` is 0"),
     ([*CELLS, "--set", "lr"], "must be KEY=VALUE"),
     ([*CELLS, "--set", "lr=fast"], "`lr` is 'fast': it must be a number"),
     ([*CELLS, "--set", "depth=3"], "unknown setting of a regime: `depth`"),
