@@ -179,6 +179,17 @@ def record(folder: Path, job: Job, **progress: Any) -> None:
     write_record(folder / "run.json", plain(content))
 
 
+def check_there(folder: Path) -> None:
+    """Raise a `UserError` if `folder` lost its `run.json` while a run worked in it.
+
+    >>> check_there(Path("an/empty/folder"))
+    Traceback (most recent call last):
+    condense.errors.UserError: an/empty/folder was removed while a run worked in it: start it again
+    """
+    if not (folder / "run.json").exists():
+        raise UserError(f"{folder} was removed while a run worked in it: start it again")
+
+
 class Checkpoints:
     """The saved states of one rank's engine in a run folder.
 

@@ -26,7 +26,7 @@ from condense.networks.build import build
 from condense.progress import progress
 from condense.report.curves import curves
 from condense.report.pictures import grid
-from condense.runs.job import Checkpoints, Job, check_free, load_record, record
+from condense.runs.job import Checkpoints, Job, check_free, check_there, load_record, record
 from condense.runs.ranks import Ranks
 from condense.runs.setup import make_learner, make_pool, starting_set
 from condense.sets.condensed import FILE_NAME, CondensedSet
@@ -201,6 +201,7 @@ def _go_on(folder: Path, job: Job, dataset: Dataset, ranks: Ranks, quiet: bool) 
     with curves(folder if ranks.leads else None, done) as charts:
 
         def keep_state(step: int) -> None:
+            check_there(folder)
             checkpoints.save(learner.state(), step)
             if ranks.count == 1:
                 result = _assemble(start, [_learned(learner)], learner.learned(), step)
@@ -219,6 +220,7 @@ def _go_on(folder: Path, job: Job, dataset: Dataset, ranks: Ranks, quiet: bool) 
         result = _finished(start, parts, learner.learned(), job.recipe, pool)
         grid(result, folder / "grid.png")  # before the set, whose file says that all is made
         result.save(folder, storage=job.storage)
+        check_there(folder)
         record(folder, job, steps_from=done, seconds=time.monotonic() - began, finished=True)
     ranks.wait()
     return CondensedSet.load(folder)

@@ -35,8 +35,7 @@ _ATTEMPTS = 3
 """How often a task is begun if its workers keep dying."""
 _ON_A_GPU = 8
 """Tasks that share a GPU. One alone would leave most of the GPU idle, as the networks are small."""
-_MOST = 4096
-"""The most worker processes, and the most threads of one."""
+_MOST = 4096  # worker processes, and threads of one
 _AHEAD = 2
 """Tasks handed to a Ray cluster for each one that it can run at the same time.
 
@@ -80,9 +79,7 @@ class Bench(Protocol[Task]):
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """What the tasks of a study run on.
-
-    Raises `UserError` for a number that is too small.
+    """What the tasks of a study run on. Raises `UserError` for a number out of range.
 
     >>> Workers(workers=2, threads=1).threads_each()
     1
