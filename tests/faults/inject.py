@@ -19,6 +19,7 @@ import signal
 import sqlite3
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,8 @@ def start(
             code = 0
         except SystemExit as stop:
             code = int(stop.code or 0)
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -198,6 +201,8 @@ class Trial:
         self.tried += 1
         if wrong := in_order(attempt, codes):
             self.wrong.append(f"{what}: {wrong}")
+        if not folder.exists() and self.scenario.before:
+            self.begin(folder)
         end = to_the_end(self.command(folder))
         if "Traceback" in end[1] or end[0] not in self.scenario.ends:
             self.wrong.append(f"{what}, then: exit code {end[0]}: {end[1][-1500:]}")
@@ -307,7 +312,7 @@ def damaged(trial: Trial, fault: str, most: int) -> None:
             code, printed = start(here)()
             trial.tried += 1
             what = f"{file.name} damaged at {place}, {' '.join(command)}"
-            if wrong := in_order((code, printed), {2, *codes}):
+            if wrong := in_order((code, printed), {0, 2, *codes}):
                 trial.wrong.append(f"{what}: {wrong}")
             elif code == 0 and _plain(printed, folder) != _plain(undisturbed[1], trial.undisturbed):
                 trial.wrong.append(f"{what}: accepted, and says {printed[-500:]}")

@@ -88,6 +88,11 @@ def _select(folder: Path) -> list[str]:
     return ["select", *DIGITS, "--ipc", "1", "--out", str(folder)]
 
 
+def _experts(folder: Path) -> list[str]:
+    amount = ["--preprocess", "standard", "--count", "2", "--passes", "1"]
+    return ["experts", *SMALL, *amount, "--out", str(folder)]
+
+
 SCENARIOS = {
     "condense": _condense("--set", "lr=0.5"),
     "pooled": _condense("--set", "pool=1", "--set", "pool_steps=2"),
@@ -110,11 +115,9 @@ SCENARIOS = {
         ],
     ),
     "experts": Scenario(
-        command=lambda folder: [
-            *("experts", *SMALL, "--preprocess", "standard", "--count", "2", "--passes", "1"),
-            *("--out", str(folder)),
-        ],
+        command=_experts,
         outcome=_bytes("expert*"),
+        reads=lambda folder: [(_experts(folder), {2})],
     ),
     "continual": Scenario(
         command=lambda folder: [
