@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast lint format clean
+.PHONY: demo test test-fast faults lint format clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,9 @@ test: $(VENV)/.installed  ## the whole suite
 
 test-fast: $(VENV)/.installed  ## without the tests marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m "not slow"
+
+faults: $(VENV)/.installed  ## many more injected faults and random inputs than the suite tries: hours
+	FAULTS=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rP -n auto tests/faults
 
 lint: $(VENV)/.installed  ## style, types, and the direction of imports
 	$(BIN)/ruff check .

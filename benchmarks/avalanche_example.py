@@ -16,6 +16,7 @@ from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 from avalanche.training.storage_policy import ClassBalancedBuffer
 
 from condense import CondensedSet, condense, load_dataset, recipe_for
+from condense.command import guard
 from condense.data.preprocess import make_preprocess
 from condense.report.tables import percent
 from continual import CondensedBuffer, class_order, class_stream
@@ -80,4 +81,4 @@ def main(memory: Path | None, seeds: int, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guard.run(main)

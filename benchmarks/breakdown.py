@@ -21,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import results
 from benchmarks.options import Benchmark, Clock
 from benchmarks.step import Setting, floor, loops, rates_of, seconds
+from condense.command import guard
 from condense.device import pick_device
 from condense.report.figures import panels, save_figure
 from condense.report.tables import markdown, markdown_row
@@ -141,4 +142,4 @@ def _row(record: dict[str, Any]) -> list[Any]:
 
 
 if __name__ == "__main__":
-    main()
+    guard.run(main)

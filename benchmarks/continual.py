@@ -23,6 +23,7 @@ import torch
 from benchmarks import results
 from benchmarks.options import StudyCommand
 from condense import Protocol, load_dataset
+from condense.command import guard
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from condense.data.preprocess import make_preprocess
@@ -149,4 +150,4 @@ def difference(measured: Results, ours: str, theirs: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    guard.run(main)

@@ -10,6 +10,7 @@ import click
 
 from benchmarks.nas import grid
 from condense import Protocol, condense, evaluate, load_dataset, recipe_for
+from condense.command import guard
 from condense.data.preprocess import make_preprocess
 from condense.methods.selection import select
 from condense.progress import progress
@@ -74,4 +75,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guard.run(main)

@@ -17,8 +17,9 @@ from benchmarks import breakdown, nas_figures, recipes, results, scale
 from benchmarks.tables import accuracy, cost, embedding, render
 from benchmarks.tables.entries import EntryResult
 from benchmarks.tables.lines import SCALES
+from condense.command import guard
 from condense.errors import unknown
-from condense.files import read_json
+from condense.reading import read_json
 from condense.training.score import Score, Statistic
 from continual.results import plot
 from nas.agreement import Estimate
@@ -125,4 +126,4 @@ def main(names: tuple[str, ...], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guard.run(main)

@@ -23,6 +23,7 @@ from benchmarks import results
 from benchmarks.options import Benchmark
 from benchmarks.step import seconds
 from condense import CondensedSet, Protocol, load_dataset
+from condense.command import guard
 from condense.data.augment import make_augment
 from condense.data.images import Dataset
 from condense.data.preprocess import make_preprocess
@@ -189,4 +190,4 @@ def main(asked: Asked) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guard.run(main)

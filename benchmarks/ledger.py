@@ -15,7 +15,8 @@ import click
 from benchmarks import results
 from benchmarks.tables.published import MAIN
 from condense import Score, UserError
-from condense.files import read_json, write_bytes
+from condense.files import write_bytes
+from condense.reading import read_json
 from condense.report.tables import markdown, percent
 
 FULL = results.FOLDER / "full"

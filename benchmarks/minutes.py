@@ -21,7 +21,7 @@ from benchmarks.tables.published import MAIN
 from condense import CondensedSet, Score, UserError, condense, load_dataset, recipe_for
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
-from condense.files import read_json
+from condense.reading import read_json
 from condense.report.figures import panel, save_figure
 from condense.report.tables import markdown, percent
 from condense.runs.evaluations import measure

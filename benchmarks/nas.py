@@ -21,6 +21,7 @@ import click
 from benchmarks import results
 from benchmarks.nas_figures import agreement_lines, by_pass, crossings, draw, pass_lines
 from benchmarks.options import StudyCommand
+from condense.command import guard
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from nas.agreement import Estimate
@@ -270,4 +271,4 @@ def _cheap(dataset: Dataset, count: int, most: float) -> list[int]:
 
 
 if __name__ == "__main__":
-    main()
+    guard.run(main)

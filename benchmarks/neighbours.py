@@ -15,6 +15,7 @@ from statistics import median
 import click
 
 from benchmarks import results
+from condense.command import guard
 
 SPINS = (300_000, 10_000, 1_000, 100, 0)
 STEP = """
@@ -68,4 +69,4 @@ def main(turns: int, busy: int, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guard.run(main)

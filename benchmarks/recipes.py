@@ -17,9 +17,10 @@ import click
 from benchmarks import results
 from benchmarks.options import Benchmark
 from condense import Protocol, Recipe, Score, UserError, evaluate, load_dataset, recipe_for
+from condense.command import guard
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
-from condense.files import read_json
+from condense.reading import read_json
 from condense.report.figures import bars
 from condense.report.tables import markdown, percent
 from condense.runs.shelf import Made, Selection, Shelf
@@ -155,4 +156,4 @@ def _table(lines: dict[str, dict], held_out: bool) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    guard.run(main)

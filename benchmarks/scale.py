@@ -27,10 +27,11 @@ import torch
 from benchmarks import results
 from benchmarks.options import Benchmark, Clock
 from benchmarks.step import Setting, apart, noise_dataset, seconds
+from condense.command import guard
 from condense.data.images import Dataset
 from condense.data.preprocess import Standardize
 from condense.device import peak_memory, pick_device, reset_peak_memory
-from condense.files import read_json
+from condense.reading import read_json
 from condense.report.figures import panels, save_figure
 from condense.report.tables import markdown
 from condense.runs.engine import Engine
@@ -306,4 +307,4 @@ def main(asked: Asked) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guard.run(main)

@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import results
 from benchmarks.options import Benchmark, Clock
 from benchmarks.reference import Reference
+from condense.command import guard
 from condense.data.images import Dataset, Images
 from condense.data.preprocess import make_preprocess
 from condense.device import fast_bfloat16, peak_memory, pick_device, reset_peak_memory
@@ -271,4 +272,4 @@ def main(asked: Asked) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guard.run(main)

@@ -7,6 +7,7 @@ import click
 
 from benchmarks import results
 from condense import CondensedSet, Protocol, evaluate
+from condense.command import guard
 from condense.report.tables import markdown, percent
 from condense.runs.shelf import source_of
 from condense.sets.condensed import STORAGES
@@ -46,4 +47,4 @@ def main(run: Path, data_dir: str | None, epochs: int, repeats: int, name: str) 
 
 
 if __name__ == "__main__":
-    main()
+    guard.run(main)

@@ -4,8 +4,13 @@ They are all raised as `UserError`. The command line prints the message and exit
 Any other exception is a bug in this package.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+
+_LONGEST = 1000
+"""The most characters of a message that `one_line` leaves."""
 
 
 class UserError(Exception):
@@ -27,3 +32,35 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = get_close_matches(name, known, n=3)
     hint = f"did you mean {' or '.join(f'`{n}`' for n in near)}? " if near else ""
     return UserError(f"unknown {kind} `{name}`: {hint}known: {', '.join(known)}")
+
+
+@contextmanager
+def advice(hint: str) -> Iterator[None]:
+    """Say in every `UserError` of what is inside also what to do.
+
+    >>> with advice("unpack the archive again"):
+    ...     raise UserError("words.txt does not exist")
+    Traceback (most recent call last):
+    condense.errors.UserError: words.txt does not exist; unpack the archive again
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}; {hint}") from None
+
+
+def one_line(text: str) -> str:
+    """A message on one line that a terminal shows as it is, whatever names it holds.
+
+    Line breaks become a blank, other control characters are escaped. A text of more than 1,000
+    characters loses its middle.
+
+    >>> one_line("no file `a\\nb\\x1b[31m`")
+    'no file `a b\\\\x1b[31m`'
+    """
+    text = re.sub(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", text).strip()
+    text = "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"

@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from condense.errors import UserError
+from condense.reading import check_file
 from condense.writing import replacing
 
 
@@ -41,25 +42,12 @@ def write_json(path: Path, value: Any) -> None:
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
     ...     write_json(Path(folder, "run.json"), {"ipc": 10})
-    ...     read_json(Path(folder, "run.json"))
-    {'ipc': 10}
+    ...     print(Path(folder, "run.json").read_text().rstrip())
+    {
+      "ipc": 10
+    }
     """
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises `UserError` if it is missing or damaged.
-
-    >>> read_json(Path("no-such-run.json"))
-    Traceback (most recent call last):
-    condense.errors.UserError: no-such-run.json does not exist
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
 
 
 def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
@@ -108,13 +96,12 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Traceback (most recent call last):
     condense.errors.UserError: no-such-set.safetensors does not exist
     """
+    check_file(path)  # safetensors says of every file that it cannot open that there is none
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is damaged or not a safetensors file: {error}") from None
     if "condensekit" not in metadata:

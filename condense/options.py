@@ -11,8 +11,8 @@ Every such command also has `--config`: a TOML file whose keys are its flags.
 """
 
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import MISSING, dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -23,7 +23,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
-from condense.errors import UserError, unknown
+from condense.errors import unknown
+from condense.reading import read_toml, usable_path
 from condense.settings import Setting, described, read_value, within
 
 Rows = list[tuple[str, str]]
@@ -31,11 +32,33 @@ Rows = list[tuple[str, str]]
 Details = Callable[[Mapping[str, Any]], dict[str, Rows]]
 """More sections of the help, by heading, that depend on the values of the other options."""
 
+
+class PathType(click.ParamType):
+    """A path that is given on the command line; it need not exist.
+
+    >>> PATH("runs/digits")
+    PosixPath('runs/digits')
+    >>> PATH("")
+    Traceback (most recent call last):
+    condense.errors.UserError: an empty text is not a path: name a file or a folder
+    """
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path. Raises `UserError` if there can be none."""
+        with within(param.opts[0]) if isinstance(param, click.Option) else nullcontext():
+            return usable_path(value)
+
+
+PATH = PathType()
+"""The type of every option and argument that is a path."""
+
 _TYPES: dict[Any, click.ParamType] = {
     bool: click.BOOL,
     float: click.FLOAT,
     int: click.INT,
-    Path: click.Path(path_type=Path),
+    Path: PATH,
     str: click.STRING,
 }
 
@@ -91,10 +114,12 @@ class Part:
 
     def gathered(self, values: Mapping[str, Any]) -> Any:
         """The dataclass made of `values`, those of all options by name; a dict for `changes`."""
-        own = {setting.name: values[setting.name] for setting in self._settings()}
-        if self.changes:
-            return {name: value for name, value in own.items() if value is not None}
-        return self._resolved()(**own)
+        own = {
+            setting.name: read_value(setting.kind, value, f"--{setting.name.replace('_', '-')}")
+            for setting in self._settings()
+            if (value := values[setting.name]) is not None or not self.changes
+        }
+        return own if self.changes else self._resolved()(**own)
 
     def _settings(self) -> list[Setting]:
         return [one for one in described(self._resolved()) if one.name not in self.leave]
@@ -255,16 +280,11 @@ def _single(kind: Any) -> tuple[Any, bool]:
     return kind, False
 
 
-def _read_config(ctx: click.Context, option: click.Parameter, path: str | None) -> None:
+def _read_config(ctx: click.Context, option: click.Parameter, path: Path | None) -> None:
     """Take defaults of a command from a TOML file: its keys are the flags, with `-` or `_`."""
     if path is None:
         return
-    try:
-        given = tomllib.loads(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"--config {path} is not TOML: {error}") from None
+    given = read_toml(path)
     options = {
         option.opts[0].lstrip("-"): option
         for option in ctx.command.get_params(ctx)
@@ -274,7 +294,7 @@ def _read_config(ctx: click.Context, option: click.Parameter, path: str | None) 
     for key, value in given.items():
         if (flag := key.replace("_", "-")) not in options:
             raise unknown(f"key in {path}", key, sorted(options))
-        with within(path):
+        with within(str(path)):
             defaults[str(options[flag].name)] = read_value(options[flag].kind, value, key)
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
 
@@ -284,6 +304,6 @@ _CONFIG = click.Option(
     is_eager=True,
     expose_value=False,
     callback=_read_config,
-    type=click.Path(),
+    type=PATH,
     help="TOML file with any of these flags.",
 )

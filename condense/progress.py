@@ -86,13 +86,14 @@ def _bar(title: str, total: int, start: int) -> Iterator[Progress]:
     from rich.progress import Progress as Bar
 
     columns = (
-        "{task.description}",
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Bar(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
+    note = TextColumn("{task.fields[note]}", markup=False)
+    with Bar(*columns, note, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total, completed=start, note="")
         yield lambda done, note="": bar.update(task, completed=done, note=note)
 

@@ -12,6 +12,7 @@ import dataclasses
 import inspect
 import json
 import reprlib
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass
@@ -34,6 +35,8 @@ _ACCEPTED: dict[Any, str] = {
     Any: "anything",
 }
 """What a value of each type is called."""
+_LARGEST = 2**63 - 1
+"""The largest whole number, as SQLite and torch hold them."""
 
 
 @dataclass(frozen=True)
@@ -68,21 +71,22 @@ def described(kind: type) -> list[Setting]:
 
 
 def read(kind: type[T], fields: Any, place: str) -> T:
-    """The dataclass `kind` that a mapping from a JSON or TOML file describes, read strictly.
+    """The dataclass `kind` that `plain` wrote, read strictly from the mapping in a file.
 
     `place` says in errors where the mapping is from. Values that are dataclasses already are taken
     as they are. Raises a `UserError` of one line for a field that `kind` does not have, one that is
-    missing, one of another type, and for a value that the dataclass itself does not accept.
+    missing (also if it has a default: the file may be older than the field), one of another type,
+    and for a value that the dataclass itself does not accept.
 
     >>> @dataclass
     ... class Walk:
     ...     steps: int
     ...     rate: float = 0.1
-    >>> read(Walk, {"steps": 3}, "walk.toml")
-    Walk(steps=3, rate=0.1)
-    >>> read(Walk, {"steps": "many"}, "walk.toml")
+    >>> read(Walk, {"steps": 3, "rate": 1}, "walk.json")
+    Walk(steps=3, rate=1.0)
+    >>> read(Walk, {"steps": 3}, "walk.json")
     Traceback (most recent call last):
-    condense.errors.UserError: walk.toml: `steps` is 'many': it must be a whole number
+    condense.errors.UserError: walk.json: `rate` is missing: it must be a number
     """
     with within(place):
         return read_value(kind, fields, "")
@@ -109,7 +113,7 @@ def read_text(kind: Any, value: Any, name: str) -> Any:
     >>> [read_text(kind, "3", "steps") for kind in (str, float, int | None)]
     ['3', 3.0, 3]
     """
-    with contextlib.suppress(json.JSONDecodeError, UserError):
+    with contextlib.suppress(ValueError, RecursionError, UserError):
         if isinstance(value, str) and kind is not str:
             return read_value(kind, json.loads(value), name)
     return read_value(kind, value, name)
@@ -207,6 +211,21 @@ def at_least(least: float, config: Any, *names: str) -> None:
         require(name, value, value is None or value >= least, f"{least} or more")
 
 
+def at_most(most: float, config: Any, *names: str) -> None:
+    """Raise a `UserError` unless these fields of `config` are at most `most`, or None.
+
+    >>> @dataclass
+    ... class Walk:
+    ...     steps: int
+    >>> at_most(10, Walk(11), "steps")
+    Traceback (most recent call last):
+    condense.errors.UserError: `steps` is 11: it must be 10 or less
+    """
+    for name in names:
+        value = getattr(config, name)
+        require(name, value, value is None or value <= most, f"{most} or less")
+
+
 def above(bound: float, config: Any, *names: str) -> None:
     """Raise a `UserError` unless these fields of `config` are above `bound`.
 
@@ -264,9 +283,13 @@ def read_value(kind: Any, value: Any, name: str) -> Any:
         if isinstance(value, Mapping):
             return _dataclass(kind, value, name)
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        if abs(value) <= sys.float_info.max:  # neither NaN nor infinite, nor an integer beyond
+            return float(value)
+    elif kind is int and isinstance(value, int) and abs(value) > _LARGEST:
+        raise UserError(f"`{name}` is too large: it must be at most {_LARGEST:,}")
     elif kind is Path and isinstance(value, str | Path):
-        return Path(value)
+        if str(value) and "\0" not in str(value):
+            return Path(value)
     elif origin is None and isinstance(value, kind) and (kind is bool or type(value) is not bool):
         return value
     raise _refused(kind, value, name)
@@ -306,7 +329,7 @@ def _dataclass(kind: Any, fields: Mapping[str, Any], name: str) -> Any:
         if key not in known:
             raise unknown(f"field of `{name}`" if name else "field", str(key), known)
     for setting in settings:
-        if setting.name not in fields and setting.default is MISSING:
+        if setting.name not in fields:
             raise UserError(
                 f"`{within}{setting.name}` is missing: it must be {accepted(setting.kind)}"
             )
@@ -314,7 +337,6 @@ def _dataclass(kind: Any, fields: Mapping[str, Any], name: str) -> Any:
         **{
             setting.name: read_value(setting.kind, fields[setting.name], within + setting.name)
             for setting in settings
-            if setting.name in fields
         }
     )
 

@@ -9,7 +9,8 @@ import torch
 from condense.data.images import Dataset
 from condense.errors import UserError, unknown
 from condense.sets.condensed import CondensedSet
-from condense.settings import at_least
+from condense.settings import at_least, require
+from condense.study.study import MOST_TASKS
 from condense.study.trials import Key
 from condense.training import train as training
 from condense.training.train import Protocol
@@ -75,7 +76,10 @@ class Plan:
     """`auto`, `cpu` or `cuda`; `auto` takes a GPU where there is one."""
 
     def __post_init__(self) -> None:
-        at_least(1, self, "ipc", "orders", "repeats", "batch")
+        at_least(0, self, "epochs", "condense_steps")
+        at_least(1, self, "steps", "ipc", "orders", "repeats", "batch", "classes")
+        fewer = f"fewer: this is {self.networks:,} trainings"
+        require("orders", self.orders, self.networks <= MOST_TASKS, fewer)
         if self.mode not in MODES:
             raise unknown("mode", self.mode, MODES)
         if self.storage not in ("uint8", "float32"):

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from condense.report import html as report
-from condense.report.figures import panel, save_figure
+from condense.report.figures import literal, panel, save_figure
 from condense.report.tables import terminal
 from condense.training.score import Statistic
 
@@ -179,9 +179,16 @@ def plot(results: Results, path: Path, title: str, classes_a_step: int) -> Path:
         shift = 0.02 * classes_a_step * (number - len(results.methods) / 2)
         seen = [classes_a_step * (step + 1) + shift for step in range(len(steps))]
         axes.errorbar(
-            seen, means, yerr=arms, marker="o", markersize=4, capsize=3, linewidth=1.4, label=method
+            seen,
+            means,
+            yerr=arms,
+            marker="o",
+            markersize=4,
+            capsize=3,
+            linewidth=1.4,
+            label=literal(method),
         )
-    axes.set(xlabel="classes seen", ylabel="test accuracy on them, %", title=title)
+    axes.set(xlabel="classes seen", ylabel="test accuracy on them, %", title=literal(title))
     axes.set_xticks([classes_a_step * (step + 1) for step in range(results.steps)])
     axes.legend(frameon=False)
     return save_figure(figure, path)

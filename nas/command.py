@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from condense.command.shared import Data, Printed, pairs, show_facts
 from condense.errors import UserError
-from condense.options import Command, Group, Heading, Part, SettingOption
+from condense.options import PATH, Command, Group, Heading, Part, SettingOption
 
 if TYPE_CHECKING:
     from condense.study.workers import Workers
@@ -276,8 +276,8 @@ def reference(
 
 
 @nas.command(cls=Command, parts={"output": Part(kind=Printed, heading=Heading.OUTPUT)})
-@click.argument("folder", type=click.Path())
-def show(folder: str, output: Printed) -> None:
+@click.argument("folder", type=PATH)
+def show(folder: Path, output: Printed) -> None:
     """Say how far a search is and what it has found so far; it may be running."""
     from nas.search import show as look
 
@@ -318,8 +318,8 @@ class Conversion:
 
 
 @nas.command(cls=Command, parts={"conversion": Part(kind=Conversion, heading=Heading.OUTPUT)})
-@click.argument("official", type=click.Path())
-def convert(official: str, conversion: Conversion) -> None:
+@click.argument("official", type=PATH)
+def convert(official: Path, conversion: Conversion) -> None:
     """Turn NAS-Bench-201's official .pth file, once, into the compact table that searches read.
 
     \b

@@ -9,8 +9,9 @@ from typing import Any
 from condense.data.catalogue import Source
 from condense.errors import unknown
 from condense.sets.provenance import version
-from condense.settings import plain, read_text, read_value, replaced, within
+from condense.settings import at_least, plain, read, read_text, replaced, require
 from condense.study.record import Record
+from condense.study.study import MOST_TASKS
 from condense.training.train import Protocol
 from nas.proxies import FREE
 from nas.reference import Reference, load
@@ -36,7 +37,7 @@ class SearchPlan:
     ... )
     >>> len(plan.tasks())  # for each of the two candidates the baselines and two trainings
     6
-    >>> read_value(SearchPlan, dataclasses.asdict(plan), "plan") == plan
+    >>> read(SearchPlan, dataclasses.asdict(plan), "search.json") == plan
     True
     """
 
@@ -66,6 +67,14 @@ class SearchPlan:
     recipes: dict[str, tuple[str, str]] = field(default_factory=dict)
     """What the keys of the trainings are made of; see `nas.training.Keys`."""
 
+    def __post_init__(self) -> None:
+        at_least(1, self, "seeds", "held_out", "num_classes")
+        size, trainings = space(self.space).SIZE, self.seeds * len(self.indices)
+        fewer = f"fewer: this is {trainings:,} trainings on each proxy"
+        require("seeds", self.seeds, trainings <= MOST_TASKS, fewer)
+        for index in self.indices:
+            require("indices", index, 0 <= index < size, f"from 0 to {size - 1}")
+
     @property
     def keys(self) -> Keys:
         """The keys of the trainings in the store."""
@@ -90,6 +99,26 @@ class SearchPlan:
             for index in self.indices
             for name in names
         ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRecord:
+    """The content of `search.json`.
+
+    >>> plan = SearchPlan(
+    ...     space="nasbench201", source=Source(name="digits"), fingerprint="0123",
+    ...     proxies=("random",), indices=(5, 7), seeds=2, regime=space("nasbench201").REGIME,
+    ...     held_out=100, num_classes=10,
+    ... )
+    >>> SearchRecord(condensekit="0.1.0", plan=plan, progress={"done": 0}).plan.seeds
+    2
+    """
+
+    condensekit: str
+    """The version that wrote it."""
+    plan: SearchPlan
+    progress: dict[str, int]
+    """Of the trainings, how many are `done`, and the `total`; empty before the first session."""
 
 
 def change(regime: Regime, **changes: Any) -> Regime:
@@ -163,8 +192,8 @@ def write_plan(folder: Path, plan: SearchPlan, **progress: int) -> None:
     ...     load_plan(Path(folder)) == plan
     True
     """
-    content = {"condensekit": version(), "plan": plain(plan), "progress": progress}
-    record_of(folder).write(content)
+    content = SearchRecord(condensekit=version(), plan=plan, progress=progress)
+    record_of(folder).write(plain(content))
 
 
 def load_plan(folder: Path) -> SearchPlan:
@@ -177,10 +206,8 @@ def load_plan(folder: Path) -> SearchPlan:
     condense.errors.UserError: an/empty/folder holds no search (no search.json): start one ...
     """
     record = record_of(folder)
-    content = record.read()
-    with within(f"{record.path} is not of this version of condensekit"):
-        plan = read_value(dict[str, Any], content, FILE).get("plan")
-        return read_value(SearchPlan, plan, "plan")
+    place = f"{record.path} is not of this version of condensekit"
+    return read(SearchRecord, record.read(), place).plan
 
 
 def candidates(space_name: str, sample: int | Sequence[int] | None, seed: int) -> tuple[int, ...]:

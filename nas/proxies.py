@@ -12,6 +12,7 @@ condensed set is named, this size is 50 images per class.
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -221,6 +222,6 @@ def _real(
 
 def _number(name: str) -> int | None:
     kind, colon, number = name.partition(":")
-    if colon and not (number.isdecimal() and int(number)):
+    if colon and not re.fullmatch(r"0*[1-9][0-9]{0,8}", number):
         raise UserError(f"proxy `{name}`: what follows `{kind}:` must be a number, 1 or more")
     return int(number) if colon else None

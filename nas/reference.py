@@ -13,7 +13,6 @@ is trusted, `convert` turns it into such a table once.
 import csv
 import gzip
 import io
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from condense.errors import UserError, unknown
+from condense.errors import UserError, advice, unknown
 from condense.files import write_bytes
+from condense.reading import check_file, read_table
+from condense.settings import require, within
 from nas.spaces import SPACES, space
 
 _SEEDS = (777, 888, 999)
@@ -137,15 +138,25 @@ def load(path: str | Path, space_name: str) -> Reference:
         if index in seen:
             raise UserError(f"{path}, line {line}: index {index} occurs twice")
         seen.add(index)
-        try:
-            table[index] = [float(row[column]) if row[column] else np.nan for column in columns]
-        except ValueError as error:
-            raise UserError(
-                f"{path}, line {line}: {error}; every column but `arch` holds numbers"
-            ) from None
+        for place, (name, column) in enumerate(zip(names, columns, strict=True)):
+            if row[column]:
+                with within(f"{path}, line {line}"):
+                    table[index, place] = _number(name, row[column])
     return Reference(
         space_name, str(path), {name: table[:, column].copy() for column, name in enumerate(names)}
     )
+
+
+def _number(name: str, text: str) -> float:
+    """The number in a column: in percent if it is an accuracy."""
+    try:
+        number = float(text)
+    except ValueError as error:
+        raise UserError(f"{error}; every column but `arch` holds numbers") from None
+    require(name, number, np.isfinite(number), "a finite number")
+    if "_test" in name or "_valid" in name:
+        require(name, number, 0 <= number <= 100, "an accuracy in percent, from 0 to 100")
+    return number
 
 
 def _columns(path: str | Path, header: list[str]) -> list[str]:
@@ -155,6 +166,8 @@ def _columns(path: str | Path, header: list[str]) -> list[str]:
             f"{path} has no column {' and '.join(sorted(missing))}: "
             "a reference has `index`, `arch` and accuracies"
         )
+    if len(set(header)) < len(header):
+        raise UserError(f"{path} has a column twice: {', '.join(header)}")
     names = [name for name in header if name not in ("index", "arch")]
     if not any(name.endswith(("_test", "_valid")) for name in names):
         raise UserError(
@@ -166,25 +179,10 @@ def _columns(path: str | Path, header: list[str]) -> list[str]:
 
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     """The header and the rows of a CSV file, plain or gzipped, all of the same length."""
-    try:
-        content = path.read_bytes()
-        text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode()
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: name a reference table") from None
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise UserError(
-            f"{path} is not a readable CSV file ({error}): "
-            "a benchmark's .pth has to be converted first"
-        ) from None
-    rows = [row for row in csv.reader(io.StringIO(text)) if row]
+    with advice("a reference is a CSV file, and a benchmark's .pth has to be converted first"):
+        rows = read_table(path)
     if len(rows) < 2:
         raise UserError(f"{path} holds no rows: name a reference table")
-    for line, row in enumerate(rows, start=1):
-        if len(row) != len(rows[0]):
-            raise UserError(
-                f"{path}, line {line}: {len(row)} values for {len(rows[0])} columns; "
-                "the file is damaged"
-            )
     return rows[0], rows[1:]
 
 
@@ -208,7 +206,10 @@ def _is(space_name: str, index: str, name: str) -> bool:
     """Whether the space has an architecture with this index and this name."""
     module = space(space_name)
     return (
-        index.isdecimal() and int(index) < module.SIZE and module.architecture(index).name == name
+        index.isdecimal()
+        and len(index) <= len(str(module.SIZE))
+        and int(index) < module.SIZE
+        and module.architecture(index).name == name
     )
 
 
@@ -230,6 +231,7 @@ def from_official(path: str | Path, *, trust_pickle: bool = False) -> Reference:
             f"{path} is a pickle and can run any code when read: "
             "pass --trust-pickle if you trust its source"
         )
+    check_file(path)
     import torch
     from nas_201_api import NASBench201API
 
@@ -237,8 +239,6 @@ def from_official(path: str | Path, *, trust_pickle: bool = False) -> Reference:
         # The package's own loading fails with torch >= 2.6, where `weights_only` is the default.
         content = torch.load(path, map_location="cpu", weights_only=False)
         api = NASBench201API(content, verbose=False)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: name the benchmark's .pth file") from None
     except Exception as error:  # unpickling foreign content may raise anything
         raise UserError(
             f"{path} is not a NAS-Bench-201 file: {type(error).__name__}: {error}".splitlines()[0]

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field, fields
 
-from condense.errors import UserError, unknown
+from condense.errors import unknown
+from condense.settings import require
 from condense.training.train import Protocol
 
 STATISTICS = {
@@ -11,6 +12,10 @@ STATISTICS = {
     "batch": "BatchNorm uses the statistics of the held-out images, 250 at a time",
 }
 """The statistics that BatchNorm may use on the held-out images, by name."""
+
+
+_LARGEST = 8192
+"""The largest size of a network."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +40,7 @@ class Regime:
         if self.statistics not in STATISTICS:
             raise unknown("batch-norm statistics", self.statistics, STATISTICS)
         for name, size in self.sizes.items():
-            if size < 1:
-                raise UserError(f"{name} is {size}: it must be 1 or more")
+            require(name, size, 1 <= size <= _LARGEST, f"from 1 to {_LARGEST}")
 
     def text(self) -> str:
         """Every hyperparameter in one line, as the store of trials records it."""

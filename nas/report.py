@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from condense.report import html as report
-from condense.report.figures import panels, save_figure
+from condense.report.figures import literal, panels, save_figure
 from nas.agreement import Agreement, Estimate
 from nas.ranking import YARDSTICK, Ranking
 from nas.training import SCORES
@@ -60,7 +60,7 @@ def scatter(path: Path, ranking: Ranking, proxy: str) -> Path:
         axes.set_title(f"Spearman {interval(ranking.agreements[column]['spearman'])}", fontsize=9)
         _draw_axis(axes, column.removeprefix(f"{proxy} ").replace("_", " "), values)
     figure.axes[0].set_ylabel("true test accuracy, %")
-    figure.suptitle(f"trained on {proxy}", fontsize=10)
+    figure.suptitle(literal(f"trained on {proxy}"), fontsize=10)
     return save_figure(figure, path)
 
 

@@ -21,7 +21,7 @@ from condense.errors import UserError, unknown
 from condense.progress import progress
 from condense.study.record import locked
 from condense.study.study import Study
-from condense.study.trials import Trial, Trials
+from condense.study.trials import Trial, Trials, reading
 from condense.study.workers import Workers
 from nas.plan import (
     HELD_OUT,
@@ -191,7 +191,7 @@ def show(out: str | Path) -> SearchResult:
     """
     folder = Path(out)
     plan = load_plan(folder)
-    with Trials(store_path(folder, plan)) as store:
+    with reading(store_path(folder, plan)) as store:
         return result_of(folder, plan, store)
 
 
@@ -273,8 +273,6 @@ def _bench(plan: SearchPlan, dataset: Dataset) -> SearchBench:
 
     All searches hold out the same images, so that they can share a store.
     """
-    if plan.seeds < 1:
-        raise UserError(f"--seeds {plan.seeds}: it must be 1 or more")
     rest = dataset.hold_out(plan.held_out, seed=0)
     preprocess = make_preprocess("standard", rest)
     module = space(plan.space)

@@ -113,7 +113,7 @@ def test_a_recipe_is_printed_as_it_is_resolved() -> None:
         (["condense", "--config", "CONFIG"], "`steps` is 1.5: it must be a whole number"),
         (["condense", "--config", "CONFIG", "--help"], "`steps` is 1.5"),
         (["recipes", "bets"], "did you mean `best`"),
-        (["condense", "--config", "nowhere.toml"], "nowhere.toml: No such file"),
+        (["condense", "--config", "nowhere.toml"], "nowhere.toml does not exist"),
     ],
 )
 def test_what_is_wrong_in_a_file_or_a_name_is_one_line(

@@ -47,15 +47,16 @@ class Outer:
     named: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
-NUMBERS = st.floats(allow_nan=False)
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+WHOLE = st.integers(-(2**63) + 1, 2**63 - 1)
 INNER = st.builds(Inner, rate=NUMBERS, kind=st.sampled_from(["a", "b"]))
 OUTER = st.builds(
     Outer,
-    count=st.integers(),
+    count=WHOLE,
     inner=INNER,
     flag=st.booleans(),
     name=st.text(),
-    limit=st.none() | st.integers(),
+    limit=st.none() | WHOLE,
     layers=st.none() | st.lists(st.integers(), max_size=3).map(tuple),
     pair=st.tuples(st.text(), NUMBERS),
     many=st.lists(INNER, max_size=2).map(tuple),
@@ -63,15 +64,18 @@ OUTER = st.builds(
     named=st.dictionaries(st.text(), st.tuples(st.text(), st.text()), max_size=2),
 )
 ILL_TYPED: dict[str, list[Any]] = {
-    "count": [None, True, 1.5, "1", [1], {}],
-    "inner": [None, 3, "rate", [], {"rate": "fast"}, {"kind": "c"}, {"speed": 1}],
+    "count": [None, True, 1.5, "1", [1], {}, 2**63],
+    "inner": [
+        *(None, 3, "rate", [], {"rate": "fast"}, {"kind": "c"}, {"speed": 1}, {"rate": 0.1}),
+        *({"rate": rate, "kind": "a"} for rate in (float("nan"), float("inf"), 10**400)),
+    ],
     "flag": [None, 0, 1, "true"],
     "name": [None, 3, ["x"]],
     "limit": [False, 1.5, "many"],
     "layers": [3, "34", [1, "2"], [True]],
     "pair": [["a"], ["a", "b"], ["a", 1.0, 2.0], "ab"],
     "many": [{"rate": 1.0}, [3]],
-    "folder": [3, None],
+    "folder": [3, None, "", "a\0b"],
     "named": [[], {"a": "bc"}, {"a": ["b"]}],
 }
 WRONG = [(name, value) for name, values in ILL_TYPED.items() for value in values]
@@ -127,9 +131,17 @@ def test_a_missing_field_is_named_with_its_path() -> None:
         read(Whole, {"part": {"inner": {}}}, "f.toml")
 
 
+@given(OUTER, st.sampled_from(sorted(ILL_TYPED)))
+def test_a_missing_field_is_an_error_even_if_it_has_a_default(config: Outer, name: str) -> None:
+    content = plain(config)
+    del content[name]
+    with pytest.raises(UserError, match=rf"^run.json: `{name}` is missing: it must be"):
+        read(Outer, content, "run.json")
+
+
 def test_a_value_that_the_dataclass_refuses_names_the_file() -> None:
     with pytest.raises(UserError, match=r"^p.toml: .*`epochs` is -1: it must be 0 or more"):
-        read(Protocol, {"epochs": -1}, "p.toml")
+        read(Protocol, plain(Protocol()) | {"epochs": -1}, "p.toml")
 
 
 @pytest.mark.parametrize("content", [None, [], 3, "text"])
@@ -147,7 +159,7 @@ def test_what_is_no_mapping_is_refused(content: Any) -> None:
         ("limit", "null", None),
         ("limit", "7", 7),
         ("layers", "[0, 2]", (0, 2)),
-        ("inner", '{"rate": 2}', Inner(rate=2.0)),
+        ("inner", '{"rate": 2, "kind": "a"}', Inner(rate=2.0)),
         ("folder", "there", Path("there")),
     ],
 )

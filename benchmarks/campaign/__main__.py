@@ -39,8 +39,10 @@ from benchmarks.campaign.workplace import Planned, Work, Workplace
 from benchmarks.options import StudyCommand
 from benchmarks.tables.bench import Trained
 from condense import Protocol, Recipe, UserError
+from condense.command import guard
 from condense.data.catalogue import Source
-from condense.files import read_json, write_bytes
+from condense.files import write_bytes
+from condense.reading import read_json
 from condense.runs.shelf import Made
 from condense.study.interrupt import Interrupted, stoppable
 from condense.study.workers import Workers
@@ -209,4 +211,4 @@ def main(asked: Asked, workers: Workers, minutes: float) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guard.run(main)

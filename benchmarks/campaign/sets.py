@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.campaign.workplace import Workplace
 from benchmarks.tables.bench import TableWork, Trained, networks_of
 from condense import CondensedSet, Recipe, Score, UserError, recipe_for
-from condense.files import read_json
+from condense.reading import read_json
 from condense.runs.shelf import Made, Selection
 from condense.sets.condensed import FILE_NAME
 from condense.study.trials import Trial

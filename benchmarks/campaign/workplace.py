@@ -13,7 +13,8 @@ from benchmarks import results
 from benchmarks.tables.bench import TableWork
 from condense import CondensedSet, load_dataset
 from condense.data.images import Dataset
-from condense.files import read_json, write_json
+from condense.files import write_json
+from condense.reading import read_json
 from condense.study.interrupt import Interrupted
 from condense.study.workers import Workers
 

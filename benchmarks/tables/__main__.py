@@ -11,6 +11,7 @@ import click
 from benchmarks.options import StudyCommand
 from benchmarks.tables import accuracy, run
 from benchmarks.tables.bench import TableWork
+from condense.command import guard
 from condense.study.interrupt import Interrupted, stoppable
 from condense.study.record import locked
 from condense.study.workers import Workers
@@ -85,4 +86,4 @@ for _table in run.TABLES:
     _add(_table)
 
 if __name__ == "__main__":
-    main()
+    guard.run(main)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from condense.command.shared import Data, Printed, score_text
-from condense.options import Command, Heading, Part
+from condense.options import PATH, Command, Heading, Part
 from condense.settings import plain
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ class Session(Printed):
         "session": Part(kind=Session, heading=Heading.OUTPUT, elsewhere={"minutes": Heading.WHERE}),
     },
 )
-@click.argument("runs", nargs=-1, required=True, type=click.Path())
+@click.argument("runs", nargs=-1, required=True, type=PATH)
 def evaluate(
-    runs: tuple[str, ...],
+    runs: tuple[Path, ...],
     data: Data,
     trials: Trials,
     changes: dict[str, Any],
@@ -100,7 +100,7 @@ def evaluate(
 
     sets = [CondensedSet.load(path) for path in runs]
     data_dir = None if data.data_dir is None else str(data.data_dir)
-    source = data.source() if data.dataset else source_of(Path(runs[0]), data_dir)
+    source = data.source() if data.dataset else source_of(runs[0], data_dir)
     real = source.load(download=data.download)
     protocol = dataclasses.replace(protocol_for(trials.protocol, real.name), **changes)
     bench = Evaluation.of(sets, real, trials.network, trials.repeats, protocol, trials.seed)
@@ -123,7 +123,7 @@ def evaluate(
         document = {
             "scores": {name: one.to_json() for name, one in robust.items()},
             "networks": {name: score.to_json() for name, score in measured.scores.items()},
-            "sets": list(runs),
+            "sets": list(map(str, runs)),
             "protocol": plain(protocol),
             "seed": trials.seed,
             "tested_on": bench.tested_on,

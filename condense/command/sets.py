@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from condense.command.shared import Data, Device, Output, Printed, score_text, show_facts, show_set
-from condense.options import Command, Heading, Part
+from condense.options import PATH, Command, Heading, Part
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +78,7 @@ class Foreign:
         "output": Part(kind=Output, heading=Heading.OUTPUT),
     },
 )
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=PATH)
 def import_command(path: Path, data: Data, foreign: Foreign, output: Output) -> None:
     """Read a set published by others: a .pt file, a folder of pictures by class, or .npz."""
     from condense.runs import shelf
@@ -106,8 +106,8 @@ class Export:
 
 
 @click.command("export", cls=Command, parts={"export": Part(kind=Export, heading=Heading.OUTPUT)})
-@click.argument("path", type=click.Path())
-def export_command(path: str, export: Export) -> None:
+@click.argument("path", type=PATH)
+def export_command(path: Path, export: Export) -> None:
     """Write a set in a format other tools read."""
     from condense.sets.condensed import CondensedSet
     from condense.sets.exchange import export_set
@@ -151,8 +151,8 @@ class Look(Printed):
 
 
 @click.command(cls=Command, parts={"look": Part(kind=Look, heading=Heading.OUTPUT)})
-@click.argument("path", type=click.Path())
-def show(path: str, look: Look) -> None:
+@click.argument("path", type=PATH)
+def show(path: Path, look: Look) -> None:
     """Say what a condensed set holds, where it came from, and how accurate it made networks.
 
     The last is what `condensekit evaluate` has measured so far. PATH is a run folder, a set file,

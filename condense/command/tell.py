@@ -9,7 +9,7 @@ import click
 
 from condense.command.shared import Data, Printed, show_facts, show_rows
 from condense.options import Command, Heading, Part, Rows, without_backticks
-from condense.settings import Setting, described
+from condense.settings import Setting, at_least, described
 from condense.threads import PASSIVE, cores, waits_passively
 
 _CIFAR10 = ("cifar10", (3, 32, 32))
@@ -79,6 +79,9 @@ class Resolved:
 
     ipc: int = 10
     """Images per class."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "ipc")
 
 
 @click.command(

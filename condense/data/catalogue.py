@@ -15,6 +15,11 @@ from typing import NamedTuple
 from condense.data import arrays, folders
 from condense.data.images import Dataset
 from condense.errors import UserError, unknown
+from condense.reading import check_file, usable_path
+from condense.settings import at_least
+
+LARGEST_SIDE = 4096
+"""The largest side in pixels to which images are resized."""
 
 
 class Entry(NamedTuple):
@@ -116,20 +121,24 @@ def load_dataset(
     >>> load_dataset("digits", resolution=16).shape
     (1, 16, 16)
     """
-    if resolution is not None and resolution < 1:
-        raise UserError(f"resolution {resolution} is not a side in pixels: give 1 or more")
+    if resolution is not None and not 1 <= resolution <= LARGEST_SIDE:
+        raise UserError(
+            f"resolution {resolution} is not a side in pixels: give 1 to {LARGEST_SIDE}"
+        )
     root = _root(data_dir)
     if name.startswith("folder:"):
         return folders.folder(name, None if data_dir is None else root, resolution or 32)
     if name.endswith(".npz"):
-        return arrays.npz(name, resolution)
+        if (path := usable_path(name)).exists():
+            check_file(path)
+        return arrays.npz(str(path), resolution)
     if name not in NAMED:
         raise unknown("dataset", name, DATASETS)
     return NAMED[name].load(root, resolution, download)
 
 
 def _root(data_dir: str | Path | None) -> Path:
-    return Path("data" if data_dir is None else data_dir).expanduser()
+    return usable_path("data" if data_dir is None else data_dir)
 
 
 def verify(
@@ -178,6 +187,10 @@ class Source:
     """The number of training images that serve as the test set, for making choices.
 
     With 0 the real test set is used."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "resolution")
+        at_least(0, self, "hold_out")
 
     def load(self, *, download: bool = False) -> Dataset:
         """Load the dataset."""

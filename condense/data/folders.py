@@ -10,7 +10,8 @@ import torch
 
 from condense.data.decoded import cached_pixels
 from condense.data.images import Dataset, Images, second_of_five
-from condense.errors import UserError
+from condense.errors import UserError, advice
+from condense.reading import read_text, usable_path
 
 # The subsets of ImageNet as {wnid: name}, in the order of the DataDAM paper, Table 9.
 IMAGENET_SUBSETS = {
@@ -82,7 +83,7 @@ def folder(name: str, home: Path | None, resolution: int) -> Dataset:
     >>> pets.classes, pets.shape, len(pets.train), len(pets.test)
     (('cat', 'dog'), (3, 16, 16), 2, 2)
     """
-    source = Path(name.removeprefix("folder:")).expanduser().resolve()
+    source = usable_path(name.removeprefix("folder:")).resolve()
     top = source / "train" if _subfolders(source / "train") else source
     classes = _subfolders(top)
     if not classes:
@@ -204,10 +205,8 @@ def _tiny_names(words: Path, wnids: list[str]) -> list[str]:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read; unpack the archive again") from error
+    with advice("unpack the archive again"):
+        return read_text(path).splitlines()
 
 
 def _subfolders(folder: Path) -> list[str]:

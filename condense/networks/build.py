@@ -61,6 +61,7 @@ _POOLS: dict[str, Callable[[], nn.Module]] = {
     "max": lambda: nn.MaxPool2d(2),
     "avg": lambda: nn.AvgPool2d(2),
 }
+_MOST = {"depth": 100, "width": 8192}
 # The field that each part of a name sets, and its value. A bare `none` means the normalisation if
 # it stands before the activation, and the pooling if it stands after it.
 _PARTS = {
@@ -144,7 +145,12 @@ class ConvNetSpec:
 def _part(name: str, part: str, after_activation: bool) -> tuple[str, int | str]:
     """The field that a part of a ConvNet's name sets, and the value it sets."""
     if number := re.fullmatch(r"([dw])([1-9][0-9]*)", part):
-        return {"d": "depth", "w": "width"}[number[1]], int(number[2])
+        field = {"d": "depth", "w": "width"}[number[1]]
+        if len(number[2]) > 9 or int(number[2]) > _MOST[field]:
+            raise UserError(
+                f"network `{name}` is too large: its {field} must be at most {_MOST[field]}"
+            )
+        return field, int(number[2])
     if part == "none":
         if not set(name.split("-")) & _ACTIVATIONS.keys():
             raise UserError(

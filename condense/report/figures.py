@@ -36,9 +36,9 @@ def bars(path: str | Path, scores: Mapping[str, Measured], title: str = "") -> P
         ecolor="#333333",
         capsize=3,
     )
-    axes.set_yticks(range(len(scores)), list(scores))
+    axes.set_yticks(range(len(scores)), list(map(literal, scores)))
     axes.invert_yaxis()
-    axes.set(xlabel="test accuracy, %", title=title)
+    axes.set(xlabel="test accuracy, %", title=literal(title))
     axes.set_axisbelow(True)
     return save_figure(figure, Path(path))
 
@@ -75,6 +75,15 @@ def panel(width: float, height: float, grid: str = "both") -> "tuple[Figure, Axe
     """
     figure, axes = panels(width, height, grid=grid)
     return figure, axes.item()
+
+
+def literal(text: str) -> str:
+    """Text for a figure that may hold any name: matplotlib reads what is between `$` as a formula.
+
+    >>> literal("$100")
+    '\\\\$100'
+    """
+    return text.replace("$", r"\$")
 
 
 def png_bytes(image: "Image.Image") -> bytes:

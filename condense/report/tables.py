@@ -63,10 +63,12 @@ def terminal(
     1
     """
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    # A bare string would be read as rich's markup, and names may hold brackets.
+    table = Table(title=Text(title, style="table.title"), title_justify="left")
     for place, header in enumerate(headers):
-        table.add_column(header, justify="right" if numbers and place else "left")
+        table.add_column(Text(header), justify="right" if numbers and place else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table

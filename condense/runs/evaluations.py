@@ -17,7 +17,7 @@ from typing import Any
 from condense.progress import progress
 from condense.sets.condensed import CondensedSet
 from condense.study.study import Store, Study
-from condense.study.trials import Key, Trial, Trials
+from condense.study.trials import Key, Trial, Trials, reading
 from condense.study.workers import Workers
 from condense.training.evaluate import KIND, Evaluation
 from condense.training.score import Score
@@ -152,7 +152,7 @@ def rows(run: str | Path, condensed: CondensedSet) -> list[Row]:
     file = _file(Path(run))
     if file is None or not file.exists():
         return []
-    with Trials(file) as store:
+    with reading(file) as store:
         found = store.find(KIND)
     groups = defaultdict[str, list[tuple[dict[str, Any], Trial]]](list)
     for key, trial in found.items():

@@ -19,14 +19,15 @@ import torch
 from torch import Tensor
 
 from condense.data.catalogue import Source
-from condense.errors import UserError
-from condense.files import load_tensors, read_json, save_tensors, write_json
+from condense.errors import UserError, unknown
+from condense.files import load_tensors, save_tensors
 from condense.methods import recipes
 from condense.methods.base import Recipe
 from condense.runs.ranks import Ranks
+from condense.sets.condensed import STORAGES
 from condense.sets.provenance import version
-from condense.settings import read_value, within
-from condense.study.record import differences
+from condense.settings import at_least, plain, read_value, require, within
+from condense.study.record import differences, read_record, write_record
 
 _KEEP = 2
 """Checkpoints that are kept: the last, and the one before it in case the last is damaged."""
@@ -64,6 +65,12 @@ class Job:
     pools: str | None = None
     """The folder of pools that runs share."""
 
+    def __post_init__(self) -> None:
+        at_least(1, self, "ipc", "chunk", "checkpoint_every")
+        require("device", self.device, self.device in ("cpu", "cuda"), "cpu or cuda")
+        if self.storage not in STORAGES:
+            raise unknown("storage", self.storage, STORAGES)
+
     def to_json(self) -> dict[str, Any]:
         """The job as it is written in `run.json`."""
         return dataclasses.asdict(self) | {"recipe": self.recipe.to_json()}
@@ -76,21 +83,49 @@ class Job:
         return read_value(cls, own | {"recipe": recipe}, "job")
 
 
-def load_job(folder: Path) -> Job:
-    """The job that `run.json` in `folder` records.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    """The content of `run.json` in the folder of a condensation.
+
+    >>> RunRecord(source=Source(name="digits"), job={}, environment={}, progress={}).finished
+    False
+    """
+
+    source: Source
+    """Where the dataset is: that of the job, for whoever does not know jobs."""
+    job: dict[str, Any]
+    """A `Job` as JSON."""
+    environment: dict[str, Any]
+    """The software and the machine."""
+    progress: dict[str, Any]
+    """`finished`, and of a finished run also `steps_from`, `pool_seconds` and `seconds` of its last
+    session."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether all files of the run are written."""
+        return self.progress.get("finished") is True
+
+
+def load_record(folder: Path) -> tuple[RunRecord, Job]:
+    """What `run.json` in `folder` records, and the job in it.
 
     Raises `UserError` if another version of condensekit wrote it, or if it is damaged.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
     ...     _ = Path(folder, "run.json").write_text('{"plan": 1}')
-    ...     load_job(Path(folder))
+    ...     load_record(Path(folder))
     Traceback (most recent call last):
-    condense.errors.UserError: ...run.json is not of this version of condensekit: `job` is None...
+    condense.errors.UserError: ...run.json is not of this version of condensekit: unknown field ...
     """
-    content = read_json(folder / "run.json")
-    with within(f"{folder / 'run.json'} is not of this version of condensekit"):
-        return Job.from_json(read_value(dict[str, Any], content, "run.json").get("job"))
+    path = folder / "run.json"
+    content = read_record(path)
+    with within(f"{path} is not of this version of condensekit"):
+        record = read_value(RunRecord, content, "")
+        job = Job.from_json(record.job)
+        require("source", record.source, record.source == job.source, "that of the job")
+    return record, job
 
 
 def check_free(folder: Path, job: Job) -> None:
@@ -110,7 +145,7 @@ def check_free(folder: Path, job: Job) -> None:
     condense.errors.UserError: ... holds a run with other settings (seed 0 there, 1 here): ...
     """
     if (folder / "run.json").exists():
-        if changed := differences(job.to_json(), load_job(folder).to_json()):
+        if changed := differences(job.to_json(), load_record(folder)[1].to_json()):
             raise UserError(
                 f"{folder} holds a run with other settings ({changed}): choose another --out"
             )
@@ -129,7 +164,7 @@ def record(folder: Path, job: Job, **progress: Any) -> None:
     ... )
     >>> with TemporaryDirectory() as folder:
     ...     record(Path(folder), job, finished=False)
-    ...     sorted(read_json(Path(folder, "run.json")))
+    ...     sorted(read_record(Path(folder, "run.json")))
     ['environment', 'job', 'progress', 'source']
     """
     environment = {
@@ -139,13 +174,21 @@ def record(folder: Path, job: Job, **progress: Any) -> None:
         "machine": torch.cuda.get_device_name() if job.device == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
     }
-    content = {
-        "source": dataclasses.asdict(job.source),
-        "job": job.to_json(),
-        "environment": environment,
-        "progress": progress,
-    }
-    write_json(folder / "run.json", content)
+    content = RunRecord(
+        source=job.source, job=job.to_json(), environment=environment, progress=progress
+    )
+    write_record(folder / "run.json", plain(content))
+
+
+def check_there(folder: Path) -> None:
+    """Raise a `UserError` if `folder` lost its `run.json` while a run worked in it.
+
+    >>> check_there(Path("an/empty/folder"))
+    Traceback (most recent call last):
+    condense.errors.UserError: an/empty/folder was removed while a run worked in it: start it again
+    """
+    if not (folder / "run.json").exists():
+        raise UserError(f"{folder} was removed while a run worked in it: start it again")
 
 
 class Checkpoints:

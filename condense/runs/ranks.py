@@ -7,6 +7,7 @@ process is a team of one rank.
 
 import atexit
 import os
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -37,10 +38,16 @@ class Ranks:
     @classmethod
     def join(cls) -> "Ranks":
         """Join the team that torchrun started; outside of torchrun, this is a team of one."""
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if _number("WORLD_SIZE", least=1) == 1:
             return cls()
         if not dist.is_initialized():
-            dist.init_process_group("gloo", timeout=_PATIENCE)
+            try:
+                dist.init_process_group("gloo", timeout=_PATIENCE)
+            except (ValueError, RuntimeError) as error:
+                raise UserError(
+                    f"the ranks cannot find each other: {error}; start them by torchrun, or unset "
+                    "WORLD_SIZE"
+                ) from None
             # If the group lived to the interpreter's end, its threads might outlive what they use,
             # and the process would abort.
             atexit.register(dist.destroy_process_group)
@@ -54,7 +61,7 @@ class Ranks:
     def place(self, device: torch.device) -> torch.device:
         """The device of this rank: `cuda:LOCAL_RANK` if `device` is a GPU, else `device`."""
         if device.type == "cuda" and self.count > 1:
-            return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            return torch.device("cuda", _number("LOCAL_RANK", least=0))
         return device
 
     def wait(self) -> None:
@@ -90,3 +97,14 @@ class Ranks:
         values: list[Any] = [None] * self.count
         dist.all_gather_object(values, value)
         return values
+
+
+def _number(name: str, least: int) -> int:
+    """A whole number that torchrun sets in the environment; `least` unless it is set."""
+    text = os.environ.get(name, str(least))
+    if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) < least:
+        raise UserError(
+            f"{name} is `{text}` in the environment: it must be a whole number, {least} or more; "
+            "torchrun sets it, otherwise unset it"
+        )
+    return int(text)

@@ -28,11 +28,11 @@ from condense.networks.build import build
 from condense.progress import progress, until
 from condense.report.curves import curves
 from condense.report.pictures import grid
-from condense.runs.job import Checkpoints, Job, check_free, load_job, record
+from condense.runs.job import Checkpoints, Job, check_free, check_there, load_record, record
 from condense.runs.ranks import Ranks
 from condense.runs.rehearsal import fitted, rehearse
 from condense.runs.setup import make_learner, make_pool, starting_set
-from condense.sets.condensed import CondensedSet
+from condense.sets.condensed import FILE_NAME, CondensedSet
 from condense.study.interrupt import Interrupted, stop_signal
 from condense.study.record import locked
 from condense.training.pool import Pool
@@ -132,11 +132,13 @@ def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = Fal
         raise UserError(
             f"{folder} holds no run (no run.json): start one with `condense --out {folder}`"
         )
+    if load_record(folder)[0].finished and (folder / FILE_NAME).exists():
+        return CondensedSet.load(folder)  # also where nothing can be written
     with _owned(folder, ranks):
-        job = load_job(folder)
+        _, job = load_record(folder)
         ranks.agree(job.to_json())
-        if (folder / "set.safetensors").exists():
-            return CondensedSet.load(folder)
+        if (folder / FILE_NAME).exists():
+            return _completed(folder, job, ranks)
         dataset = dataset or job.source.load()
         if dataset.fingerprint != job.fingerprint:
             raise UserError(
@@ -175,6 +177,17 @@ def _is_short(job: Job, dataset: Dataset) -> bool:
     images = job.recipe.real_batch + 2 * job.ipc * job.recipe.formation**2
     pixels = dataset.shape[1] * dataset.shape[2]
     return not worth_compiling(job.recipe.steps * images * len(dataset.classes) * pixels)
+
+
+def _completed(folder: Path, job: Job, ranks: Ranks) -> CondensedSet:
+    """The set in `folder`, of a run that was killed after it had written the set."""
+    result = CondensedSet.load(folder)
+    if ranks.leads:
+        grid(result, folder / "grid.png")
+        nothing = {"pool_seconds": 0.0, "seconds": 0.0}
+        record(folder, job, steps_from=result.provenance["steps"], finished=True, **nothing)
+    ranks.wait()
+    return result
 
 
 def _in_memory(
@@ -249,6 +262,7 @@ def _go_on(
     with curves(folder if ranks.leads else None, done) as charts:
 
         def keep_state(step: int) -> None:
+            check_there(folder)
             checkpoints.save(learner.state(), step)
             if ranks.count == 1:
                 result = _assemble(start, [_learned(learner)], learner.learned(), step)
@@ -266,8 +280,9 @@ def _go_on(
     parts = ranks.gather(_learned(learner))
     if ranks.leads:
         result = _finished(start, parts, learner.learned(), job.recipe, pool, steps)
-        result.save(folder / "set.safetensors", storage=job.storage)
-        grid(result, folder / "grid.png")
+        grid(result, folder / "grid.png")  # before the set, whose file says that all is made
+        result.save(folder, storage=job.storage)
+        check_there(folder)
         seconds = {"pool_seconds": trained - began, "seconds": time.monotonic() - trained}
         record(folder, job, steps_from=done, finished=True, **seconds)
     ranks.wait()

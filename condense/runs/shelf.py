@@ -25,10 +25,12 @@ from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from condense.data.preprocess import Preprocess, make_preprocess
 from condense.errors import UserError
-from condense.files import digest, read_json, write_json
+from condense.files import digest
 from condense.methods.base import Recipe
 from condense.methods.selection import FEATURE_EPOCHS, select
+from condense.reading import check_file
 from condense.report.pictures import grid
+from condense.runs.job import RunRecord
 from condense.runs.ranks import Ranks
 from condense.runs.rehearsal import rehearse
 from condense.runs.run import condense, resume
@@ -36,8 +38,8 @@ from condense.sets import published
 from condense.sets.condensed import FILE_NAME, CondensedSet
 from condense.sets.exchange import import_set
 from condense.sets.provenance import check_belongs
-from condense.settings import within
-from condense.study.record import locked
+from condense.settings import plain, read_value, within
+from condense.study.record import locked, read_record, write_record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,6 +200,20 @@ class Shelf:
         return recipe.override({"steps": max(1, int(seconds / max(told.step, 1e-4)))})
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeptRecord:
+    """The content of `run.json` beside a set that no run made.
+
+    >>> KeptRecord(source=Source(name="digits"), provenance={"method": "random"}).source.name
+    'digits'
+    """
+
+    source: Source
+    """Where its dataset is."""
+    provenance: dict[str, Any]
+    """That of the set."""
+
+
 def select_into(
     folder: Path,
     dataset: Dataset,
@@ -253,6 +269,8 @@ def import_into(
     ...     len(import_into(Path(folder, "ours"), path, digits, source, **how))
     10
     """
+    if not path.is_dir():
+        check_file(path)
     fitted = make_preprocess(preprocess, dataset)
     imported = import_set(path, dataset.classes, fitted, experiment, dataset.name)
     with within(f"cannot import {path}"):
@@ -278,14 +296,12 @@ def keep(folder: Path, source: Source, storage: str, condensed: CondensedSet) ->
     True
     """
     with locked(folder):
-        if (folder / "run.json").exists():
+        if (folder / FILE_NAME).exists() or isinstance(_record(folder), RunRecord):
             raise UserError(f"{folder} already holds a run: choose another --out")
-        condensed.save(folder, storage=storage)
+        record = KeptRecord(source=source, provenance=condensed.provenance)
+        write_record(folder / "run.json", plain(record))
         grid(condensed, folder / "grid.png")
-        write_json(
-            folder / "run.json",
-            {"source": dataclasses.asdict(source), "provenance": condensed.provenance},
-        )
+        condensed.save(folder, storage=storage)  # last: this file says that all is made
     return condensed
 
 
@@ -297,23 +313,31 @@ def source_of(path: Path, data_dir: str | None = None) -> Source:
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
-    ...     write_json(Path(folder, "run.json"), {"source": {"name": "cifar10"}})
+    ...     record = KeptRecord(source=Source(name="cifar10"), provenance={})
+    ...     write_record(Path(folder, "run.json"), plain(record))
     ...     source_of(Path(folder), "data").data_dir
     'data'
     """
     if published.is_name(path):
         return Source(name=published.dataset_of(str(path)), data_dir=data_dir)
-    record = (path if path.is_dir() else path.parent) / "run.json"
-    if not record.exists():
+    record = _record(path if path.is_dir() else path.parent)
+    if record is None:
         raise UserError(
-            f"{path} does not say where its dataset is (no {record.name} beside it): "
+            f"{path} does not say where its dataset is (no run.json beside it): "
             "give --dataset and --data-dir"
         )
-    try:
-        source = Source(**read_json(record)["source"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{record} is not of this version of condensekit: {error}") from None
-    return dataclasses.replace(source, data_dir=data_dir) if data_dir else source
+    return dataclasses.replace(record.source, data_dir=data_dir) if data_dir else record.source
+
+
+def _record(folder: Path) -> RunRecord | KeptRecord | None:
+    """What `run.json` in a folder says; None if there is none."""
+    path = folder / "run.json"
+    if not path.exists():
+        return None
+    content = read_record(path)
+    with within(f"{path} is not of this version of condensekit"):
+        kind = KeptRecord if "provenance" in content else RunRecord
+        return read_value(kind, content, "")
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from condense.errors import unknown
-from condense.files import read_json
+from condense.reading import read_json
 from condense.settings import read
 
 FOLDER = Path(__file__).parent / "shipped"

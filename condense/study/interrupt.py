@@ -13,6 +13,7 @@ from typing import Any
 
 from condense.errors import UserError
 
+_A_YEAR = 366 * 24 * 60
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -61,8 +62,8 @@ def stoppable(minutes: float | None = None) -> Iterator[Callable[[], bool]]:
     ...     time_is_up()
     False
     """
-    if minutes is not None and not minutes > 0:
-        raise UserError(f"--minutes {minutes:g}: it must be above 0")
+    if minutes is not None and not 0 < minutes <= _A_YEAR:
+        raise UserError(f"--minutes {minutes:g}: it must be above 0, and at most {_A_YEAR:,}")
     end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
     # A shell starts background jobs with SIGINT ignored. Here it gets its usual effect back.
     handlers: dict[int, Any] = dict.fromkeys(_SIGNALS, signal.default_int_handler)

@@ -2,15 +2,23 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from condense.errors import UserError
-from condense.files import read_json, write_json
+from condense.files import write_json
+from condense.reading import read_json
+from condense.settings import read_value, within
+
+_DIGEST = "digest"
+"""The field of a record that the others are checked by."""
+_FOLDER = "condensekit_folder"
+"""The attribute of an exception that `folder_of` reads."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +58,11 @@ class Record:
                 f"{self.folder} holds no {self.kind} (no {self.name}): "
                 f"start one with `{self.command} --out {self.folder}`"
             )
-        return read_json(self.path)
+        return read_record(self.path)
 
     def write(self, content: dict[str, Any]) -> None:
         """Replace the content."""
-        write_json(self.path, content)
+        write_record(self.path, content)
 
     def check_free(self, plan: dict[str, Any]) -> None:
         """Raise a `UserError` if the folder already holds a plan, whether this one or another.
@@ -77,6 +85,43 @@ class Record:
             raise UserError(
                 f"{self.folder} holds another {self.kind} ({changed}): choose another --out"
             )
+
+
+def write_record(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` as JSON with a digest of it, atomically.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_record(Path(folder, "plan.json"), {"steps": 5})
+    ...     read_record(Path(folder, "plan.json"))
+    {'steps': 5}
+    """
+    write_json(path, content | {_DIGEST: _digest(content)})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The content that `write_record` wrote.
+
+    Records of older versions have no digest and are read as they are. Raises `UserError` for a file
+    that is missing or damaged, or was edited.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "plan.json").write_text('{"steps": 6, "digest": "0123"}')
+    ...     read_record(Path(folder, "plan.json"))
+    Traceback (most recent call last):
+    condense.errors.UserError: ...plan.json is damaged, or was edited: ... does not match its digest
+    """
+    with within(f"{path} is not of this version of condensekit"):
+        content = read_value(dict[str, Any], read_json(path), path.name)
+    if content.pop(_DIGEST, (known := _digest(content))) != known:
+        raise UserError(f"{path} is damaged, or was edited: its content does not match its digest")
+    return content
+
+
+def _digest(content: dict[str, Any]) -> str:
+    text = json.dumps({key: value for key, value in content.items() if key != _DIGEST})
+    return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 @contextmanager
@@ -105,13 +150,34 @@ def locked(folder: Path) -> Iterator[None]:
         raise UserError(
             f"{folder} is in use by another run: wait for it or choose another folder"
         ) from None
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror}") from None
     try:
         yield
+    except Exception as error:
+        vars(error).setdefault(_FOLDER, folder)
+        raise
     finally:
         lock.release()
-        if [path.name for path in folder.iterdir()] == [".lock"]:  # the work left nothing behind
-            (folder / ".lock").unlink()
-            folder.rmdir()
+        with suppress(OSError):  # someone may have removed it
+            if [path.name for path in folder.iterdir()] == [".lock"]:  # the work left nothing
+                (folder / ".lock").unlink()
+                folder.rmdir()
+
+
+def folder_of(error: Exception) -> Path | None:
+    """The folder that was `locked` when an exception passed; None if there was none.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     try:
+    ...         with locked(Path(folder, "run")):
+    ...             1 / 0
+    ...     except ZeroDivisionError as error:
+    ...         folder_of(error).name
+    'run'
+    """
+    return vars(error).get(_FOLDER)
 
 
 def differences(here: dict[str, Any], there: dict[str, Any]) -> str:

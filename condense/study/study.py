@@ -28,6 +28,10 @@ from condense.study.workers import Bench, Workers, trials
 T = TypeVar("T", bound=Hashable)
 
 
+MOST_TASKS = 10_000_000
+"""The most tasks that a study may have: their list must fit into memory."""
+
+
 class Store(Protocol):
     """What a study needs of the place where trials are kept, such as `Trials`.
 

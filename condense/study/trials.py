@@ -6,6 +6,8 @@ not work over a network file system. Each row has a checksum, so that a damaged 
 """
 
 import json
+import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from math import isfinite, nan
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Self
 
 from condense.errors import UserError
@@ -182,6 +185,33 @@ class Trials:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[Trials]:
+    """A store that is only looked at, also where nothing can be written.
+
+    Where there is no file, the store is empty, and no file is made.
+
+    >>> with reading("no-such.sqlite") as store:
+    ...     len(store)
+    0
+    """
+    path = Path(path)
+    if not path.exists():
+        with Trials(":memory:") as store:
+            yield store
+    elif all(os.access(place, os.W_OK) for place in (path, path.parent)):
+        with Trials(path) as store:
+            yield store
+    else:  # SQLite writes beside a file even to read it
+        with TemporaryDirectory() as folder:
+            for part in (path, path.with_name(f"{path.name}-wal")):
+                if part.exists():
+                    shutil.copyfile(part, Path(folder, part.name))
+            with Trials(Path(folder, path.name)) as store:
+                store.path = path
+                yield store
 
 
 def _checksum(row: tuple[Any, ...]) -> bytes:

@@ -24,6 +24,7 @@ import torch
 
 from condense.device import pick_device
 from condense.errors import UserError
+from condense.settings import at_least, at_most
 from condense.study.trials import Key, Trial
 from condense.threads import PASSIVE, cores, passive_unless_set
 
@@ -34,6 +35,7 @@ _ATTEMPTS = 3
 """How often a task is begun if its workers keep dying."""
 _ON_A_GPU = 8
 """Tasks that share a GPU. One alone would leave most of the GPU idle, as the networks are small."""
+_MOST = 4096  # worker processes, and threads of one
 _AHEAD = 2
 """Tasks handed to a Ray cluster for each one that it can run at the same time.
 
@@ -77,9 +79,7 @@ class Bench(Protocol[Task]):
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """What the tasks of a study run on.
-
-    Raises `UserError` for a number that is too small.
+    """What the tasks of a study run on. Raises `UserError` for a number out of range.
 
     >>> Workers(workers=2, threads=1).threads_each()
     1
@@ -103,10 +103,9 @@ class Workers:
     started here)."""
 
     def __post_init__(self) -> None:
-        for name, least in (("workers", 0), ("threads", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name} {value}: it must be {least} or more")
+        at_least(0, self, "workers")
+        at_least(1, self, "threads")
+        at_most(_MOST, self, "workers", "threads")
 
     def check(self) -> None:
         """Raise a `UserError` if the device or the cluster is not available."""

@@ -33,7 +33,8 @@ from condense.progress import Progress
 from condense.randomness import derive
 from condense.sets.condensed import CondensedSet
 from condense.sets.provenance import check_belongs, check_same_preprocess
-from condense.study.study import Store, Study
+from condense.settings import require
+from condense.study.study import MOST_TASKS, Store, Study
 from condense.study.trials import Key, Trial, Trials
 from condense.study.workers import Workers
 from condense.training.score import Score
@@ -173,6 +174,8 @@ class Evaluation:
                 f"nothing to evaluate: {len(sets)} sets, {len(names)} networks, {repeats} repeats; "
                 "give one of each or more"
             )
+        tasks = len(sets) * len(names) * repeats
+        require("repeats", repeats, tasks <= MOST_TASKS, f"fewer: this is {tasks:,} trainings")
         for condensed in sets:
             check_belongs(condensed, dataset)
         check_same_preprocess(sets)

@@ -17,13 +17,13 @@ from condense.data.images import Dataset
 from condense.data.preprocess import make_preprocess
 from condense.device import pick_device
 from condense.errors import UserError, unknown
-from condense.files import load_tensors, read_json, save_tensors, write_json
+from condense.files import load_tensors, save_tensors
 from condense.networks import build as networks
 from condense.networks.accelerate import accelerate
 from condense.progress import progress
 from condense.randomness import derive
 from condense.settings import above, at_least, plain, read, require
-from condense.study.record import differences, locked
+from condense.study.record import differences, locked, read_record, write_record
 from condense.training.descent import weights_of
 from condense.training.train import Protocol, train
 
@@ -85,7 +85,7 @@ class Record:
     def load(cls, folder: Path) -> "Record":
         """The record in a folder; a `UserError` names the field that is not as it should be."""
         place = f"{folder / _RECORD} is not of this version of condensekit, choose another folder"
-        return read(cls, read_json(folder / _RECORD), place)
+        return read(cls, read_record(folder / _RECORD), place)
 
 
 def train_experts(
@@ -121,7 +121,7 @@ def train_experts(
         if (folder / _RECORD).exists():
             _check_same(Record.load(folder), record, folder)
         preprocess = make_preprocess(training.preprocess, dataset).to(place)
-        write_json(folder / _RECORD, plain(record))
+        write_record(folder / _RECORD, plain(record))
         images, labels = dataset.train.pixels.to(place), dataset.train.labels
         pixels = 3.0 * count * training.passes * images[:, 0].numel()
         fast = accelerate(network, pixels, place)

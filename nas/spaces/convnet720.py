@@ -6,6 +6,7 @@ This is the space of Zhao, Mopuri and Bilen ("Dataset Condensation with Gradient
 `condense.networks.build.build` takes, such as `convnet-d3-w128-instance-relu-avg`.
 """
 
+import re
 from collections.abc import Iterator
 from itertools import product
 from math import prod
@@ -120,7 +121,7 @@ def architecture(key: int | str) -> ConvNet:
     Traceback (most recent call last):
     condense.errors.UserError: no architecture 720 in convnet720: indices are 0 to 719
     """
-    if isinstance(key, str) and not key.isdecimal():
+    if isinstance(key, str) and not re.fullmatch(r"[0-9]{1,9}", key):
         if key not in _BY_NAME:
             near = unknown("ConvNet", key, _BY_NAME).args[0].split(" known: ")[0]
             raise UserError(f"{near} {SIZE} are known, named like `{_ALL[400].name}`")

@@ -251,7 +251,7 @@ def architecture(key: int | str) -> Cell:
     >>> architecture(6111).operations[0]
     'nor_conv_3x3'
     """
-    if isinstance(key, str) and not key.isdecimal():
+    if isinstance(key, str) and not re.fullmatch(r"[0-9]{1,9}", key):
         return parse(key)
     if not 0 <= int(key) < SIZE:
         raise UserError(f"no architecture {key} in {NAME}: indices are 0 to {SIZE - 1}")

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from benchmarks import draw, results
 from condense.errors import UserError
-from condense.files import read_json
+from condense.reading import read_json
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_missing_and_damaged_files(tmp_path, small):
         b"\x80\x04\xff\xfe pickle",
     ):
         (tmp_path / "damaged.gz").write_bytes(content)
-        with pytest.raises(UserError, match="not a readable CSV"):
+        with pytest.raises(UserError, match=r"not a readable gzip file|damaged or no text"):
             load(tmp_path / "damaged.gz", "nasbench201")
 
 

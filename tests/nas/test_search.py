@@ -300,7 +300,7 @@ def test_bad_input_is_refused_before_the_first_training(digits, tmp_path):
         ({"reference": gaps}, "has no `digits_test` for 2 of 5"),
         ({"reference": _table(tmp_path / "other.csv", TRUTH, "cifar10")}, "digits_test"),
         ({"by": "random accuracy"}, "did you mean `random:2 accuracy`"),
-        ({"seeds": 0}, "--seeds 0"),
+        ({"seeds": 0}, "`seeds` is 0"),
         ({"sample": [15625]}, "no architecture 15625"),
         (
             {"space_name": "convnet720", "sample": ["convnet-d4-w32-layer-relu-max"]},

@@ -15,8 +15,8 @@ from condense import CondensedSet, UserError, condense, load_dataset, recipe_for
 from condense.data.catalogue import Source
 from condense.data.images import Dataset, Images
 from condense.data.preprocess import Standardize, make_preprocess
-from condense.files import read_json
 from condense.methods.selection import select
+from condense.reading import read_json
 from condense.runs import shelf as module
 from condense.runs.engine import Engine
 from condense.runs.ranks import Ranks
