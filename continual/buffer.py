@@ -46,6 +46,10 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
     class_mapping: the label of each class of the set, where the stream numbers classes anew and
         has lost its own `class_mapping`.
     order: the same as the class of each label. Give one of the two.
+    fill: `real` for real images of the stream in the places that condensed ones leave free: while
+        few classes are seen, while an online experience has not ended, and where the budget is
+        larger than the set. They are drawn by PyTorch's global generator, as Avalanche's are, and
+        are the first to make room.
     adaptive_size, total_num_classes: as in Avalanche's `ClassBalancedBuffer`. By default, the
         classes seen share the memory; otherwise each has the share of `total_num_classes`.
 
@@ -79,6 +83,7 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
         augment: Augment | None = None,
         class_mapping: Sequence[int] | None = None,
         order: Sequence[int] | None = None,
+        fill: str | None = None,
         adaptive_size: bool = True,
         total_num_classes: int | None = None,
     ) -> None:
@@ -86,7 +91,9 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
             raise unknown("storage of a memory", storage, BYTES)
         if adaptive_size == (total_num_classes is not None):
             raise UserError("`total_num_classes` is for `adaptive_size=False`: give both or none")
-        self.storage = storage
+        if fill not in (None, "real"):
+            raise unknown("filling of a memory", str(fill), ("real",))
+        self.storage, self.fill = storage, fill
         self.parts: SetParts | OnlineParts
         if isinstance(source, Online):
             self.parts = OnlineParts(source, storage)
@@ -179,13 +186,60 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
         self._check_size(self.max_size, len(self.buffer_groups.keys() | labels))
         new = self.parts.new(dataset, exp, self._has)
         for label, part in new.items():
-            if label in self.buffer_groups:
-                group = self.buffer_groups[label]
-                group.replace([*group.parts, part])
-            else:
-                self.buffer_groups[label] = self._group(label, [part])
-        if new:
+            self._extend(label, part)
+        if self.fill:
+            self._fill(dataset, sorted(labels))
+        if new or self.fill:
             self.resize(agent, self.max_size)
+
+    def _extend(self, label: int, part: Part) -> None:
+        """Add a part to a label, in place of the one with the same key."""
+        if label in self.buffer_groups:
+            group = self.buffer_groups[label]
+            group.replace([*(one for one in group.parts if one.key != part.key), part])
+        else:
+            self.buffer_groups[label] = self._group(label, [part])
+
+    def _fill(self, dataset: Any, labels: list[int]) -> None:
+        """Draw real images of some labels for the places that condensed ones leave free.
+
+        This is reservoir sampling for each label: every image has a random weight, and those with
+        the largest weights stay.
+        """
+        order = [*self.buffer_groups, *(one for one in labels if one not in self.buffer_groups)]
+        shares = dict(zip(order, self.get_group_lengths(len(order)), strict=True))
+        for label, rows in fit.rows_of(dataset, labels).items():
+            group = self.buffer_groups.get(label)
+            parts = group.parts if group else []
+            room = shares[label] - sum(len(part.rows) for part in parts if part.weights is None)
+            if room > 0:
+                task = task_of(dataset, rows[0])
+                old = next((part for part in parts if part.key == f"real {task}"), None)
+                self._extend(label, self._drawn(dataset, rows, old, room, task))
+
+    def _drawn(
+        self, dataset: Any, rows: list[int], old: Part | None, room: int, task: int | None
+    ) -> Part:
+        """At most `room` images, of the rows of a dataset and of those drawn before."""
+        weights, kept = torch.rand(len(rows)), torch.empty(0)
+        if old is not None and old.weights is not None:
+            weights, kept = torch.cat([weights, old.weights]), old.rows
+        weights, chosen = (one[:room] for one in weights.sort(descending=True))
+        fresh = chosen < len(rows)
+        read = self._stored(dataset, [rows[one] for one in chosen[fresh].tolist()])
+        stored = torch.empty(len(chosen), *self.parts.shape, dtype=read.dtype)
+        stored[fresh] = read
+        if not fresh.all():
+            stored[~fresh] = kept[chosen[~fresh] - len(rows)]
+        return Part(rows=stored, key=f"real {task}", task=task, weights=weights)
+
+    def _stored(self, dataset: Any, rows: list[int]) -> Tensor:
+        """Real images as the memory stores them, [I, ch, H, W]."""
+        if not rows:
+            return torch.empty(0, *self.parts.shape, dtype=getattr(torch, self.storage))
+        images = fit.restored(dataset, rows, self.parts.preprocess)
+        pixels = (images * 255).round().to(torch.uint8)
+        return pixels if self.storage == "uint8" else self.parts.preprocess.apply(pixels)
 
     def _has(self, label: int, key: str) -> bool:
         return label in self.buffer_groups and self.buffer_groups[label].has(key)
@@ -261,6 +315,8 @@ class CondensedBufferWithLogits(CondensedBuffer):
     @torch.no_grad()
     def _logits(self, agent: Any, part: Part) -> Tensor:
         """The agent's logits of a part in evaluation mode, float32 [I, C], on the CPU."""
+        if agent is None:
+            raise UserError("logits are those of a model: give `update_from_dataset` the strategy")
         rows = self._group(0, [dataclasses.replace(part, logits=None)]).buffer.eval()
         training = agent.model.training
         agent.model.eval()

@@ -105,11 +105,9 @@ class ClassMemory(ExemplarsBuffer):
         condensed = [part for part in self.parts if part.weights is None]
         shares = _shares([len(part.rows) for part in condensed], new_size)
         parts = [part.cut(share) for part, share in zip(condensed, shares, strict=True)]
-        left = new_size - sum(shares)
-        for part in self.parts:
-            if part.weights is not None:
-                parts.append(part.cut(left))
-                left -= len(parts[-1].rows)
+        real = [part for part in self.parts if part.weights is not None]
+        left = _shares([len(part.rows) for part in real], new_size - sum(shares))
+        parts += [part.cut(share) for part, share in zip(real, left, strict=True)]
         self.replace(parts)
 
     def replace(self, parts: list[Part]) -> None:
