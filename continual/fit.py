@@ -77,6 +77,11 @@ def originals(exp: Any, labels: Sequence[int], given: Sequence[int] | None) -> d
 
     It is empty if there is no mapping. There are several classes of a label in streams that number
     each experience's classes from zero, if the experience does not say which of them it brings.
+
+    >>> originals(None, [0, 1], given=[1, -1, 0])
+    {0: [2], 1: [0]}
+    >>> originals(None, [0, 1], given=None)
+    {}
     """
     for benchmark in _benchmarks(exp):
         mapping = getattr(benchmark, "class_mapping", None) if given is None else given
@@ -91,7 +96,12 @@ def originals(exp: Any, labels: Sequence[int], given: Sequence[int] | None) -> d
 
 
 def class_names(exp: Any) -> tuple[str, ...] | None:
-    """The names of the stream's original classes, if it was made by `continual.class_stream`."""
+    """The names of the stream's original classes, if it was made by `continual.class_stream`.
+
+    >>> from types import SimpleNamespace
+    >>> class_names(SimpleNamespace(benchmark=SimpleNamespace(class_names=["cat", "dog"])))
+    ('cat', 'dog')
+    """
     for benchmark in _benchmarks(exp):
         names = getattr(benchmark, "class_names", None)
         if names is not None:
@@ -100,7 +110,16 @@ def class_names(exp: Any) -> tuple[str, ...] | None:
 
 
 def check_shape(dataset: Any, shape: tuple[int, int, int]) -> None:
-    """Raise `UserError` unless the stream's samples can be stacked with the memory's."""
+    """Raise `UserError` unless the stream's samples can be stacked with the memory's.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from continual import class_stream
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> stream = class_stream(digits, 5, range(10), preprocess=preprocess)
+    >>> check_shape(stream.train_stream[0].dataset, (1, 8, 8))
+    """
     image = dataset.eval()[0][0]
     if not isinstance(image, Tensor) or image.dtype != torch.float32 or tuple(image.shape) != shape:
         tensor = isinstance(image, Tensor)
@@ -115,8 +134,19 @@ def restored(dataset: Any, rows: Sequence[int], preprocess: Preprocess) -> Tenso
     """Some of a dataset's images without augmentation, `preprocess` undone: float32 in [0, 1].
 
     Raises `UserError` if they are not in the space of `preprocess`.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from continual import class_stream
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> stream = class_stream(digits, 5, range(10), preprocess=preprocess)
+    >>> restored(stream.train_stream[0].dataset, [3, 4], preprocess).shape
+    torch.Size([2, 1, 8, 8])
     """
-    loader = DataLoader(dataset.subset(list(rows)).eval(), batch_size=256)
+    # With a generator of its own the loader does not move the global one, which shuffles streams.
+    part = dataset.subset(list(rows)).eval()
+    loader = DataLoader(part, batch_size=256, generator=torch.Generator())
     images = preprocess.unapply(torch.cat([batch[0] for batch in loader]))
     if images.min() < -_RANGE or images.max() > 1 + _RANGE:
         raise UserError(
@@ -127,7 +157,12 @@ def restored(dataset: Any, rows: Sequence[int], preprocess: Preprocess) -> Tenso
 
 
 def rows_of(dataset: Any, labels: Sequence[int]) -> dict[int, list[int]]:
-    """The rows of a dataset that have each of some labels."""
+    """The rows of a dataset that have each of some labels.
+
+    >>> from types import SimpleNamespace
+    >>> rows_of(SimpleNamespace(targets=[5, 3, 5]), [5])
+    {5: [0, 2]}
+    """
     rows: dict[int, list[int]] = {label: [] for label in labels}
     for row, label in enumerate(dataset.targets):
         if int(label) in rows:
@@ -149,6 +184,20 @@ def check_images(
     ----------
     classes: the original class of each label that is compared.
     known: whether `classes` is certain. If it is not, the images have to show that it is right.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from continual import class_stream
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> stream = class_stream(digits, 5, range(10), preprocess=preprocess)
+    >>> from condense.methods.selection import select
+    >>> look = Look.of(select("random", digits, 4, preprocess=preprocess, seed=0))
+    >>> dataset = stream.train_stream[0].dataset
+    >>> check_images(dataset, {0: 0, 1: 1}, look, preprocess, known=False)
+    >>> check_images(dataset, {0: 7, 1: 8}, look, preprocess, known=False)
+    Traceback (most recent call last):
+    condense.errors.UserError: the stream does not say which class a label stands for, and its ...
     """
     of_label = {
         label: restored(dataset, _spread(rows), preprocess)

@@ -38,7 +38,12 @@ def best_first(images: Tensor, preprocess: Preprocess, storage: str) -> Tensor:
 
 
 def task_of(dataset: Any, row: int) -> int | None:
-    """The task label of a row; None if samples are (image, label) pairs."""
+    """The task label of a row; None if samples are (image, label) pairs.
+
+    >>> from types import SimpleNamespace
+    >>> task_of(SimpleNamespace(targets_task_labels=[0, 2]), 1)
+    2
+    """
     if not hasattr(dataset, "targets_task_labels"):
         return None
     return int(dataset.targets_task_labels[row])
@@ -152,6 +157,13 @@ class OnlineParts:
     """Parts that are condensed when an experience has ended, from its training images alone.
 
     An online stream brings an experience in pieces. Their images are gathered until it has ended.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> preprocess = make_preprocess("standard", load_dataset("digits"))
+    >>> parts = OnlineParts(Online(shape=(1, 8, 8), preprocess=preprocess, folder="online"))
+    >>> parts.shape
+    (1, 8, 8)
     """
 
     source: Online

@@ -149,6 +149,7 @@ class _CondensedExemplars(_ICaRLPlugin):
     def __init__(self, buffer: BalancedExemplarsBuffer[Any]) -> None:
         super().__init__(memory_size=buffer.max_size)
         self.storage_policy = buffer
+        self.class_means: dict[int, torch.Tensor] = {}
 
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         """Train on the memory too, under its own transforms."""
