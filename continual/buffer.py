@@ -73,6 +73,9 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
     (31, 0)
     """
 
+    max_size: int
+    buffer_groups: dict[int, ClassMemory]
+
     def __init__(
         self,
         source: CondensedSet | str | Path | Online,

@@ -83,8 +83,9 @@ def test_an_online_stream_is_followed_to_the_experience_that_it_splits(world, se
 
 
 def test_a_wrong_mapping_is_refused(world):
+    memory = select("random", world.dataset, 10, preprocess=world.preprocess, seed=0)
     with pytest.raises(UserError, match="do not look like the stream's classes"):
-        feed(CondensedBuffer(world.memory, order=range(10)), validated(world).train_stream)
+        feed(CondensedBuffer(memory, order=range(10)), validated(world).train_stream)
     with pytest.raises(UserError, match="give one of them"):
         CondensedBuffer(world.memory, order=range(10), class_mapping=range(10))
     with pytest.raises(UserError, match="each class once"):
@@ -140,7 +141,7 @@ def test_a_set_of_another_dataset_is_refused(world):
     shuffled = pixels[:, :, torch.randperm(64, generator=torch.Generator().manual_seed(1))]
     train = dataclasses.replace(world.dataset.train, pixels=shuffled.view(-1, 1, 8, 8))
     other = Dataset("shuffled", train, world.dataset.test)
-    memory = select("random", other, 4, preprocess=world.preprocess, seed=0)
+    memory = select("random", other, 10, preprocess=world.preprocess, seed=0)
     with pytest.raises(UserError, match="do not look like the stream's classes"):
         feed(CondensedBuffer(memory), renumbered(world).train_stream)
 
@@ -169,3 +170,17 @@ def test_a_set_of_one_class_fits(world):
     rows = [row for row, label in enumerate(later.targets) if int(label) == 0]
     buffer.update_from_dataset(later.subset(rows))
     assert buffer.seen_classes == {0}
+
+
+def test_images_that_are_no_longer_pictures_prove_nothing(world):
+    """A mapping that the stream keeps is believed; without one the classes cannot be known."""
+    noise = torch.randn(world.memory.images.shape, generator=torch.Generator().manual_seed(0))
+    wild = dataclasses.replace(world.memory, images=noise * 6)
+    assert feed(CondensedBuffer(wild), renumbered(world).train_stream).seen_classes == set(
+        range(10)
+    )
+    with pytest.raises(UserError, match="does not say which class"):
+        feed(CondensedBuffer(wild), validated(world).train_stream)
+    mapping = renumbered(world).class_mapping
+    told = CondensedBuffer(wild, class_mapping=mapping)
+    assert feed(told, validated(world).train_stream).seen_classes == set(range(10))

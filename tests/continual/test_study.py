@@ -14,7 +14,6 @@ from statistics import fmean
 
 import pytest
 import torch
-from click.testing import CliRunner
 
 from condense import UserError, load_dataset, recipe_for
 from condense.data.images import Dataset, Images
@@ -304,14 +303,3 @@ except UserError as error:
         done.stdout.strip()
         == "`CondensedBuffer` needs Avalanche, which is not installed: pip install avalanche-lib"
     )
-
-
-def test_the_example_script_runs():
-    from benchmarks.avalanche_example import main
-
-    result = CliRunner().invoke(main, ["--seeds", "1", "--steps", "5"], catch_exceptions=False)
-    assert result.exit_code == 0
-    assert re.findall(r"^(\w+) +40 images, 2560 bytes", result.stdout, re.M) == [
-        "ClassBalancedBuffer",
-        "CondensedBuffer",
-    ]
