@@ -6,7 +6,7 @@ import pytest
 
 from condense.methods.selection import select
 from condense.training.score import Statistic
-from continual import Plan, class_order, run
+from continual import Plan, class_order, plugins, run
 from continual.results import Measure, Results, Row, differences, explained
 
 # ---- statistics, against numbers worked out by hand
@@ -128,3 +128,25 @@ def test_a_set_made_of_all_classes_at_once_is_told_of(world, tmp_path):
     results = run(world.dataset, plan, tmp_path / "out", quiet=True)
     assert any("made of all classes at once" in note for note in results.notes)
     assert any(note in (tmp_path / "out" / "report.html").read_text() for note in results.notes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", sorted(plugins.STRATEGIES))
+def test_every_strategy_of_the_command_with_every_kind_of_memory(world, tmp_path, strategy):
+    plan = Plan(
+        steps=2,
+        mode="replay",
+        strategy=strategy,
+        methods=("class-balanced", "random", "random+real"),
+        ipc=2,
+        orders=1,
+        repeats=1,
+        network="convnet-d2-w8",
+        epochs=2,
+        batch=16,
+    )
+    results = run(world.dataset, plan, tmp_path / "out", quiet=True)
+    assert results.left == 0
+    # After one experience of five classes, every network is better than chance among them.
+    for method in plan.methods:
+        assert results.at(method, 0).mean > 0.2
