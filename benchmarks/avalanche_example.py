@@ -1,8 +1,8 @@
-"""An Avalanche script, and the one line that changes: replay of 40 digits, real or condensed.
+"""Avalanche scripts, and the one line that changes: replay of 40 digits, real or condensed.
 
-Everything but the line marked `<--` is Avalanche as its documentation shows it. Takes less than a
-minute; the set may also be one that `condensekit condense --dataset digits` has made:
-`python -m benchmarks.avalanche_example --memory runs/digits`.
+Everything but the lines marked `<--` is Avalanche as its documentation shows it, for each of five
+strategies. Takes less than a minute; the set may also be one that `condensekit condense --dataset
+digits` has made: `python -m benchmarks.avalanche_example --memory runs/digits --strategy gdumb`.
 """
 
 from pathlib import Path
@@ -11,9 +11,15 @@ from typing import Any
 import click
 import torch
 from avalanche.evaluation.metrics import accuracy_metrics
-from avalanche.training import Naive
-from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
+from avalanche.training.plugins import (
+    EvaluationPlugin,
+    GDumbPlugin,
+    LwFPlugin,
+    MIRPlugin,
+    ReplayPlugin,
+)
 from avalanche.training.storage_policy import ClassBalancedBuffer
+from avalanche.training.supervised import ER_ACE, Naive
 
 from condense import CondensedSet, condense, load_dataset, recipe_for
 from condense.command import guard
@@ -24,8 +30,44 @@ from continual import CondensedBuffer, class_order, class_stream
 IPC, STEPS, EPOCHS = 4, 150, 5
 
 
-def final_accuracy(benchmark: Any, memory: Any, seed: int) -> float:
-    """The accuracy on all classes, in [0, 1], after plain replay of `memory` through the stream."""
+def replay(memory: Any, common: dict[str, Any]) -> Any:
+    """Plain replay."""
+    plugin = ReplayPlugin(mem_size=memory.max_size, storage_policy=memory)  # <-- storage_policy
+    return Naive(plugins=[plugin], **common)
+
+
+def lwf(memory: Any, common: dict[str, Any]) -> Any:
+    """Learning without forgetting, with replay beside it."""
+    plugin = ReplayPlugin(mem_size=memory.max_size, storage_policy=memory)  # <-- storage_policy
+    return Naive(plugins=[plugin, LwFPlugin(alpha=1.0, temperature=2.0)], **common)
+
+
+def gdumb(memory: Any, common: dict[str, Any]) -> Any:
+    """A new network at each experience, trained on the memory alone."""
+    plugin = GDumbPlugin(mem_size=memory.max_size)
+    plugin.storage_policy = memory  # <-- this line
+    return Naive(plugins=[plugin], **{**common, "train_epochs": 10 * EPOCHS})
+
+
+def mir(memory: Any, common: dict[str, Any]) -> Any:
+    """Replay of the images that suffer most from the present ones."""
+    plugin = MIRPlugin(mem_size=memory.max_size, batch_size_mem=4, subsample=20)
+    plugin.storage_policy = memory  # <-- this line
+    return Naive(plugins=[plugin], **common)
+
+
+def er_ace(memory: Any, common: dict[str, Any]) -> Any:
+    """Replay with a loss of its own for the present images."""
+    strategy = ER_ACE(mem_size=memory.max_size, batch_size_mem=8, **common)
+    strategy.storage_policy = memory  # <-- this line
+    return strategy
+
+
+STRATEGIES = {"replay": replay, "lwf": lwf, "gdumb": gdumb, "mir": mir, "er-ace": er_ace}
+
+
+def final_accuracy(strategy: str, benchmark: Any, memory: Any, seed: int) -> float:
+    """The accuracy on all classes, in [0, 1], after a strategy has gone through the stream."""
     torch.manual_seed(seed)
     model = torch.nn.Sequential(
         torch.nn.Conv2d(1, 32, 3, padding=1),
@@ -34,19 +76,19 @@ def final_accuracy(benchmark: Any, memory: Any, seed: int) -> float:
         torch.nn.Flatten(),
         torch.nn.Linear(32 * 4 * 4, 10),
     )
-    strategy = Naive(
-        model=model,
-        optimizer=torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9),
-        criterion=torch.nn.CrossEntropyLoss(),
-        train_mb_size=32,
-        train_epochs=EPOCHS,
-        eval_mb_size=100,
-        plugins=[ReplayPlugin(mem_size=memory.max_size, storage_policy=memory)],
-        evaluator=EvaluationPlugin(accuracy_metrics(stream=True), loggers=[]),
-    )
+    common = {
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9),
+        "criterion": torch.nn.CrossEntropyLoss(),
+        "train_mb_size": 32,
+        "train_epochs": EPOCHS,
+        "eval_mb_size": 100,
+        "evaluator": EvaluationPlugin(accuracy_metrics(stream=True), loggers=[]),
+    }
+    learner = STRATEGIES[strategy](memory, common)
     for experience in benchmark.train_stream:
-        strategy.train(experience)
-    metrics, stream = strategy.eval(benchmark.test_stream), "Top1_Acc_Stream/eval_phase/test_stream"
+        learner.train(experience)
+    metrics, stream = learner.eval(benchmark.test_stream), "Top1_Acc_Stream/eval_phase/test_stream"
     return next(value for name, value in metrics.items() if name.startswith(stream))
 
 
@@ -56,9 +98,10 @@ def final_accuracy(benchmark: Any, memory: Any, seed: int) -> float:
     type=click.Path(path_type=Path),
     help="A condensed set of digits; made here by default.",
 )
+@click.option("--strategy", type=click.Choice(list(STRATEGIES)), default="replay")
 @click.option("--seeds", default=3, show_default=True, help="Trainings of each.")
 @click.option("--steps", default=STEPS, show_default=True, help="Steps of the condensation.")
-def main(memory: Path | None, seeds: int, steps: int) -> None:
+def main(memory: Path | None, strategy: str, seeds: int, steps: int) -> None:
     """Compare the two memories on five experiences of two digits each."""
     digits = load_dataset("digits")
     # As the script trains: without augmentation.
@@ -74,7 +117,7 @@ def main(memory: Path | None, seeds: int, steps: int) -> None:
             buffer: Any = ClassBalancedBuffer(max_size=size)
             if name == "CondensedBuffer":
                 buffer = CondensedBuffer(condensed, max_size=size)  # <-- the one line
-            accuracies.append(final_accuracy(benchmark, buffer, seed))
+            accuracies.append(final_accuracy(strategy, benchmark, buffer, seed))
         mean = sum(accuracies) / len(accuracies)
         shown = percent(accuracies, 1, ", ")
         click.echo(f"{name:<20} {size} images, {size * 64} bytes   {mean:.1%}  ({shown} %)")

@@ -14,7 +14,6 @@ import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import click
@@ -32,11 +31,10 @@ from condense.networks.build import build, initialise
 from condense.randomness import derive
 from condense.report.tables import markdown
 from condense.study.workers import Workers
-from condense.training.score import Statistic
 from condense.training.train import accuracy, train
 from continual import Plan, class_order, of_classes, resume, run
 from continual.memories import FEATURE_EPOCHS
-from continual.results import Results, cells
+from continual.results import Results, cells, differences, explained
 
 DATADAM = "datadam:loss_scale=100"
 _REDUCED = Plan(steps=5, classes=20, ipc=10, condense_steps=150, orders=3, repeats=1)
@@ -116,7 +114,6 @@ def features(dataset: Dataset) -> None:
 
 def _lines(plan: Plan, measured: Results) -> list[str]:
     """The result for people."""
-    *others, last = plan.methods
     training = (
         "trained from scratch on the memory"
         if plan.mode == "scratch"
@@ -129,24 +126,16 @@ def _lines(plan: Plan, measured: Results) -> list[str]:
         f"{images * 3072:,} bytes; condensed for {plan.condense_steps} steps. Networks {training}, "
         f"passes {plan.epochs}, minibatch {plan.batch}.",
         "",
-        f"Accuracy on the classes seen, %, and half of its 95 % interval over {plan.orders} class "
-        "orders:",
+        "Accuracy on the classes seen, %, and half of its 95 % interval:",
         "",
         *markdown(*cells(measured)),
         "",
-        f"Final accuracy of `{last}` minus that of another memory, order by order, in points:",
+        *explained(measured),
         "",
-        *(f"- {other}: {difference(measured, last, other)}" for other in others),
+        "Final accuracies compared order by order, in points:",
+        "",
+        *markdown(*differences(measured)),
     ]
-
-
-def difference(measured: Results, ours: str, theirs: str) -> str:
-    """The mean difference of the final accuracies, its interval, and that of each order."""
-    finals: Any = (measured.final(ours), measured.final(theirs))
-    pairs = zip(*(final.values for final in finals), strict=True)
-    points = [fmean(mine) - fmean(other) for mine, other in pairs]
-    of_orders = ", ".join(f"{100 * one:+.1f}" for one in points)
-    return f"{Statistic(tuple((one,) for one in points))} ({of_orders})"
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ from .orders import of_classes as of_classes
 from .orders import split as split
 from .plan import Plan as Plan
 from .plugins import CondensedGDumb as CondensedGDumb
-from .plugins import CondensedICaRL as CondensedICaRL
 from .plugins import CondensedReplayPlugin as CondensedReplayPlugin
+from .strategies import CondensedDER as CondensedDER
+from .strategies import CondensedERACE as CondensedERACE
+from .strategies import CondensedICaRL as CondensedICaRL
 from .stream import class_stream as class_stream
 from .study import resume as resume
 from .study import run as run

@@ -6,108 +6,30 @@ gone through the same transform as the images of the stream, once. See docs/cont
 the stream must look like, and for the traps of Avalanche 0.6.
 """
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from avalanche.benchmarks.utils import (
-    AvalancheDataset,
-    DataAttribute,
-    TransformGroups,
-    make_avalanche_dataset,
-)
-from avalanche.training.storage_policy import BalancedExemplarsBuffer, ExemplarsBuffer
+import torch.nn.functional as F
+from avalanche.benchmarks.utils import TransformGroups
+from avalanche.models.utils import avalanche_forward
+from avalanche.training.storage_policy import BalancedExemplarsBuffer
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from condense.data.images import Images
-from condense.data.preprocess import Preprocess
 from condense.errors import UserError, unknown
-from condense.methods.selection import herd
 from condense.sets.condensed import CondensedSet
-from condense.sets.mosaics import decode
+from continual import fit
+from continual.kept import KeptSet
 from continual.memories import Online
+from continual.parts import OnlineParts, SetParts, task_of
+from continual.rows import ClassMemory, Part
 from continual.stream import Augment
 
 BYTES = {"uint8": 1, "float32": 4}
 """Bytes of one value of an image, by storage."""
-_RANGE = 0.01
-"""How far outside [0, 1] the values of an image may lie after its preprocessing is undone.
-
-This allows for rounding and interpolation."""
-
-
-class ClassMemory(ExemplarsBuffer):
-    """The rows of one class, the most representative first.
-
-    A smaller memory is therefore the beginning of a larger one.
-
-    >>> from condense import load_dataset
-    >>> from condense.data.preprocess import make_preprocess
-    >>> from condense.methods.selection import select
-    >>> digits = load_dataset("digits")
-    >>> preprocess = make_preprocess("standard", digits)
-    >>> memory = select("random", digits, 4, preprocess=preprocess, seed=0)
-    >>> rows = preprocess.quantise(memory.per_class(3))
-    >>> transforms = TransformGroups({"train": None, "eval": None})
-    >>> of_class = ClassMemory(rows, 3, None, preprocess, transforms)
-    >>> of_class.resize(None, 2)
-    >>> len(of_class.buffer)
-    2
-    """
-
-    def __init__(
-        self,
-        rows: Tensor,
-        label: int,
-        task: int | None,
-        preprocess: Preprocess,
-        transforms: TransformGroups,
-        *,
-        formation: int = 1,
-        logits: Tensor | None = None,
-    ) -> None:
-        """Make the memory of class `label`.
-
-        rows: uint8 pixels or float32 images [I, ch, H, W].
-        task: the task label that samples carry, if the stream's samples do.
-        formation: the f of the f x f images in each row, which are as many samples.
-        logits: those of the samples, float32 [I * f * f, C], for DER.
-        """
-        super().__init__(len(rows))
-        self.rows, self.label, self.task = rows, label, task
-        self.formation, self.logits = formation, logits
-        self._preprocess, self._transforms = preprocess, transforms
-        self._expose()
-
-    def resize(self, strategy: Any, new_size: int) -> None:
-        """Keep the first `new_size` rows and drop the others."""
-        self.max_size = new_size
-        if new_size < len(self.rows):
-            self.rows = self.rows[:new_size].clone()
-            if self.logits is not None:
-                self.logits = self.logits[: new_size * self.formation**2].clone()
-            self._expose()
-
-    def keep_logits(self, logits: Tensor) -> None:
-        """From now on each sample ends with its logits, float32 [I * f * f, C]."""
-        self.logits = logits
-        self._expose()
-
-    def _expose(self) -> None:
-        """Make `buffer` an Avalanche dataset of the samples in the rows."""
-        samples = _Samples(self.rows, self.label, self._preprocess, self.formation)
-        count = len(samples)
-        attributes = [DataAttribute([self.label] * count, "targets")]
-        if self.task is not None:
-            attributes.append(
-                DataAttribute([self.task] * count, "targets_task_labels", use_in_getitem=True)
-            )
-        if self.logits is not None:
-            attributes.append(DataAttribute(list(self.logits), "logits", use_in_getitem=True))
-        self.buffer = make_avalanche_dataset(
-            samples, data_attributes=attributes, transform_groups=self._transforms
-        )
 
 
 class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
@@ -116,17 +38,29 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
     Parameters
     ----------
     source: a `CondensedSet` of all classes of the stream, or the path of one; or an `Online`, which
-        condenses the classes of each experience when it comes.
+        condenses the classes of each experience when it has ended.
     max_size: images in total, at least one per class. None stands for the size of the set.
     max_bytes: the same in bytes of images, instead of `max_size`.
     storage: `uint8`, or `float32`, which keeps every bit of the images in four times the bytes.
     augment: applied to preprocessed images, in training only.
+    class_mapping: the label of each class of the set, where the stream numbers classes anew and
+        has lost its own `class_mapping`.
+    order: the same as the class of each label. Give one of the two.
+    fill: `real` for real images of the stream in the places that condensed ones leave free: while
+        few classes are seen, while an online experience has not ended, and where the budget is
+        larger than the set. They are drawn by PyTorch's global generator, as Avalanche's are, and
+        are the first to make room.
+    adaptive_size, total_num_classes: as in Avalanche's `ClassBalancedBuffer`. By default, the
+        classes seen share the memory; otherwise each has the share of `total_num_classes`.
 
-    If the labels of a set are soft, its images are replayed under the class of their largest entry.
-    A class that comes again in a later experience keeps the memory that it has.
+    What the stream says and shows is compared with the set. If the labels of a set are soft, its
+    images are replayed under the class of their largest entry, with a warning. A class that comes
+    again adds nothing to the images of a set; an `Online` condenses its new images, and all parts
+    of a class share its place. `update_from_dataset` takes a dataset instead of an experience.
 
     Raises `UserError` here, or when an experience comes, for: a budget below one image per class, a
-    class that the set lacks, classes in another order, and streams of another shape or type.
+    class that the set lacks, classes in another order, labels whose class cannot be known, and
+    streams of another shape, type, transform or dataset.
 
     >>> from condense import load_dataset
     >>> from condense.data.preprocess import make_preprocess
@@ -139,6 +73,9 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
     (31, 0)
     """
 
+    max_size: int
+    buffer_groups: dict[int, ClassMemory]
+
     def __init__(
         self,
         source: CondensedSet | str | Path | Online,
@@ -147,16 +84,40 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
         max_bytes: int | None = None,
         storage: str = "uint8",
         augment: Augment | None = None,
+        class_mapping: Sequence[int] | None = None,
+        order: Sequence[int] | None = None,
+        fill: str | None = None,
+        adaptive_size: bool = True,
+        total_num_classes: int | None = None,
     ) -> None:
         if storage not in BYTES:
             raise unknown("storage of a memory", storage, BYTES)
-        self.source = CondensedSet.load(source) if isinstance(source, str | Path) else source
-        self.storage = storage
-        super().__init__(self._budget(max_size, max_bytes))
+        if adaptive_size == (total_num_classes is not None):
+            raise UserError("`total_num_classes` is for `adaptive_size=False`: give both or none")
+        if fill not in (None, "real"):
+            raise unknown("filling of a memory", str(fill), ("real",))
+        self.storage, self.fill = storage, fill
+        self.parts: SetParts | OnlineParts
+        if isinstance(source, Online):
+            self.parts = OnlineParts(source, storage)
+        else:
+            mapping = _mapping(class_mapping, order)
+            self.parts = SetParts(KeptSet(source), storage=storage, mapping=mapping)
+        super().__init__(self._budget(max_size, max_bytes), adaptive_size, total_num_classes)
         self._transforms = TransformGroups({"train": augment})
         self._transforms["eval"] = None  # else it would be that of training
-        if isinstance(self.source, CondensedSet):
-            self._check_size(self.max_size, int((self.source.counts() > 0).sum()))
+        if isinstance(self.parts, SetParts):
+            self._check_size(self.max_size, int((self.parts.source.counts() > 0).sum()))
+
+    @property
+    def source(self) -> CondensedSet | Online:
+        """What the images are taken from."""
+        return self.parts.source
+
+    @property
+    def seen_classes(self) -> set[int]:
+        """The labels that the memory has images of."""
+        return set(self.buffer_groups)
 
     def update(self, strategy: Any, **kwargs: Any) -> None:
         """The old name of `post_adapt`, which Avalanche's own plugins still call."""
@@ -164,66 +125,149 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
 
     def post_adapt(self, agent: Any, exp: Any) -> None:
         """Add the new classes of an experience; the other classes shrink to make room."""
-        originals = _original_classes(exp)
-        new = {label: c for label, c in originals.items() if label not in self.buffer_groups}
-        if not new:
-            return
-        _check_stream(exp, self.source.shape)
-        task = _task_of(exp.dataset)
-        self._check_size(self.max_size, len(self.buffer_groups) + len(new))
-        images_of, formation = self._images(exp, new)
-        for label, images in images_of.items():
-            order = herd(images.flatten(1), len(images))
-            rows = self.source.preprocess.quantise(images) if self.storage == "uint8" else images
-            self.buffer_groups[label] = self._memory(rows[order], label, task, formation=formation)
-        self.resize(agent, self.max_size)
+        self._add(agent, exp.dataset, exp)
+
+    def update_from_dataset(self, new_data: Any, strategy: Any = None) -> None:
+        """Add the new classes of an Avalanche dataset; the other classes shrink to make room."""
+        if len(new_data):
+            self._add(strategy, new_data, None)
 
     def resize(self, strategy: Any, new_size: int) -> None:
-        """Shrink to `new_size` images, each class to its share and to its best images."""
+        """Have room for `new_size` images from now on: each class its share, the best images.
+
+        A class that has less than its share takes what the set has more. What was condensed online
+        and dropped does not come back.
+        """
         self._check_size(new_size, len(self.buffer_groups))
-        super().resize(strategy, new_size)
+        self.max_size = new_size
+        shares = self.get_group_lengths(len(self.buffer_groups))
+        for share, group in zip(shares, self.buffer_groups.values(), strict=True):
+            self._grow(group, share)
+            group.resize(strategy, share)
 
     @property
     def sizes(self) -> dict[str, int]:
         """The numbers of images, of bytes as stored, and of bytes as `uint8` and as `float32`."""
-        values = sum(group.rows.numel() for group in self.buffer_groups.values())
-        images = sum(len(group.rows) for group in self.buffer_groups.values())
+        groups = self.buffer_groups.values()
+        values = sum(part.rows.numel() for group in groups for part in group.parts)
+        images = sum(len(part.rows) for group in groups for part in group.parts)
         each = {name: values * size for name, size in BYTES.items()}
         return {"images": images, "bytes": each[self.storage], **each}
 
     def state_dict(self) -> dict[str, Any]:
         """The content of the memory, as tensors and numbers."""
-        kept = ("rows", "task", "formation", "logits")
+        fields = [field.name for field in dataclasses.fields(Part)]
         groups = {
-            label: {name: getattr(group, name) for name in kept}
+            label: [{name: getattr(part, name) for name in fields} for part in group.parts]
             for label, group in self.buffer_groups.items()
         }
-        return {"max_size": self.max_size, "storage": self.storage, "groups": groups}
+        facts = {"max_size": self.max_size, "storage": self.storage}
+        return {**facts, "source": self.parts.fingerprint, "groups": groups}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the content of another buffer with the same source and storage.
 
-        Raises `UserError` for another storage.
+        Raises `UserError` for another storage or source.
         """
-        if state["storage"] != self.storage:
-            raise UserError(
-                f"the state was stored as {state['storage']}, this memory stores {self.storage}: "
-                "use the same"
-            )
+        for what, mine, theirs in (
+            ("stored as", self.storage, state["storage"]),
+            ("made of source", self.parts.fingerprint, state.get("source")),
+        ):
+            if mine != theirs:
+                raise UserError(
+                    f"the state was {what} {theirs}, and this memory's is {mine}: use the same"
+                )
         self.max_size = state["max_size"]
         self.buffer_groups = {
-            label: self._memory(label=label, **group) for label, group in state["groups"].items()
+            label: self._group(label, [Part(**part) for part in parts])
+            for label, parts in state["groups"].items()
         }
 
-    def _memory(self, rows: Tensor, label: int, task: int | None, **rest: Any) -> ClassMemory:
-        return ClassMemory(rows, label, task, self.source.preprocess, self._transforms, **rest)
+    def _add(self, agent: Any, dataset: Any, exp: Any) -> None:
+        """Add what is new in a dataset, which is that of `exp` if there is one."""
+        labels = {int(label) for label in dataset.targets.uniques}
+        self._check_size(self.max_size, len(self.buffer_groups.keys() | labels))
+        new = self.parts.new(dataset, exp, self._has)
+        for label, part in new.items():
+            self._extend(label, part)
+        if self.fill:
+            self._fill(dataset, sorted(labels))
+        if new or self.fill:
+            self.resize(agent, self.max_size)
+
+    def _extend(self, label: int, part: Part) -> None:
+        """Add a part to a label, in place of the one with the same key."""
+        if label in self.buffer_groups:
+            group = self.buffer_groups[label]
+            group.replace([*(one for one in group.parts if one.key != part.key), part])
+        else:
+            self.buffer_groups[label] = self._group(label, [part])
+
+    def _fill(self, dataset: Any, labels: list[int]) -> None:
+        """Draw real images of some labels for the places that condensed ones leave free.
+
+        This is reservoir sampling for each label: every image has a random weight, and those with
+        the largest weights stay.
+        """
+        order = [*self.buffer_groups, *(one for one in labels if one not in self.buffer_groups)]
+        shares = dict(zip(order, self.get_group_lengths(len(order)), strict=True))
+        for label, rows in fit.rows_of(dataset, labels).items():
+            group = self.buffer_groups.get(label)
+            parts = group.parts if group else []
+            room = shares[label] - sum(len(part.rows) for part in parts if part.weights is None)
+            if room > 0:
+                task = task_of(dataset, rows[0])
+                old = next((part for part in parts if part.key == f"real {task}"), None)
+                self._extend(label, self._drawn(dataset, rows, old, room, task))
+
+    def _drawn(
+        self, dataset: Any, rows: list[int], old: Part | None, room: int, task: int | None
+    ) -> Part:
+        """At most `room` images, of the rows of a dataset and of those drawn before."""
+        weights, kept = torch.rand(len(rows)), torch.empty(0)
+        if old is not None and old.weights is not None:
+            weights, kept = torch.cat([weights, old.weights]), old.rows
+        weights, chosen = (one[:room] for one in weights.sort(descending=True))
+        fresh = chosen < len(rows)
+        read = self._stored(dataset, [rows[one] for one in chosen[fresh].tolist()])
+        stored = torch.empty(len(chosen), *self.parts.shape, dtype=read.dtype)
+        stored[fresh] = read
+        if not fresh.all():
+            stored[~fresh] = kept[chosen[~fresh] - len(rows)]
+        return Part(rows=stored, key=f"real {task}", task=task, weights=weights)
+
+    def _stored(self, dataset: Any, rows: list[int]) -> Tensor:
+        """Real images as the memory stores them, [I, ch, H, W]."""
+        if not rows:
+            return torch.empty(0, *self.parts.shape, dtype=getattr(torch, self.storage))
+        images = fit.restored(dataset, rows, self.parts.preprocess)
+        pixels = (images * 255).round().to(torch.uint8)
+        return pixels if self.storage == "uint8" else self.parts.preprocess.apply(pixels)
+
+    def _has(self, label: int, key: str) -> bool:
+        return label in self.buffer_groups and self.buffer_groups[label].has(key)
+
+    def _group(self, label: int, parts: list[Part]) -> ClassMemory:
+        return ClassMemory(label, parts, self.parts.preprocess, self._transforms)
+
+    def _grow(self, group: ClassMemory, share: int) -> None:
+        """Give a group all rows that the set has for it, if it could keep more than it has."""
+        condensed = [part for part in group.parts if part.weights is None]
+        if isinstance(self.parts, OnlineParts) or share <= sum(len(one.rows) for one in condensed):
+            return
+        counts = self.parts.counts
+        if all(len(part.rows) == counts[int(part.key)] for part in condensed):
+            return
+        filling = [part for part in group.parts if part.weights is not None]
+        whole = [self.parts.whole(int(part.key), part.task) for part in condensed]
+        group.replace([*whole, *filling])
 
     def _budget(self, max_size: int | None, max_bytes: int | None) -> int:
         """The number of images that the user allows."""
         if max_size is not None and max_bytes is not None:
             raise UserError("a memory has `max_size` (images) or `max_bytes`: give one of them")
         if max_bytes is not None:
-            return max_bytes // (torch.Size(self.source.shape).numel() * BYTES[self.storage])
+            return max_bytes // (torch.Size(self.parts.shape).numel() * BYTES[self.storage])
         if max_size is not None:
             return max_size
         if isinstance(self.source, Online):
@@ -233,45 +277,20 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
         return len(self.source)
 
     def _check_size(self, images: int, classes: int) -> None:
+        # The constructor of the base class has not always been called yet.
+        classes = max(classes, getattr(self, "total_num_groups", None) or 0)
         if images < classes:
             raise UserError(
                 f"a memory of {images} images is less than one for each of {classes} classes: "
                 "raise its budget"
             )
 
-    def _images(self, exp: Any, new: dict[int, int]) -> tuple[dict[int, Tensor], int]:
-        """The images of new classes, float32 [I, ch, H, W], by label, and their formation.
-
-        `new` has the original class of each label.
-        """
-        if isinstance(self.source, CondensedSet):
-            return {label: self._stored(c, exp) for label, c in new.items()}, self.source.formation
-        condensed = self.source.condense(_training_images(exp.dataset, new, self.source))
-        images = {label: condensed.per_class(index) for index, label in enumerate(new)}
-        return images, condensed.formation
-
-    def _stored(self, c: int, exp: Any) -> Tensor:
-        """The set's images of class `c`."""
-        assert isinstance(self.source, CondensedSet)
-        names = getattr(getattr(exp, "benchmark", None), "class_names", None)
-        if names is not None and tuple(names) != self.source.classes:
-            raise UserError(
-                "the set's classes are not those of the stream, or in another order: "
-                "condense the stream's dataset"
-            )
-        images = self.source.per_class(c)
-        if len(images) == 0:
-            raise UserError(
-                f"the set has no images of class {c}, which experience {exp.current_experience} "
-                "brings: use its own set"
-            )
-        return images
-
 
 class CondensedBufferWithLogits(CondensedBuffer):
     """A memory for DER and DER++: each sample carries logits.
 
-    They are the model's at the end of the experience that the sample came with.
+    They are the model's at the end of the experience that the sample came with. Where the model has
+    grown since, they are filled up with NaN, which `continual.CondensedDER` leaves out.
 
     >>> from condense import load_dataset
     >>> from condense.data.preprocess import make_preprocess
@@ -283,97 +302,48 @@ class CondensedBufferWithLogits(CondensedBuffer):
     40
     """
 
-    def post_adapt(self, agent: Any, exp: Any) -> None:
-        """Add the new classes, with their logits under `agent.model`."""
-        old = set(self.buffer_groups)
-        super().post_adapt(agent, exp)
-        for label in self.buffer_groups.keys() - old:
-            self.buffer_groups[label].keep_logits(_logits(agent, self.buffer_groups[label].buffer))
+    def resize(self, strategy: Any, new_size: int) -> None:
+        """As in `CondensedBuffer`; rows that have no logits get those under `strategy.model`."""
+        super().resize(strategy, new_size)
+        parts = [part for group in self.buffer_groups.values() for part in group.parts]
+        logits = {
+            id(part): part.logits if part.logits is not None else self._logits(strategy, part)
+            for part in parts
+        }
+        width = max((one.shape[1] for one in logits.values()), default=0)
+        for group in self.buffer_groups.values():
+            own = [logits[id(part)] for part in group.parts]
+            group.keep_logits([_widened(one, width) for one in own])
+
+    @torch.no_grad()
+    def _logits(self, agent: Any, part: Part) -> Tensor:
+        """The agent's logits of a part in evaluation mode, float32 [I, C], on the CPU."""
+        if agent is None:
+            raise UserError("logits are those of a model: give `update_from_dataset` the strategy")
+        rows = self._group(0, [dataclasses.replace(part, logits=None)]).buffer.eval()
+        training = agent.model.training
+        agent.model.eval()
+        logits = []
+        for x, _, *tasks in DataLoader(rows, batch_size=agent.eval_mb_size):
+            given = tasks[0].to(agent.device) if tasks else None
+            logits.append(avalanche_forward(agent.model, x.to(agent.device), given).cpu())
+        agent.model.train(training)
+        return torch.cat(logits)
 
 
-class _Samples(Dataset):
-    """The samples in the rows of one class: (float32 image, label), preprocessed and decoded."""
-
-    def __init__(self, rows: Tensor, label: int, preprocess: Preprocess, formation: int) -> None:
-        self._rows, self._label = rows, label
-        self._preprocess, self._formation = preprocess, formation
-
-    def __len__(self) -> int:
-        return len(self._rows) * self._formation**2
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        row, part = divmod(index, self._formation**2)
-        image = self._rows[row][None]
-        image = self._preprocess.apply(image) if image.dtype == torch.uint8 else image
-        return decode(image, self._formation)[part], self._label
+def _widened(logits: Tensor, width: int) -> Tensor:
+    return F.pad(logits, (0, width - logits.shape[1]), value=torch.nan)
 
 
-@torch.no_grad()
-def _logits(agent: Any, rows: AvalancheDataset) -> Tensor:
-    """The agent's logits of `rows` in evaluation mode, float32 [I, C], on the CPU."""
-    training = agent.model.training
-    agent.model.eval()
-    logits = [
-        agent.model(batch[0].to(agent.device)).cpu()
-        for batch in DataLoader(rows.eval(), batch_size=agent.eval_mb_size)
-    ]
-    agent.model.train(training)
-    return torch.cat(logits)
-
-
-def _original_classes(exp: Any) -> dict[int, int]:
-    """The original class of each label in an experience.
-
-    A stream may number its classes in the order in which they come.
-    """
-    labels = sorted(int(label) for label in exp.dataset.targets.uniques)
-    mapping = getattr(getattr(exp, "benchmark", None), "class_mapping", None)
-    if mapping is None:
-        return {label: label for label in labels}
-    originals = {
-        label: [c for c, mapped in enumerate(mapping) if mapped == label] for label in labels
-    }
-    if any(len(classes) > 1 for classes in originals.values()):
-        raise UserError(
-            "the stream gives several classes the same label: "
-            "use one without `class_ids_from_zero_in_each_exp`"
-        )
-    return {label: classes[0] for label, classes in originals.items()}
-
-
-def _task_of(dataset: Any) -> int | None:
-    """The task label that samples carry; None if they are (image, label) pairs."""
-    if not hasattr(dataset, "targets_task_labels"):
-        return None
-    return min(int(task) for task in dataset.targets_task_labels.uniques)
-
-
-def _check_stream(exp: Any, shape: tuple[int, int, int]) -> None:
-    """Raise `UserError` unless the stream's samples can be stacked with ours."""
-    image = exp.dataset.eval()[0][0]
-    if not isinstance(image, Tensor) or image.dtype != torch.float32 or tuple(image.shape) != shape:
-        tensor = isinstance(image, Tensor)
-        kind = f"{image.dtype} {tuple(image.shape)}" if tensor else type(image).__name__
-        raise UserError(
-            f"the stream's images are {kind}, the memory's float32 {shape}: "
-            "they must be the same to be replayed"
-        )
-
-
-def _training_images(dataset: Any, new: dict[int, int], source: Online) -> Images:
-    """The pixels of an experience's images of some classes, without augmentation.
-
-    Class i of the result is the i-th of `new`.
-    """
-    index_of = {label: index for index, label in enumerate(new)}
-    kept = [i for i, label in enumerate(dataset.targets) if int(label) in index_of]
-    rows = dataset.subset(kept).eval()
-    images = torch.cat([batch[0] for batch in DataLoader(rows, batch_size=256)])
-    restored = source.preprocess.unapply(images)
-    if restored.min() < -_RANGE or restored.max() > 1 + _RANGE:
-        raise UserError(
-            "the stream's images are not under the preprocessing of the online source: "
-            "give it the stream's"
-        )
-    labels = torch.tensor([index_of[int(dataset.targets[i])] for i in kept])
-    return Images(source.preprocess.quantise(images), labels, tuple(str(c) for c in new.values()))
+def _mapping(class_mapping: Sequence[int] | None, order: Sequence[int] | None) -> list[int] | None:
+    """The label of each class, by one of the two ways of saying it."""
+    if class_mapping is not None and order is not None:
+        raise UserError("`class_mapping` and `order` say the same: give one of them")
+    if order is None:
+        return None if class_mapping is None else [int(label) for label in class_mapping]
+    if len(set(order)) < len(order) or min(order) < 0:
+        raise UserError("`order` must name the class of each label, each class once")
+    mapping = [-1] * (max(order) + 1)
+    for label, c in enumerate(order):
+        mapping[c] = label
+    return mapping

@@ -30,9 +30,9 @@ class Compared:
 
     method: tuple[str, ...] = ()
     """`random`, `herding`, `kcenter`, `datadam`, `dm` (settings as in
-    `datadam:loss_scale=100,lr=1`), a set's path, or `class-balanced` (Avalanche's own, in replay);
-    may be repeated.  [default: random, herding, datadam:loss_scale=100, and in replay
-    class-balanced]"""
+    `datadam:loss_scale=100,lr=1`), a set's path; in replay also `class-balanced` (Avalanche's own),
+    `finetune`, `joint`, and `NAME+real`; may be repeated.  [default: random, herding,
+    datadam:loss_scale=100, and in replay class-balanced]"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +130,8 @@ def _tell(measured: "Results", folder: Path, as_json: bool) -> None:
 
         Console().print(live(measured))
         click.echo(f"report           {folder / 'report.html'}")
+    for note in measured.notes:
+        click.echo(note, err=True)
     if measured.left:
         tested = f"{measured.left} of {measured.total} networks are still to be tested"
         click.echo(f"{tested}: go on with `continual --resume {folder}`", err=True)

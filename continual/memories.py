@@ -8,10 +8,11 @@ made step by step, from the training images of the step's classes alone.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ from condense.data.preprocess import Preprocess
 from condense.errors import UserError, unknown
 from condense.methods import METHODS, Matching
 from condense.methods.base import Recipe
-from condense.methods.recipes import RECIPES, published_as, recipe_for
+from condense.methods.recipes import RECIPES, from_json, published_as, recipe_for
 from condense.methods.selection import SELECTIONS
 from condense.networks.accelerate import joins_images
 from condense.networks.build import build
@@ -185,11 +186,45 @@ def separable(recipe: Recipe | Selection, dataset: Dataset) -> bool:
     >>> [separable(Selection(method=name), digits) for name in ("random", "herding")]
     [True, False]
     """
+    return _separable(recipe, dataset.shape, len(dataset.classes))
+
+
+def made_jointly(condensed: CondensedSet) -> bool:
+    """Whether a set was made of several classes at once, so that each may depend on the others.
+
+    What a set does not record, such as the making of an imported set, counts as separate.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> digits = load_dataset("digits")
+    >>> how = {"preprocess": make_preprocess("standard", digits), "seed": 0}
+    >>> made_jointly(select("random", digits, 1, **how))
+    False
+    >>> made_jointly(select("herding", digits, 1, feature_epochs=1, network="mlp", **how))
+    True
+    """
+    return any(
+        not _separable(how, condensed.shape, len(condensed.classes))
+        for facts in condensed.provenance.get("merged", [condensed.provenance])
+        if "only" not in facts and (how := _how(facts)) is not None
+    )
+
+
+def _how(facts: Mapping[str, Any]) -> Recipe | Selection | None:
+    """How a set with this provenance was made, if it says so."""
+    if "recipe" in facts:
+        return from_json(facts["recipe"])
+    method = facts.get("method")
+    return Selection(method=method) if method in SELECTIONS else None
+
+
+def _separable(recipe: Recipe | Selection, shape: tuple[int, int, int], classes: int) -> bool:
     if isinstance(recipe, Selection):
         return recipe.method == "random"
     if not isinstance(recipe.method, Matching):
         return False
-    joint = joins_images(build(recipe.network, dataset.shape, len(dataset.classes)))
+    joint = joins_images(build(recipe.network, shape, classes))
     # The networks of a pool are trained on all classes.
     return not joint and recipe.init in ("random", "noise") and not recipe.pool
 

@@ -21,18 +21,27 @@ def class_order(num_classes: int, seed: int) -> tuple[int, ...]:
     return tuple(np.random.RandomState(seed).permutation(num_classes).tolist())
 
 
-def split(order: Sequence[int], steps: int) -> tuple[tuple[int, ...], ...]:
-    """The classes of each step, the same number in each.
+def split(order: Sequence[int], steps: int, base: int = 0) -> tuple[tuple[int, ...], ...]:
+    """The classes of each step: the same number in each, or `base` classes in the first.
 
-    Raises `UserError` if `steps` does not divide the number of classes.
+    Raises `UserError` if the steps, or those after the first, do not divide the classes.
 
     >>> split((3, 1, 0, 2), steps=2)
     ((3, 1), (0, 2))
+    >>> split((3, 1, 0, 2), steps=3, base=2)
+    ((3, 1), (0,), (2,))
     >>> split((3, 1, 0, 2), steps=3)
     Traceback (most recent call last):
     condense.errors.UserError: 3 steps do not divide 4 classes: give one of 1, 2, 4
     """
     count = len(order)
+    if base:
+        if base >= count or steps < 2:
+            raise UserError(
+                f"a first step of {base} classes leaves none of {count} for others, or there are "
+                "no others: give a smaller `base` and at least 2 steps"
+            )
+        return tuple(order[:base]), *split(order[base:], steps - 1)
     if not 1 <= steps <= count or count % steps:
         able = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
         raise UserError(f"{steps} steps do not divide {count} classes: give one of {able}")

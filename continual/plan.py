@@ -23,6 +23,15 @@ CLASS_BALANCED = "class-balanced"
 
 It holds real images, of as many bytes as the condensed memories."""
 
+BOUNDS = ("finetune", "joint")
+"""Methods of mode `replay` without a memory: each experience's images alone, and all so far."""
+
+NOT_CONDENSED = (CLASS_BALANCED, *BOUNDS)
+"""Methods for which nothing is condensed."""
+
+FILLED = "+real"
+"""The end of a method whose memory real images fill, where condensed ones leave places free."""
+
 _OURS = ("random", "herding", "datadam:loss_scale=100")
 
 METHODS = {"scratch": _OURS, "replay": (CLASS_BALANCED, *_OURS)}
@@ -42,12 +51,15 @@ class Plan:
     """
 
     steps: int
-    """Number of experiences. Each brings the same number of new classes."""
+    """Number of experiences. Each brings the same number of new classes, except for `base`."""
     methods: tuple[str, ...] = _OURS
     """How the memories are made: selections, recipes, matching methods, files of condensed sets.
 
     Settings follow a colon, as in `datadam:loss_scale=100,lr=1` (see `continual.memories.parse`).
-    Mode `replay` also has `class-balanced`."""
+    Mode `replay` also has `class-balanced`, the bounds `finetune` and `joint`, and every method
+    followed by `+real`, whose memory real images fill until condensed ones arrive."""
+    base: int = 0
+    """Classes of the first experience, of which the others divide the rest; 0: all the same."""
     ipc: int = 20
     """Images per class."""
     orders: int = 5
@@ -57,7 +69,7 @@ class Plan:
     mode: str = "scratch"
     """`scratch` (new networks at each step, as the paper's) or `replay` (an Avalanche strategy)."""
     strategy: str = "replay"
-    """In mode `replay`: `replay`, `lwf`, `gdumb`, `er-ace` or `mir`."""
+    """In mode `replay`: `replay`, `lwf`, `gdumb`, `er-ace`, `der++`, `mir`, `icarl` or `scr`."""
     network: str = "convnet"
     """Network that learns."""
     epochs: int | None = None
@@ -76,7 +88,7 @@ class Plan:
     """`auto`, `cpu` or `cuda`; `auto` takes a GPU where there is one."""
 
     def __post_init__(self) -> None:
-        at_least(0, self, "epochs", "condense_steps")
+        at_least(0, self, "epochs", "condense_steps", "base")
         at_least(1, self, "steps", "ipc", "orders", "repeats", "batch", "classes")
         fewer = f"fewer: this is {self.networks:,} trainings"
         require("orders", self.orders, self.networks <= MOST_TASKS, fewer)
@@ -86,10 +98,12 @@ class Plan:
             raise unknown("storage of a memory", self.storage, ("uint8", "float32"))
         if not self.methods or len(set(self.methods)) < len(self.methods):
             raise UserError("give one method or more, each once")
-        if CLASS_BALANCED in self.methods and self.mode != "replay":
-            raise UserError(
-                f"`{CLASS_BALANCED}` is filled by an Avalanche strategy: use it with --mode replay"
-            )
+        if self.mode != "replay":
+            for method in self.methods:
+                if method in NOT_CONDENSED or method.endswith(FILLED):
+                    raise UserError(
+                        f"`{method}` is filled by an Avalanche strategy: use it with --mode replay"
+                    )
 
     @property
     def networks(self) -> int:

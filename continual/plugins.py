@@ -1,13 +1,15 @@
-"""Avalanche plugins and strategies with a condensed memory: replay, GDumb, iCaRL and others.
+"""Avalanche plugins with a condensed memory, and the strategies of mode `replay`.
 
-`STRATEGIES` builds each strategy of mode `replay`. Where Avalanche makes a storage policy of its
-own, ours replaces it after construction. ER-ACE, MIR, SCR and GDumb need no more than that.
+`STRATEGIES` builds each of them. Where Avalanche makes a storage policy of its own, ours replaces
+it after construction. MIR, SCR and GDumb need no more than that; for the others see
+`continual.strategies`.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from avalanche.models import SCRModel
 from avalanche.training.plugins import (
     GDumbPlugin,
     LwFPlugin,
@@ -16,15 +18,17 @@ from avalanche.training.plugins import (
     SupervisedPlugin,
 )
 from avalanche.training.storage_policy import ExemplarsBuffer
-from avalanche.training.supervised import ER_ACE, ICaRL, Naive
-from avalanche.training.supervised.icarl import _ICaRLPlugin
-from torch import nn
-from torch.utils.data import DataLoader
+from avalanche.training.supervised import SCR, Cumulative, Naive
+from torch import Tensor, nn
 
 from condense.data.augment import make_augment
 from condense.errors import UserError
+from condense.networks.base import Network
+from condense.networks.build import initialise
+from condense.randomness import derive
 from condense.training.train import Protocol
 from continual.buffer import CondensedBuffer
+from continual.strategies import CondensedDER, CondensedERACE, CondensedICaRL
 
 
 class CondensedReplayPlugin(ReplayPlugin):
@@ -102,71 +106,6 @@ class CondensedGDumb(GDumbPlugin):
         self.storage_policy = buffer
 
 
-class CondensedICaRL(ICaRL):
-    """iCaRL with condensed exemplars.
-
-    They are replayed and distilled, and the means of their features classify.
-
-    >>> from condense import load_dataset
-    >>> from condense.data.preprocess import make_preprocess
-    >>> from condense.methods.selection import select
-    >>> digits = load_dataset("digits")
-    >>> preprocess = make_preprocess("standard", digits)
-    >>> memory = select("random", digits, 4, preprocess=preprocess, seed=0)
-    >>> from condense.networks.build import build
-    >>> network = build("convnet-d2-w8", digits.shape, 10)
-    >>> strategy = CondensedICaRL(
-    ...     buffer=CondensedBuffer(memory), feature_extractor=torch.nn.Flatten(),
-    ...     classifier=torch.nn.Linear(64, 10), train_mb_size=32, train_epochs=1,
-    ...     optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
-    ... )
-    >>> type(strategy).__name__
-    'CondensedICaRL'
-    """
-
-    def __init__(self, *, buffer: CondensedBuffer, **options: Any) -> None:
-        """`options` are those of `ICaRL` without the memory's: `feature_extractor`, ..."""
-        super().__init__(
-            memory_size=buffer.max_size, buffer_transform=None, fixed_memory=True, **options
-        )
-        place = next(i for i, plugin in enumerate(self.plugins) if isinstance(plugin, _ICaRLPlugin))
-        self.plugins[place] = _CondensedExemplars(buffer)
-
-
-class _CondensedExemplars(_ICaRLPlugin):
-    def __init__(self, buffer: CondensedBuffer) -> None:
-        super().__init__(memory_size=buffer.max_size)
-        self.storage_policy = buffer
-
-    def construct_exemplar_set(self, strategy: Any) -> None:
-        """All rows of the memory, as the stream's evaluation transform would give them."""
-        self.storage_policy.update(strategy)
-        groups = self.storage_policy.buffer_groups
-        loaders = [DataLoader(one.buffer.eval(), batch_size=256) for one in groups.values()]
-        stored = [torch.cat([x for x, *_ in loader]) for loader in loaders]
-        self.x_memory = [images.to(strategy.device) for images in stored]
-        self.y_memory = [[label] * len(group.rows) for label, group in groups.items()]
-
-    def reduce_exemplar_set(self, strategy: Any) -> None:
-        """The memory has shrunk by itself."""
-
-
-class _ErAce(ER_ACE):
-    """ER-ACE that also replays a memory of fewer rows than `batch_size_mem`.
-
-    Avalanche's own replays nothing then.
-    """
-
-    def _before_training_exp(self, **kwargs: Any) -> None:
-        wanted: Any = self.batch_size_mem  # type: ignore[has-type]
-        if isinstance(self.storage_policy, CondensedBuffer):
-            # ER-ACE is about to do this, and the second time changes nothing.
-            self.storage_policy.update(self)
-            self.batch_size_mem = min(wanted, len(self.storage_policy.buffer))
-        super()._before_training_exp(**kwargs)
-        self.batch_size_mem = wanted
-
-
 class ByProtocol(SupervisedPlugin):
     """Makes a strategy train as `condense.training.train.train` does.
 
@@ -180,7 +119,7 @@ class ByProtocol(SupervisedPlugin):
 
     def __init__(self, protocol: Protocol, seed: int) -> None:
         super().__init__()
-        self._protocol, self._seed = protocol, seed
+        self._protocol, self.seed = protocol, seed
         self._augment = make_augment(protocol.augment)
         self._pass = self._step = 0
 
@@ -192,13 +131,17 @@ class ByProtocol(SupervisedPlugin):
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Augment what the model is about to see."""
         self._step += 1
-        strategy.mbatch[0] = self._augment.training(strategy.mbatch[0], self._seed, self._step)
+        strategy.mbatch[0] = self._augment.training(strategy.mbatch[0], self.seed, self._step)
         if getattr(strategy, "replay_loader", None) is not None and hasattr(
             strategy, "mb_buffer_x"
         ):
             strategy.mb_buffer_x = self._augment.training(
-                strategy.mb_buffer_x, self._seed, -self._step
+                strategy.mb_buffer_x, self.seed, -self._step
             )
+
+    def another_view(self, images: Tensor) -> Tensor:
+        """The images of a step, augmented once more and otherwise."""
+        return self._augment.training(images, derive(self.seed, "view"), self._step)
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Drop the rate after the pass that the protocol says."""
@@ -229,12 +172,13 @@ def _gdumb(common: dict[str, Any], memory: ExemplarsBuffer, batch: int) -> Naive
     return Naive(**common)
 
 
-def _er_ace(common: dict[str, Any], memory: ExemplarsBuffer, batch: int) -> ER_ACE:
-    strategy = _ErAce(
-        **common, mem_size=memory.max_size, batch_size_mem=min(batch, memory.max_size)
-    )
-    strategy.storage_policy = memory
-    return strategy
+def _er_ace(common: dict[str, Any], memory: ExemplarsBuffer, batch: int) -> CondensedERACE:
+    return CondensedERACE(buffer=memory, batch_size_mem=min(batch, memory.max_size), **common)
+
+
+def _der(common: dict[str, Any], memory: ExemplarsBuffer, batch: int) -> CondensedDER:
+    size = min(batch, memory.max_size)
+    return CondensedDER(buffer=memory, batch_size_mem=size, alpha=0.1, beta=0.5, **common)
 
 
 def _mir(common: dict[str, Any], memory: ExemplarsBuffer, batch: int) -> Naive:
@@ -246,32 +190,98 @@ def _mir(common: dict[str, Any], memory: ExemplarsBuffer, batch: int) -> Naive:
     return Naive(**common)
 
 
+def _icarl(common: dict[str, Any], memory: Any, batch: int) -> CondensedICaRL:
+    network = common.pop("model")
+    del common["criterion"]  # iCaRL has its own
+    return CondensedICaRL(
+        buffer=memory,
+        feature_extractor=_Embedding(network),
+        classifier=network.classifier,
+        **common,
+    )
+
+
+def _scr(common: dict[str, Any], memory: ExemplarsBuffer, batch: int) -> SCR:
+    embedding, protocol = _Embedding(common.pop("model")), common["plugins"][0]
+    width = embedding.network.embedding_size
+    projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 128))
+    initialise(projection, protocol.seed, 0)
+    model = SCRModel(embedding, projection).to(common["device"])
+    common["optimizer"].add_param_group({"params": list(projection.parameters())})
+    del common["criterion"]  # SCR has its own
+    size = min(batch, memory.max_size)
+    strategy = SCR(
+        model=model,
+        augmentations=protocol.another_view,
+        mem_size=memory.max_size,
+        batch_size_mem=size,
+        **common,
+    )
+    strategy.replay_plugin.storage_policy = memory
+    return strategy
+
+
+def _finetune(common: dict[str, Any], memory: None, batch: int) -> Naive:
+    return Naive(**common)
+
+
+def _joint(common: dict[str, Any], memory: None, batch: int) -> Cumulative:
+    return Cumulative(**common)
+
+
+class _Embedding(nn.Module):
+    """The part of a network before its classifier."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The embeddings, float32 [N, D]."""
+        return self.network.embed(images)
+
+
 STRATEGIES: dict[str, Callable[[dict[str, Any], Any, int], Any]] = {
     "replay": _replay,
     "lwf": _lwf,
     "gdumb": _gdumb,
     "er-ace": _er_ace,
+    "der++": _der,
     "mir": _mir,
+    "icarl": _icarl,
+    "scr": _scr,
 }
 """Builders of strategies, by name.
 
 Each is given the options that all strategies share, the memory (any storage policy) and the number
 of its rows in a batch."""
 
+BOUNDS: dict[str, Callable[[dict[str, Any], Any, int], Any]] = {
+    "finetune": _finetune,
+    "joint": _joint,
+}
+"""Builders of what has no memory: the present images alone, and all images so far."""
+
+WITH_LOGITS = ("der++",)
+"""Strategies whose memory carries logits."""
+
+EMBEDDING = ("icarl", "scr")
+"""Strategies that take a `Network` apart: its embedding and its classifier."""
+
 
 def build_strategy(
     name: str,
     model: nn.Module,
-    memory: ExemplarsBuffer,
+    memory: ExemplarsBuffer | None,
     protocol: Protocol,
     *,
     seed: int,
     device: torch.device,
     evaluator: Any,
 ) -> Any:
-    """The strategy `name` of `STRATEGIES`, which trains `model` by `protocol`.
+    """The strategy `name` of `STRATEGIES` or `BOUNDS`, which trains `model` by `protocol`.
 
-    Half of each batch is replayed from `memory`.
+    Half of each batch is replayed from `memory`, which the bounds do without.
 
     >>> from condense import load_dataset
     >>> from condense.data.preprocess import make_preprocess
@@ -308,7 +318,7 @@ def build_strategy(
         "evaluator": evaluator,
         "plugins": [ByProtocol(protocol, seed)],
     }
-    return STRATEGIES[name](common, memory, protocol.batch)
+    return {**STRATEGIES, **BOUNDS}[name](common, memory, protocol.batch)
 
 
 def _replay_plugin(memory: ExemplarsBuffer) -> ReplayPlugin:

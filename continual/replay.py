@@ -12,6 +12,7 @@ from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.logging import TensorboardLogger
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.storage_policy import ClassBalancedBuffer, ExemplarsBuffer
+from avalanche.training.supervised.der import ClassBalancedBufferWithLogits
 from torch import nn
 
 from condense.data.images import Dataset
@@ -21,10 +22,10 @@ from condense.networks.base import Network
 from condense.networks.build import build, initialise
 from condense.randomness import derive
 from condense.sets.condensed import CondensedSet
-from continual.buffer import CondensedBuffer
+from continual.buffer import CondensedBuffer, CondensedBufferWithLogits
 from continual.memories import union
-from continual.plan import MemoryBench
-from continual.plugins import build_strategy
+from continual.plan import BOUNDS, FILLED, MemoryBench
+from continual.plugins import EMBEDDING, WITH_LOGITS, build_strategy
 from continual.stream import class_stream
 from continual.tasks import StreamTask
 
@@ -85,11 +86,14 @@ class StreamBench(MemoryBench):
         memory = union(self.memories[task.order]) if self.memories else None
         order = [c for group in self.groups[task.order] for c in group]
         preprocess = memory.preprocess if memory else self.preprocess
-        stream = class_stream(self.dataset, self.plan.steps, order, preprocess=preprocess)
+        plan = self.plan
+        stream = class_stream(
+            self.dataset, plan.steps, order, preprocess=preprocess, base=plan.base
+        )
         board = self.boards / f"{task.method.replace('/', '_')}-{task.order}-{task.repeat}"
         shutil.rmtree(board, ignore_errors=True)
         logger = TensorboardLogger(str(board))
-        strategy = self._strategy(self._buffer(memory), seed, logger)
+        strategy = self._strategy(task.method, self._buffer(task.method, memory), seed, logger)
         result: dict[str, Any] = {"accuracies": [], "images": []}
         try:
             with _global_generator(derive(seed, "avalanche")):
@@ -104,13 +108,23 @@ class StreamBench(MemoryBench):
             logger.writer.close()
         return result
 
-    def _buffer(self, memory: CondensedSet | None) -> ExemplarsBuffer:
+    def _buffer(self, method: str, memory: CondensedSet | None) -> ExemplarsBuffer | None:
+        """The memory of a method; None for the bounds."""
+        logits = self.plan.strategy in WITH_LOGITS
+        if method in BOUNDS:
+            return None
         if memory is None:
-            return RealImages(self.real_images)
-        return CondensedBuffer(memory, storage=self.plan.storage)
+            real = ClassBalancedBufferWithLogits if logits else RealImages
+            return real(self.real_images)
+        kind = CondensedBufferWithLogits if logits else CondensedBuffer
+        fill = "real" if method.endswith(FILLED) else None
+        return kind(memory, storage=self.plan.storage, fill=fill)
 
-    def _strategy(self, buffer: ExemplarsBuffer, seed: int, logger: TensorboardLogger) -> Any:
-        """The strategy of the plan, with a new network that replays `buffer`."""
+    def _strategy(
+        self, method: str, buffer: ExemplarsBuffer | None, seed: int, logger: TensorboardLogger
+    ) -> Any:
+        """The strategy of the plan or a bound, with a new network that replays `buffer`."""
+        name = method if method in BOUNDS else self.plan.strategy
         protocol = self.plan.protocol(self.dataset)
         model = build(self.plan.network, self.dataset.shape, len(self.dataset.classes))
         model = model.to(self.device)
@@ -118,9 +132,10 @@ class StreamBench(MemoryBench):
         # Each image brings one of the memory with it, and a backward pass costs two forward ones.
         pixels = 6 * protocol.epochs * self.dataset.train.pixels[:, 0].numel()
         metrics = accuracy_metrics(experience=True, stream=True)
+        whole = name not in EMBEDDING
         return build_strategy(
-            self.plan.strategy,
-            _quick(model, pixels, self.plan.batch, self.device),
+            name,
+            _quick(model, pixels, self.plan.batch, self.device) if whole else model,
             buffer,
             protocol,
             seed=derive(seed, "replay"),

@@ -1,12 +1,13 @@
 """The results of a continual run: accuracies and forgetting, as a table, a plot and a report.
 
 The 95 % intervals are Student's, over the means of the class orders, because networks of one order
-share how hard it is. If there is only one order, the intervals are over its networks, and say
-nothing about other orders.
+share how hard it is. If there is only one order, or the memory is the same in all orders, they are
+over trainings, and say nothing about other orders. Below three values there is no interval.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,53 @@ class Row:
         return right / sum(self.images)
 
 
+@dataclass(frozen=True)
+class Measure(Statistic):
+    """A statistic with an interval that is possible, and withheld below three values.
+
+    >>> Measure(((0.5,), (0.6,))).ci95
+    >>> str(Measure(((0.98,), (0.99,), (0.91,)))).split()
+    ['96.0', '(85.2', 'to', '100.0)']
+    >>> Measure(((0.5, 0.5), (0.6, 0.6), (0.7, 0.7)), pooled=True).over
+    '6 trainings'
+    """
+
+    least: float = 0.0
+    """The least possible value; the largest is 1."""
+    pooled: bool = False
+    """Whether orders make no difference, so that all values are trainings of one kind."""
+
+    @property
+    def over(self) -> str:
+        """What the interval is over."""
+        if self.pooled or len(self.values) == 1:
+            return f"{sum(map(len, self.values))} trainings"
+        return f"{len(self.values)} orders"
+
+    @property
+    def ci95(self) -> tuple[float, float] | None:
+        """The 95 % interval, within what is possible; None below three values."""
+        whole = self._whole
+        if whole is None:
+            return None
+        return max(self.least, whole[0]), min(1.0, whole[1])
+
+    @property
+    def _whole(self) -> tuple[float, float] | None:
+        """The interval by Student's t alone."""
+        values = self.values
+        if self.pooled:
+            values = (tuple(one for repeats in values for one in repeats),)
+        count = len(values) if len(values) > 1 else len(values[0])
+        return Statistic(values).ci95 if count > 2 else None
+
+    def __str__(self) -> str:
+        if self.ci95 == self._whole:
+            return super().__str__()
+        low, high = (f"{100 * end:.1f}" for end in self.ci95 or ())
+        return f"{100 * self.mean:.1f}\u00a0({low}\u00a0to\u00a0{high})"
+
+
 @dataclass
 class Results:
     """The rows that are measured, and their statistics.
@@ -65,6 +113,10 @@ class Results:
     """By (method, order, repeat, step)."""
     total: int | None = None
     """The number of rows when the run is finished, if known."""
+    same_at_end: set[str] = field(default_factory=set)
+    """The methods whose last networks were trained on one memory, whatever the order."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the results has to know about this run."""
 
     @property
     def left(self) -> int:
@@ -76,25 +128,39 @@ class Results:
         for row in rows:
             self.rows[row.method, row.order, row.repeat, row.step] = row
 
-    def at(self, method: str, step: int) -> Statistic | None:
+    def at(self, method: str, step: int) -> Measure | None:
         """The accuracy on the classes seen after a step; None if nothing is measured yet."""
-        return self._collect(method, step, lambda rows: rows[step].seen)
+        pooled = step == self.steps - 1 and method in self.same_at_end
+        return self._collect(method, step, lambda rows: rows[step].seen, pooled=pooled)
 
-    def final(self, method: str) -> Statistic | None:
+    def final(self, method: str) -> Measure | None:
         """The accuracy after the last step."""
         return self.at(method, self.steps - 1)
 
-    def average(self, method: str) -> Statistic | None:
+    def average(self, method: str) -> Measure | None:
         """The mean over the steps of the accuracy on the classes seen."""
         return self._collect(method, self.steps - 1, lambda rows: fmean(row.seen for row in rows))
 
-    def forgetting(self, method: str) -> Statistic | None:
+    def forgetting(self, method: str) -> Measure | None:
         """How much of the best accuracy on the classes of a step is lost at the end.
 
         This is the mean over all steps but the last (Chaudhry et al., "Riemannian walk for
         incremental learning", ECCV 2018, section 3). None for a single step.
         """
-        return None if self.steps == 1 else self._collect(method, self.steps - 1, _forgotten)
+        if self.steps == 1:
+            return None
+        return self._collect(method, self.steps - 1, _forgotten, least=-1.0)
+
+    def difference(self, ours: str, theirs: str) -> Measure | None:
+        """The final accuracy of a method minus that of another, order by order; in [-1, 1].
+
+        None if no order is complete. What an order or its networks make easier for both methods is
+        not in it.
+        """
+        finals = [self._by_order(method) for method in (ours, theirs)]
+        both = sorted(finals[0].keys() & finals[1].keys())
+        points = tuple((fmean(finals[0][one]) - fmean(finals[1][one]),) for one in both)
+        return Measure(points, least=-1.0) if points else None
 
     def to_json(self) -> dict[str, Any]:
         """Every statistic, by method."""
@@ -107,14 +173,22 @@ class Results:
                 document[method][name] = one.to_json() if one else None
         return document
 
-    def _collect(self, method: str, last: int, of: Any) -> Statistic | None:
-        """The statistic of what `of` makes of the rows 0 to `last` of each complete network."""
+    def _collect(self, method: str, last: int, of: Any, **how: Any) -> Measure | None:
+        """The measure of what `of` makes of the rows 0 to `last` of each complete network."""
+        orders = self._orders(method, last, of)
+        return Measure(tuple(map(tuple, orders.values())), **how) if orders else None
+
+    def _by_order(self, method: str) -> dict[int, list[float]]:
+        """The final accuracies of the networks of each order."""
+        return self._orders(method, self.steps - 1, lambda rows: rows[-1].seen)
+
+    def _orders(self, method: str, last: int, of: Any) -> dict[int, list[float]]:
         orders: dict[int, list[float]] = {}
         for name, order, repeat, step in sorted(self.rows):
             keys = [(name, order, repeat, s) for s in range(last + 1)]
             if name == method and step == last and all(key in self.rows for key in keys):
                 orders.setdefault(order, []).append(of([self.rows[key] for key in keys]))
-        return Statistic(tuple(map(tuple, orders.values()))) if orders else None
+        return orders
 
 
 def _forgotten(rows: Sequence[Row]) -> float:
@@ -129,17 +203,14 @@ def _forgotten(rows: Sequence[Row]) -> float:
 def cells(results: Results) -> tuple[list[str], list[list[str]]]:
     """The headers and the rows of a table of steps and methods, as text.
 
-    Each cell is a mean in percent and half of its 95 % interval.
+    Each cell is a mean in percent and half of its 95 % interval, if there is one.
 
     >>> results = Results(("random",), steps=1)
     >>> results.add(Row("random", 0, 0, 0, (0.5,), (10,)), Row("random", 1, 0, 0, (0.6,), (10,)))
-    >>> headers, rows = cells(results)
-    >>> headers
-    ['', 'random']
-    >>> rows[0][0], rows[0][1][:4]
-    ('step 1', '55.0')
+    >>> cells(results)
+    (['', 'random'], [['step 1', '55.0'], ['average', '55.0'], ['forgetting', '']])
     """
-    named: dict[str, list[Statistic | None]] = {
+    named: dict[str, list[Measure | None]] = {
         f"step {step + 1}": [results.at(method, step) for method in results.methods]
         for step in range(results.steps)
     }
@@ -148,6 +219,45 @@ def cells(results: Results) -> tuple[list[str], list[list[str]]]:
     return ["", *results.methods], [
         [name, *(str(one or "") for one in statistics)] for name, statistics in named.items()
     ]
+
+
+def differences(results: Results) -> tuple[list[str], list[list[str]]]:
+    """The headers and the rows of a table of the paired differences of final accuracies.
+
+    >>> results = Results(("theirs", "ours"), steps=1)
+    >>> results.add(Row("theirs", 0, 0, 0, (0.5,), (10,)), Row("ours", 0, 0, 0, (0.75,), (10,)))
+    >>> differences(results)[1]
+    [['ours', 'theirs', '25.0', '+25.0']]
+    """
+    rows = []
+    for theirs, ours in combinations(results.methods, 2):
+        one = results.difference(ours, theirs)
+        if one:
+            of_orders = ", ".join(f"{100 * point:+.1f}" for (point,) in one.values)
+            rows.append([ours, theirs, str(one), of_orders])
+    return ["final accuracy of", "minus that of", "points", "by order"], rows
+
+
+def explained(results: Results) -> list[str]:
+    """What the intervals of these results are over, and the notes, as sentences.
+
+    >>> results = Results(("random",), steps=1, same_at_end={"random"})
+    >>> results.add(*(Row("random", n, 0, 0, (0.5 + n / 10,), (10,)) for n in range(3)))
+    >>> explained(results)[1]
+    'After the last step the memory of random is the same in all orders: the interval is over 3 ...'
+    """
+    lines = [
+        "Intervals are 95 %, by Student's t over class orders (over trainings, where there is one "
+        "order), within 0 and 100 %; none is given for fewer than three values."
+    ]
+    for method in results.methods:
+        final = results.final(method)
+        if final and final.pooled:
+            lines.append(
+                f"After the last step the memory of {method} is the same in all orders: the "
+                f"interval is over {final.over}, and says nothing about another memory."
+            )
+    return lines + results.notes
 
 
 def live(results: Results) -> "Table":
@@ -160,24 +270,32 @@ def live(results: Results) -> "Table":
     return terminal(title, *cells(results), numbers=True)
 
 
-def plot(results: Results, path: Path, title: str, classes_a_step: int) -> Path:
+def plot(results: Results, path: Path, title: str, classes: int | Sequence[int]) -> Path:
     """Write a PNG of accuracy by classes seen, with a line for each method; returns `path`.
+
+    `classes` is the number of classes of each step, or the number seen after each of the steps.
 
     >>> from tempfile import TemporaryDirectory
     >>> results = Results(("random",), steps=1)
     >>> results.add(Row("random", 0, 0, 0, (0.5,), (10,)))
     >>> with TemporaryDirectory() as folder:
-    ...     plot(results, Path(folder, "accuracy.png"), "digits", classes_a_step=10).name
+    ...     plot(results, Path(folder, "accuracy.png"), "digits", classes=10).name
     'accuracy.png'
     """
     figure, axes = panel(6.4, 4.2)
+    if isinstance(classes, int):
+        classes = [classes * (step + 1) for step in range(results.steps)]
     for number, method in enumerate(results.methods):
         steps = [one for step in range(results.steps) if (one := results.at(method, step))]
         means = [100 * one.mean for one in steps]
-        arms = [100 * ((one.ci95[1] - one.mean) if one.ci95 else 0.0) for one in steps]
+        ends = [one.ci95 or (one.mean, one.mean) for one in steps]
+        arms = [
+            [100 * (one.mean - low) for one, (low, _) in zip(steps, ends, strict=True)],
+            [100 * (high - one.mean) for one, (_, high) in zip(steps, ends, strict=True)],
+        ]
         # The lines are moved apart a little so that intervals do not hide each other.
-        shift = 0.02 * classes_a_step * (number - len(results.methods) / 2)
-        seen = [classes_a_step * (step + 1) + shift for step in range(len(steps))]
+        shift = 0.02 * classes[-1] / results.steps * (number - len(results.methods) / 2)
+        seen = [count + shift for count in classes[: len(steps)]]
         axes.errorbar(
             seen,
             means,
@@ -189,7 +307,7 @@ def plot(results: Results, path: Path, title: str, classes_a_step: int) -> Path:
             label=literal(method),
         )
     axes.set(xlabel="classes seen", ylabel="test accuracy on them, %", title=literal(title))
-    axes.set_xticks([classes_a_step * (step + 1) for step in range(results.steps)])
+    axes.set_xticks(classes)
     axes.legend(frameon=False)
     return save_figure(figure, path)
 
@@ -210,20 +328,20 @@ def page(
     >>> results, plan = Results(("random",), steps=1), {"plan": {"methods": ["random"]}}
     >>> sizes = {"random": {"images": 20, "uint8": 1280, "float32": 5120}}
     >>> with TemporaryDirectory() as folder:
-    ...     picture = plot(results, Path(folder, "accuracy.png"), "digits", classes_a_step=10)
+    ...     picture = plot(results, Path(folder, "accuracy.png"), "digits", classes=10)
     ...     page(results, Path(folder, "report.html"), picture, plan, sizes).name
     'report.html'
     """
-    headers, rows = cells(results)
-    explained = (
+    meaning = (
         "Accuracy on the test images of the classes seen so far, in percent, and half of its 95 % "
-        "interval over class orders (over trainings, where there is one order). Average: over the "
-        "steps. Forgetting: best minus last accuracy on the classes of a step, averaged over all "
-        "steps but the last."
+        "interval. Average: over the steps. Forgetting: best minus last accuracy on the classes of "
+        "a step, averaged over all steps but the last."
     )
     if results.left:
-        explained += f" {results.left} of {results.total} networks are still to be tested."
-    table, image = report.table(headers, rows), report.image(picture)
+        meaning += f" {results.left} of {results.total} networks are still to be tested."
+    table, image = report.table(*cells(results)), report.image(picture)
+    notes = [report.paragraph(line) for line in explained(results)]
+    paired = "What an order makes easier for both methods is not in these differences."
     sizes_of = ["method", "images", "bytes as uint8", "bytes as float32"]
     held = [
         [method, size["images"], size["uint8"], size["float32"]] for method, size in sizes.items()
@@ -232,7 +350,10 @@ def page(
     return report.html_report(
         path,
         "Continual learning with condensed memories",
-        report.section("Accuracy", report.paragraph(explained), table, image),
+        report.section("Accuracy", report.paragraph(meaning), *notes, table, image),
+        report.section(
+            "Differences", report.paragraph(paired), report.table(*differences(results))
+        ),
         report.section("Memory at the end", report.table(sizes_of, held)),
         report.section("How", report.facts({**plan, "plan": settings})),
     )

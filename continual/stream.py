@@ -50,9 +50,11 @@ def class_stream(
     *,
     preprocess: Preprocess,
     augment: Augment | None = None,
+    base: int = 0,
 ) -> NCScenario:
     """A benchmark of `steps` experiences, each with the same number of new classes.
 
+    If `base` is given, the first has so many, and the others divide the rest.
     The classes come in the given order (see `class_order`); labels stay those of `dataset`. Samples
     are `[image, label, task 0]`, which all of Avalanche's strategies accept. `augment` is for
     training images only. Raises `UserError` if `steps` does not divide the number of classes, or if
@@ -70,7 +72,7 @@ def class_stream(
         raise UserError(
             f"`order` must name each of the {len(dataset.classes)} classes of {dataset.name} once"
         )
-    split(order, steps)
+    split(order, steps, base)
     benchmark = nc_benchmark(
         TensorDataset(dataset.train.pixels, dataset.train.labels),
         TensorDataset(dataset.test.pixels, dataset.test.labels),
@@ -78,6 +80,7 @@ def class_stream(
         task_labels=False,
         shuffle=False,
         fixed_class_order=list(order),
+        per_exp_classes={0: base} if base else None,
         train_transform=Prepare(preprocess, augment),
         eval_transform=Prepare(preprocess),
     )

@@ -19,6 +19,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate, combinations
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,9 @@ import torch
 
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
-from condense.data.preprocess import make_preprocess
+from condense.data.preprocess import PUBLISHED, make_preprocess
 from condense.errors import UserError, unknown
-from condense.files import write_json
+from condense.files import digest, write_json
 from condense.methods.selection import check_ipc
 from condense.networks.build import build
 from condense.progress import progress
@@ -42,9 +43,9 @@ from condense.study.study import Study
 from condense.study.trials import Trial, Trials
 from condense.study.workers import Bench, Workers
 from continual import results
-from continual.memories import memories, parse, quantised
+from continual.memories import made_jointly, memories, parse, quantised
 from continual.orders import class_order, of_classes, split
-from continual.plan import CLASS_BALANCED, Plan
+from continual.plan import CLASS_BALANCED, FILLED, NOT_CONDENSED, Plan
 from continual.results import Results
 from continual.scratch import ScratchBench
 
@@ -171,13 +172,13 @@ def chosen(dataset: Dataset, classes: int | None) -> Dataset:
 def _check(dataset: Dataset, plan: Plan) -> None:
     """Raise `UserError` for what the plan and the dataset do not allow."""
     part = chosen(dataset, plan.classes)
-    split(range(len(part.classes)), plan.steps)
+    split(range(len(part.classes)), plan.steps, plan.base)
     check_ipc(part, plan.ipc)
     build(plan.network, part.shape, len(part.classes))
     plan.protocol(part)
     for method in plan.methods:
-        if method != CLASS_BALANCED:
-            parse(method, part, plan.ipc, plan.condense_steps)
+        if method not in NOT_CONDENSED:
+            parse(method.removesuffix(FILLED), part, plan.ipc, plan.condense_steps)
     _check_strategy(plan)
 
 
@@ -222,8 +223,13 @@ class _Run:
         self.folder, self.job, self.quiet = folder, job, quiet
         self.preprocess = make_preprocess("standard", self.dataset)
         orders = [class_order(len(self.dataset.classes), seed) for seed in range(plan.orders)]
-        self.groups = [split(order, plan.steps) for order in orders]
+        self.groups = [split(order, plan.steps, plan.base) for order in orders]
         self.results = Results(plan.methods, plan.steps, total=plan.networks)
+        if self.dataset.name not in PUBLISHED:
+            self.results.notes.append(
+                f"{self.dataset.name} has no published constants: its standardisation was fitted "
+                "on the training images of all classes, those of later steps included."
+            )
         self.sizes: dict[str, dict[str, int]] = {}
         self.how_to_go_on = f"go on with `continual --resume {folder}`"
         self.shelf = Shelf(
@@ -247,7 +253,9 @@ class _Run:
                 try:
                     for method, study in studies.items():
                         held = self._memories(method)
-                        self.sizes[method] = self._sizes(held)
+                        self.sizes[method] = self._sizes(method, held)
+                        if self.plan.mode == "scratch" and _same(held):
+                            self.results.same_at_end.add(method)
                         if study.left:
                             self._measure(study, self._bench(held), workers, time_is_up)
                 except (KeyboardInterrupt, Interrupted):  # in a condensation too
@@ -292,9 +300,15 @@ class _Run:
 
     def _memories(self, method: str) -> list[list[CondensedSet]]:
         """What each step adds to the memory, by order and step; empty for Avalanche's buffer."""
-        if method == CLASS_BALANCED:
+        if method in NOT_CONDENSED:
             return []
-        recipe = parse(method, self.dataset, self.plan.ipc, self.plan.condense_steps)
+        text = method.removesuffix(FILLED)
+        recipe = parse(text, self.dataset, self.plan.ipc, self.plan.condense_steps)
+        if isinstance(recipe, CondensedSet) and made_jointly(recipe):
+            self.results.notes.append(
+                f"{text} was made of all classes at once: its images of early classes depend on "
+                "those of later steps."
+            )
         common = {"ipc": self.plan.ipc, "seed": self.plan.seed}
         held = []
         # A condensation shows its own progress.
@@ -307,10 +321,11 @@ class _Run:
             return held
         return [list(map(quantised, sets)) for sets in held]
 
-    def _sizes(self, held: list[list[CondensedSet]]) -> dict[str, int]:
+    def _sizes(self, method: str, held: list[list[CondensedSet]]) -> dict[str, int]:
         """Images and bytes of the memory after the last step."""
         values = torch.Size(self.dataset.shape).numel()
-        images = sum(map(len, held[0])) if held else self._real_images()
+        without = {CLASS_BALANCED: self._real_images(), "joint": len(self.dataset.train)}
+        images = sum(map(len, held[0])) if held else without.get(method, 0)
         return {"images": images, "uint8": images * values, "float32": 4 * images * values}
 
     def _real_images(self) -> int:
@@ -329,11 +344,33 @@ class _Run:
         job = plain(self.job)
         summary = {"left": self.results.left, "memory": self.sizes}
         summary["methods"] = self.results.to_json()
+        summary["differences"] = self._differences()
+        summary["notes"] = results.explained(self.results)
         write_json(self.folder / "summary.json", {**job, **summary})
-        picture = results.plot(
-            self.results, self.folder / "accuracy.png", title, classes // self.plan.steps
-        )
+        seen = list(accumulate(len(group) for group in self.groups[0]))
+        picture = results.plot(self.results, self.folder / "accuracy.png", title, seen)
         results.page(self.results, self.folder / "report.html", picture, job, self.sizes)
+
+    def _differences(self) -> dict[str, dict[str, Any]]:
+        """What a method's final accuracy is above another's, by name of both."""
+        return {
+            f"{ours} - {theirs}": one.to_json()
+            for theirs, ours in combinations(self.plan.methods, 2)
+            if (one := self.results.difference(ours, theirs))
+        }
+
+
+def _same(held: list[list[CondensedSet]]) -> bool:
+    """Whether the memories of all orders hold the same images at the end."""
+    contents = [
+        {
+            int(c): digest({"images": one.per_class(int(c))})
+            for one in sets
+            for c in one.class_of().unique()
+        }
+        for sets in held
+    ]
+    return len(held) > 1 and all(content == contents[0] for content in contents)
 
 
 @contextlib.contextmanager

@@ -265,17 +265,6 @@ def test_bad_input_is_named(world, stream, tmp_path):
     large = dataclasses.replace(world.memory, images=world.memory.images.repeat(1, 1, 2, 2))
     with pytest.raises(UserError, match=r"float32 \(1, 8, 8\), the memory's float32 \(1, 16, 16\)"):
         feed(CondensedBuffer(large), stream, 1)
-    tasks = nc_benchmark(
-        TensorDataset(world.dataset.train.pixels, world.dataset.train.labels),
-        TensorDataset(world.dataset.test.pixels, world.dataset.test.labels),
-        n_experiences=5,
-        task_labels=True,
-        class_ids_from_zero_in_each_exp=True,
-        train_transform=Prepare(world.preprocess),
-        eval_transform=Prepare(world.preprocess),
-    )
-    with pytest.raises(UserError, match="several classes the same label"):
-        feed(CondensedBuffer(world.memory), tasks, 1)
 
 
 # ---- online

@@ -14,17 +14,13 @@ from statistics import fmean
 
 import pytest
 import torch
-from click.testing import CliRunner
 
-from benchmarks.continual import difference
 from condense import UserError, load_dataset, recipe_for
 from condense.data.images import Dataset, Images
 from condense.runs.shelf import Shelf
-from condense.training.score import Statistic
 from continual import Plan, resume, run
 from continual import study as protocol
 from continual.memories import FEATURE_EPOCHS, memories, parse, quantised, separable
-from continual.results import Results, Row
 
 TINY = "datadam:loss_scale=100,real_batch=8,network=convnet-d2-w16"
 PLAN = Plan(
@@ -146,51 +142,6 @@ def test_methods_by_name(world, tmp_path):
         parse(str(foreign.save(tmp_path / "foreign.safetensors")), world.dataset, 2, None)
 
 
-# ---- statistics, against numbers worked out by hand
-
-
-def test_statistics_of_a_stream_of_three_steps():
-    results = Results(("m",), 3)
-    results.add(Row("m", 0, 0, 0, (0.9,), (10,)))
-    results.add(Row("m", 0, 0, 1, (0.6, 0.8), (10, 30)))
-    results.add(Row("m", 0, 0, 2, (0.7, 0.5, 1.0), (10, 30, 10)))
-    assert results.at("m", 1).mean == pytest.approx(0.75)  # (6 + 24) / 40
-    assert results.final("m").mean == pytest.approx(0.64)  # (7 + 15 + 10) / 50
-    assert results.average("m").mean == pytest.approx((0.9 + 0.75 + 0.64) / 3)
-    assert results.forgetting("m").mean == pytest.approx((0.2 + 0.3) / 2)
-    assert results.final("m").ci95 is None
-
-
-def test_intervals_are_over_orders():
-    over_orders = Statistic(
-        ((0.4, 0.6), (0.5, 0.7), (0.6, 0.8))
-    )  # means 0.5, 0.6, 0.7: t = 4.303 with 2 degrees of freedom
-    assert over_orders.mean == pytest.approx(0.6)
-    assert over_orders.ci95 == pytest.approx(
-        (0.6 - 4.303 * 0.1 / 3**0.5, 0.6 + 4.303 * 0.1 / 3**0.5), abs=1e-4
-    )
-    one_order = Statistic(((0.5, 0.6, 0.7),))
-    assert one_order.ci95 == pytest.approx(over_orders.ci95)
-
-
-def test_a_difference_of_memories_is_taken_order_by_order():
-    results = Results(("theirs", "ours"), 1)
-    for order, (theirs, ours) in enumerate(
-        ((0.1, 0.4), (0.5, 0.7), (0.3, 0.7))
-    ):  # 30, 20 and 40 points
-        results.add(Row("theirs", order, 0, 0, (theirs,), (10,)))
-        results.add(Row("ours", order, 0, 0, (ours,), (10,)))
-    told = difference(results, "ours", "theirs")
-    assert told.replace("\u00a0", " ") == f"30.0 ± {4.303 * 10 / 3**0.5:.1f} (+30.0, +20.0, +40.0)"
-
-
-def test_what_is_not_complete_is_not_reported():
-    results = Results(("m",), 2)
-    results.add(Row("m", 0, 0, 1, (0.5, 0.5), (1, 1)))  # step 0 is missing
-    assert results.average("m") is None
-    assert results.at("m", 0) is None
-
-
 # ---- runs
 
 
@@ -206,6 +157,11 @@ def test_a_run_is_complete_and_condenses_once(world, tmp_path, monkeypatch):
     values = [
         row.accuracies for row in results.rows.values() if row.method == TINY and row.step == 0
     ]
+    assert told["differences"][f"{TINY} - random"]["mean"] == pytest.approx(
+        results.final(TINY).mean - results.final("random").mean
+    )
+    assert results.same_at_end == {"random", TINY}
+    assert any("fitted on the training images of all classes" in note for note in told["notes"])
     assert told["methods"][TINY]["steps"][0]["mean"] == pytest.approx(
         fmean(v for accuracies in values for v in accuracies)
     )
@@ -234,6 +190,10 @@ def test_bad_input_is_named_before_anything_is_made(world, tmp_path):
         ({"mode": "replai"}, "unknown mode"),
         ({"mode": "replay", "strategy": "er-race"}, "unknown strategy `er-race`"),
         ({"methods": ("class-balanced",)}, "--mode replay"),
+        ({"methods": ("joint",)}, "--mode replay"),
+        ({"methods": ("random+real",)}, "--mode replay"),
+        ({"base": 10}, "leaves none of 10"),
+        ({"base": 5}, "4 steps do not divide 5 classes"),
         ({"ipc": 500}, "ipc 500 is more than class"),
         ({"orders": 0}, "`orders` is 0"),
         ({"classes": 11}, "cannot take 11 classes of digits: it has 10"),
@@ -343,14 +303,3 @@ except UserError as error:
         done.stdout.strip()
         == "`CondensedBuffer` needs Avalanche, which is not installed: pip install avalanche-lib"
     )
-
-
-def test_the_example_script_runs():
-    from benchmarks.avalanche_example import main
-
-    result = CliRunner().invoke(main, ["--seeds", "1", "--steps", "5"], catch_exceptions=False)
-    assert result.exit_code == 0
-    assert re.findall(r"^(\w+) +40 images, 2560 bytes", result.stdout, re.M) == [
-        "ClassBalancedBuffer",
-        "CondensedBuffer",
-    ]
