@@ -3,130 +3,25 @@
 import dataclasses
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from condense.command.shared import Data, Printed, pairs, show_facts
+from condense.command.shared import Data, Printed, show_facts
 from condense.errors import UserError
 from condense.options import Command, Group, Heading, Part, SettingOption
+from nas.options import Conversion, Factors, Judged, Session, Space, Trainings, Truth
 
 if TYPE_CHECKING:
+    from condense.data.catalogue import Source
+    from condense.data.images import Dataset
     from condense.study.workers import Workers
-    from nas.regime import Regime
     from nas.search import SearchResult
 
 _BEST = 10
 """Architectures printed; the files have all."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Space:
-    """The space that architectures are from.
-
-    >>> Space(space="convnet720").name()
-    'convnet720'
-    """
-
-    space: str | None = None
-    """`nasbench201` (15,625 cells) or `convnet720` (the 720 ConvNets)."""
-
-    def name(self) -> str:
-        """Its name, once it is known to be one; a `UserError` where it is missing or unknown."""
-        from nas.spaces import SPACES, space
-
-        if self.space is None:
-            raise UserError(f"--space is missing: {' or '.join(sorted(SPACES))}")
-        space(self.space)
-        return self.space
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trainings(Space):
-    """Which architectures are trained, how often, and how.
-
-    >>> Trainings(space="nasbench201", set=("lr=0.1",)).seeds
-    3
-    """
-
-    sample: int | None = None
-    """Architectures; 0 for all.  [default: 100 of nasbench201, 144 of convnet720]"""
-    seeds: int = 3
-    """Trainings of each architecture on each proxy; scores are means."""
-    seed: int = 0
-    """Every random number follows from it."""
-    held_out: int = 5000
-    """Training images set apart to score by."""
-    epochs: int | None = None
-    """Passes over the images; the space's unless given (docs/nas.md)."""
-    set: tuple[str, ...] = ()
-    """Any other setting of a training as KEY=VALUE: lr, batch, augment, statistics, cells, width,
-    ...; may be repeated."""
-
-    def regime(self, usual: str) -> "Regime":
-        """How they are trained: as the space's `usual` regime says, changed by what was given."""
-        from nas.plan import change
-        from nas.spaces import space
-
-        changes = dict[str, Any](pairs(self.set))
-        if self.epochs is not None:
-            changes["epochs"] = self.epochs
-        return change(getattr(space(self.name()), usual), **changes)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Judged:
-    """What architectures are trained on, and what ranks them.
-
-    >>> Judged().proxy
-    ('random',)
-    """
-
-    proxy: tuple[str, ...] = ("random",)
-    """What to train on: a condensed set's path, random[:IPC], early-stop[:STEPS] or whole[:IMAGES];
-    may be repeated. Without a number: as large as the first condensed set, else 50 images per
-    class."""
-    by: str | None = None
-    """Column that ranks, such as 'random summed_loss'.  [default: the first proxy's;
-    docs/nas.md]"""
-    reference: Path | None = None
-    """Table of true accuracies to check the ranking by.  [default: SPACE.csv.gz in --data-dir, if
-    it is there]"""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Truth:
-    """How many real images make the truth.
-
-    >>> Truth().images is None
-    True
-    """
-
-    images: int | None = None
-    """Real training images, stratified.  [default: all that are not held out]"""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Session:
-    """Where trainings are kept, and how long this session lasts.
-
-    >>> Session(minutes=30).json
-    False
-    """
-
-    minutes: float | None = None
-    """Stop after that long; what is finished is kept, `--resume` goes on."""
-    out: Path | None = None
-    """Folder of the trainings, made here.  [default: runs/nas-SPACE or runs/reference-SPACE]"""
-    store: Path | None = None
-    """SQLite file of trainings to share with other searches."""
-    resume: Path | None = None
-    """Go on with the search, or the reference, in this folder."""
-    json: bool = False
-    """Print one JSON document on stdout, for machines."""
 
 
 _DATA = Part(kind=Data, heading=Heading.WHAT, leave=("hold_out",), defaults={"dataset": "cifar10"})
@@ -136,7 +31,11 @@ _TRAINED = {
     "epochs": Heading.TRAINED,
     "set": Heading.TRAINED,
 }
-_WORKERS = Part(kind="condense.study.workers:Workers", heading=Heading.WHERE)
+_FACTORS = Part(kind=Factors, heading=Heading.HOW_MUCH)
+# One thread each: the networks are small, and more threads would take the cores of other work.
+_WORKERS = Part(
+    kind="condense.study.workers:Workers", heading=Heading.WHERE, defaults={"threads": 1}
+)
 _RESUMABLE = {"resume", "workers", "threads", "device", "cluster", "minutes", "json"}
 """What may change from one session of a search to the next."""
 
@@ -147,6 +46,7 @@ _RESUMABLE = {"resume", "workers", "threads", "device", "cluster", "minutes", "j
     parts={
         "data": _DATA,
         "trainings": Part(kind=Trainings, heading=Heading.HOW_MUCH, elsewhere=_TRAINED),
+        "factors": _FACTORS,
         "judged": Part(kind=Judged, heading=Heading.JUDGED, elsewhere={"proxy": Heading.WHAT}),
         "workers": _WORKERS,
         "session": Part(kind=Session, heading=Heading.OUTPUT, elsewhere={"minutes": Heading.WHERE}),
@@ -157,6 +57,7 @@ def nas(
     context: click.Context,
     data: Data,
     trainings: Trainings,
+    factors: Factors,
     judged: Judged,
     workers: "Workers",
     session: Session,
@@ -198,8 +99,10 @@ def nas(
     else:
         choices = dataclasses.asdict(judged) | {"regime": trainings.regime("REGIME")}
         choices["proxies"] = choices.pop("proxy")
-        out = session.out or f"runs/nas-{trainings.space}"
-        _work(search.search, data, trainings, workers, session, out=out, **choices)
+        choices["out"] = session.out or f"runs/nas-{trainings.space}"
+        source, dataset = _shrunk(data, trainings.name(), judged.proxy)
+        choices |= {"source": source, "only": factors.only()}
+        _work(search.search, dataset, trainings, workers, session, **choices)
 
 
 def _given(context: click.Context) -> dict[str, str]:
@@ -212,21 +115,40 @@ def _given(context: click.Context) -> dict[str, str]:
     }
 
 
+def _shrunk(data: Data, space_name: str, proxies: tuple[str, ...]) -> tuple["Source", "Dataset"]:
+    """The dataset as the regime of the space was measured, unless the user gave the resolution.
+
+    Beside condensed sets it has their size.
+    """
+    from condense.sets.condensed import CondensedSet
+    from nas.proxies import parse
+    from nas.spaces import space
+
+    source = data.source()
+    dataset = source.load(download=data.download)
+    side = getattr(space(space_name), "RESOLUTION", None)
+    sets = [one.path for one in parse(proxies) if one.path and Path(one.path).exists()]
+    if sets:
+        side = CondensedSet.load(sets[0]).shape[1]
+    if data.resolution or side is None or min(dataset.shape[1:]) <= side:
+        return source, dataset
+    source = dataclasses.replace(source, resolution=side)
+    return source, source.load()
+
+
 def _work(
     make: Callable[..., "SearchResult"],
-    data: Data,
+    dataset: "Dataset",
     trainings: Trainings,
     workers: "Workers",
     session: Session,
     **choices: Any,
 ) -> None:
     """Call the function `make` with what a search and a reference run have in common; tell all."""
-    source = data.source()
     found = make(
-        source.load(download=data.download),
-        source=source,
+        dataset,
         space_name=trainings.name(),
-        sample=trainings.sample,
+        sample=trainings.chosen(),
         seeds=trainings.seeds,
         seed=trainings.seed,
         held_out=trainings.held_out,
@@ -246,6 +168,7 @@ def _work(
         "trainings": Part(
             kind=Trainings, heading=Heading.HOW_MUCH, elsewhere=_TRAINED, defaults={"seeds": 1}
         ),
+        "factors": _FACTORS,
         "truth": Part(kind=Truth, heading=Heading.HOW_MUCH),
         "workers": _WORKERS,
         "session": Part(
@@ -257,7 +180,12 @@ def _work(
     },
 )
 def reference(
-    data: Data, trainings: Trainings, truth: Truth, workers: "Workers", session: Session
+    data: Data,
+    trainings: Trainings,
+    factors: Factors,
+    truth: Truth,
+    workers: "Workers",
+    session: Session,
 ) -> None:
     """Train architectures on real images and test them: the truth that searches are judged by.
 
@@ -271,8 +199,9 @@ def reference(
     from nas import search
 
     choices = {"images": truth.images, "regime": trainings.regime("REFERENCE_REGIME")}
-    out = session.out or f"runs/reference-{trainings.space}"
-    _work(search.train_reference, data, trainings, workers, session, out=out, **choices)
+    choices["out"] = session.out or f"runs/reference-{trainings.space}"
+    choices |= {"source": data.source(), "only": factors.only()}
+    _work(search.train_reference, data.load(), trainings, workers, session, **choices)
 
 
 @nas.command(cls=Command, parts={"output": Part(kind=Printed, heading=Heading.OUTPUT)})
@@ -301,20 +230,6 @@ def arch(key: str, space: Space, output: Printed) -> None:
     from nas.search import describe
 
     show_facts(describe(space.name(), key), output.json)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Conversion:
-    """Where the table of NAS-Bench-201 goes, and whether the file it is made of may be loaded.
-
-    >>> Conversion().trust_pickle
-    False
-    """
-
-    trust_pickle: bool = False
-    """Load the file, a pickle: it can run any code. Only if you trust its source."""
-    out: Path = Path("nasbench201.csv.gz")
-    """Table to write."""
 
 
 @nas.command(cls=Command, parts={"conversion": Part(kind=Conversion, heading=Heading.OUTPUT)})
@@ -352,8 +267,7 @@ def _tell(found: "SearchResult", as_json: bool) -> None:
             f"\nagreement with the true test accuracy of {len(ranking)} architectures, "
             "95 % intervals"
         )
-        single = {name: found for name, found in ranking.agreements.items() if " + " not in name}
-        click.echo("\n".join(aligned(AGREEMENT_HEADERS, agreement_rows(single))))
+        click.echo("\n".join(aligned(AGREEMENT_HEADERS, agreement_rows(ranking.shown))))
     if ranking is not None and len(ranking):
         click.echo(f"\nthe best by {ranking.by} (losses are negated)")
         truth = ["truth"] if ranking.truth is not None else []

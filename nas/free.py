@@ -13,12 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from condense.networks.build import initialise
-from nas.agreement import clean
 
 BASELINES: dict[str, str] = {
     "parameters": "trainable numbers",
@@ -158,19 +156,6 @@ def jacob_cov(network: nn.Module, images: Tensor) -> float:
         return -np.inf
     values = torch.linalg.eigvalsh((rows / norms) @ (rows / norms).T) + 1e-5
     return -float((values.log() + 1 / values).sum())
-
-
-def rank_average(*scores: ArrayLike) -> NDArray[np.float64]:
-    """The mean rank [n] of several lists of scores [n], where higher is better.
-
-    Ties share the average of their ranks. Failures (NaN, +inf) get the lowest rank.
-
-    >>> rank_average([0.1, 0.3, 0.2], [10, 20, 30])
-    array([1. , 2.5, 2.5])
-    """
-    from scipy.stats import rankdata
-
-    return np.mean([rankdata(clean(s)[0]) for s in scores], axis=0)
 
 
 def _weights(network: nn.Module) -> list[Tensor]:

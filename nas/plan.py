@@ -1,7 +1,7 @@
 """The plan of a search: its settings, as `search.json` records them, and how they are chosen."""
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,10 @@ from condense.training.train import Protocol
 from nas.proxies import FREE
 from nas.reference import Reference, load
 from nas.regime import Regime
-from nas.spaces import space
 from nas.training import Keys, SearchTask
 
-HELD_OUT = 5000
-"""Training images that are held out to score by, by default."""
+HELD_OUT = 1000
+"""Training images that are held out to score by, by default, where the score needs any."""
 FILE = "search.json"
 """The file of the plan in the folder of a search."""
 
@@ -30,8 +29,8 @@ class SearchPlan:
 
     >>> plan = SearchPlan(
     ...     space="nasbench201", source=Source(name="digits"), fingerprint="0123",
-    ...     proxies=("random",), indices=(5, 7), seeds=2, regime=space("nasbench201").REGIME,
-    ...     held_out=100, num_classes=10, by="random accuracy",
+    ...     proxies=("random",), indices=(5, 7), seeds=2, regime=Regime(protocol=Protocol()),
+    ...     held_out=100, num_classes=10, by="random accuracy", arms={"random": ("random",)},
     ...     recipes={"free": ("free", "baselines"), "random": ("4567", "epochs=20")},
     ... )
     >>> len(plan.tasks())  # for each of the two candidates the baselines and two trainings
@@ -53,8 +52,14 @@ class SearchPlan:
     """Trainings of each candidate on each proxy."""
     regime: Regime
     held_out: int
-    """Training images that are held out to score by."""
+    """Training images that are held out to score by; 0 if only training losses count."""
     num_classes: int
+    arms: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The proxies of each arm; see `nas.proxies`."""
+    sample: str = ""
+    """How the candidates were chosen, for the report."""
+    truth: str = ""
+    """The column of the reference that the ranking is judged by."""
     seen: tuple[str, ...] = ()
     """The proxies that were made from images that are held out here."""
     by: str = ""
@@ -82,14 +87,25 @@ class SearchPlan:
         All trainings of a seed come before those of the next seed. When a search is stopped early,
         it has then seen most candidates.
         """
-        names = self.keys.proxies
         free = [] if not self.ranks else [SearchTask(0, index, FREE) for index in self.indices]
+        runs = [self.runs(arm) for arm in self.arms]
         return free + [
-            SearchTask(seed, index, name)
-            for seed in range(self.seeds)
+            SearchTask(seeds[number], index, proxy)
+            for number in range(self.seeds)
             for index in self.indices
-            for name in names
+            for of_arm in runs
+            for proxy, seeds in of_arm.items()
         ]
+
+    def runs(self, arm: str) -> dict[str, range]:
+        """The seeds of the trainings on each proxy of an arm.
+
+        Each proxy has seeds of its own, so that the mean over an arm is one over weights too.
+        """
+        return {
+            proxy: range(number * self.seeds, (number + 1) * self.seeds)
+            for number, proxy in enumerate(self.arms[arm])
+        }
 
 
 def change(regime: Regime, **changes: Any) -> Regime:
@@ -120,15 +136,14 @@ def change(regime: Regime, **changes: Any) -> Regime:
 
 
 def find_reference(
-    space_name: str, dataset: str, path: str | Path | None, data_dir: str | None
+    space_name: str, column: str, path: str | Path | None, data_dir: str | None
 ) -> Reference | None:
     """The reference at `path`, or by default the table of the space in the data folder.
 
     That table is named after the space, such as `nasbench201.csv.gz` or `nasbench201.csv`. Returns
-    None if it does not exist or has no accuracies for the dataset. Raises `UserError` as `load`
-    does.
+    None if it does not exist or has no such `column`. Raises `UserError` as `load` does.
 
-    >>> find_reference("nasbench201", "cifar10", path=None, data_dir="an/empty/folder") is None
+    >>> find_reference("nasbench201", "cifar10_test", None, data_dir="an/empty/folder") is None
     True
     """
     if path is not None:
@@ -136,7 +151,7 @@ def find_reference(
     for name in (f"{space_name}.csv.gz", f"{space_name}.csv"):
         if (table := Path(data_dir or "data") / name).exists():
             reference = load(table, space_name)
-            return reference if f"{dataset}_test" in reference.columns else None
+            return reference if column in reference.columns else None
     return None
 
 
@@ -155,7 +170,7 @@ def write_plan(folder: Path, plan: SearchPlan, **progress: int) -> None:
     >>> from tempfile import TemporaryDirectory
     >>> plan = SearchPlan(
     ...     space="nasbench201", source=Source(name="digits"), fingerprint="0123",
-    ...     proxies=("random",), indices=(5, 7), seeds=2, regime=space("nasbench201").REGIME,
+    ...     proxies=("random",), indices=(5, 7), seeds=2, regime=Regime(protocol=Protocol()),
     ...     held_out=100, num_classes=10,
     ... )
     >>> with TemporaryDirectory() as folder:
@@ -181,22 +196,3 @@ def load_plan(folder: Path) -> SearchPlan:
     with within(f"{record.path} is not of this version of condensekit"):
         plan = read_value(dict[str, Any], content, FILE).get("plan")
         return read_value(SearchPlan, plan, "plan")
-
-
-def candidates(space_name: str, sample: int | Sequence[int] | None, seed: int) -> tuple[int, ...]:
-    """The indices of the architectures to rank, in ascending order.
-
-    `sample` is their number, where 0 stands for the whole space and None for the space's default,
-    or a list of their indices. They are drawn by `seed`, stratified in convnet720. Raises
-    `UserError` for a number or an index that the space does not have.
-
-    >>> candidates("nasbench201", [9, 3, 9], seed=0)
-    (3, 9)
-    >>> len(candidates("convnet720", 10, seed=0))
-    10
-    """
-    module = space(space_name)
-    if isinstance(sample, Sequence):
-        return tuple(sorted({module.architecture(index).index for index in sample}))
-    count = module.SAMPLE if sample is None else sample or None
-    return tuple(module.sample(count, seed))

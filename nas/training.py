@@ -36,7 +36,7 @@ SCORES = {"accuracy": 1, "held_loss": -1, "summed_loss": -1}
 They are the accuracy and the cross-entropy on the held-out training images, and the sum over the
 epochs of the mean training loss (Ru et al., "Speedy Performance Estimation for Neural Architecture
 Search", NeurIPS 2021)."""
-_FREE_BATCH = 64
+FREE_BATCH = 64
 """Images by which the baselines are computed."""
 _TEST_BATCH = {"cpu": 50, "cuda": 1000}
 """Images that are tested at once."""
@@ -121,18 +121,25 @@ class SearchBench:
     regime: Regime
     proxies: dict[str, Proxy]
     held_out: Images
-    """Training images that no network is trained on."""
+    """Training images that no network is trained on; the first of them serve the baselines."""
     preprocess: Preprocess
     """The transform of the images for the baselines; each proxy has its own transform."""
     test: Images | None = None
     """The test images, for a reference run alone."""
+    scored: bool = True
+    """Whether trained networks are scored by `held_out`.
+
+    Otherwise only their training losses count. The images then serve the baselines alone, and
+    proxies may have them too."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @cached_property
     def keys(self) -> Keys:
         """The keys of its trainings."""
         images = f"held_out={len(self.held_out)}:{self.held_out.fingerprint[:8]}"
-        recipes = {FREE: (FREE, f"baselines batch={_FREE_BATCH} {images} {self.preprocess.name}")}
+        free = f"{' '.join(baselines.BASELINES)} batch={FREE_BATCH} {images}"
+        recipes = {FREE: (FREE, f"{free} {self.preprocess.name}")}
+        images = images if self.scored else "held_out=0"
         images += f" test={self.test.fingerprint[:8]}" if self.test else ""
         for name, proxy in self.proxies.items():
             regime = replace(self.regime, protocol=proxy.protocol(self.regime.protocol))
@@ -166,7 +173,7 @@ class SearchBench:
     def _free(self, architecture: Any, task: SearchTask) -> dict[str, float]:
         """The baselines of the network at its full size, since they cost next to nothing."""
         images, labels = (
-            part[:_FREE_BATCH].to(self.device)
+            part[:FREE_BATCH].to(self.device)
             for part in (self.held_out.pixels, self.held_out.labels)
         )
         return baselines.scores(
@@ -194,19 +201,17 @@ class SearchBench:
             train(fast, proxy.images, proxy.labels, protocol, seed, **how)
         except Diverged:
             diverged = True
-        if self.regime.statistics == "proxy":
+        if self.regime.statistics == "proxy" and self.scored:
             settle(network, proxy, seed)
         by_batch = self.regime.statistics == "batch"
-        accuracy, held_loss = look(fast, self.held_out, proxy.preprocess, by_batch=by_batch)
         curve = losses.curve()
-        scores = {
-            "accuracy": accuracy,
-            "held_loss": held_loss,
-            "summed_loss": sum(curve) - losses.missing(curve),
-        }
+        scores = {"summed_loss": sum(curve) - losses.missing(curve)}
+        if self.scored:
+            held = look(fast, self.held_out, proxy.preprocess, by_batch=by_batch)
+            scores |= dict(zip(("accuracy", "held_loss"), held, strict=True))
         if self.test:
             scores["test"] = look(fast, self.test, proxy.preprocess, by_batch=by_batch)[0]
-        if diverged or not all(map(math.isfinite, (*curve, held_loss))):
+        if diverged or not all(map(math.isfinite, (*curve, *scores.values()))):
             return {"loss": curve}, {**dict.fromkeys(scores, math.nan), "diverged": 1.0}
         return {"loss": curve}, {**scores, "diverged": 0.0}
 

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from condense.networks.build import initialise
-from nas.free import BASELINES, grad_norm, jacob_cov, naswot, rank_average, scores, synflow
+from nas.columns import rank_average
+from nas.free import BASELINES, grad_norm, jacob_cov, naswot, scores, synflow
 from nas.spaces import convnet720 as convnet_space
 from nas.spaces import nasbench201
 
