@@ -57,9 +57,14 @@ class Column:
         return {part.arm: len(part.values) for part in self.parts if len(part.values) > 1}
 
     def values(self, weights: Mapping[str, Floats] | None = None) -> Floats:
-        """The scores [n], with the `weights` [K] of the sets of each arm; alike if not given."""
+        """The scores [n], with the `weights` [K] of the sets of each arm; alike if not given.
+
+        Where a part is NaN, the trainings diverged, and so is the mean rank.
+        """
         means = [part.mean((weights or {}).get(part.arm)) for part in self.parts]
-        return means[0] if len(means) == 1 else rank_average(*means)
+        if len(means) == 1:
+            return means[0]
+        return np.where(np.isnan(means).any(axis=0), np.nan, rank_average(*means))
 
 
 def column_of(scores: "ArrayLike | Column") -> Column:

@@ -235,7 +235,9 @@ def arch(key: str, space: Space, output: Printed) -> None:
 @nas.command(cls=Command, parts={"conversion": Part(kind=Conversion, heading=Heading.OUTPUT)})
 @click.argument("official", type=click.Path())
 def convert(official: str, conversion: Conversion) -> None:
-    """Turn NAS-Bench-201's official .pth file, once, into the compact table that searches read.
+    """Turn NAS-Bench-201's official results, once, into the compact table that searches read.
+
+    They are a .pth file, or a folder NATS-tss-v1_0-*-simple of the later NATS-Bench.
 
     \b
     condensekit nas convert NAS-Bench-201-v1_1-096897.pth --trust-pickle \\

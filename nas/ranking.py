@@ -249,9 +249,9 @@ def collect(plan: SearchPlan, store: Trials, truth: Floats | None) -> Ranking:
     averages = [f"{name} + {FREE}" for name in sets]
     if plan.by not in columns and plan.by not in averages:
         averages.append(plan.by)
-    columns |= {
-        name: rank_average(*(columns[part] for part in name.split(" + "))) for name in averages
-    }
+    for name in averages:
+        parts = tuple(Measured(columns[part][None]) for part in name.split(" + "))
+        columns[name] = Column(parts).values()
     return Ranking(
         space=keys.space,
         indices=tuple(indices[int(at)] for at in keep),
