@@ -25,6 +25,7 @@ from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from nas.agreement import Estimate
 from nas.plan import change
+from nas.sampling import drawn
 from nas.search import SearchResult, resume, search, train_reference
 from nas.spaces import convnet720 as convnet_space
 from nas.spaces import space
@@ -255,18 +256,12 @@ def size(asked: AskedSize, **session: Any) -> None:
 
 def _cheap(dataset: Dataset, count: int, most: float) -> list[int]:
     """The first ConvNets of the stratified order of at most `most` multiply-adds an image."""
-    for drawn in range(count, convnet_space.SIZE + 1):
-        indices = convnet_space.sample(drawn, stratified=True)
-        costs = [
-            convnet_space.architecture(index).flops(dataset.shape, len(dataset.classes))
-            for index in indices
-        ]
-        cheap = [index for index, cost in zip(indices, costs, strict=True) if cost <= most]
-        if len(cheap) == count:
-            return cheap
-    raise click.BadParameter(
-        f"only {len(cheap)} architectures cost that little", param_hint="--sample"
-    )
+    cheap = [
+        index
+        for index in range(convnet_space.SIZE)
+        if convnet_space.architecture(index).flops(dataset.shape, len(dataset.classes)) <= most
+    ]
+    return list(drawn(convnet_space, count, 0, cheap))
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def cells(asked: AskedCells) -> None:
     known = [i for i in table.known(asked.truth) if not np.isnan(table.columns[asked.score][i])]
     truth, score = table.values(asked.truth, known) / 100, table.values(asked.score, known)
     # What is withheld is simulated too.
-    measures._WITHOUT_INTERVAL = ()
+    measures.WITHOUT_INTERVAL.clear()
     draws, found = np.random.default_rng(0), []
     for number in range(asked.samples):
         drawn = draws.choice(len(known), asked.sample, replace=False)

@@ -42,7 +42,7 @@ MEASURES = (
     "precision_top10",
 )
 """The names of all measures; `Agreement` explains them."""
-_WITHOUT_INTERVAL = ("top1", "regret")
+WITHOUT_INTERVAL = {"top1", "regret"}
 """The measures whose bootstrap intervals do not hold what they promise."""
 _FEWEST = 10
 """Architectures that a top must have: of fewer, a correlation says nothing."""
@@ -174,7 +174,7 @@ def _agreement(
     if len(columns) == 1:
         sampled = np.clip(sampled, *_bounds())
     estimates = {name: _estimate(value[m], sampled[:, m]) for m, name in enumerate(MEASURES)}
-    for name in _WITHOUT_INTERVAL:
+    for name in WITHOUT_INTERVAL:
         estimates[name] = replace(estimates[name], low=np.nan, high=np.nan)
     for name in _too_few(len(truth)):
         estimates[name] = Estimate(np.nan, np.nan, np.nan)

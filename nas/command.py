@@ -198,7 +198,10 @@ def reference(
     """
     from nas import search
 
-    choices = {"images": truth.images, "regime": trainings.regime("REFERENCE_REGIME")}
+    choices: dict[str, Any] = {
+        "images": truth.images,
+        "regime": trainings.regime("REFERENCE_REGIME"),
+    }
     choices["out"] = session.out or f"runs/reference-{trainings.space}"
     choices |= {"source": data.source(), "only": factors.only()}
     _work(search.train_reference, data.load(), trainings, workers, session, **choices)

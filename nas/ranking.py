@@ -232,7 +232,7 @@ def collect(plan: SearchPlan, store: Trials, truth: Floats | None) -> Ranking:
     }
     free = scores(FREE, 0)
     finished = {
-        arm: sum(np.array([s is not None for s in run]) for runs in proxies for run in runs)
+        arm: np.sum([[s is not None for s in run] for runs in proxies for run in runs], axis=0)
         for arm, proxies in trained.items()
     }
     started = [count > 0 for count in finished.values()] + [np.array([s is not None for s in free])]

@@ -67,7 +67,7 @@ def candidates(
         count = min(module.SAMPLE, len(fits))
     if not only and not where:
         return tuple(module.sample(count or None, seed))
-    return _drawn(module, count or len(fits), seed, fits)
+    return drawn(module, count or len(fits), seed, fits)
 
 
 def read_indices(path: str | Path) -> list[str]:
@@ -138,8 +138,15 @@ def _ranked(
     return [known[at] for at in np.argsort(-values, kind="stable")]
 
 
-def _drawn(module: Any, count: int, seed: int, fits: Collection[int]) -> tuple[int, ...]:
-    """The first `count` of those that fit, in the order in which the space draws."""
+def drawn(module: Any, count: int, seed: int, fits: Collection[int]) -> tuple[int, ...]:
+    """The first `count` of those that fit, in the order in which the module of a space draws.
+
+    Raises `UserError` if fewer fit.
+
+    >>> from nas.spaces import convnet720
+    >>> drawn(convnet720, 3, 0, range(10, 20))
+    (12, 16, 18)
+    """
     fitting = set(fits)
     if count > len(fitting):
         raise UserError(
@@ -159,5 +166,5 @@ def _one_of_each(ranked: Sequence[int], count: int | None, seed: int) -> tuple[i
         raise UserError(f"cannot sample {count} architectures: the reference has {len(ranked)}")
     draws = generator(seed, "nas/parts")
     parts = np.array_split(np.array(ranked), count)
-    drawn = [part[int(torch.randint(len(part), (), generator=draws))] for part in parts]
-    return tuple(sorted(map(int, drawn)))
+    chosen = [part[int(torch.randint(len(part), (), generator=draws))] for part in parts]
+    return tuple(sorted(map(int, chosen)))
