@@ -76,11 +76,15 @@ class Proxy:
         return self.preprocess.apply if self.images.dtype == torch.uint8 else None
 
     def protocol(self, protocol: Protocol) -> Protocol:
-        """The protocol of the regime, with as many epochs as the steps of early stopping need."""
-        if self.steps is None:
+        """The protocol of the regime, with as many epochs as the steps need, if they are given.
+
+        They are those of early stopping, or those of the regime, which hold for every proxy.
+        """
+        steps = self.steps or protocol.steps
+        if steps is None:
             return protocol
-        epochs = math.ceil(self.steps / math.ceil(len(self) / protocol.batch))
-        return replace(protocol, epochs=epochs, steps=self.steps)
+        epochs = math.ceil(steps / math.ceil(len(self) / protocol.batch))
+        return replace(protocol, epochs=epochs, steps=steps)
 
     def to(self, device: torch.device) -> Self:
         """The same proxy on another device."""

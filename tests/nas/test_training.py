@@ -304,6 +304,16 @@ def test_sizes_follow_the_first_condensed_set(dataset, tmp_path):
     )  # early stopping and the whole are the same images
 
 
+def test_the_steps_of_a_regime_hold_for_every_proxy(dataset):
+    protocol = replace(PLAIN, steps=12)
+    found = _proxies(dataset, "random:1", "random:8", "early-stop:7", protocol=protocol)
+    steps = [(p.protocol(protocol).epochs, p.protocol(protocol).steps) for p in found.values()]
+    assert steps == [(12, 12), (4, 12), (1, 7)]  # 1, 3 and 8 batches a pass
+    bench = _bench(dataset, protocol=protocol)
+    trial = bench.run(SearchTask(0, ARCHITECTURE.index, "whole"))
+    assert len(trial["curve"]["loss"]) == 4  # 3 batches a pass, where the epochs say 3 passes
+
+
 def test_draws_differ_and_belong_to_one_arm(dataset):
     names = ["random:4", "random:4@1", "whole:9", "whole:9@2", "mine=random:4@7", "mine=whole"]
     found = _proxies(dataset, *names)
