@@ -216,15 +216,12 @@ def publish(
     lines += [
         "",
         "Registered in `benchmarks/nas/registered.md`. Spearman's rho of an arm's summed loss",
+        f"averaged with `{FREE}`, minus the same of random images; 95 % intervals over cells and sets.",
+        "",
     ]
-    lines[-1] += f" averaged with `{FREE}`, minus the same of random images; 95 % intervals over"
-    lines += ["cells and sets.", ""]
     rows = [
-        [
-            sample,
-            size,
-            *(interval(contrast_of(found[sample, size], arm, size), "+") for arm in arms),
-        ]
+        [sample, size]
+        + [interval(contrast_of(found[sample, size], arm, size), "+") for arm in arms]
         for sample in SAMPLES
         for size in registered.sizes
     ]
