@@ -216,7 +216,7 @@ def publish(
     lines += [
         "",
         "Registered in `benchmarks/nas/registered.md`. Spearman's rho of an arm's summed loss",
-        f"averaged with `{FREE}`, minus the same of random images; 95 % intervals over cells and sets.",
+        f"averaged with `{FREE}`, minus the same of random images; 95 % intervals.",
         "",
     ]
     rows = [

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from condense.networks.build import initialise
 from condense.randomness import generator
+from nas.spaces import fresh
 
 BASELINES: dict[str, str] = {
     "parameters": "trainable numbers",
@@ -56,8 +56,7 @@ def scores(
     (True, 5514)
     """
     shape = (images.shape[1], images.shape[2], images.shape[3])
-    network = architecture.build(shape, num_classes).to(images.device)
-    initialise(network, seed, architecture.index)
+    network = fresh(architecture, shape, num_classes, seed, images.device)
     return {
         "parameters": architecture.parameters(shape, num_classes),
         "flops": architecture.flops(shape, num_classes),
@@ -240,9 +239,12 @@ def fisher(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     gradients = torch.autograd.grad(loss, outputs, materialize_grads=True)
     total = 0.0
     for output, gradient in zip(outputs, gradients, strict=True):
-        products = (output.detach() * gradient).flatten(2) if output.dim() > 2 else None
-        summed = output.detach() * gradient if products is None else products.sum(dim=2)
-        total += float(summed.square().mean(dim=0).sum() / 2)
+        products = output.detach() * gradient
+        if output.dim() == 4:
+            products = products.sum(dim=(2, 3))
+        elif output.dim() > 2:  # a linear layer at each of several places
+            products = products.flatten(1, -2).sum(dim=1)
+        total += float(products.square().mean(dim=0).sum() / 2)
     return total
 
 
@@ -276,7 +278,7 @@ def moved(network: nn.Module, images: Tensor, change: Tensor) -> float:
     in the code of Lin et al. To it are added the logarithms of what each batch normalisation
     divides by: the root of the mean variance of its channels. Without them, a normalisation would
     hide what the layers before it do. A normalisation that sees no variance divides nothing. The
-    result is -inf if nothing moves.
+    result is -inf if nothing moves, and for a network without maps.
 
     >>> images = torch.zeros(2, 1, 2, 2)
     >>> round(moved(nn.ReLU(), images, torch.ones(2, 1, 2, 2)), 4)  # log(4)
@@ -294,6 +296,8 @@ def moved(network: nn.Module, images: Tensor, change: Tensor) -> float:
     hooks = [m.register_forward_hook(look) for m in network.modules() if not [*m.children()]]
     try:
         network(images)
+        if not maps:
+            return -np.inf
         before, divided = maps[-1], sum(log(scale) / 2 for scale in scales if scale > 0)
         network(images + change)
     finally:

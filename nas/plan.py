@@ -66,6 +66,8 @@ class SearchPlan:
     """The column to rank by. A reference run has none: its networks are tested instead."""
     reference: str | None = None
     """The file of the reference, if there is one."""
+    own: dict[str, str] = field(default_factory=dict)
+    """What identifies each network where the candidates are a user's own; see `nas.own`."""
     store: str | None = None
     """The file of a store that searches share; by default each folder has its own."""
     recipes: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -74,7 +76,14 @@ class SearchPlan:
     @property
     def keys(self) -> Keys:
         """The keys of the trainings in the store."""
-        return Keys(self.space, self.recipes)
+        return Keys(self.where, self.recipes)
+
+    @property
+    def where(self) -> Any:
+        """The name of the space, or a user's own candidates in place of one."""
+        from nas.own import Own
+
+        return Own(self.own) if self.own else self.space
 
     @property
     def ranks(self) -> bool:

@@ -60,7 +60,8 @@ class Ranking:
     [7, 9, 5]
     """
 
-    space: str
+    space: Any
+    """The name of a space, or a space itself."""
     indices: tuple[int, ...]
     columns: dict[str, Floats]
     """The scores, [n] for each column; higher is better, NaN if every training diverged."""

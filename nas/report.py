@@ -11,6 +11,7 @@ from condense.report import html as report
 from condense.report.figures import panels, save_figure
 from nas.agreement import Agreement, Estimate
 from nas.ranking import YARDSTICK, Ranking
+from nas.spaces import space
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,7 +143,9 @@ def write_report(
     sections.append(report.section("The best", _best_table(ranking)))
     sections.append(report.section("How", report.facts(facts)))
     return report.html_report(
-        folder / "report.html", f"{len(ranking)} architectures of {ranking.space}", *sections
+        folder / "report.html",
+        f"{len(ranking)} architectures of {space(ranking.space).NAME}",
+        *sections,
     )
 
 

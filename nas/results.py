@@ -160,6 +160,8 @@ def _notes(plan: SearchPlan, ranking: Ranking | None, done: int, total: int) -> 
 
 def _remedy(plan: SearchPlan) -> str:
     """How a user can get a reference for the dataset of the plan."""
+    if plan.own:
+        return "train some of them fully, and compare"
     if plan.space == OFFICIAL_SPACE and f"{plan.source.name}_test" in OFFICIAL:
         return (
             "put nasbench201.csv.gz into the data folder, or make it from the official file with "

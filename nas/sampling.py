@@ -28,7 +28,7 @@ Sample = int | str | Sequence[int | str] | None
 
 
 def candidates(
-    space_name: str,
+    space_name: Any,
     sample: Sample,
     seed: int,
     *,

@@ -40,21 +40,23 @@ _TESTED = ""
 def search(
     dataset: Dataset,
     *,
-    space_name: str,
+    space_name: Any,
     out: str | Path,
     workers: Workers | None = None,
     minutes: float | None = None,
     quiet: bool = False,
+    again: bool = False,
     **choices: Any,
 ) -> SearchResult:
     """Rank candidates of a space by training them on proxies of `dataset`.
 
     Parameters
     ----------
-    space_name: one of `nas.spaces.SPACES`.
+    space_name: one of `nas.spaces.SPACES`, or a space itself; see `nas.spaces.space`.
     out: the folder of the search.
     workers: what the trainings run on.
     minutes: a time limit. What is finished by then is kept, and `resume` continues.
+    again: go on where the folder already holds this search, in place of an error.
 
     Further parameters, each with a default
     ---------------------------------------
@@ -97,7 +99,9 @@ def search(
     (workers := workers or Workers()).check()
     folder = Path(out)
     with locked(folder):
-        record_of(folder).check_free({"plan": dataclasses.asdict(plan)})
+        record = record_of(folder)
+        begun = again and record.exists()
+        (record.check_same if begun else record.check_free)({"plan": dataclasses.asdict(plan)})
         return _go_on(folder, plan, bench, workers, minutes, quiet)
 
 
@@ -160,6 +164,8 @@ def resume(
     """
     folder = Path(out)
     plan = load_plan(folder)
+    if plan.own:
+        raise UserError(f"{folder} ranks networks of a script: call nas.rank again to go on")
     with locked(folder):
         dataset = dataset or plan.source.load()
         if dataset.fingerprint != plan.fingerprint:
@@ -221,7 +227,7 @@ def describe(
 def _planned(
     dataset: Dataset,
     *,
-    space_name: str,
+    space_name: Any,
     proxies: Sequence[str] = ("random",),
     sample: Sample = None,
     only: Only | None = None,
@@ -239,7 +245,8 @@ def _planned(
     module = space(space_name)
     source, table = source or Source(name=dataset.name), None
     judged_by = truth or f"{dataset.name}_test"
-    if by != _TESTED:
+    own = {} if isinstance(space_name, str) else space_name.identities
+    if by != _TESTED and not own:
         table = find_reference(space_name, judged_by, reference, source.data_dir)
     if truth and table is None:
         raise UserError(f"--truth {truth} is a column of a table: name it with --reference")
@@ -251,7 +258,8 @@ def _planned(
     if held_out is None:
         held_out = HELD_OUT if needs_held_out(by) or by == _TESTED else 0
     plan = SearchPlan(
-        space=space_name,
+        space=module.NAME,
+        own=own,
         source=source,
         fingerprint=dataset.fingerprint,
         proxies=tuple(proxies),
@@ -269,7 +277,7 @@ def _planned(
     )
     if plan.ranks:
         check_column(by, plan.arms, held_out)
-    bench = _bench(plan, dataset)
+    bench = _bench(plan, dataset, module if own else None)
     plan = dataclasses.replace(plan, recipes=bench.keys.recipes)
     if not held_out:
         return plan, bench
@@ -277,8 +285,8 @@ def _planned(
     return dataclasses.replace(plan, seen=seen), bench
 
 
-def _bench(plan: SearchPlan, dataset: Dataset) -> SearchBench:
-    """What the trainings of the search share.
+def _bench(plan: SearchPlan, dataset: Dataset, own: Any = None) -> SearchBench:
+    """What the trainings of the search share; `own` are candidates that a user brings.
 
     All searches hold out the same images, so that they can share a store.
     """
@@ -288,12 +296,12 @@ def _bench(plan: SearchPlan, dataset: Dataset) -> SearchBench:
     if plan.held_out:
         rest = dataset.hold_out(plan.held_out, seed=0)
     preprocess = make_preprocess("standard", rest)
-    module = space(plan.space)
+    module = own or space(plan.space)
     for index in plan.indices:
         # Raises now, and not after the first trainings, if the images are too small.
         module.architecture(index).parameters(dataset.shape, len(dataset.classes))
     return SearchBench(
-        space=plan.space,
+        space=own or plan.space,
         num_classes=len(dataset.classes),
         regime=plan.regime,
         proxies=make_proxies(plan.proxies, dataset, rest, preprocess, plan.regime.protocol),

@@ -21,14 +21,13 @@ from condense.data.augment import make_augment
 from condense.data.images import Images
 from condense.data.preprocess import Preprocess
 from condense.networks.accelerate import accelerate
-from condense.networks.build import initialise
 from condense.randomness import derive, generator
 from condense.study.trials import Key
 from condense.training.train import Diverged, Protocol, train
 from nas import free as baselines
 from nas.proxies import FREE, Proxy
 from nas.regime import Regime
-from nas.spaces import space
+from nas.spaces import fresh, space
 
 SCORES = {"accuracy": 1, "held_loss": -1, "summed_loss": -1}
 """The scores of a training, by name: 1 if higher is better, -1 if lower is.
@@ -73,21 +72,23 @@ class Keys:
     'nas convnet720'
     """
 
-    space: str
+    space: Any
+    """The name of a space, or a space itself."""
     recipes: dict[str, tuple[str, str]]
     """For each proxy, and for `FREE`: its fingerprint, and what else a training depends on."""
 
     def of(self, task: SearchTask) -> Key:
         """The key of a task."""
         fingerprint, recipe = self.recipes[task.proxy]
-        name = space(self.space).architecture(task.architecture).name
+        architecture = space(self.space).architecture(task.architecture)
+        name = getattr(architecture, "identity", architecture.name)
         facts = {"architecture": name, "proxy": fingerprint, "seed": task.seed, "recipe": recipe}
         return Key.of(self.kind, **facts)
 
     @property
     def kind(self) -> str:
         """The kind of all trials of the space."""
-        return f"nas {self.space}"
+        return f"nas {space(self.space).NAME}"
 
     @property
     def proxies(self) -> list[str]:
@@ -116,7 +117,8 @@ class SearchBench:
     ['accuracy', 'diverged', 'held_loss', 'summed_loss']
     """
 
-    space: str
+    space: Any
+    """The name of a space, or a space itself."""
     num_classes: int
     regime: Regime
     proxies: dict[str, Proxy]
@@ -165,9 +167,12 @@ class SearchBench:
         If a training diverges, its scores are NaN, and `scores["diverged"]` is 1.
         """
         architecture = space(self.space).architecture(task.architecture)
-        if task.proxy == FREE:
-            return {"curve": {}, "scores": self._free(architecture, task)}
-        curve, scores = self._train(architecture, task)
+        with torch.random.fork_rng(devices=[]):
+            # For layers that draw: dropout in networks of a user's own.
+            torch.manual_seed(derive(task.seed, "nas/layers", architecture.index))
+            if task.proxy == FREE:
+                return {"curve": {}, "scores": self._free(architecture, task)}
+            curve, scores = self._train(architecture, task)
         return {"curve": curve, "scores": scores}
 
     def _free(self, architecture: Any, task: SearchTask) -> dict[str, float]:
@@ -186,8 +191,9 @@ class SearchBench:
         """Train a candidate on a proxy; returns the curve of its losses, and its scores."""
         proxy = self.proxies[task.proxy]
         protocol, shape = proxy.protocol(self.regime.protocol), self.held_out.shape
-        network = architecture.build(shape, self.num_classes, **self.regime.sizes).to(self.device)
-        initialise(network, derive(task.seed, "nas/weights"), architecture.index)
+        weights = derive(task.seed, "nas/weights")
+        sizes = self.regime.sizes
+        network = fresh(architecture, shape, self.num_classes, weights, self.device, **sizes)
         # On a CPU, compiling does not make these networks faster. A step of a cell takes twice as
         # long, and half of the ConvNets become slower too.
         on_gpu = self.device.type == "cuda"
