@@ -12,12 +12,13 @@ from click.core import ParameterSource
 from condense.command.shared import Data, Printed, show_facts
 from condense.errors import UserError
 from condense.options import Command, Group, Heading, Part, SettingOption
-from nas.options import Conversion, Factors, Judged, Session, Space, Trainings, Truth
+from nas.options import Budget, Conversion, Factors, Judged, Session, Space, Trainings, Truth
 
 if TYPE_CHECKING:
     from condense.data.catalogue import Source
     from condense.data.images import Dataset
     from condense.study.workers import Workers
+    from nas.explore import Exploration
     from nas.search import SearchResult
 
 _BEST = 10
@@ -207,6 +208,72 @@ def reference(
     _work(search.train_reference, data.load(), trainings, workers, session, **choices)
 
 
+@nas.command(
+    cls=Command,
+    name="search",
+    parts={
+        "data": _DATA,
+        "trainings": Part(
+            kind=Trainings,
+            heading=Heading.HOW_MUCH,
+            elsewhere=_TRAINED,
+            leave=("sample", "indices", "seeds"),
+        ),
+        "factors": _FACTORS,
+        "budget": Part(kind=Budget, heading=Heading.HOW_MUCH),
+        "judged": Part(kind=Judged, heading=Heading.JUDGED, elsewhere={"proxy": Heading.WHAT}),
+        "workers": _WORKERS,
+        "session": Part(
+            kind=Session,
+            heading=Heading.OUTPUT,
+            elsewhere={"minutes": Heading.WHERE},
+            leave=("resume",),
+        ),
+    },
+)
+def within_budget(
+    data: Data,
+    trainings: Trainings,
+    factors: Factors,
+    budget: Budget,
+    judged: Judged,
+    workers: "Workers",
+    session: Session,
+) -> None:
+    """Search a space within a budget of trainings, and say how far from the best each way ends.
+
+    \b
+    condensekit nas search --space nasbench201 --budget 50 --data-dir DIR --out runs/search
+    condensekit nas search --space convnet720 --depth 1,2 --strategy evolution --strategy free
+
+    Regret is how much better the best architecture of the reference is than the one that a
+    strategy holds for the best, after as many trainings. The same command goes on.
+    """
+    from nas.explore import explore
+
+    source, dataset = _shrunk(data, trainings.name(), judged.proxy)
+    choices = dataclasses.asdict(judged)
+    choices["proxies"] = choices.pop("proxy")
+    found = explore(
+        dataset,
+        space_name=trainings.name(),
+        out=session.out or f"runs/explore-{trainings.space}",
+        budget=budget.budget,
+        strategies=budget.strategy,
+        seed=trainings.seed,
+        workers=workers,
+        minutes=session.minutes,
+        quiet=session.json,
+        source=source,
+        only=factors.only(),
+        held_out=trainings.held_out,
+        regime=trainings.regime("REGIME"),
+        store=session.store,
+        **choices,
+    )
+    _tell_explored(found, session.json)
+
+
 @nas.command(cls=Command, parts={"output": Part(kind=Printed, heading=Heading.OUTPUT)})
 @click.argument("folder", type=click.Path())
 def show(folder: str, output: Printed) -> None:
@@ -282,6 +349,28 @@ def _tell(found: "SearchResult", as_json: bool) -> None:
     click.echo()
     for line in (*(f"note: {note}" for note in found.notes), *files):
         click.echo(line)
+
+
+def _tell_explored(found: "Exploration", as_json: bool) -> None:
+    """Print what each strategy ended with, and its regret on the way."""
+    from condense.report.tables import columns as aligned
+
+    if as_json:
+        click.echo((found.folder / "incumbents.json").read_text().rstrip())
+        return
+    costs = sorted({max(1, found.budget * part // 4) for part in (1, 2, 3, 4)})
+    rows = []
+    for row in (row for row in found.rows() if row["cost"] == found.ended[row["strategy"]].cost):
+        held = [found.at(row["strategy"], cost) for cost in costs]
+        regrets = ["" if one is None or one.regret is None else f"{100 * one.regret:.2f}"
+                   for one in held]  # fmt: skip
+        rows.append([row["strategy"], *regrets, str(row["index"]), row["arch"]])
+    headers = ["strategy", *(f"after {cost}" for cost in costs), "index", "arch"]
+    click.echo("regret in percent by trainings, and the best at the end")
+    click.echo("\n".join(aligned(headers, rows)))
+    for name in found.unfinished:
+        click.echo(f"note: {name} is not at its end: the same command goes on")
+    click.echo(found.folder / "incumbents.csv")
 
 
 def _number(value: Any) -> str:

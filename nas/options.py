@@ -147,6 +147,21 @@ class Truth:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """How much a search may train, and how it chooses.
+
+    >>> Budget().budget
+    50
+    """
+
+    budget: int = 50
+    """Trainings that each strategy may make on each proxy."""
+    strategy: tuple[str, ...] = ("random", "evolution", "halving", "free")
+    """How architectures are chosen: random, evolution, halving, or free, which trains none; may be
+    repeated."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Session:
     """Where trainings are kept, and how long this session lasts.
 

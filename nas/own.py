@@ -53,7 +53,8 @@ def rank(
     >>> from condense import load_dataset
     >>> from condense.study.workers import Workers
     >>> def flat(width):
-    ...     return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+    ...     hidden = nn.Linear(64, width)
+    ...     return nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), nn.Linear(width, 10))
     >>> with TemporaryDirectory() as out:
     ...     found = rank(
     ...         {"small": lambda: flat(8), "wide": lambda: flat(32)}, proxy="random:1",

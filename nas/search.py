@@ -95,7 +95,7 @@ def search(
     >>> result.done, len(result.ranking)
     (4, 2)
     """
-    plan, bench = _planned(dataset, space_name=space_name, **choices)
+    plan, bench = planned(dataset, space_name=space_name, **choices)
     (workers := workers or Workers()).check()
     folder = Path(out)
     with locked(folder):
@@ -224,7 +224,7 @@ def describe(
     }
 
 
-def _planned(
+def planned(
     dataset: Dataset,
     *,
     space_name: Any,
@@ -241,7 +241,14 @@ def _planned(
     source: Source | None = None,
     store: str | Path | None = None,
 ) -> tuple[SearchPlan, SearchBench]:
-    """The plan of a new search, and what its trainings share; see `search` for the parameters."""
+    """The plan of a new search, and what its trainings share; see `search` for the parameters.
+
+    >>> from condense import load_dataset
+    >>> digits = load_dataset("digits")
+    >>> plan, bench = planned(digits, space_name="convnet720", sample=[0], proxies=["random:1"])
+    >>> plan.by, plan.held_out
+    ('random:1 accuracy', 1000)
+    """
     module = space(space_name)
     source, table = source or Source(name=dataset.name), None
     judged_by = truth or f"{dataset.name}_test"

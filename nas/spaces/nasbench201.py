@@ -276,6 +276,21 @@ def sample(count: int | None = None, seed: int = 0) -> list[int]:
     return sorted(torch.randperm(SIZE, generator=generator(seed, "nas/sample")).tolist()[:count])
 
 
+def neighbours(index: int) -> list[int]:
+    """The cells that differ from one in the operation on one edge, for a search that evolves.
+
+    >>> len(neighbours(6111))
+    24
+    """
+    operations = architecture(index).operations
+    return [
+        Cell((*operations[:edge], other, *operations[edge + 1 :])).index
+        for edge, own in enumerate(operations)
+        for other in OPERATIONS
+        if other != own
+    ]
+
+
 class CellNetwork(Network):
     """The network of a cell: a stem, three stages of `cells` cells each, and a linear classifier.
 
