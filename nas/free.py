@@ -195,7 +195,8 @@ def grasp(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 
     Wang, Zhang and Grosse, "Picking Winning Tickets Before Training by Preserving Gradient Flow"
     (ICLR 2020), as Abdelfattah et al. (2021) use it. g is the gradient of the mean cross-entropy of
-    images [N, ch, H, W] with labels int64 [N] by these weights, and H its Hessian.
+    images [N, ch, H, W] with labels int64 [N] by these weights, and H its Hessian. The result is
+    NaN where PyTorch has no second derivative of a layer, such as a hard sigmoid.
 
     >>> layer = nn.Linear(1, 2, bias=False)
     >>> _ = nn.init.zeros_(layer.weight)
@@ -209,7 +210,12 @@ def grasp(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     product = sum(((g.detach() * g).sum() for g in gradients), start=loss.new_zeros(()))
     if not product.requires_grad:  # no weight reaches the logits
         return 0.0
-    bent = torch.autograd.grad(product, weights, materialize_grads=True)
+    try:
+        bent = torch.autograd.grad(product, weights, materialize_grads=True)
+    except RuntimeError as error:
+        if "not implemented" not in str(error):
+            raise
+        return np.nan
     return -sum(float((w.detach() * b).sum()) for w, b in zip(weights, bent, strict=True))
 
 

@@ -163,6 +163,13 @@ def test_grasp_is_weights_times_the_change_of_the_gradient_along_itself():
     assert grasp(network, IMAGES, LABELS) == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
+def test_grasp_is_undefined_where_pytorch_has_no_second_derivative():
+    network = Small()
+    network.act = nn.Hardsigmoid()
+    assert np.isnan(grasp(network, IMAGES, LABELS))
+    assert np.isfinite(snip(network, IMAGES, LABELS))
+
+
 def test_fisher_is_written_out_channel_by_channel():
     network = Small()
     w, b, scale, shift, v, last = (
