@@ -23,8 +23,12 @@ from benchmarks.nas_figures import agreement_lines, by_pass, crossings, draw, pa
 from benchmarks.options import StudyCommand
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
-from nas.agreement import Estimate
+from condense.files import read_json
+from nas.agreement import Estimate, agreement, difference
+from nas.columns import rank_average
 from nas.plan import change
+from nas.ranking import FREE_PARTS
+from nas.report import interval
 from nas.sampling import drawn
 from nas.search import SearchResult, resume, search, train_reference
 from nas.spaces import convnet720 as convnet_space
@@ -252,6 +256,22 @@ def size(asked: AskedSize, **session: Any) -> None:
     passes = by_pass(result.folder, ranking)
     more = [*crossings(ranking, counts), "", *pass_lines(passes)]
     study.publish(result, asked.scale, more, passes)
+
+
+@main.command()
+def halves() -> None:
+    """Average the kept summed losses half and half with what is free: computed, not trained."""
+    for name in ("size", "size_seeds", "cells_16px", "size_deeper", "cells", "cells_again", "grid"):
+        document = read_json(results.FOLDER / f"nas_{name}.json")
+        rows = document["architectures"]
+        table = {key: [row[key] for row in rows] for key in document["agreement"]}
+        free = rank_average(*(table[part] for part in FREE_PARTS))
+        truth = [row["truth"] for row in rows]
+        for column in (key for key in table if key.endswith(" summed_loss")):
+            both = rank_average(table[column], free)
+            rho = interval(agreement(both, truth)["spearman"])
+            gain = interval(difference(both, free, truth)["spearman"], "+")
+            click.echo(f"nas_{name}: {column} + free {rho}, minus free {gain}")
 
 
 def _cheap(dataset: Dataset, count: int, most: float) -> list[int]:

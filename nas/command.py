@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from condense.command.shared import Data, Printed, show_facts
 from condense.errors import UserError
 from condense.options import Command, Group, Heading, Part, SettingOption
-from nas.options import Budget, Conversion, Factors, Judged, Session, Space, Trainings, Truth
+from nas.options import Budget, Conversion, Judged, Session, Space, Trainings, Truth
 
 if TYPE_CHECKING:
     from condense.data.catalogue import Source
@@ -32,7 +32,6 @@ _TRAINED = {
     "epochs": Heading.TRAINED,
     "set": Heading.TRAINED,
 }
-_FACTORS = Part(kind=Factors, heading=Heading.HOW_MUCH)
 # One thread each: the networks are small, and more threads would take the cores of other work.
 _WORKERS = Part(
     kind="condense.study.workers:Workers", heading=Heading.WHERE, defaults={"threads": 1}
@@ -47,7 +46,6 @@ _RESUMABLE = {"resume", "workers", "threads", "device", "cluster", "minutes", "j
     parts={
         "data": _DATA,
         "trainings": Part(kind=Trainings, heading=Heading.HOW_MUCH, elsewhere=_TRAINED),
-        "factors": _FACTORS,
         "judged": Part(kind=Judged, heading=Heading.JUDGED, elsewhere={"proxy": Heading.WHAT}),
         "workers": _WORKERS,
         "session": Part(kind=Session, heading=Heading.OUTPUT, elsewhere={"minutes": Heading.WHERE}),
@@ -58,7 +56,6 @@ def nas(
     context: click.Context,
     data: Data,
     trainings: Trainings,
-    factors: Factors,
     judged: Judged,
     workers: "Workers",
     session: Session,
@@ -102,7 +99,7 @@ def nas(
         choices["proxies"] = choices.pop("proxy")
         choices["out"] = session.out or f"runs/nas-{trainings.space}"
         source, dataset = _shrunk(data, trainings.name(), judged.proxy)
-        choices |= {"source": source, "only": factors.only()}
+        choices |= {"source": source, "only": trainings.only()}
         _work(search.search, dataset, trainings, workers, session, **choices)
 
 
@@ -169,7 +166,6 @@ def _work(
         "trainings": Part(
             kind=Trainings, heading=Heading.HOW_MUCH, elsewhere=_TRAINED, defaults={"seeds": 1}
         ),
-        "factors": _FACTORS,
         "truth": Part(kind=Truth, heading=Heading.HOW_MUCH),
         "workers": _WORKERS,
         "session": Part(
@@ -183,7 +179,6 @@ def _work(
 def reference(
     data: Data,
     trainings: Trainings,
-    factors: Factors,
     truth: Truth,
     workers: "Workers",
     session: Session,
@@ -204,7 +199,7 @@ def reference(
         "regime": trainings.regime("REFERENCE_REGIME"),
     }
     choices["out"] = session.out or f"runs/reference-{trainings.space}"
-    choices |= {"source": data.source(), "only": factors.only()}
+    choices |= {"source": data.source(), "only": trainings.only()}
     _work(search.train_reference, data.load(), trainings, workers, session, **choices)
 
 
@@ -219,7 +214,6 @@ def reference(
             elsewhere=_TRAINED,
             leave=("sample", "indices", "seeds"),
         ),
-        "factors": _FACTORS,
         "budget": Part(kind=Budget, heading=Heading.HOW_MUCH),
         "judged": Part(kind=Judged, heading=Heading.JUDGED, elsewhere={"proxy": Heading.WHAT}),
         "workers": _WORKERS,
@@ -234,7 +228,6 @@ def reference(
 def within_budget(
     data: Data,
     trainings: Trainings,
-    factors: Factors,
     budget: Budget,
     judged: Judged,
     workers: "Workers",
@@ -265,7 +258,7 @@ def within_budget(
         minutes=session.minutes,
         quiet=session.json,
         source=source,
-        only=factors.only(),
+        only=trainings.only(),
         held_out=trainings.held_out,
         regime=trainings.regime("REGIME"),
         store=session.store,

@@ -34,7 +34,38 @@ class Space:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Trainings(Space):
+class Factors(Space):
+    """The space that architectures are from, and the part of convnet720.
+
+    >>> Factors(depth="1,2", pooling="none").only()
+    {'depth': ['1', '2'], 'pool': ['none']}
+    """
+
+    depth: str | None = None
+    """Only ConvNets of these depths, such as 1,2 where images are small."""
+    width: str | None = None
+    """Only ConvNets of these widths, such as 32,64."""
+    activation: str | None = None
+    """Only ConvNets with these activations: sigmoid, relu, leakyrelu."""
+    norm: str | None = None
+    """Only ConvNets with these normalisations: none, batch, layer, instance, group."""
+    pooling: str | None = None
+    """Only ConvNets with these poolings: none, max, avg."""
+
+    def only(self) -> dict[str, list[str]]:
+        """The values of each factor that is restricted, by the name that the space has for it."""
+        given = {
+            "depth": self.depth,
+            "width": self.width,
+            "activation": self.activation,
+            "norm": self.norm,
+            "pool": self.pooling,
+        }
+        return {name: text.split(",") for name, text in given.items() if text is not None}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trainings(Factors):
     """Which architectures are trained, how often, and how.
 
     >>> Trainings(space="nasbench201", set=("lr=0.1",)).seeds
@@ -79,37 +110,6 @@ class Trainings(Space):
         if self.sample is not None:
             raise UserError("--sample and --indices are two ways to choose: give one")
         return read_indices(self.indices)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Factors:
-    """The part of convnet720 that architectures are drawn from.
-
-    >>> Factors(depth="1,2", pooling="none").only()
-    {'depth': ['1', '2'], 'pool': ['none']}
-    """
-
-    depth: str | None = None
-    """Only ConvNets of these depths, such as 1,2 where images are small."""
-    width: str | None = None
-    """Only ConvNets of these widths, such as 32,64."""
-    activation: str | None = None
-    """Only ConvNets with these activations: sigmoid, relu, leakyrelu."""
-    norm: str | None = None
-    """Only ConvNets with these normalisations: none, batch, layer, instance, group."""
-    pooling: str | None = None
-    """Only ConvNets with these poolings: none, max, avg."""
-
-    def only(self) -> dict[str, list[str]]:
-        """The values of each factor that is restricted, by the name that the space has for it."""
-        given = {
-            "depth": self.depth,
-            "width": self.width,
-            "activation": self.activation,
-            "norm": self.norm,
-            "pool": self.pooling,
-        }
-        return {name: text.split(",") for name, text in given.items() if text is not None}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,12 +1,12 @@
 """Candidates that a user brings: a dictionary of functions that make networks.
 
-They are trained, scored, ranked and reported as the architectures of a search space are.
+They are trained, scored, ranked and reported as the architectures of a search space are, by
+`nas.search.rank`.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -18,55 +18,8 @@ from condense.networks.base import Shape
 from condense.randomness import derive
 from condense.training.train import Protocol
 from nas.regime import Regime
-from nas.results import SearchResult
-from nas.search import search
 
 Networks = Mapping[str, Callable[[], nn.Module]]
-
-
-def rank(
-    networks: Networks,
-    *,
-    proxy: str | Sequence[str] = "random",
-    dataset: Dataset,
-    out: str | Path = "runs/nas-own",
-    **choices: Any,
-) -> SearchResult:
-    """Rank networks of your own by training them on proxies of `dataset`.
-
-    Parameters
-    ----------
-    networks: for each name a function without arguments that makes the network, with its own fresh
-        weights. It takes images of the dataset's shape, normalised, and returns a logit for each
-        of its classes. Worker processes call it too.
-    proxy: one or several proxies; see `nas.proxies`.
-    out: the folder of the ranking. Called again with the same networks and choices, it goes on.
-    choices: what `nas.search.search` takes: seeds, regime, by, held_out, workers, minutes, store.
-
-    A training is kept by the name of its network and by the layers that PyTorch prints, and not by
-    the code: after a change of `forward` take another name or another folder.
-
-    Raises `UserError` if a function fails or its network does not fit the dataset, and what
-    `search` raises.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> from condense import load_dataset
-    >>> from condense.study.workers import Workers
-    >>> def flat(width):
-    ...     hidden = nn.Linear(64, width)
-    ...     return nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), nn.Linear(width, 10))
-    >>> with TemporaryDirectory() as out:
-    ...     found = rank(
-    ...         {"small": lambda: flat(8), "wide": lambda: flat(32)}, proxy="random:1",
-    ...         dataset=load_dataset("digits"), out=out, seeds=1, workers=Workers(workers=0),
-    ...         quiet=True,
-    ...     )
-    >>> sorted(row["arch"] for row in found.ranking.rows())
-    ['small', 'wide']
-    """
-    own = Own.of(networks, dataset)
-    proxies = (proxy,) if isinstance(proxy, str) else tuple(proxy)
-    return search(dataset, space_name=own, out=out, proxies=proxies, again=True, **choices)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from condense.sets.provenance import version
 from condense.settings import plain, read_text, read_value, replaced, within
 from condense.study.record import Record
 from condense.training.train import Protocol
+from nas.own import Own
 from nas.proxies import FREE
 from nas.reference import Reference, load
 from nas.regime import Regime
@@ -81,8 +82,6 @@ class SearchPlan:
     @property
     def where(self) -> Any:
         """The name of the space, or a user's own candidates in place of one."""
-        from nas.own import Own
-
         return Own(self.own) if self.own else self.space
 
     @property

@@ -23,6 +23,7 @@ from condense.study.record import locked
 from condense.study.study import Study
 from condense.study.trials import Trial, Trials
 from condense.study.workers import Workers
+from nas.own import Networks, Own
 from nas.plan import HELD_OUT, SearchPlan, find_reference, load_plan, record_of, write_plan
 from nas.proxies import arms_of, make_proxies, parse, seen_held_out
 from nas.ranking import check_column, collect, needs_held_out
@@ -103,6 +104,51 @@ def search(
         begun = again and record.exists()
         (record.check_same if begun else record.check_free)({"plan": dataclasses.asdict(plan)})
         return _go_on(folder, plan, bench, workers, minutes, quiet)
+
+
+def rank(
+    networks: Networks,
+    *,
+    proxy: str | Sequence[str] = "random",
+    dataset: Dataset,
+    out: str | Path = "runs/nas-own",
+    **choices: Any,
+) -> SearchResult:
+    """Rank networks of your own by training them on proxies of `dataset`.
+
+    Parameters
+    ----------
+    networks: for each name a function without arguments that makes the network, with its own fresh
+        weights. It takes images of the dataset's shape, normalised, and returns a logit for each
+        of its classes. Worker processes call it too.
+    proxy: one or several proxies; see `nas.proxies`.
+    out: the folder of the ranking. Called again with the same networks and choices, it goes on.
+    choices: what `nas.search.search` takes: seeds, regime, by, held_out, workers, minutes, store.
+
+    A training is kept by the name of its network and by the layers that PyTorch prints, and not by
+    the code: after a change of `forward` take another name or another folder.
+
+    Raises `UserError` if a function fails or its network does not fit the dataset, and what
+    `search` raises.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from condense import load_dataset
+    >>> from torch import nn
+    >>> def flat(width):
+    ...     hidden = nn.Linear(64, width)
+    ...     return nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), nn.Linear(width, 10))
+    >>> with TemporaryDirectory() as out:
+    ...     found = rank(
+    ...         {"small": lambda: flat(8), "wide": lambda: flat(32)}, proxy="random:1",
+    ...         dataset=load_dataset("digits"), out=out, seeds=1, workers=Workers(workers=0),
+    ...         quiet=True,
+    ...     )
+    >>> sorted(row["arch"] for row in found.ranking.rows())
+    ['small', 'wide']
+    """
+    own = Own.of(networks, dataset)
+    proxies = (proxy,) if isinstance(proxy, str) else tuple(proxy)
+    return search(dataset, space_name=own, out=out, proxies=proxies, again=True, **choices)
 
 
 def train_reference(
