@@ -24,8 +24,13 @@ from benchmarks.options import StudyCommand
 from condense.command import guard
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
-from nas.agreement import Estimate
+from condense.reading import read_json
+from nas.agreement import Estimate, agreement, difference
+from nas.columns import rank_average
 from nas.plan import change
+from nas.ranking import FREE_PARTS
+from nas.report import interval
+from nas.sampling import drawn
 from nas.search import SearchResult, resume, search, train_reference
 from nas.spaces import convnet720 as convnet_space
 from nas.spaces import space
@@ -254,20 +259,30 @@ def size(asked: AskedSize, **session: Any) -> None:
     study.publish(result, asked.scale, more, passes)
 
 
+@main.command()
+def halves() -> None:
+    """Average the kept summed losses half and half with what is free: computed, not trained."""
+    for name in ("size", "size_seeds", "cells_16px", "size_deeper", "cells", "cells_again", "grid"):
+        document = read_json(results.FOLDER / f"nas_{name}.json")
+        rows = document["architectures"]
+        table = {key: [row[key] for row in rows] for key in document["agreement"]}
+        free = rank_average(*(table[part] for part in FREE_PARTS))
+        truth = [row["truth"] for row in rows]
+        for column in (key for key in table if key.endswith(" summed_loss")):
+            both = rank_average(table[column], free)
+            rho = interval(agreement(both, truth)["spearman"])
+            gain = interval(difference(both, free, truth)["spearman"], "+")
+            click.echo(f"nas_{name}: {column} + free {rho}, minus free {gain}")
+
+
 def _cheap(dataset: Dataset, count: int, most: float) -> list[int]:
     """The first ConvNets of the stratified order of at most `most` multiply-adds an image."""
-    for drawn in range(count, convnet_space.SIZE + 1):
-        indices = convnet_space.sample(drawn, stratified=True)
-        costs = [
-            convnet_space.architecture(index).flops(dataset.shape, len(dataset.classes))
-            for index in indices
-        ]
-        cheap = [index for index, cost in zip(indices, costs, strict=True) if cost <= most]
-        if len(cheap) == count:
-            return cheap
-    raise click.BadParameter(
-        f"only {len(cheap)} architectures cost that little", param_hint="--sample"
-    )
+    cheap = [
+        index
+        for index in range(convnet_space.SIZE)
+        if convnet_space.architecture(index).flops(dataset.shape, len(dataset.classes)) <= most
+    ]
+    return list(drawn(convnet_space, count, 0, cheap))
 
 
 if __name__ == "__main__":

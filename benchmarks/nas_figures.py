@@ -12,7 +12,8 @@ from condense.study.trials import Trials
 from nas.agreement import Estimate, agreement
 from nas.free import BASELINES
 from nas.plan import load_plan
-from nas.ranking import FREE_AVERAGE, YARDSTICK, Ranking
+from nas.proxies import FREE
+from nas.ranking import FREE_PARTS, YARDSTICK, Ranking
 from nas.report import (
     AGREEMENT_HEADERS,
     DIFFERENCE_HEADERS,
@@ -23,12 +24,15 @@ from nas.report import (
 )
 from nas.training import SCORES, SearchTask
 
+_EARLIER_FREE = " + ".join(FREE_PARTS)
+"""What `free` is called in kept results of before. Averages with it weighed each part alike."""
+
 
 def agreement_lines(ranking: Ranking) -> list[str]:
     """The tables of a ranking's agreements and of their differences."""
     title = "Rank correlation with the true test accuracy, [bootstrap 95 % interval]; "
     lines = [f"{title}tops are by the truth.", ""]
-    lines += markdown(AGREEMENT_HEADERS, agreement_rows(ranking.agreements))
+    lines += markdown(AGREEMENT_HEADERS, agreement_rows(ranking.shown))
     for title, differences in (
         (
             f"Spearman's rho minus that of `{YARDSTICK}`, on the same resamples: an interval "
@@ -36,8 +40,7 @@ def agreement_lines(ranking: Ranking) -> list[str]:
             ranking.gains,
         ),
         (
-            "The same between proxies, and of averages with a proxy minus "
-            f"`{FREE_AVERAGE}` without.",
+            f"The same between arms, and of averages with an arm minus `{FREE}` without.",
             ranking.contrasts,
         ),
     ):
@@ -63,10 +66,11 @@ def draw(
 
 def forest(path: Path, ranking: Ranking) -> None:
     """Spearman's rho of what costs nothing, of each proxy's scores, and of averages of both."""
-    groups = {"free": [*BASELINES, FREE_AVERAGE]}
+    free = FREE if FREE in ranking.columns else _EARLIER_FREE
+    groups = {"free": [*(name for name in BASELINES if name in ranking.columns), free]}
     for proxy in ranking.trainings:
-        alone = [f"{proxy} {score}" for score in SCORES]
-        groups[proxy] = alone + [f"{column} + {FREE_AVERAGE}" for column in alone]
+        alone = [f"{proxy} {score}" for score in ranking.scores]
+        groups[proxy] = alone + [f"{column} + {free}" for column in alone]
     figure, axes = panel(7.2, 0.8 + 0.22 * sum(map(len, groups.values())))
     labels: list[str] = []
     ticks: list[float] = []
@@ -78,11 +82,8 @@ def forest(path: Path, ranking: Ranking) -> None:
         style: dict[str, Any] = {"fmt": "o", "markersize": 4, "capsize": 2, "linewidth": 1.2}
         style["color"] = "#555555" if group == "free" else f"C{number - 1}"
         axes.errorbar([e.value for e in rhos], rows, xerr=arms(rhos), **style)
-        labels += [
-            column.replace(FREE_AVERAGE, "free") if column != FREE_AVERAGE else f"{column} (free)"
-            for column in columns
-        ]
-    for column, dashes in ((YARDSTICK, "--"), (FREE_AVERAGE, ":")):
+        labels += [column.replace(_EARLIER_FREE, FREE) for column in columns]
+    for column, dashes in ((YARDSTICK, "--"), (free, ":")):
         rho = ranking.agreements[column]["spearman"].value
         axes.axvline(rho, color="#555555", linestyle=dashes, linewidth=1)
     axes.set_yticks(ticks, [label.replace("_", " ") for label in labels], fontsize=8)
@@ -95,7 +96,7 @@ def forest(path: Path, ranking: Ranking) -> None:
 def crossings(ranking: Ranking, sizes: list[int]) -> list[str]:
     """For each score, the fewest real images that agree as well as the parameter count."""
     bar, lines = ranking.agreements[YARDSTICK]["spearman"].value, []
-    for score in SCORES:
+    for score in ranking.scores:
         above = [
             size
             for size in sizes
@@ -121,7 +122,11 @@ def by_pass(folder: Path, ranking: Ranking) -> dict[str, list[Estimate]]:
         }
     for proxy in ranking.trainings:
         runs = [
-            [curves[plan.keys.of(SearchTask(seed, i, proxy))] for seed in range(plan.seeds)]
+            [
+                curves[plan.keys.of(SearchTask(seed, i, one))]
+                for one, seeds in plan.runs(proxy).items()
+                for seed in seeds
+            ]
             for i in ranking.indices
         ]
         longest = max(len(curve) for one in runs for curve in one)
@@ -170,7 +175,7 @@ def _draw_sizes(axes: Any, ranking: Ranking) -> None:
     real = "random:"
     condensed = [proxy for proxy in ranking.trainings if not proxy.startswith(real)]
     sizes = [int(name.removeprefix(real)) for name in ranking.trainings if name.startswith(real)]
-    for number, score in enumerate(SCORES):
+    for number, score in enumerate(ranking.scores):
         rhos = [ranking.agreements[f"{real}{size} {score}"]["spearman"] for size in sizes]
         places = [size * (0.96 + 0.04 * number) for size in sizes]  # side by side
         style: dict[str, Any] = {"color": f"C{number}", "marker": "o", "capsize": 3}

@@ -3,130 +3,26 @@
 import dataclasses
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from condense.command.shared import Data, Printed, pairs, show_facts
+from condense.command.shared import Data, Printed, show_facts
 from condense.errors import UserError
 from condense.options import PATH, Command, Group, Heading, Part, SettingOption
+from nas.options import Budget, Conversion, Judged, Session, Space, Trainings, Truth
 
 if TYPE_CHECKING:
+    from condense.data.catalogue import Source
+    from condense.data.images import Dataset
     from condense.study.workers import Workers
-    from nas.regime import Regime
+    from nas.explore import Exploration
     from nas.search import SearchResult
 
 _BEST = 10
 """Architectures printed; the files have all."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Space:
-    """The space that architectures are from.
-
-    >>> Space(space="convnet720").name()
-    'convnet720'
-    """
-
-    space: str | None = None
-    """`nasbench201` (15,625 cells) or `convnet720` (the 720 ConvNets)."""
-
-    def name(self) -> str:
-        """Its name, once it is known to be one; a `UserError` where it is missing or unknown."""
-        from nas.spaces import SPACES, space
-
-        if self.space is None:
-            raise UserError(f"--space is missing: {' or '.join(sorted(SPACES))}")
-        space(self.space)
-        return self.space
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trainings(Space):
-    """Which architectures are trained, how often, and how.
-
-    >>> Trainings(space="nasbench201", set=("lr=0.1",)).seeds
-    3
-    """
-
-    sample: int | None = None
-    """Architectures; 0 for all.  [default: 100 of nasbench201, 144 of convnet720]"""
-    seeds: int = 3
-    """Trainings of each architecture on each proxy; scores are means."""
-    seed: int = 0
-    """Every random number follows from it."""
-    held_out: int = 5000
-    """Training images set apart to score by."""
-    epochs: int | None = None
-    """Passes over the images; the space's unless given (docs/nas.md)."""
-    set: tuple[str, ...] = ()
-    """Any other setting of a training as KEY=VALUE: lr, batch, augment, statistics, cells, width,
-    ...; may be repeated."""
-
-    def regime(self, usual: str) -> "Regime":
-        """How they are trained: as the space's `usual` regime says, changed by what was given."""
-        from nas.plan import change
-        from nas.spaces import space
-
-        changes = dict[str, Any](pairs(self.set))
-        if self.epochs is not None:
-            changes["epochs"] = self.epochs
-        return change(getattr(space(self.name()), usual), **changes)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Judged:
-    """What architectures are trained on, and what ranks them.
-
-    >>> Judged().proxy
-    ('random',)
-    """
-
-    proxy: tuple[str, ...] = ("random",)
-    """What to train on: a condensed set's path, random[:IPC], early-stop[:STEPS] or whole[:IMAGES];
-    may be repeated. Without a number: as large as the first condensed set, else 50 images per
-    class."""
-    by: str | None = None
-    """Column that ranks, such as 'random summed_loss'.  [default: the first proxy's;
-    docs/nas.md]"""
-    reference: Path | None = None
-    """Table of true accuracies to check the ranking by.  [default: SPACE.csv.gz in --data-dir, if
-    it is there]"""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Truth:
-    """How many real images make the truth.
-
-    >>> Truth().images is None
-    True
-    """
-
-    images: int | None = None
-    """Real training images, stratified.  [default: all that are not held out]"""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Session:
-    """Where trainings are kept, and how long this session lasts.
-
-    >>> Session(minutes=30).json
-    False
-    """
-
-    minutes: float | None = None
-    """Stop after that long; what is finished is kept, `--resume` goes on."""
-    out: Path | None = None
-    """Folder of the trainings, made here.  [default: runs/nas-SPACE or runs/reference-SPACE]"""
-    store: Path | None = None
-    """SQLite file of trainings to share with other searches."""
-    resume: Path | None = None
-    """Go on with the search, or the reference, in this folder."""
-    json: bool = False
-    """Print one JSON document on stdout, for machines."""
 
 
 _DATA = Part(kind=Data, heading=Heading.WHAT, leave=("hold_out",), defaults={"dataset": "cifar10"})
@@ -136,7 +32,10 @@ _TRAINED = {
     "epochs": Heading.TRAINED,
     "set": Heading.TRAINED,
 }
-_WORKERS = Part(kind="condense.study.workers:Workers", heading=Heading.WHERE)
+# One thread each: the networks are small, and more threads would take the cores of other work.
+_WORKERS = Part(
+    kind="condense.study.workers:Workers", heading=Heading.WHERE, defaults={"threads": 1}
+)
 _RESUMABLE = {"resume", "workers", "threads", "device", "cluster", "minutes", "json"}
 """What may change from one session of a search to the next."""
 
@@ -198,8 +97,10 @@ def nas(
     else:
         choices = dataclasses.asdict(judged) | {"regime": trainings.regime("REGIME")}
         choices["proxies"] = choices.pop("proxy")
-        out = session.out or f"runs/nas-{trainings.space}"
-        _work(search.search, data, trainings, workers, session, out=out, **choices)
+        choices["out"] = session.out or f"runs/nas-{trainings.space}"
+        source, dataset = _shrunk(data, trainings.name(), judged.proxy)
+        choices |= {"source": source, "only": trainings.only()}
+        _work(search.search, dataset, trainings, workers, session, **choices)
 
 
 def _given(context: click.Context) -> dict[str, str]:
@@ -212,21 +113,40 @@ def _given(context: click.Context) -> dict[str, str]:
     }
 
 
+def _shrunk(data: Data, space_name: str, proxies: tuple[str, ...]) -> tuple["Source", "Dataset"]:
+    """The dataset as the regime of the space was measured, unless the user gave the resolution.
+
+    Beside condensed sets it has their size.
+    """
+    from condense.sets.condensed import CondensedSet
+    from nas.proxies import parse
+    from nas.spaces import space
+
+    source = data.source()
+    dataset = source.load(download=data.download)
+    side = getattr(space(space_name), "RESOLUTION", None)
+    sets = [one.path for one in parse(proxies) if one.path and Path(one.path).exists()]
+    if sets:
+        side = CondensedSet.load(sets[0]).shape[1]
+    if data.resolution or side is None or min(dataset.shape[1:]) <= side:
+        return source, dataset
+    source = dataclasses.replace(source, resolution=side)
+    return source, source.load()
+
+
 def _work(
     make: Callable[..., "SearchResult"],
-    data: Data,
+    dataset: "Dataset",
     trainings: Trainings,
     workers: "Workers",
     session: Session,
     **choices: Any,
 ) -> None:
     """Call the function `make` with what a search and a reference run have in common; tell all."""
-    source = data.source()
     found = make(
-        source.load(download=data.download),
-        source=source,
+        dataset,
         space_name=trainings.name(),
-        sample=trainings.sample,
+        sample=trainings.chosen(),
         seeds=trainings.seeds,
         seed=trainings.seed,
         held_out=trainings.held_out,
@@ -257,7 +177,11 @@ def _work(
     },
 )
 def reference(
-    data: Data, trainings: Trainings, truth: Truth, workers: "Workers", session: Session
+    data: Data,
+    trainings: Trainings,
+    truth: Truth,
+    workers: "Workers",
+    session: Session,
 ) -> None:
     """Train architectures on real images and test them: the truth that searches are judged by.
 
@@ -270,9 +194,77 @@ def reference(
     """
     from nas import search
 
-    choices = {"images": truth.images, "regime": trainings.regime("REFERENCE_REGIME")}
-    out = session.out or f"runs/reference-{trainings.space}"
-    _work(search.train_reference, data, trainings, workers, session, out=out, **choices)
+    choices: dict[str, Any] = {
+        "images": truth.images,
+        "regime": trainings.regime("REFERENCE_REGIME"),
+    }
+    choices["out"] = session.out or f"runs/reference-{trainings.space}"
+    choices |= {"source": data.source(), "only": trainings.only()}
+    _work(search.train_reference, data.load(), trainings, workers, session, **choices)
+
+
+@nas.command(
+    cls=Command,
+    name="search",
+    parts={
+        "data": _DATA,
+        "trainings": Part(
+            kind=Trainings,
+            heading=Heading.HOW_MUCH,
+            elsewhere=_TRAINED,
+            leave=("sample", "indices", "seeds"),
+        ),
+        "budget": Part(kind=Budget, heading=Heading.HOW_MUCH),
+        "judged": Part(kind=Judged, heading=Heading.JUDGED, elsewhere={"proxy": Heading.WHAT}),
+        "workers": _WORKERS,
+        "session": Part(
+            kind=Session,
+            heading=Heading.OUTPUT,
+            elsewhere={"minutes": Heading.WHERE},
+            leave=("resume",),
+        ),
+    },
+)
+def within_budget(
+    data: Data,
+    trainings: Trainings,
+    budget: Budget,
+    judged: Judged,
+    workers: "Workers",
+    session: Session,
+) -> None:
+    """Search a space within a budget of trainings, and say how far from the best each way ends.
+
+    \b
+    condensekit nas search --space nasbench201 --budget 50 --data-dir DIR --out runs/search
+    condensekit nas search --space convnet720 --depth 1,2 --strategy evolution --strategy free
+
+    Regret is how much better the best architecture of the reference is than the one that a
+    strategy holds for the best, after as many trainings. The same command goes on.
+    """
+    from nas.explore import explore
+
+    source, dataset = _shrunk(data, trainings.name(), judged.proxy)
+    choices = dataclasses.asdict(judged)
+    choices["proxies"] = choices.pop("proxy")
+    found = explore(
+        dataset,
+        space_name=trainings.name(),
+        out=session.out or f"runs/explore-{trainings.space}",
+        budget=budget.budget,
+        strategies=budget.strategy,
+        seed=trainings.seed,
+        workers=workers,
+        minutes=session.minutes,
+        quiet=session.json,
+        source=source,
+        only=trainings.only(),
+        held_out=trainings.held_out,
+        regime=trainings.regime("REGIME"),
+        store=session.store,
+        **choices,
+    )
+    _tell_explored(found, session.json)
 
 
 @nas.command(cls=Command, parts={"output": Part(kind=Printed, heading=Heading.OUTPUT)})
@@ -303,24 +295,12 @@ def arch(key: str, space: Space, output: Printed) -> None:
     show_facts(describe(space.name(), key), output.json)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Conversion:
-    """Where the table of NAS-Bench-201 goes, and whether the file it is made of may be loaded.
-
-    >>> Conversion().trust_pickle
-    False
-    """
-
-    trust_pickle: bool = False
-    """Load the file, a pickle: it can run any code. Only if you trust its source."""
-    out: Path = Path("nasbench201.csv.gz")
-    """Table to write."""
-
-
 @nas.command(cls=Command, parts={"conversion": Part(kind=Conversion, heading=Heading.OUTPUT)})
 @click.argument("official", type=PATH)
 def convert(official: Path, conversion: Conversion) -> None:
-    """Turn NAS-Bench-201's official .pth file, once, into the compact table that searches read.
+    """Turn NAS-Bench-201's official results, once, into the compact table that searches read.
+
+    They are a .pth file, or a folder NATS-tss-v1_0-*-simple of the later NATS-Bench.
 
     \b
     condensekit nas convert NAS-Bench-201-v1_1-096897.pth --trust-pickle \\
@@ -352,8 +332,7 @@ def _tell(found: "SearchResult", as_json: bool) -> None:
             f"\nagreement with the true test accuracy of {len(ranking)} architectures, "
             "95 % intervals"
         )
-        single = {name: found for name, found in ranking.agreements.items() if " + " not in name}
-        click.echo("\n".join(aligned(AGREEMENT_HEADERS, agreement_rows(single))))
+        click.echo("\n".join(aligned(AGREEMENT_HEADERS, agreement_rows(ranking.shown))))
     if ranking is not None and len(ranking):
         click.echo(f"\nthe best by {ranking.by} (losses are negated)")
         truth = ["truth"] if ranking.truth is not None else []
@@ -363,6 +342,28 @@ def _tell(found: "SearchResult", as_json: bool) -> None:
     click.echo()
     for line in (*(f"note: {note}" for note in found.notes), *files):
         click.echo(line)
+
+
+def _tell_explored(found: "Exploration", as_json: bool) -> None:
+    """Print what each strategy ended with, and its regret on the way."""
+    from condense.report.tables import columns as aligned
+
+    if as_json:
+        click.echo((found.folder / "incumbents.json").read_text().rstrip())
+        return
+    costs = sorted({max(1, found.budget * part // 4) for part in (1, 2, 3, 4)})
+    rows = []
+    for row in (row for row in found.rows() if row["cost"] == found.ended[row["strategy"]].cost):
+        held = [found.at(row["strategy"], cost) for cost in costs]
+        regrets = ["" if one is None or one.regret is None else f"{100 * one.regret:.2f}"
+                   for one in held]  # fmt: skip
+        rows.append([row["strategy"], *regrets, str(row["index"]), row["arch"]])
+    headers = ["strategy", *(f"after {cost}" for cost in costs), "index", "arch"]
+    click.echo("regret in percent by trainings, and the best at the end")
+    click.echo("\n".join(aligned(headers, rows)))
+    for name in found.unfinished:
+        click.echo(f"note: {name} is not at its end: the same command goes on")
+    click.echo(found.folder / "incumbents.csv")
 
 
 def _number(value: Any) -> str:

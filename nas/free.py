@@ -9,16 +9,16 @@ exception is synflow, which removes the normalisation.
 """
 
 from copy import deepcopy
+from math import log
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from condense.networks.build import initialise
-from nas.agreement import clean
+from condense.randomness import generator
+from nas.spaces import fresh
 
 BASELINES: dict[str, str] = {
     "parameters": "trainable numbers",
@@ -26,10 +26,16 @@ BASELINES: dict[str, str] = {
     "synflow": "Tanaka et al., 2020: product of the weights along all paths",
     "naswot": "Mellor et al., 2021: how differently images switch the activations",
     "grad_norm": "Abdelfattah et al., 2021: gradient norm of the loss",
-    "jacob_cov": "Mellor et al., 2020: how little the input gradients of images correlate",
+    "jacob_cov": "Mellor et al., 2020: how little input gradients correlate; `jacov` in NASLib",
+    "snip": "Lee et al., 2019: how much the loss depends on each weight",
+    "grasp": "Wang et al., 2020: how little the gradient shrinks without the weights",
+    "fisher": "Turner et al., 2020: how much the loss depends on each channel",
+    "zen": "Lin et al., 2021: how far a small change of the images moves the last map",
 }
 """The baselines by name, and what each of them measures."""
 
+_ZEN_IMAGES = 16
+"""Random images of the Zen score."""
 _NORMALISATIONS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid)
 
@@ -50,8 +56,7 @@ def scores(
     (True, 5514)
     """
     shape = (images.shape[1], images.shape[2], images.shape[3])
-    network = architecture.build(shape, num_classes).to(images.device)
-    initialise(network, seed, architecture.index)
+    network = fresh(architecture, shape, num_classes, seed, images.device)
     return {
         "parameters": architecture.parameters(shape, num_classes),
         "flops": architecture.flops(shape, num_classes),
@@ -59,6 +64,10 @@ def scores(
         "naswot": naswot(network, images),
         "grad_norm": grad_norm(network, images, labels),
         "jacob_cov": jacob_cov(network, images),
+        "snip": snip(network, images, labels),
+        "grasp": grasp(network, images, labels),
+        "fisher": fisher(network, images, labels),
+        "zen": zen(network, shape, seed=seed),
     }
 
 
@@ -160,17 +169,148 @@ def jacob_cov(network: nn.Module, images: Tensor) -> float:
     return -float((values.log() + 1 / values).sum())
 
 
-def rank_average(*scores: ArrayLike) -> NDArray[np.float64]:
-    """The mean rank [n] of several lists of scores [n], where higher is better.
+def snip(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """The sum of |weight x gradient| over all convolutions and linear layers.
 
-    Ties share the average of their ranks. Failures (NaN, +inf) get the lowest rank.
+    Lee, Ajanthan and Torr, "SNIP: Single-shot Network Pruning based on Connection Sensitivity"
+    (ICLR 2019), without its normalisation, as Abdelfattah et al. (2021) use it. The gradient is
+    that of the mean cross-entropy of images [N, ch, H, W] with labels int64 [N].
 
-    >>> rank_average([0.1, 0.3, 0.2], [10, 20, 30])
-    array([1. , 2.5, 2.5])
+    >>> layer = nn.Linear(1, 2, bias=False)
+    >>> _ = nn.init.zeros_(layer.weight)
+    >>> snip(nn.Sequential(nn.Flatten(), layer), torch.ones(1, 1, 1, 1), torch.tensor([0]))
+    0.0
     """
-    from scipy.stats import rankdata
+    network = deepcopy(network).train()
+    F.cross_entropy(network(images), labels).backward()
+    return sum(
+        float((weight.detach() * weight.grad).abs().sum())
+        for weight in _weights(network)
+        if weight.grad is not None
+    )
 
-    return np.mean([rankdata(clean(s)[0]) for s in scores], axis=0)
+
+def grasp(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Minus the sum of weight x (H g) over all convolutions and linear layers.
+
+    Wang, Zhang and Grosse, "Picking Winning Tickets Before Training by Preserving Gradient Flow"
+    (ICLR 2020), as Abdelfattah et al. (2021) use it. g is the gradient of the mean cross-entropy of
+    images [N, ch, H, W] with labels int64 [N] by these weights, and H its Hessian. The result is
+    NaN where PyTorch has no second derivative of a layer, such as a hard sigmoid.
+
+    >>> layer = nn.Linear(1, 2, bias=False)
+    >>> _ = nn.init.zeros_(layer.weight)
+    >>> grasp(nn.Sequential(nn.Flatten(), layer), torch.ones(1, 1, 1, 1), torch.tensor([0]))
+    -0.0
+    """
+    network = deepcopy(network).train()
+    weights = _weights(network)
+    loss = F.cross_entropy(network(images), labels)
+    gradients = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
+    product = sum(((g.detach() * g).sum() for g in gradients), start=loss.new_zeros(()))
+    if not product.requires_grad:  # no weight reaches the logits
+        return 0.0
+    try:
+        bent = torch.autograd.grad(product, weights, materialize_grads=True)
+    except RuntimeError as error:
+        if "not implemented" not in str(error):
+            raise
+        return np.nan
+    return -sum(float((w.detach() * b).sum()) for w, b in zip(weights, bent, strict=True))
+
+
+def fisher(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """The sum over the channels of half the mean square of activation x gradient.
+
+    Turner, Crowley, O'Boyle, Storkey and Gray, "BlockSwap: Fisher-guided Block Substitution for
+    Network Compression on a Budget" (ICLR 2020), as Abdelfattah et al. (2021) use it. The
+    activations are the outputs of the convolutions and linear layers. Their products with the
+    gradients of the mean cross-entropy are summed over the places of a map, squared, and averaged
+    over the images [N, ch, H, W] with labels int64 [N].
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> fisher(network, torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 1])) > 0
+    True
+    """
+    network, outputs = deepcopy(network).train(), list[Tensor]()
+
+    def keep(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        outputs.append(output)
+        return output.clone()  # what comes next may overwrite it
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(keep)
+    loss = F.cross_entropy(network(images), labels)
+    gradients = torch.autograd.grad(loss, outputs, materialize_grads=True)
+    total = 0.0
+    for output, gradient in zip(outputs, gradients, strict=True):
+        products = output.detach() * gradient
+        if output.dim() == 4:
+            products = products.sum(dim=(2, 3))
+        elif output.dim() > 2:  # a linear layer at each of several places
+            products = products.flatten(1, -2).sum(dim=1)
+        total += float(products.square().mean(dim=0).sum() / 2)
+    return total
+
+
+def zen(network: nn.Module, shape: tuple[int, int, int], *, seed: int = 0) -> float:
+    """How far a small change of random images [ch, H, W] moves the last map of the network.
+
+    Lin et al., "Zen-NAS: A Zero-Shot NAS for High-Performance Image Recognition" (ICCV 2021). The
+    weights, the images and their change are normal, drawn from `seed`; see `moved`.
+
+    >>> network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+    >>> zen(network, (1, 8, 8)) == zen(network, (1, 8, 8))
+    True
+    """
+    network, draws = deepcopy(network).train(), generator(seed, "nas/zen")
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.weight.copy_(torch.randn(module.weight.shape, generator=draws))
+                if module.bias is not None:
+                    module.bias.zero_()
+    device = next(network.parameters()).device
+    images, change = torch.randn(2, _ZEN_IMAGES, *shape, generator=draws).to(device)
+    return moved(network, images, 0.01 * change)
+
+
+@torch.no_grad()
+def moved(network: nn.Module, images: Tensor, change: Tensor) -> float:
+    """The logarithm of the distance between the last maps of `images` and of `images + change`.
+
+    The distance is the sum of the absolute differences, averaged over the images [N, ch, H, W], as
+    in the code of Lin et al. To it are added the logarithms of what each batch normalisation
+    divides by: the root of the mean variance of its channels. Without them, a normalisation would
+    hide what the layers before it do. A normalisation that sees no variance divides nothing. The
+    result is -inf if nothing moves, and for a network without maps.
+
+    >>> images = torch.zeros(2, 1, 2, 2)
+    >>> round(moved(nn.ReLU(), images, torch.ones(2, 1, 2, 2)), 4)  # log(4)
+    1.3863
+    """
+    maps, scales = list[Tensor](), list[float]()
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        if isinstance(module, nn.BatchNorm2d):
+            scales.append(float(inputs[0].var(dim=(0, 2, 3), unbiased=False).mean()))
+        pools = isinstance(module, nn.AdaptiveAvgPool2d)
+        if isinstance(output, Tensor) and output.dim() == 4 and not pools:
+            maps.append(output.clone())
+
+    hooks = [m.register_forward_hook(look) for m in network.modules() if not [*m.children()]]
+    try:
+        network(images)
+        if not maps:
+            return -np.inf
+        before, divided = maps[-1], sum(log(scale) / 2 for scale in scales if scale > 0)
+        network(images + change)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    distance = float((maps[-1] - before).abs().sum(dim=(1, 2, 3)).mean())
+    return log(distance) + divided if distance > 0 else -np.inf
 
 
 def _weights(network: nn.Module) -> list[Tensor]:

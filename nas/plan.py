@@ -1,7 +1,7 @@
 """The plan of a search: its settings, as `search.json` records them, and how they are chosen."""
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ from condense.settings import at_least, plain, read, read_text, replaced, requir
 from condense.study.record import Record
 from condense.study.study import MOST_TASKS
 from condense.training.train import Protocol
+from nas.own import Own
 from nas.proxies import FREE
 from nas.reference import Reference, load
 from nas.regime import Regime
 from nas.spaces import space
 from nas.training import Keys, SearchTask
 
-HELD_OUT = 5000
-"""Training images that are held out to score by, by default."""
+HELD_OUT = 1000
+"""Training images that are held out to score by, by default, where the score needs any."""
 FILE = "search.json"
 """The file of the plan in the folder of a search."""
 
@@ -31,8 +32,8 @@ class SearchPlan:
 
     >>> plan = SearchPlan(
     ...     space="nasbench201", source=Source(name="digits"), fingerprint="0123",
-    ...     proxies=("random",), indices=(5, 7), seeds=2, regime=space("nasbench201").REGIME,
-    ...     held_out=100, num_classes=10, by="random accuracy",
+    ...     proxies=("random",), indices=(5, 7), seeds=2, regime=Regime(protocol=Protocol()),
+    ...     held_out=100, num_classes=10, by="random accuracy", arms={"random": ("random",)},
     ...     recipes={"free": ("free", "baselines"), "random": ("4567", "epochs=20")},
     ... )
     >>> len(plan.tasks())  # for each of the two candidates the baselines and two trainings
@@ -54,22 +55,32 @@ class SearchPlan:
     """Trainings of each candidate on each proxy."""
     regime: Regime
     held_out: int
-    """Training images that are held out to score by."""
+    """Training images that are held out to score by; 0 if only training losses count."""
     num_classes: int
+    arms: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The proxies of each arm; see `nas.proxies`."""
+    sample: str = ""
+    """How the candidates were chosen, for the report."""
+    truth: str = ""
+    """The column of the reference that the ranking is judged by."""
     seen: tuple[str, ...] = ()
     """The proxies that were made from images that are held out here."""
     by: str = ""
     """The column to rank by. A reference run has none: its networks are tested instead."""
     reference: str | None = None
     """The file of the reference, if there is one."""
+    own: dict[str, str] = field(default_factory=dict)
+    """What identifies each network where the candidates are a user's own; see `nas.own`."""
     store: str | None = None
     """The file of a store that searches share; by default each folder has its own."""
     recipes: dict[str, tuple[str, str]] = field(default_factory=dict)
     """What the keys of the trainings are made of; see `nas.training.Keys`."""
 
     def __post_init__(self) -> None:
-        at_least(1, self, "seeds", "held_out", "num_classes")
-        size, trainings = space(self.space).SIZE, self.seeds * len(self.indices)
+        at_least(1, self, "seeds", "num_classes")
+        at_least(0, self, "held_out")
+        size = len(self.own) if self.own else space(self.space).SIZE
+        trainings = self.seeds * len(self.indices)
         fewer = f"fewer: this is {trainings:,} trainings on each proxy"
         require("seeds", self.seeds, trainings <= MOST_TASKS, fewer)
         for index in self.indices:
@@ -78,7 +89,12 @@ class SearchPlan:
     @property
     def keys(self) -> Keys:
         """The keys of the trainings in the store."""
-        return Keys(self.space, self.recipes)
+        return Keys(self.where, self.recipes)
+
+    @property
+    def where(self) -> Any:
+        """The name of the space, or a user's own candidates in place of one."""
+        return Own(self.own) if self.own else self.space
 
     @property
     def ranks(self) -> bool:
@@ -91,14 +107,25 @@ class SearchPlan:
         All trainings of a seed come before those of the next seed. When a search is stopped early,
         it has then seen most candidates.
         """
-        names = self.keys.proxies
         free = [] if not self.ranks else [SearchTask(0, index, FREE) for index in self.indices]
+        runs = [self.runs(arm) for arm in self.arms]
         return free + [
-            SearchTask(seed, index, name)
-            for seed in range(self.seeds)
+            SearchTask(seeds[number], index, proxy)
+            for number in range(self.seeds)
             for index in self.indices
-            for name in names
+            for of_arm in runs
+            for proxy, seeds in of_arm.items()
         ]
+
+    def runs(self, arm: str) -> dict[str, range]:
+        """The seeds of the trainings on each proxy of an arm.
+
+        Each proxy has seeds of its own, so that the mean over an arm is one over weights too.
+        """
+        return {
+            proxy: range(number * self.seeds, (number + 1) * self.seeds)
+            for number, proxy in enumerate(self.arms[arm])
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,15 +176,14 @@ def change(regime: Regime, **changes: Any) -> Regime:
 
 
 def find_reference(
-    space_name: str, dataset: str, path: str | Path | None, data_dir: str | None
+    space_name: str, column: str, path: str | Path | None, data_dir: str | None
 ) -> Reference | None:
     """The reference at `path`, or by default the table of the space in the data folder.
 
     That table is named after the space, such as `nasbench201.csv.gz` or `nasbench201.csv`. Returns
-    None if it does not exist or has no accuracies for the dataset. Raises `UserError` as `load`
-    does.
+    None if it does not exist or has no such `column`. Raises `UserError` as `load` does.
 
-    >>> find_reference("nasbench201", "cifar10", path=None, data_dir="an/empty/folder") is None
+    >>> find_reference("nasbench201", "cifar10_test", None, data_dir="an/empty/folder") is None
     True
     """
     if path is not None:
@@ -165,7 +191,7 @@ def find_reference(
     for name in (f"{space_name}.csv.gz", f"{space_name}.csv"):
         if (table := Path(data_dir or "data") / name).exists():
             reference = load(table, space_name)
-            return reference if f"{dataset}_test" in reference.columns else None
+            return reference if column in reference.columns else None
     return None
 
 
@@ -184,7 +210,7 @@ def write_plan(folder: Path, plan: SearchPlan, **progress: int) -> None:
     >>> from tempfile import TemporaryDirectory
     >>> plan = SearchPlan(
     ...     space="nasbench201", source=Source(name="digits"), fingerprint="0123",
-    ...     proxies=("random",), indices=(5, 7), seeds=2, regime=space("nasbench201").REGIME,
+    ...     proxies=("random",), indices=(5, 7), seeds=2, regime=Regime(protocol=Protocol()),
     ...     held_out=100, num_classes=10,
     ... )
     >>> with TemporaryDirectory() as folder:
@@ -208,22 +234,3 @@ def load_plan(folder: Path) -> SearchPlan:
     record = record_of(folder)
     place = f"{record.path} is not of this version of condensekit"
     return read(SearchRecord, record.read(), place).plan
-
-
-def candidates(space_name: str, sample: int | Sequence[int] | None, seed: int) -> tuple[int, ...]:
-    """The indices of the architectures to rank, in ascending order.
-
-    `sample` is their number, where 0 stands for the whole space and None for the space's default,
-    or a list of their indices. They are drawn by `seed`, stratified in convnet720. Raises
-    `UserError` for a number or an index that the space does not have.
-
-    >>> candidates("nasbench201", [9, 3, 9], seed=0)
-    (3, 9)
-    >>> len(candidates("convnet720", 10, seed=0))
-    10
-    """
-    module = space(space_name)
-    if isinstance(sample, Sequence):
-        return tuple(sorted({module.architecture(index).index for index in sample}))
-    count = module.SAMPLE if sample is None else sample or None
-    return tuple(module.sample(count, seed))

@@ -7,13 +7,19 @@ whole, whole:IMAGES             all real images, or so many of them
 
 `random` and `early-stop` without a number take their size from the first condensed set that is
 named, so that all of them cost the same: as many images per class, or as many steps. If no
-condensed set is named, this size is 50 images per class.
+condensed set is named, this size is 10 images per class.
+
+`@DRAW` after a name is another draw of the same: `random:10@3` has other images than `random:10`.
+The draws of one name form an *arm*, and so do the proxies that are named `ARM=PROXY`, such as
+`condensed=runs/a` and `condensed=runs/b`. The score on an arm is the mean over its proxies. The
+proxies of an arm are trained on with different seeds, so that `early-stop` and `early-stop@1` are
+two runs.
 """
 
 import hashlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -30,7 +36,7 @@ from condense.training.train import Protocol
 
 KINDS = ("random", "early-stop", "whole")
 """The kinds of proxies of real images."""
-_IPC = 50
+_IPC = 10
 
 FREE = "free"
 """Stands in place of the name of a proxy for the baselines of an untrained network (`nas.free`)."""
@@ -60,6 +66,8 @@ class Proxy:
     """Identifies the content of the images, the labels and the transform."""
     steps: int | None = None
     """Steps after which training is stopped; None trains for all epochs of the regime."""
+    arm: str = ""
+    """The proxies that it is averaged with; empty where it stands alone."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -69,11 +77,15 @@ class Proxy:
         return self.preprocess.apply if self.images.dtype == torch.uint8 else None
 
     def protocol(self, protocol: Protocol) -> Protocol:
-        """The protocol of the regime, with as many epochs as the steps of early stopping need."""
-        if self.steps is None:
+        """The protocol of the regime, with as many epochs as the steps need, if they are given.
+
+        They are those of early stopping, or those of the regime, which hold for every proxy.
+        """
+        steps = self.steps or protocol.steps
+        if steps is None:
             return protocol
-        epochs = math.ceil(self.steps / math.ceil(len(self) / protocol.batch))
-        return replace(protocol, epochs=epochs, steps=self.steps)
+        epochs = math.ceil(steps / math.ceil(len(self) / protocol.batch))
+        return replace(protocol, epochs=epochs, steps=steps)
 
     def to(self, device: torch.device) -> Self:
         """The same proxy on another device."""
@@ -108,27 +120,90 @@ def make_proxies(
     >>> {name: len(proxy) for name, proxy in proxies.items()}
     {'random:2': 20, 'whole:30': 30}
     """
-    condensed = {name: _load(name, whole, rest) for name in names if not _is_kind(name)}
+    named = parse(names)
+    condensed = {one.name: _load(one.path, whole, rest) for one in named if one.path}
     first = next(iter(condensed.values()), None)
     ipc, parts = (first.ipc, first.formation**2) if first else (_IPC, 1)
     proxies: dict[str, Proxy] = {}
-    for name in names:
-        shown = name if _is_kind(name) else _shown(name)
-        if shown in proxies or shown == FREE:
-            raise UserError(
-                f"two proxies are called `{shown}`: name each proxy once, "
-                "and rename a folder if two have the same name"
-            )
-        if name in condensed:
-            decoded = condensed[name].decoded()
-            proxies[shown] = Proxy(
-                shown, decoded.images, decoded.labels, decoded.preprocess, decoded.fingerprint
-            )
+    for one in named:
+        if one.name in condensed:
+            decoded = condensed[one.name].decoded()
+            parted = decoded.images, decoded.labels, decoded.preprocess, decoded.fingerprint
+            proxy = Proxy(one.name, *parted)
         else:
-            proxies[shown] = _real(name, rest, preprocess, protocol, ipc, parts)
-    if not proxies:
-        raise UserError(f"no proxy to train on: name a condensed set, or one of {', '.join(KINDS)}")
+            proxy = _real(one, rest, preprocess, protocol, ipc, parts)
+        proxies[one.name] = replace(proxy, arm=one.arm)
     return proxies
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the name of a proxy says.
+
+    >>> parse(["random:10@3"])[0].arm, parse(["ours=runs/a"])[0].path
+    ('random:10', 'runs/a')
+    """
+
+    name: str
+    """The name in results: the text of a proxy of real images, or the folder of a set."""
+    arm: str
+    """The name of its arm; that of the proxy itself if no other proxy belongs to it."""
+    path: str = ""
+    """The path of a condensed set."""
+    kind: str = ""
+    """One of `KINDS` for real images."""
+    number: int | None = None
+    """Images per class, images or steps."""
+    draw: int = 0
+
+
+def parse(names: Sequence[str]) -> list[Named]:
+    """What each of the names of proxies says, in their order.
+
+    Raises `UserError` for a bad number, for two proxies of one name, and if there is none.
+    """
+    named = [_parsed(name) for name in names]
+    seen = set[str]()
+    for one in named:
+        if one.name in seen or FREE in (one.name, one.arm):
+            raise UserError(
+                f"two proxies are called `{FREE if one.arm == FREE else one.name}`: "
+                "name each proxy once, and rename a folder if two have the same name"
+            )
+        if " + " in one.name + one.arm:
+            raise UserError(f"proxy `{one.name}`: ` + ` stands between columns; rename the folder")
+        seen.add(one.name)
+    if not named:
+        raise UserError(f"no proxy to train on: name a condensed set, or one of {', '.join(KINDS)}")
+    return named
+
+
+def arms_of(named: Iterable[Proxy | Named]) -> dict[str, tuple[str, ...]]:
+    """The names of the proxies of each arm, in their order.
+
+    >>> arms_of(parse(["random:10", "whole", "random:10@1"]))
+    {'random:10': ('random:10', 'random:10@1'), 'whole': ('whole',)}
+    """
+    arms: dict[str, tuple[str, ...]] = {}
+    for one in named:
+        arm = one.arm or one.name
+        arms[arm] = (*arms.get(arm, ()), one.name)
+    return arms
+
+
+def _parsed(text: str) -> Named:
+    arm, equals, name = text.partition("=")
+    if not equals or Path(text).exists():
+        arm, name = "", text
+    before, at, draw = name.partition("@")
+    kind = before.partition(":")[0]
+    if kind not in KINDS:
+        return Named(_shown(name), arm or _shown(name), path=name)
+    if at and not draw.isdecimal():
+        raise UserError(f"proxy `{name}`: what follows `@` must be a number, 0 or more")
+    again = int(draw or 0)
+    shown = f"{before}@{again}" if again else before
+    return Named(shown, arm or before, kind=kind, number=_number(before), draw=again)
 
 
 def seen_held_out(names: Sequence[str], rest: Dataset) -> tuple[str, ...]:
@@ -141,17 +216,13 @@ def seen_held_out(names: Sequence[str], rest: Dataset) -> tuple[str, ...]:
     >>> seen_held_out(["random", "whole:100"], load_dataset("digits"))
     ()
     """
-    sets = [name for name in names if not _is_kind(name)]
-    origins = [(name, CondensedSet.load(name).provenance.get("dataset")) for name in sets]
+    sets = [one for one in parse(names) if one.path]
+    origins = [(one.name, CondensedSet.load(one.path).provenance.get("dataset")) for one in sets]
     return tuple(
-        _shown(name)
+        name
         for name, origin in origins
         if isinstance(origin, dict) and origin["fingerprint"] != rest.fingerprint
     )
-
-
-def _is_kind(name: str) -> bool:
-    return name.split(":")[0] in KINDS
 
 
 def _shown(path: str) -> str:
@@ -190,31 +261,32 @@ def _load(name: str, whole: Dataset, rest: Dataset) -> CondensedSet:
         raise UserError(
             f"proxy {name} was made from {origin['name']} with content {origin['fingerprint']}, "
             f"and {whole.name} here has content {whole.fingerprint} ({rest.fingerprint} without "
-            "the held-out images): search with the dataset that it was made from"
+            "the held-out images): search with the dataset that it was made from, and with "
+            "--held-out N if it was condensed with --hold-out N"
         )
     return condensed
 
 
 def _real(
-    name: str, rest: Dataset, preprocess: Preprocess, protocol: Protocol, ipc: int, parts: int
+    named: Named, rest: Dataset, preprocess: Preprocess, protocol: Protocol, ipc: int, parts: int
 ) -> Proxy:
     """A proxy of real images, by default as large as a condensed set with `ipc` images per class.
 
     `random` then has as many images as the set. `early-stop` has as many steps as training on the
     set takes, where each of its images is decoded to `parts` images.
     """
-    kind, number = name.partition(":")[0], _number(name)
+    name, number, draw = named.name, named.number, named.draw
     classes = len(rest.classes)
-    if kind == "random":
-        chosen = select("random", rest, number or ipc, preprocess=preprocess, seed=0)
+    if named.kind == "random":
+        chosen = select("random", rest, number or ipc, preprocess=preprocess, seed=draw)
         return Proxy(name, chosen.images, chosen.labels, preprocess, chosen.fingerprint)
     images, steps = rest.train, None
-    if kind == "early-stop":
+    if named.kind == "early-stop":
         steps = number or protocol.epochs * math.ceil(ipc * parts * classes / protocol.batch)
     elif number and number < len(images):
         if number < classes:
             raise UserError(f"proxy `{name}`: {classes} classes need at least {classes} images")
-        images = rest.hold_out(number, seed=1).test  # stratified
+        images = rest.hold_out(number, seed=1 + draw).test  # stratified
     text = f"{images.fingerprint} {preprocess.fingerprint}"
     identity = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return Proxy(name, images.pixels, images.labels, preprocess, identity, steps)

@@ -1,17 +1,19 @@
 """From finished trainings to a ranking of the architectures, and how far it can be trusted.
 
-A ranking has a column for each score. The scores of trainings are called `PROXY accuracy`, `PROXY
-held_loss` and `PROXY summed_loss`; the baselines `parameters`, `flops`, and so on; rank averages
-are called by their parts, such as `PROXY accuracy + parameters`. In all columns higher is better:
-losses are negated.
+A ranking has a column for each score. The scores of trainings are called `ARM accuracy`, `ARM
+held_loss` and `ARM summed_loss`, where an arm is a proxy or several of a kind; the baselines
+`parameters`, `flops`, and so on. In all columns higher is better: losses are negated.
 
-Shapes: n architectures, S seeds.
+`free` is the rank average of the best-known baselines. Any columns can be averaged by rank, half
+and half if there are two: `random summed_loss + free`.
+
+Shapes: n architectures, S seeds, K proxies of an arm.
 """
 
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations, product
 from math import isfinite, nan
@@ -19,22 +21,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from condense.errors import UserError, unknown
 from condense.files import write_bytes, write_json
 from condense.study.trials import Trials
 from nas.agreement import Agreement, agreement, difference
-from nas.free import BASELINES, rank_average
+from nas.columns import Column, Floats, Measured, column_of, rank_average
+from nas.free import BASELINES
+from nas.plan import HELD_OUT, SearchPlan
 from nas.proxies import FREE
 from nas.spaces import space
-from nas.training import SCORES, Keys, SearchTask
+from nas.training import SCORES, SearchTask
 
-Floats = NDArray[np.float64]
+Scores = dict[str, float]
+"""The scores of a training by name."""
 
-FREE_AVERAGE = "parameters + synflow + naswot"
-"""The rank average of the best-known baselines.
+FREE_PARTS = ("parameters", "synflow", "naswot")
+"""The baselines that `free` is the rank average of.
 
-A proxy that is averaged with several baselines has to beat this."""
+A proxy that is averaged with it has to beat it."""
 YARDSTICK = "parameters"
 """The column that every other column is compared with."""
 
@@ -55,7 +60,8 @@ class Ranking:
     [7, 9, 5]
     """
 
-    space: str
+    space: Any
+    """The name of a space, or a space itself."""
     indices: tuple[int, ...]
     columns: dict[str, Floats]
     """The scores, [n] for each column; higher is better, NaN if every training diverged."""
@@ -67,6 +73,8 @@ class Ranking:
     """The column to rank by."""
     truth: Floats | None = None
     """Test accuracies in [0, 1], [n], if there is a reference."""
+    sets: dict[str, Floats] = field(default_factory=dict)
+    """The columns of trainings on each proxy of their arm, [K, n]."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -77,6 +85,36 @@ class Ranking:
         scores = np.nan_to_num(self.columns[self.by], nan=-np.inf, posinf=-np.inf)
         return np.argsort(-scores, kind="stable").tolist()
 
+    @property
+    def scores(self) -> list[str]:
+        """The scores of trainings that there are, such as `summed_loss`."""
+        return [s for s in SCORES if all(f"{arm} {s}" in self.columns for arm in self.trainings)]
+
+    def column(self, name: str) -> Column:
+        """A column, with the scores on each proxy of its arm."""
+        parts = name.split(" + ")
+        if not any(part in self.sets for part in parts):
+            return column_of(self.columns[name])
+        return Column(
+            tuple(
+                Measured(self.sets[part], part.rpartition(" ")[0])
+                if part in self.sets
+                else Measured(self.columns[part][None])
+                for part in parts
+            )
+        )
+
+    @cached_property
+    def repeats(self) -> dict[str, str]:
+        """The baselines that rank exactly as an earlier one does, with the name of that one."""
+        free = [name for name in BASELINES if name in self.columns]
+        ranks = {name: rank_average(self.columns[name]) for name in free}
+        return {
+            later: earlier
+            for earlier, later in reversed([*combinations(ranks, 2)])
+            if len(self) > 1 and np.array_equal(ranks[earlier], ranks[later])
+        }
+
     @cached_property
     def agreements(self) -> dict[str, Agreement]:
         """How far each column agrees with the truth.
@@ -85,34 +123,43 @@ class Ranking:
         """
         if self.truth is None or len(self) < 2:
             return {}
-        return {name: agreement(scores, self.truth) for name, scores in self.columns.items()}
+        return {name: agreement(self.column(name), self.truth) for name in self.columns}
+
+    @property
+    def shown(self) -> dict[str, Agreement]:
+        """The agreements for tables: without the baselines that repeat another."""
+        return {name: a for name, a in self.agreements.items() if name not in self.repeats}
 
     @cached_property
     def gains(self) -> dict[str, Agreement]:
         """How much better each column agrees with the truth than the number of parameters does."""
-        if self.truth is None or not self.agreements or YARDSTICK not in self.columns:
+        if YARDSTICK not in self.columns:
             return {}
-        yardstick = self.columns[YARDSTICK]
-        others = {name: scores for name, scores in self.columns.items() if name != YARDSTICK}
-        return {name: difference(scores, yardstick, self.truth) for name, scores in others.items()}
+        others = [name for name in self.shown if name != YARDSTICK]
+        return {name: self._difference(name, YARDSTICK) for name in others}
 
     @cached_property
     def contrasts(self) -> dict[str, Agreement]:
-        """The differences in agreement between proxies, and what a proxy adds to the baselines.
+        """The differences in agreement between arms, and what an arm adds to the baselines.
 
-        Two proxies are compared score by score. The average of a proxy's score with the best-known
-        baselines is compared with the average of these baselines alone.
+        Two arms are compared score by score, alone and each averaged with `free`. An average with
+        `free` is also compared with `free` alone.
         """
-        if self.truth is None or not self.agreements:
+        if not self.agreements:
             return {}
-        two = product(combinations(self.trainings, 2), SCORES)
-        pairs = [(f"{a} {score}", f"{b} {score}") for (b, a), score in two]
-        columns = column_names(self.trainings, free=False)
-        pairs += [(f"{column} + {FREE_AVERAGE}", FREE_AVERAGE) for column in columns]
-        return {
-            f"{a} minus {b}": difference(self.columns[a], self.columns[b], self.truth)
-            for a, b in pairs
-        }
+        pairs = [
+            (f"{b} {score}{more}", f"{a} {score}{more}")
+            for a, b in combinations(self.trainings, 2)
+            for more in ("", f" + {FREE}")
+            for score in self.scores
+        ]
+        columns = column_names(self.trainings, self.scores, free=False)
+        pairs += [(f"{column} + {FREE}", FREE) for column in columns]
+        return {f"{a} minus {b}": self._difference(a, b) for a, b in pairs}
+
+    def _difference(self, first: str, second: str) -> Agreement:
+        assert self.truth is not None
+        return difference(self.column(first), self.column(second), self.truth)
 
     def rows(self) -> list[dict[str, Any]]:
         """One dictionary of plain values for each architecture, the best first.
@@ -137,7 +184,7 @@ class Ranking:
     def to_json(self) -> dict[str, Any]:
         """The rows, and the agreement of each column with the truth."""
         return {
-            "space": self.space,
+            "space": space(self.space).NAME,
             "ranked_by": self.by,
             "architectures": self.rows(),
             "agreement": _to_json(self.agreements),
@@ -156,85 +203,112 @@ class Ranking:
         write_bytes(folder / "ranking.csv", text.getvalue().encode())
 
 
-def collect(
-    store: Trials, keys: Keys, indices: Sequence[int], seeds: int, by: str, truth: Floats | None
-) -> Ranking:
-    """The ranking by the trainings in `store`.
+def collect(plan: SearchPlan, store: Trials, truth: Floats | None) -> Ranking:
+    """The ranking by the trainings in the store so far.
 
-    Each score is the mean over the seeds whose training did not diverge.
+    A score on a proxy is the mean over the seeds whose training did not diverge, and a score on an
+    arm the mean over its proxies. Candidates that an arm has not been trained with yet are left
+    out. `truth` holds the test accuracies of all candidates, or is None.
 
-    Parameters
-    ----------
-    keys: the keys of the trainings in the store; they name the proxies.
-    indices: the candidates. Those that a proxy has not been trained with yet are left out.
-    seeds: trainings of each candidate on each proxy.
-    by: the column to rank by.
-    truth: the test accuracies of all `indices`, or None.
-
-    >>> recipes = {FREE: (FREE, "baselines"), "random": ("0123", "epochs=20")}
-    >>> store, keys = Trials(":memory:"), Keys("nasbench201", recipes)
-    >>> len(collect(store, keys, [5, 7], seeds=3, by="random accuracy", truth=None))
+    >>> from condense.data.catalogue import Source
+    >>> from nas.regime import Regime
+    >>> plan = SearchPlan(
+    ...     space="nasbench201", source=Source(name="digits"), fingerprint="0123",
+    ...     proxies=("random",), indices=(5, 7), seeds=2, regime=space("nasbench201").REGIME,
+    ...     held_out=100, num_classes=10, by="random accuracy", arms={"random": ("random",)},
+    ...     recipes={"free": ("free", "baselines"), "random": ("4567", "epochs=20")},
+    ... )
+    >>> len(collect(plan, Trials(":memory:"), truth=None))
     0
     """
+    keys, indices = plan.keys, plan.indices
     stored = {key: trial.result["scores"] for key, trial in store.find(keys.kind).items()}
 
-    def scores(proxy: str, seed: int) -> list[dict[str, float] | None]:
+    def scores(proxy: str, seed: int) -> list[Scores | None]:
         return [stored.get(keys.of(SearchTask(seed, index, proxy))) for index in indices]
 
-    trained = {proxy: [scores(proxy, seed) for seed in range(seeds)] for proxy in keys.proxies}
-    free = scores(FREE, 0)
-    started = {
-        proxy: np.array([[s is not None for s in of_seed] for of_seed in runs])
-        for proxy, runs in trained.items()
+    trained = {
+        arm: [[scores(proxy, seed) for seed in seeds] for proxy, seeds in plan.runs(arm).items()]
+        for arm in plan.arms
     }
-    keep = np.flatnonzero(
-        np.all([s.any(axis=0) for s in started.values()], axis=0) & [s is not None for s in free]
-    )
-
-    columns: dict[str, Floats] = {}
-    diverged: dict[str, Floats] = {}
-    for proxy, runs in trained.items():
-        diverged[proxy] = np.nansum(_table(runs, "diverged"), axis=0)[keep]
-        for score, sign in SCORES.items():
-            columns[f"{proxy} {score}"] = sign * _mean(_table(runs, score))[keep]
+    free = scores(FREE, 0)
+    finished = {
+        arm: np.sum([[s is not None for s in run] for runs in proxies for run in runs], axis=0)
+        for arm, proxies in trained.items()
+    }
+    started = [count > 0 for count in finished.values()] + [np.array([s is not None for s in free])]
+    keep = np.flatnonzero(np.all(started, axis=0))
+    sets = {
+        f"{arm} {score}": sign * np.stack([_mean(_table(runs, score)) for runs in proxies])[:, keep]
+        for arm, proxies in trained.items()
+        for score, sign in SCORES.items()
+        if plan.held_out or score == "summed_loss"
+    }
+    columns = {name: Measured(values).mean() for name, values in sets.items()}
     columns |= {name: _table([free], name)[0][keep] for name in BASELINES}
-    columns |= _averages(columns, keys.proxies)
+    columns[FREE] = rank_average(*(columns[name] for name in FREE_PARTS))
+    averages = [f"{name} + {FREE}" for name in sets]
+    if plan.by not in columns and plan.by not in averages:
+        averages.append(plan.by)
+    for name in averages:
+        parts = tuple(Measured(columns[part][None]) for part in name.split(" + "))
+        columns[name] = Column(parts).values()
     return Ranking(
         space=keys.space,
         indices=tuple(indices[int(at)] for at in keep),
         columns=columns,
-        diverged=diverged,
-        trainings={proxy: s.sum(axis=0)[keep].astype(float) for proxy, s in started.items()},
-        by=by,
+        diverged={
+            arm: np.nansum([_table(runs, "diverged") for runs in proxies], axis=(0, 1))[keep]
+            for arm, proxies in trained.items()
+        },
+        trainings={arm: count[keep].astype(float) for arm, count in finished.items()},
+        by=plan.by,
         truth=None if truth is None else truth[keep],
+        sets=sets,
     )
 
 
-def column_names(proxies: Iterable[str], *, free: bool = True) -> list[str]:
-    """The columns that a search with these proxies can be ranked by, with the `free` baselines.
+def column_names(
+    arms: Iterable[str], scores: Iterable[str] = tuple(SCORES), *, free: bool = True
+) -> list[str]:
+    """The columns of a search with these arms and scores, with the `free` ones.
 
     >>> column_names(["random"])[:4]
     ['random accuracy', 'random held_loss', 'random summed_loss', 'parameters']
     """
-    trained = [f"{proxy} {score}" for proxy in proxies for score in SCORES]
-    return trained + (list(BASELINES) if free else [])
+    trained = [f"{arm} {score}" for arm, score in product(arms, scores)]
+    return trained + ([*BASELINES, FREE] if free else [])
 
 
-def _averages(columns: dict[str, Floats], proxies: Iterable[str]) -> dict[str, Floats]:
-    """The rank averages, by their names.
+def check_column(by: str, arms: Iterable[str], held_out: int) -> None:
+    """Raise a `UserError` unless `by` is a column, or several that are joined by ` + `.
 
-    These are the average of the best-known baselines, and the averages of each score of each proxy
-    with the number of parameters and with the best-known baselines.
+    >>> check_column("random summed_loss + free", ["random"], held_out=0)
+    >>> check_column("random accuracy", ["random"], held_out=0)
+    Traceback (most recent call last):
+    condense.errors.UserError: `random accuracy` needs images to score by: --held-out 1000
     """
-    free = FREE_AVERAGE.split(" + ")
-    trained = product(column_names(proxies, free=False), (["parameters"], free))
-    combined = [free, *([column, *others] for column, others in trained)]
-    return {
-        " + ".join(parts): rank_average(*(columns[part] for part in parts)) for parts in combined
-    }
+    known = column_names(arms)
+    parts = by.split(" + ")
+    for part in parts:
+        if part not in known:
+            raise unknown("score to rank by:", part, known)
+        if not held_out and needs_held_out(part):
+            raise UserError(f"`{part}` needs images to score by: --held-out {HELD_OUT}")
+    if len(set(parts)) < len(parts):
+        raise UserError(f"--by `{by}` names a column twice: name each once")
 
 
-def _table(runs: Sequence[Sequence[dict[str, float] | None]], score: str) -> Floats:
+def needs_held_out(by: str) -> bool:
+    """Whether a column, or one that it is the average of, is measured on held-out images.
+
+    >>> needs_held_out("random summed_loss + free"), needs_held_out("random accuracy")
+    (False, True)
+    """
+    return any(part.endswith((" accuracy", " held_loss")) for part in by.split(" + "))
+
+
+def _table(runs: Sequence[Sequence[Scores | None]], score: str) -> Floats:
     """A score by seed and architecture, [S, n]; NaN if the training is missing or diverged."""
     return np.array(
         [[nan if scores is None else scores[score] for scores in of_seed] for of_seed in runs],

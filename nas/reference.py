@@ -10,10 +10,12 @@ The official NAS-Bench-201 file is a pickle, which can run any code when it is l
 is trusted, `convert` turns it into such a table once.
 """
 
+import bz2
 import csv
 import gzip
 import io
-from collections.abc import Sequence
+import pickle
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -214,13 +216,15 @@ def _is(space_name: str, index: str, name: str) -> bool:
 
 
 def from_official(path: str | Path, *, trust_pickle: bool = False) -> Reference:
-    """Read the official `NAS-Bench-201-v1_*.pth`, using the `nas-bench-201` package.
+    """Read the official results of NAS-Bench-201, using the `nas-bench-201` package.
 
-    The accuracies are those after 200 epochs, averaged over the seeds. Reading takes some minutes,
-    and several times the size of the file in memory, so `convert` the file once.
+    They are a file `NAS-Bench-201-v1_*.pth`, or a folder of the later NATS-Bench,
+    `NATS-tss-v1_*-simple`, with a file for each architecture. The accuracies are those after 200
+    epochs, averaged over the seeds. Reading takes some minutes, and the `.pth` several times its
+    size in memory, so `convert` them once.
 
-    The file is a pickle, and reading it runs whatever code it holds. Raises `UserError` without
-    `trust_pickle`, and for a file that is missing or is not this benchmark.
+    All these files are pickles, and reading one runs whatever code it holds. Raises `UserError`
+    without `trust_pickle`, and for what is missing or is not this benchmark.
 
     >>> from_official("NAS-Bench-201-v1_1-096897.pth")
     Traceback (most recent call last):
@@ -231,7 +235,24 @@ def from_official(path: str | Path, *, trust_pickle: bool = False) -> Reference:
             f"{path} is a pickle and can run any code when read: "
             "pass --trust-pickle if you trust its source"
         )
-    check_file(path)
+    if not Path(path).is_dir():
+        check_file(path)
+    module = space(OFFICIAL_SPACE)
+    results = _of_folder(Path(path)) if Path(path).is_dir() else _of_file(path)
+    rows = {
+        module.architecture(long.arch_str).index: _official_row(long, short)
+        for long, short in results
+    }
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    columns = {name: np.full(module.SIZE, np.nan) for name in names}
+    for index, row in rows.items():
+        for name, value in row.items():
+            columns[name][index] = value
+    return Reference(OFFICIAL_SPACE, str(path), columns)
+
+
+def _of_file(path: str | Path) -> Iterator[tuple[Any, Any]]:
+    """For each architecture in the `.pth` file, its trainings of 200 epochs and those of 12."""
     import torch
     from nas_201_api import NASBench201API
 
@@ -243,24 +264,35 @@ def from_official(path: str | Path, *, trust_pickle: bool = False) -> Reference:
         raise UserError(
             f"{path} is not a NAS-Bench-201 file: {type(error).__name__}: {error}".splitlines()[0]
         ) from error
-    module = space(OFFICIAL_SPACE)
-    rows = {
-        module.architecture(api.arch(index)).index: _official_row(api, index)
-        for index in api.evaluated_indexes
-    }
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    columns = {name: np.full(module.SIZE, np.nan) for name in names}
-    for index, row in rows.items():
-        for name, value in row.items():
-            columns[name][index] = value
-    return Reference(OFFICIAL_SPACE, str(path), columns)
-
-
-def _official_row(api: Any, index: int) -> dict[str, float]:
-    """The numbers for one architecture, without those that the benchmark did not measure."""
     # The records are read directly, because the query functions of the package default to 12 epochs
     # and to a random seed.
-    long, short = (api.query_meta_info_by_index(int(index), hp=hp) for hp in ("200", "12"))
+    for index in api.evaluated_indexes:
+        long, short = (api.query_meta_info_by_index(int(index), hp=hp) for hp in ("200", "12"))
+        yield long, short
+
+
+def _of_folder(folder: Path) -> Iterator[tuple[Any, Any]]:
+    """The same of a folder of NATS-Bench, file by file."""
+    from nas_201_api import ArchResults
+
+    paths = sorted(folder.glob("[0-9]*.pickle.pbz2"))
+    if not paths:
+        raise UserError(
+            f"{folder} holds no files like 000000.pickle.pbz2: "
+            "name the unpacked folder NATS-tss-v1_0-*-simple, or a .pth file"
+        )
+    for path in paths:
+        try:
+            content = pickle.loads(bz2.decompress(path.read_bytes()))
+            long, short = (ArchResults.create_from_state_dict(content[hp]) for hp in ("200", "12"))
+        except Exception as error:  # unpickling foreign content may raise anything
+            text = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise UserError(f"{path} is not of NATS-Bench's topology space: {text}") from error
+        yield long, short
+
+
+def _official_row(long: Any, short: Any) -> dict[str, float]:
+    """The numbers for one architecture, without those that the benchmark did not measure."""
     row = {name: _accuracy(long, *official) for name, official in OFFICIAL.items()}
     row |= {
         f"cifar10_valid_seed{seed}": _accuracy(long, *OFFICIAL["cifar10_valid"], seed)
@@ -292,7 +324,7 @@ def _accuracy(results: Any, dataset: str, split: str, seed: int | None = None) -
 
 
 def convert(pth: str | Path, table: str | Path, *, trust_pickle: bool = False) -> Reference:
-    """Read the official file at `pth`, and write it as a compact table to `table`.
+    """Read the official file or folder at `pth`, and write it as a compact table to `table`.
 
     Raises `UserError` as `from_official` does.
 

@@ -11,7 +11,7 @@ from condense.report import html as report
 from condense.report.figures import literal, panels, save_figure
 from nas.agreement import Agreement, Estimate
 from nas.ranking import YARDSTICK, Ranking
-from nas.training import SCORES
+from nas.spaces import space
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,12 +32,12 @@ AGREEMENT_HEADERS = ("score", *_SHOWN.values(), "top-1, %")
 
 
 def scatter(path: Path, ranking: Ranking, proxy: str) -> Path:
-    """Write a PNG of a proxy's three scores, and of the number of parameters, against the truth.
+    """Write a PNG of a proxy's scores, and of the number of parameters, against the truth.
 
     The ranking must have a truth. Better scores are on the right. Returns `path`.
 
     >>> from tempfile import TemporaryDirectory
-    >>> columns = {f"random {score}": np.array([0.2, 0.4, 0.3]) for score in SCORES}
+    >>> columns = {"random accuracy": np.array([0.2, 0.4, 0.3])}
     >>> ranking = Ranking(
     ...     space="nasbench201", indices=(5, 7, 9),
     ...     columns=columns | {"parameters": np.array([1e5, 3e5, 2e5])},
@@ -49,7 +49,7 @@ def scatter(path: Path, ranking: Ranking, proxy: str) -> Path:
     True
     """
     assert ranking.truth is not None
-    columns = [f"{proxy} {score}" for score in SCORES] + [YARDSTICK]
+    columns = [f"{proxy} {score}" for score in ranking.scores] + [YARDSTICK]
     figure, panes = panels(3.1 * len(columns), 3.2, columns=len(columns), sharey=True)
     for axes, column in zip(panes.flat, columns, strict=True):
         finite = np.isfinite(ranking.columns[column])
@@ -88,6 +88,8 @@ def interval(estimate: Estimate, sign: str = "") -> str:
     """
     if not isfinite(estimate.value):
         return "too few"
+    if not isfinite(estimate.low):
+        return f"{estimate.value:{sign}.2f}"
     return f"{estimate.value:{sign}.2f} [{estimate.low:{sign}.2f}, {estimate.high:{sign}.2f}]"
 
 
@@ -141,7 +143,9 @@ def write_report(
     sections.append(report.section("The best", _best_table(ranking)))
     sections.append(report.section("How", report.facts(facts)))
     return report.html_report(
-        folder / "report.html", f"{len(ranking)} architectures of {ranking.space}", *sections
+        folder / "report.html",
+        f"{len(ranking)} architectures of {space(ranking.space).NAME}",
+        *sections,
     )
 
 
@@ -160,7 +164,7 @@ def _agreement_sections(folder: Path, ranking: Ranking) -> list[report.Html]:
         report.section(
             "How far the rankings can be trusted",
             report.paragraph(explanation),
-            report.table(AGREEMENT_HEADERS, agreement_rows(ranking.agreements)),
+            report.table(AGREEMENT_HEADERS, agreement_rows(ranking.shown)),
             *pictures,
         )
     ]
@@ -177,8 +181,8 @@ def _agreement_sections(folder: Path, ranking: Ranking) -> list[report.Html]:
 def _best_table(ranking: Ranking) -> report.Html:
     """The table of the architectures that are ranked best."""
     rows = ranking.rows()[:_ROWS]
-    shown = ("rank", "index", "arch", "truth", ranking.by, YARDSTICK)
-    names = [name for name in rows[0] if name in shown]
+    shown = ("rank", "index", ranking.by, YARDSTICK, "truth", "arch")
+    names = [name for name in dict.fromkeys(shown) if name in rows[0]]
     return report.table(
         names,
         [["diverged" if row[name] is None else row[name] for name in names] for row in rows],

@@ -65,14 +65,15 @@ def result_of(folder: Path, plan: SearchPlan, store: Trials) -> SearchResult:
     >>> plan = SearchPlan(
     ...     space="nasbench201", source=Source(name="digits"), fingerprint="0123",
     ...     proxies=("random",), indices=(5, 7), seeds=2, regime=space("nasbench201").REGIME,
-    ...     held_out=100, num_classes=10, recipes={"random": ("4567", "epochs=20")},
+    ...     held_out=100, num_classes=10, arms={"random": ("random",)},
+    ...     recipes={"random": ("4567", "epochs=20")},
     ... )
     >>> result_of(Path("run"), plan, Trials(":memory:")).notes
     ('4 of 4 trainings are still to be made: resume the search',)
     """
     study = Study(store, plan.tasks(), plan.keys.of)
     done, total = study.done, study.total
-    ranking = ranking_of(plan, store, truth_of(plan)) if plan.ranks else None
+    ranking = collect(plan, store, truth_of(plan)) if plan.ranks else None
     return SearchResult(folder, done, total, ranking, tuple(_notes(plan, ranking, done, total)))
 
 
@@ -84,7 +85,8 @@ def write_result(folder: Path, plan: SearchPlan, store: Trials) -> SearchResult:
     >>> plan = SearchPlan(
     ...     space="nasbench201", source=Source(name="digits"), fingerprint="0123",
     ...     proxies=("random",), indices=(5, 7), seeds=2, regime=space("nasbench201").REGIME,
-    ...     held_out=100, num_classes=10, recipes={"random": ("4567", "epochs=20")},
+    ...     held_out=100, num_classes=10, arms={"random": ("random",)},
+    ...     recipes={"random": ("4567", "epochs=20")},
     ... )
     >>> with TemporaryDirectory() as folder:
     ...     _ = write_result(Path(folder), plan, Trials(":memory:"))
@@ -103,24 +105,6 @@ def write_result(folder: Path, plan: SearchPlan, store: Trials) -> SearchResult:
     return result
 
 
-def ranking_of(plan: SearchPlan, store: Trials, truth: NDArray[np.float64] | None) -> Ranking:
-    """The ranking by the trainings in the store so far.
-
-    `truth` holds the test accuracies of all candidates, or is None.
-
-    >>> from condense.data.catalogue import Source
-    >>> plan = SearchPlan(
-    ...     space="nasbench201", source=Source(name="digits"), fingerprint="0123",
-    ...     proxies=("random",), indices=(5, 7), seeds=2, regime=space("nasbench201").REGIME,
-    ...     held_out=100, num_classes=10, by="random accuracy",
-    ...     recipes={"free": ("free", "baselines"), "random": ("4567", "epochs=20")},
-    ... )
-    >>> len(ranking_of(plan, Trials(":memory:"), truth=None))
-    0
-    """
-    return collect(store, plan.keys, plan.indices, plan.seeds, plan.by, truth)
-
-
 def truth_of(plan: SearchPlan) -> NDArray[np.float64] | None:
     """The test accuracies of all candidates in [0, 1], or None without a reference.
 
@@ -137,7 +121,7 @@ def truth_of(plan: SearchPlan) -> NDArray[np.float64] | None:
     """
     if plan.reference is None:
         return None
-    return load(plan.reference, plan.space).truth(plan.source.name, plan.indices)
+    return load(plan.reference, plan.space).values(plan.truth, plan.indices) / 100
 
 
 def _notes(plan: SearchPlan, ranking: Ranking | None, done: int, total: int) -> list[str]:
@@ -157,6 +141,13 @@ def _notes(plan: SearchPlan, ranking: Ranking | None, done: int, total: int) -> 
             "by, which flatters accuracy and held_loss; to be strict, condense with "
             f"--hold-out {plan.held_out}"
         )
+    if plan.sample.startswith("top"):
+        notes.append(
+            f"the candidates are from the {plan.sample.partition(':')[0]} % of the reference: "
+            "agreement is about those alone"
+        )
+    for later, earlier in ranking.repeats.items():
+        notes.append(f"{later} ranks these candidates as {earlier} does, which alone is shown")
     for proxy, counts in ranking.diverged.items():
         if counts.any():
             notes.append(
@@ -169,6 +160,8 @@ def _notes(plan: SearchPlan, ranking: Ranking | None, done: int, total: int) -> 
 
 def _remedy(plan: SearchPlan) -> str:
     """How a user can get a reference for the dataset of the plan."""
+    if plan.own:
+        return "train some of them fully, and compare"
     if plan.space == OFFICIAL_SPACE and f"{plan.source.name}_test" in OFFICIAL:
         return (
             "put nasbench201.csv.gz into the data folder, or make it from the official file with "
@@ -208,9 +201,9 @@ def _facts(plan: SearchPlan) -> dict[str, Any]:
     return {
         "space": plan.space,
         "dataset": f"{plan.source.name} ({plan.fingerprint})",
-        "candidates": len(plan.indices),
+        "candidates": f"{len(plan.indices)} ({plan.sample})" if plan.sample else len(plan.indices),
         "trainings of each on each proxy": plan.seeds,
         "held-out training images": plan.held_out,
-        "reference": plan.reference or "none",
+        "reference": f"{plan.truth} of {plan.reference}" if plan.reference else "none",
         "proxies": {name: " ".join(recipe) for name, recipe in plan.recipes.items()},
     }

@@ -15,29 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from condense.data.catalogue import Source
-from condense.data.images import Dataset
+from condense.data.images import Dataset, Images
 from condense.data.preprocess import make_preprocess
-from condense.errors import UserError, unknown
+from condense.errors import UserError
 from condense.progress import progress
 from condense.study.record import locked
 from condense.study.study import Study
 from condense.study.trials import Trial, Trials, reading
 from condense.study.workers import Workers
-from nas.plan import (
-    HELD_OUT,
-    SearchPlan,
-    candidates,
-    find_reference,
-    load_plan,
-    record_of,
-    write_plan,
-)
-from nas.proxies import make_proxies, seen_held_out
-from nas.ranking import column_names
+from nas.own import Networks, Own
+from nas.plan import HELD_OUT, SearchPlan, find_reference, load_plan, record_of, write_plan
+from nas.proxies import arms_of, make_proxies, parse, seen_held_out
+from nas.ranking import check_column, collect, needs_held_out
 from nas.regime import Regime
-from nas.results import SearchResult, ranking_of, result_of, store_path, truth_of, write_result
+from nas.results import SearchResult, result_of, store_path, truth_of, write_result
+from nas.sampling import Only, Sample, candidates
 from nas.spaces import space
-from nas.training import SearchBench
+from nas.training import FREE_BATCH, SearchBench
 from nas.watch import watched
 
 _TESTED = ""
@@ -47,36 +41,43 @@ _TESTED = ""
 def search(
     dataset: Dataset,
     *,
-    space_name: str,
+    space_name: Any,
     out: str | Path,
     workers: Workers | None = None,
     minutes: float | None = None,
     quiet: bool = False,
+    again: bool = False,
     **choices: Any,
 ) -> SearchResult:
     """Rank candidates of a space by training them on proxies of `dataset`.
 
     Parameters
     ----------
-    space_name: one of `nas.spaces.SPACES`.
+    space_name: one of `nas.spaces.SPACES`, or a space itself; see `nas.spaces.space`.
     out: the folder of the search.
     workers: what the trainings run on.
     minutes: a time limit. What is finished by then is kept, and `resume` continues.
+    again: go on where the folder already holds this search, in place of an error.
 
     Further parameters, each with a default
     ---------------------------------------
     proxies: the names of the proxies; see `nas.proxies`. By default `random` alone.
-    sample: the number of candidates, or their indices; see `nas.plan.candidates`.
+    sample: the number of candidates, a text such as `top20:100`, or a list of their indices or
+        names; see `nas.sampling`.
+    only: the values that factors of the space may have, such as `{"depth": ["1", "2"]}`.
     seeds: trainings of each candidate on each proxy, by default 3.
     seed: draws the candidates, by default 0.
     regime: how candidates are trained; by default as the `REGIME` of the space says. Use
         `nas.plan.change` to change some of it.
-    held_out: the number of training images to score by, by default 5,000. Test images are never
-        used.
-    by: the column to rank by, such as `random summed_loss`; by default the first proxy's column
-        for the `SCORE` of the space. All columns are reported.
+    held_out: the number of training images to score by; by default 1,000, or none if `by` is
+        made of training losses and of what is free. Test images are never used.
+    by: the column to rank by, such as `random summed_loss`, or several joined by ` + `, whose ranks
+        are averaged; by default the first arm's column for the `SCORE` of the space. All columns
+        are reported.
     reference: a table of accuracies after full training (see `nas.reference`); by default the table
         of the space in the data folder, if there is one.
+    truth: the column of that table that the ranking is judged by; by default the test accuracies of
+        the dataset. A ranking on CIFAR-10 can be judged by `cifar100_test`.
     source: where the dataset can be loaded from again; by default its name.
     store: a file of trainings that is shared with other searches.
 
@@ -95,12 +96,59 @@ def search(
     >>> result.done, len(result.ranking)
     (4, 2)
     """
-    plan, bench = _planned(dataset, space_name=space_name, **choices)
+    plan, bench = planned(dataset, space_name=space_name, **choices)
     (workers := workers or Workers()).check()
     folder = Path(out)
     with locked(folder):
-        record_of(folder).check_free({"plan": dataclasses.asdict(plan)})
+        record = record_of(folder)
+        begun = again and record.exists()
+        (record.check_same if begun else record.check_free)({"plan": dataclasses.asdict(plan)})
         return _go_on(folder, plan, bench, workers, minutes, quiet)
+
+
+def rank(
+    networks: Networks,
+    *,
+    proxy: str | Sequence[str] = "random",
+    dataset: Dataset,
+    out: str | Path = "runs/nas-own",
+    **choices: Any,
+) -> SearchResult:
+    """Rank networks of your own by training them on proxies of `dataset`.
+
+    Parameters
+    ----------
+    networks: for each name a function without arguments that makes the network, with its own fresh
+        weights. It takes images of the dataset's shape, normalised, and returns a logit for each
+        of its classes. Worker processes call it too.
+    proxy: one or several proxies; see `nas.proxies`.
+    out: the folder of the ranking. Called again with the same networks and choices, it goes on.
+    choices: what `nas.search.search` takes: seeds, regime, by, held_out, workers, minutes, store.
+
+    A training is kept by the name of its network and by the layers that PyTorch prints, and not by
+    the code: after a change of `forward` take another name or another folder.
+
+    Raises `UserError` if a function fails or its network does not fit the dataset, and what
+    `search` raises.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from condense import load_dataset
+    >>> from torch import nn
+    >>> def flat(width):
+    ...     hidden = nn.Linear(64, width)
+    ...     return nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), nn.Linear(width, 10))
+    >>> with TemporaryDirectory() as out:
+    ...     found = rank(
+    ...         {"small": lambda: flat(8), "wide": lambda: flat(32)}, proxy="random:1",
+    ...         dataset=load_dataset("digits"), out=out, seeds=1, workers=Workers(workers=0),
+    ...         quiet=True,
+    ...     )
+    >>> sorted(row["arch"] for row in found.ranking.rows())
+    ['small', 'wide']
+    """
+    own = Own.of(networks, dataset)
+    proxies = (proxy,) if isinstance(proxy, str) else tuple(proxy)
+    return search(dataset, space_name=own, out=out, proxies=proxies, again=True, **choices)
 
 
 def train_reference(
@@ -162,6 +210,8 @@ def resume(
     """
     folder = Path(out)
     plan = load_plan(folder)
+    if plan.own:
+        raise UserError(f"{folder} ranks networks of a script: call nas.rank again to go on")
     with locked(folder):
         dataset = dataset or plan.source.load()
         if dataset.fingerprint != plan.fingerprint:
@@ -220,74 +270,103 @@ def describe(
     }
 
 
-def _planned(
+def planned(
     dataset: Dataset,
     *,
-    space_name: str,
+    space_name: Any,
     proxies: Sequence[str] = ("random",),
-    sample: int | Sequence[int] | None = None,
+    sample: Sample = None,
+    only: Only | None = None,
     seeds: int = 3,
     seed: int = 0,
     regime: Regime | None = None,
-    held_out: int = HELD_OUT,
+    held_out: int | None = None,
     by: str | None = None,
     reference: str | Path | None = None,
+    truth: str | None = None,
     source: Source | None = None,
     store: str | Path | None = None,
 ) -> tuple[SearchPlan, SearchBench]:
-    """The plan of a new search, and what its trainings share; see `search` for the parameters."""
-    indices = candidates(space_name, sample, seed)
+    """The plan of a new search, and what its trainings share; see `search` for the parameters.
+
+    >>> from condense import load_dataset
+    >>> digits = load_dataset("digits")
+    >>> plan, bench = planned(digits, space_name="convnet720", sample=[0], proxies=["random:1"])
+    >>> plan.by, plan.held_out
+    ('random:1 accuracy', 1000)
+    """
+    module = space(space_name)
     source, table = source or Source(name=dataset.name), None
-    if by != _TESTED:
-        table = find_reference(space_name, dataset.name, reference, source.data_dir)
+    judged_by = truth or f"{dataset.name}_test"
+    own = {} if isinstance(space_name, str) else space_name.identities
+    if by != _TESTED and not own:
+        table = find_reference(space_name, judged_by, reference, source.data_dir)
+    if truth and table is None:
+        raise UserError(f"--truth {truth} is a column of a table: name it with --reference")
+    indices = candidates(space_name, sample, seed, only=only, reference=table, truth=judged_by)
     if table is not None:
-        table.truth(dataset.name, indices)  # raises now, and not after the trainings
+        table.values(judged_by, indices)  # raises now, and not after the trainings
+    if by is None:
+        by = f"{next(iter(arms_of(parse(proxies))))} {module.SCORE}"
+    if held_out is None:
+        held_out = HELD_OUT if needs_held_out(by) or by == _TESTED else 0
     plan = SearchPlan(
-        space=space_name,
+        space=module.NAME,
+        own=own,
         source=source,
         fingerprint=dataset.fingerprint,
         proxies=tuple(proxies),
         indices=indices,
         seeds=seeds,
-        regime=regime or space(space_name).REGIME,
+        regime=regime or module.REGIME,
         held_out=held_out,
         num_classes=len(dataset.classes),
-        by="not known yet" if by is None else by,
+        arms=arms_of(parse(proxies)),
+        sample=sample if isinstance(sample, str) else "",
+        by=by,
         reference=table.source if table else None,
+        truth=judged_by,
         store=str(store) if store else None,
     )
-    bench = _bench(plan, dataset)
+    if plan.ranks:
+        check_column(by, plan.arms, held_out)
+    bench = _bench(plan, dataset, module if own else None)
     plan = dataclasses.replace(plan, recipes=bench.keys.recipes)
-    if not plan.ranks:
+    if not held_out:
         return plan, bench
-    known = column_names(bench.proxies)
-    by = by or f"{next(iter(bench.proxies))} {space(space_name).SCORE}"
-    if by not in known:
-        raise unknown("score to rank by:", by, known)
     seen = seen_held_out(proxies, dataset.hold_out(held_out, seed=0))
-    return dataclasses.replace(plan, by=by, seen=seen), bench
+    return dataclasses.replace(plan, seen=seen), bench
 
 
-def _bench(plan: SearchPlan, dataset: Dataset) -> SearchBench:
-    """What the trainings of the search share.
+def _bench(plan: SearchPlan, dataset: Dataset, own: Any = None) -> SearchBench:
+    """What the trainings of the search share; `own` are candidates that a user brings.
 
     All searches hold out the same images, so that they can share a store.
     """
-    rest = dataset.hold_out(plan.held_out, seed=0)
+    rest = dataset
+    if plan.held_out:
+        rest = dataset.hold_out(plan.held_out, seed=0)
     preprocess = make_preprocess("standard", rest)
-    module = space(plan.space)
+    module = own or space(plan.space)
     for index in plan.indices:
         # Raises now, and not after the first trainings, if the images are too small.
         module.architecture(index).parameters(dataset.shape, len(dataset.classes))
     return SearchBench(
-        space=plan.space,
+        space=own or plan.space,
         num_classes=len(dataset.classes),
         regime=plan.regime,
         proxies=make_proxies(plan.proxies, dataset, rest, preprocess, plan.regime.protocol),
-        held_out=rest.test,
+        held_out=rest.test if plan.held_out else _few(dataset),
+        scored=plan.held_out > 0,
         preprocess=preprocess,
         test=None if plan.ranks else dataset.test,
     )
+
+
+def _few(dataset: Dataset) -> Images:
+    """Training images for the baselines, where none are held out."""
+    count = min(FREE_BATCH, int((dataset.train.counts() - 1).sum()))
+    return dataset.hold_out(count, seed=0).test
 
 
 def _go_on(
@@ -304,7 +383,7 @@ def _go_on(
         write_plan(folder, plan)
         study = Study(store, plan.tasks(), plan.keys.of)
         if plan.ranks:
-            look = partial(ranking_of, plan, store, truth)
+            look = partial(collect, plan, store, truth)
             shown = watched(plan.space, study.total, study.done, look, quiet=quiet)
         else:
             shown = progress(plan.space, study.total, study.done, quiet=quiet)

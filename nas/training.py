@@ -21,14 +21,13 @@ from condense.data.augment import make_augment
 from condense.data.images import Images
 from condense.data.preprocess import Preprocess
 from condense.networks.accelerate import accelerate
-from condense.networks.build import initialise
 from condense.randomness import derive, generator
 from condense.study.trials import Key
 from condense.training.train import Diverged, Protocol, train
 from nas import free as baselines
 from nas.proxies import FREE, Proxy
 from nas.regime import Regime
-from nas.spaces import space
+from nas.spaces import fresh, space
 
 SCORES = {"accuracy": 1, "held_loss": -1, "summed_loss": -1}
 """The scores of a training, by name: 1 if higher is better, -1 if lower is.
@@ -36,7 +35,7 @@ SCORES = {"accuracy": 1, "held_loss": -1, "summed_loss": -1}
 They are the accuracy and the cross-entropy on the held-out training images, and the sum over the
 epochs of the mean training loss (Ru et al., "Speedy Performance Estimation for Neural Architecture
 Search", NeurIPS 2021)."""
-_FREE_BATCH = 64
+FREE_BATCH = 64
 """Images by which the baselines are computed."""
 _TEST_BATCH = {"cpu": 50, "cuda": 1000}
 """Images that are tested at once."""
@@ -73,21 +72,23 @@ class Keys:
     'nas convnet720'
     """
 
-    space: str
+    space: Any
+    """The name of a space, or a space itself."""
     recipes: dict[str, tuple[str, str]]
     """For each proxy, and for `FREE`: its fingerprint, and what else a training depends on."""
 
     def of(self, task: SearchTask) -> Key:
         """The key of a task."""
         fingerprint, recipe = self.recipes[task.proxy]
-        name = space(self.space).architecture(task.architecture).name
+        architecture = space(self.space).architecture(task.architecture)
+        name = getattr(architecture, "identity", architecture.name)
         facts = {"architecture": name, "proxy": fingerprint, "seed": task.seed, "recipe": recipe}
         return Key.of(self.kind, **facts)
 
     @property
     def kind(self) -> str:
         """The kind of all trials of the space."""
-        return f"nas {self.space}"
+        return f"nas {space(self.space).NAME}"
 
     @property
     def proxies(self) -> list[str]:
@@ -116,23 +117,31 @@ class SearchBench:
     ['accuracy', 'diverged', 'held_loss', 'summed_loss']
     """
 
-    space: str
+    space: Any
+    """The name of a space, or a space itself."""
     num_classes: int
     regime: Regime
     proxies: dict[str, Proxy]
     held_out: Images
-    """Training images that no network is trained on."""
+    """Training images that no network is trained on; the first of them serve the baselines."""
     preprocess: Preprocess
     """The transform of the images for the baselines; each proxy has its own transform."""
     test: Images | None = None
     """The test images, for a reference run alone."""
+    scored: bool = True
+    """Whether trained networks are scored by `held_out`.
+
+    Otherwise only their training losses count. The images then serve the baselines alone, and
+    proxies may have them too."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @cached_property
     def keys(self) -> Keys:
         """The keys of its trainings."""
         images = f"held_out={len(self.held_out)}:{self.held_out.fingerprint[:8]}"
-        recipes = {FREE: (FREE, f"baselines batch={_FREE_BATCH} {images} {self.preprocess.name}")}
+        free = f"{' '.join(baselines.BASELINES)} batch={FREE_BATCH} {images}"
+        recipes = {FREE: (FREE, f"{free} {self.preprocess.name}")}
+        images = images if self.scored else "held_out=0"
         images += f" test={self.test.fingerprint[:8]}" if self.test else ""
         for name, proxy in self.proxies.items():
             regime = replace(self.regime, protocol=proxy.protocol(self.regime.protocol))
@@ -158,15 +167,18 @@ class SearchBench:
         If a training diverges, its scores are NaN, and `scores["diverged"]` is 1.
         """
         architecture = space(self.space).architecture(task.architecture)
-        if task.proxy == FREE:
-            return {"curve": {}, "scores": self._free(architecture, task)}
-        curve, scores = self._train(architecture, task)
+        with torch.random.fork_rng(devices=[]):
+            # For layers that draw: dropout in networks of a user's own.
+            torch.manual_seed(derive(task.seed, "nas/layers", architecture.index))
+            if task.proxy == FREE:
+                return {"curve": {}, "scores": self._free(architecture, task)}
+            curve, scores = self._train(architecture, task)
         return {"curve": curve, "scores": scores}
 
     def _free(self, architecture: Any, task: SearchTask) -> dict[str, float]:
         """The baselines of the network at its full size, since they cost next to nothing."""
         images, labels = (
-            part[:_FREE_BATCH].to(self.device)
+            part[:FREE_BATCH].to(self.device)
             for part in (self.held_out.pixels, self.held_out.labels)
         )
         return baselines.scores(
@@ -179,8 +191,9 @@ class SearchBench:
         """Train a candidate on a proxy; returns the curve of its losses, and its scores."""
         proxy = self.proxies[task.proxy]
         protocol, shape = proxy.protocol(self.regime.protocol), self.held_out.shape
-        network = architecture.build(shape, self.num_classes, **self.regime.sizes).to(self.device)
-        initialise(network, derive(task.seed, "nas/weights"), architecture.index)
+        weights = derive(task.seed, "nas/weights")
+        sizes = self.regime.sizes
+        network = fresh(architecture, shape, self.num_classes, weights, self.device, **sizes)
         # On a CPU, compiling does not make these networks faster. A step of a cell takes twice as
         # long, and half of the ConvNets become slower too.
         on_gpu = self.device.type == "cuda"
@@ -194,19 +207,17 @@ class SearchBench:
             train(fast, proxy.images, proxy.labels, protocol, seed, **how)
         except Diverged:
             diverged = True
-        if self.regime.statistics == "proxy":
+        if self.regime.statistics == "proxy" and self.scored:
             settle(network, proxy, seed)
         by_batch = self.regime.statistics == "batch"
-        accuracy, held_loss = look(fast, self.held_out, proxy.preprocess, by_batch=by_batch)
         curve = losses.curve()
-        scores = {
-            "accuracy": accuracy,
-            "held_loss": held_loss,
-            "summed_loss": sum(curve) - losses.missing(curve),
-        }
+        scores = {"summed_loss": sum(curve) - losses.missing(curve)}
+        if self.scored:
+            held = look(fast, self.held_out, proxy.preprocess, by_batch=by_batch)
+            scores |= dict(zip(("accuracy", "held_loss"), held, strict=True))
         if self.test:
             scores["test"] = look(fast, self.test, proxy.preprocess, by_batch=by_batch)[0]
-        if diverged or not all(map(math.isfinite, (*curve, held_loss))):
+        if diverged or not all(map(math.isfinite, (*curve, *scores.values()))):
             return {"loss": curve}, {**dict.fromkeys(scores, math.nan), "diverged": 1.0}
         return {"loss": curve}, {**scores, "diverged": 0.0}
 

@@ -101,7 +101,7 @@ def _live(
 
 def _table(title: str, ranking: Ranking) -> "Table":
     """One row for each proxy: its trainings, and what its score says."""
-    rows, score = [], ranking.by.rpartition(" ")[2]
+    rows, score = [], ranking.by.partition(" + ")[0].rpartition(" ")[2]
     for proxy, trainings in ranking.trainings.items():
         column = f"{proxy} {score}"
         column = column if column in ranking.columns else ranking.by
@@ -129,5 +129,5 @@ def _agreement(ranking: Ranking, column: str) -> str:
     """The agreement of a column with the truth; empty without one, or with few candidates."""
     if ranking.truth is None or len(ranking) < 4:
         return ""
-    spearman = agreement(ranking.columns[column], ranking.truth, resamples=_RESAMPLES)["spearman"]
+    spearman = agreement(ranking.column(column), ranking.truth, resamples=_RESAMPLES)["spearman"]
     return f"Spearman {spearman.value:.2f} [{spearman.low:.2f}, {spearman.high:.2f}]"

@@ -19,14 +19,40 @@ SPACES = {
 """The module of each space, by its name."""
 
 
-def space(name: str) -> Any:
+def space(name: Any) -> Any:
     """The module of the space called `name`.
 
-    Raises `UserError` for an unknown name.
+    What is no name is taken for a space itself: an object with what such a module has, as
+    `nas.own.Own`. Raises `UserError` for an unknown name.
 
     >>> space("nasbench201").SIZE
     15625
     """
+    if not isinstance(name, str):
+        return name
     if name not in SPACES:
         raise unknown("search space", name, SPACES)
     return import_module(SPACES[name])
+
+
+def fresh(
+    architecture: Any,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    seed: int,
+    device: Any = "cpu",
+    **sizes: int,
+) -> Any:
+    """The network of an architecture on a device, with weights drawn from `seed`.
+
+    >>> convnet = space("convnet720").architecture(0)
+    >>> fresh(convnet, (1, 8, 8), num_classes=10, seed=0).num_classes
+    10
+    """
+    from condense.networks.build import initialise
+
+    if hasattr(architecture, "fresh"):  # it has weights of its own
+        return architecture.fresh(shape, num_classes, seed).to(device)
+    network = architecture.build(shape, num_classes, **sizes).to(device)
+    initialise(network, seed, architecture.index)
+    return network

@@ -151,6 +151,22 @@ def sample(count: int | None = None, seed: int = 0, *, stratified: bool = True) 
     return sorted(torch.randperm(SIZE, generator=generator(seed, "nas/sample")).tolist()[:count])
 
 
+def neighbours(index: int) -> list[int]:
+    """The ConvNets that differ from one in one factor, for a search that evolves.
+
+    >>> len(neighbours(0))
+    14
+    """
+    convnet = architecture(index)
+    own = {factor: getattr(convnet, factor) for factor in GRID}
+    return [
+        ConvNet(**{**own, factor: value}).index
+        for factor, values in GRID.items()
+        for value in values
+        if value != own[factor]
+    ]
+
+
 def _balanced(seed: int) -> list[int]:
     """All indices in an order in which each factor is balanced from the start.
 

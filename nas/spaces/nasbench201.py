@@ -37,9 +37,11 @@ REGIME = Regime(
     protocol=Protocol(
         epochs=20, batch=25, lr=0.05, augment="none", schedule="cosine", nesterov=True
     ),
-    sizes={"cells": CELLS, "width": WIDTH},
+    sizes={"cells": 1, "width": 8},
 )
-"""How cells are trained on a proxy by default; `docs/nas.md` describes the study behind this."""
+"""How cells are trained on a proxy by default; `docs/nas.md` says what this rests on."""
+RESOLUTION = 16
+"""The side of the images that this was measured on, in pixels: the command shrinks larger ones."""
 REFERENCE_REGIME = Regime(
     protocol=Protocol(epochs=12, lr=0.1, augment="flip_crop", schedule="cosine", nesterov=True),
     sizes={"cells": CELLS, "width": WIDTH},
@@ -47,8 +49,8 @@ REFERENCE_REGIME = Regime(
 """How cells are trained on real images for a reference by default."""
 SAMPLE = 100
 """The number of cells that a search ranks by default."""
-SCORE = "summed_loss"
-"""The score that a search ranks by, by default: the result of the same study."""
+SCORE = "summed_loss + free"
+"""The score that a search ranks by, by default: the result of the same studies."""
 _KERNELS = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
 
 
@@ -272,6 +274,21 @@ def sample(count: int | None = None, seed: int = 0) -> list[int]:
     if not 1 <= count <= SIZE:
         raise UserError(f"cannot sample {count} architectures from {NAME}: ask for 1 to {SIZE}")
     return sorted(torch.randperm(SIZE, generator=generator(seed, "nas/sample")).tolist()[:count])
+
+
+def neighbours(index: int) -> list[int]:
+    """The cells that differ from one in the operation on one edge, for a search that evolves.
+
+    >>> len(neighbours(6111))
+    24
+    """
+    operations = architecture(index).operations
+    return [
+        Cell((*operations[:edge], other, *operations[edge + 1 :])).index
+        for edge, own in enumerate(operations)
+        for other in OPERATIONS
+        if other != own
+    ]
 
 
 class CellNetwork(Network):

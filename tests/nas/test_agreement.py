@@ -8,9 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, spearmanr
 
+from benchmarks.nas_coverage import AskedSets, simulate_sets
 from condense.errors import UserError
 from nas import agreement as rank
 from nas.agreement import MEASURES, agreement, difference
+from nas.columns import Column, Measured
+from nas.report import interval
+
+CORRELATIONS = ("spearman", "kendall", "spearman_top20", "kendall_top20")
 
 pytestmark = pytest.mark.filterwarnings("ignore:An input array is constant")
 
@@ -53,11 +58,60 @@ def _check(values: dict[str, float], expected: dict[str, float]) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(n=st.integers(2, 70), seed=st.integers(0, 1000), ties=st.booleans())
+@given(n=st.integers(2, 140), seed=st.integers(0, 1000), ties=st.booleans())
 def test_values_are_those_of_scipy_and_the_definitions(n, seed, ties):
     scores, truth = _noisy(n, seed, ties)
     found = agreement(scores, truth, resamples=2)
-    _check({name: found[name].value for name in MEASURES}, _naive(scores, truth))
+    expected = _naive(scores, truth)
+    for top, fraction in (("_top20", 0.2), ("_top10", 0.1)):
+        if max(1, round(fraction * n)) < 10:  # too few to say anything of
+            expected |= {f"spearman{top}": np.nan, f"kendall{top}": np.nan}
+    _check({name: found[name].value for name in MEASURES}, expected)
+
+
+def test_a_top_of_fewer_than_ten_is_no_finding():
+    for n, top20, top10 in ((47, False, False), (48, True, False), (100, True, True)):
+        found = agreement(*_noisy(n, 1, ties=False), resamples=20)
+        shown = {top: interval(found[f"spearman{top}"]) for top in ("", "_top20", "_top10")}
+        assert "[" in shown[""]
+        assert ("[" in shown["_top20"], "[" in shown["_top10"]) == (top20, top10)
+        assert shown["_top10"] == "too few" or top10
+
+
+def test_the_truth_of_the_best_and_the_regret_have_no_interval():
+    found = agreement(*_noisy(100, 1, ties=False), resamples=20)
+    for name in ("top1", "regret"):
+        assert np.isfinite(found[name].value)
+        assert found.to_json()[name] | {"value": 0} == {"value": 0, "low": None, "high": None}
+    assert "[" not in interval(found["top1"])
+    assert np.isfinite(found["precision_top10"].low)
+
+
+def test_intervals_cover_the_sets_too():
+    """Two arms of five sets that differ as much as their architectures do not show.
+
+    Nominal 95 %: a bootstrap over the architectures alone holds the truth in far fewer samples.
+    """
+    asked = AskedSets(sample=60, samples=60, resamples=200, sets=4, spread=0.6, noise=0.5)
+    shares = simulate_sets(asked, large=20)
+    assert shares["spearman"][1] >= 0.85
+    assert shares["difference of spearman"][1] >= 0.88
+    alone = simulate_sets(asked, large=20, over_sets=False)
+    assert alone["difference of spearman"][1] < shares["difference of spearman"][1] - 0.1
+
+
+def test_sets_widen_an_interval_and_move_no_value():
+    truth, noise = np.random.default_rng(3).normal(size=(2, 80))
+    weights = np.array([[1.0], [0.2], [2.0]])
+    several = Column((Measured(weights * truth + noise, "random"),))
+    found, alone = agreement(several, truth), agreement(several.values(), truth)
+    assert found["spearman"].value == alone["spearman"].value
+    assert found["spearman"].high - found["spearman"].low > 1.2 * (
+        alone["spearman"].high - alone["spearman"].low
+    )
+    assert found["spearman"].high <= 1
+    same = difference(several, several, truth, resamples=50)  # the same sets are drawn for both
+    assert vars(same["spearman"]) == {"value": 0, "low": 0, "high": 0}
 
 
 @pytest.mark.parametrize("long", [False, True])  # the two ways to Kendall's tau
@@ -126,7 +180,7 @@ def test_differences_are_paired():
         alone[0]["spearman"].high - alone[0]["spearman"].low
     )
     same = difference(first, first, truth, resamples=50)
-    assert all(abs(v) == 0 for name in MEASURES for v in vars(same[name]).values())
+    assert all(abs(v) == 0 for name in CORRELATIONS for v in vars(same[name]).values())
     better = difference(truth, rng.normal(size=80), truth, resamples=400)["spearman"]
     assert better.low > 0
 

@@ -1,5 +1,6 @@
 """Zero-cost scores against naive float64 computations from their papers."""
 
+from copy import deepcopy
 from math import log
 
 import numpy as np
@@ -10,7 +11,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from condense.networks.build import initialise
-from nas.free import BASELINES, grad_norm, jacob_cov, naswot, rank_average, scores, synflow
+from nas.columns import rank_average
+from nas.free import (
+    BASELINES,
+    fisher,
+    grad_norm,
+    grasp,
+    jacob_cov,
+    moved,
+    naswot,
+    scores,
+    snip,
+    synflow,
+    zen,
+)
 from nas.spaces import convnet720 as convnet_space
 from nas.spaces import nasbench201
 
@@ -104,6 +118,108 @@ def test_grad_norm_sums_the_norms_of_both_layers():
     assert grad_norm(network, IMAGES, LABELS) == pytest.approx(expected, rel=1e-4)
 
 
+def _loss(logits: torch.Tensor) -> torch.Tensor:
+    """The mean cross-entropy, written out."""
+    return -(logits - logits.logsumexp(1, keepdim=True))[range(6), LABELS].mean()
+
+
+def _gradients(network: Small, moves: list[torch.Tensor] | None = None) -> list[torch.Tensor]:
+    """The gradients of the loss by the two weights, float64, after the weights are moved."""
+    network = deepcopy(network).double()
+    with torch.no_grad():
+        for weight, move in zip(
+            (network.conv.weight, network.linear.weight), moves or [], strict=False
+        ):
+            weight += move
+    logits, _, weights = _forward(network, IMAGES)
+    return list(torch.autograd.grad(_loss(logits), weights))
+
+
+def test_snip_is_weights_times_their_finite_differences():
+    """Gradients from differences of the loss, one weight after another."""
+    network, step = deepcopy(Small()).double(), 1e-6
+    expected = 0.0
+    for weight in (network.conv.weight.data.view(-1), network.linear.weight.data.view(-1)):
+        for at in range(len(weight)):
+            losses = []
+            for sign in (1, -1):
+                weight[at] += sign * step
+                losses.append(_loss(_forward(network, IMAGES)[0]).item())
+                weight[at] -= sign * step
+            expected += abs(float(weight[at]) * (losses[0] - losses[1]) / (2 * step))
+    assert snip(Small(), IMAGES, LABELS) == pytest.approx(expected, rel=1e-4)
+
+
+def test_grasp_is_weights_times_the_change_of_the_gradient_along_itself():
+    """H g from two gradients, a small step along g apart."""
+    network, step = Small(), 1e-5
+    along = _gradients(network)
+    ahead, behind = (_gradients(network, [sign * step * g for g in along]) for sign in (1, -1))
+    weights = (network.conv.weight, network.linear.weight)
+    expected = -sum(
+        float((weight.detach().double() * (a - b) / (2 * step)).sum())
+        for weight, a, b in zip(weights, ahead, behind, strict=True)
+    )
+    assert grasp(network, IMAGES, LABELS) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_grasp_is_undefined_where_pytorch_has_no_second_derivative():
+    network = Small()
+    network.act = nn.Hardsigmoid()
+    assert np.isnan(grasp(network, IMAGES, LABELS))
+    assert np.isfinite(snip(network, IMAGES, LABELS))
+
+
+def test_fisher_is_written_out_channel_by_channel():
+    network = Small()
+    w, b, scale, shift, v, last = (
+        p.detach().double()
+        for p in (*network.conv.parameters(), *network.norm.parameters(),
+                  *network.linear.parameters())
+    )  # fmt: skip
+    maps = F.conv2d(IMAGES.double(), w, b, padding=1).requires_grad_()
+    mean, var = maps.mean((0, 2, 3), keepdim=True), maps.var((0, 2, 3), keepdim=True, correction=0)
+    z = (maps - mean) / (var + 1e-5).sqrt() * scale[:, None, None] + shift[:, None, None]
+    logits = z.clamp(min=0).mean((2, 3)) @ v.T + last
+    by_map, by_logit = torch.autograd.grad(_loss(logits), (maps, logits))
+    expected = 0.0
+    for channel in range(4):
+        squares = [(maps * by_map)[n, channel].sum().item() ** 2 for n in range(6)]
+        expected += sum(squares) / 6 / 2
+    expected += ((logits * by_logit) ** 2).mean(0).sum().item() / 2
+    assert fisher(network, IMAGES, LABELS) == pytest.approx(expected, rel=1e-4)
+
+
+def test_zen_measures_the_last_map_and_what_is_divided_by():
+    network, change = Small(), 0.01 * torch.randn(6, *SHAPE)
+
+    def last_map(x: torch.Tensor) -> torch.Tensor:
+        return _forward(network, x)[1].detach().clamp(min=0)
+
+    convolved = F.conv2d(
+        IMAGES.double(), network.conv.weight.double(), network.conv.bias.double(), padding=1
+    )
+    divided = np.sqrt(np.mean([convolved[:, c].detach().numpy().var() for c in range(4)]))
+    distance = np.abs((last_map(IMAGES + change) - last_map(IMAGES)).numpy()).sum((1, 2, 3)).mean()
+    expected = log(distance) + log(divided)
+    assert moved(network.train(), IMAGES, change) == pytest.approx(expected, rel=1e-4)
+
+
+def test_zen_sees_scales_that_a_normalisation_hides():
+    """Twice the weights before a normalisation move its output no further, but count."""
+    network, change = Small().train(), 0.01 * torch.randn(6, *SHAPE)
+    before = moved(network, IMAGES, change)
+    network.conv.weight.data *= 2
+    network.conv.bias.data *= 2
+    assert moved(network, IMAGES, change) == pytest.approx(before + log(2), rel=1e-3)
+    assert zen(network, SHAPE) == zen(Small(), SHAPE)  # it draws weights of its own
+    assert zen(network, SHAPE, seed=1) != zen(network, SHAPE)
+    with torch.no_grad():
+        network.norm.weight.zero_()
+        network.norm.bias.zero_()
+    assert moved(network, IMAGES, change) == -np.inf
+
+
 def test_jacob_cov_is_that_of_numpy_correlations():
     network = Small()
     x = IMAGES.double().requires_grad_()
@@ -121,6 +237,10 @@ def test_scores_leave_the_network_and_the_images_as_they_were():
         lambda: synflow(network, SHAPE),
         lambda: naswot(network, images),
         lambda: jacob_cov(network, images),
+        lambda: snip(network, images, LABELS),
+        lambda: grasp(network, images, LABELS),
+        lambda: fisher(network, images, LABELS),
+        lambda: zen(network, SHAPE),
     ):
         assert score() == score()
     grad_norm(network, images, LABELS)
@@ -152,7 +272,8 @@ def test_scores_of_both_spaces_are_finite_and_seeded():
 def test_a_cell_without_a_path_has_nothing():
     found = scores(UNCONNECTED, IMAGES, LABELS, 4)
     assert found["synflow"] == found["grad_norm"] == 0
-    assert found["jacob_cov"] == -np.inf
+    assert found["jacob_cov"] == found["zen"] == -np.inf
+    assert found["snip"] == found["grasp"] == 0
 
 
 def test_naswot_of_equal_images_is_minus_infinity():

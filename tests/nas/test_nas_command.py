@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cli
@@ -180,7 +181,7 @@ def test_a_reference_is_trained_and_judges_a_search(capsys, monkeypatch, tmp_pat
 
 def test_flags_come_from_a_file(capsys, monkeypatch, tmp_path: Path) -> None:
     (tmp_path / "nas.toml").write_text(
-        'dataset = "digits"\nspace = "nasbench201"\nsample = 2\nheld-out = 50\n'
+        'dataset = "digits"\nspace = "nasbench201"\nsample = "2"\nheld-out = 50\n'
         "seeds = 1\nepochs = 1\nworkers = 0\n"
         'set = ["cells=1", "width=4"]\nproxy = ["random:1"]\nminutes = 5\n'
     )
@@ -195,6 +196,80 @@ def test_flags_come_from_a_file(capsys, monkeypatch, tmp_path: Path) -> None:
         plan["regime"]["sizes"]["width"],
         plan["regime"]["protocol"]["epochs"],
     ) == (1, 4, 1)
+
+
+def test_the_recommended_average_can_rank(capsys, monkeypatch, tmp_path: Path) -> None:
+    by = "random:2 summed_loss + parameters + synflow + naswot"
+    flags = ["--reference", _truth(tmp_path / "truth.csv"), "--out", tmp_path / "run"]
+    code, out, _ = run(capsys, monkeypatch, *CELLS, "--by", by, *flags)
+    assert code == 0
+    assert f"the best by {by}" in out
+    assert any(line.startswith(f"{by} ") for line in out.splitlines())  # with its agreement
+    code, out, _ = run(capsys, monkeypatch, "show", tmp_path / "run", "--json")
+    assert json.loads(out)["ranked_by"] == by
+
+
+def test_indices_from_a_file_and_a_restricted_space(capsys, monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "chosen.txt").write_text("5\n7\n")
+    flags = [
+        "--space",
+        "nasbench201",
+        "--set",
+        "cells=1",
+        "--set",
+        "width=4",
+        "--proxy",
+        "random:1",
+    ]
+    chosen = ["--indices", tmp_path / "chosen.txt", "--out", tmp_path / "cells", "--json"]
+    code, out, _ = run(capsys, monkeypatch, *SMALL, *flags, *chosen)
+    assert code == 0
+    assert {row["index"] for row in json.loads(out)["architectures"]} == {5, 7}
+    # 8 px are too small for ConvNets that pool four times.
+    grid = ["--depth", "1,2", "--width", "32", "--pooling", "none", "--out", tmp_path / "grid"]
+    code, out, _ = run(capsys, monkeypatch, *GRID, "--proxy", "random:1", *grid, "--json")
+    assert code == 0
+    for row in json.loads(out)["architectures"]:
+        assert re.match(r"convnet-d[12]-w32-.*-none$", row["arch"])
+
+
+@pytest.mark.parametrize(
+    ("side", "given", "expected"), [(32, [], 16), (32, ["--resolution", "8"], 8)]
+)
+def test_large_images_are_shrunk_to_what_was_measured(
+    capsys, monkeypatch, tmp_path: Path, side, given, expected
+) -> None:
+    draws = np.random.default_rng(0)
+    arrays = {
+        f"{split}_{part}": draws.integers(256 if part == "images" else 3, size=shape).astype(
+            "uint8"
+        )
+        for split, count in (("train", 90), ("val", 9), ("test", 9))
+        for part, shape in (("images", (count, side, side, 3)), ("labels", (count, 1)))
+    }
+    np.savez(tmp_path / "large.npz", **arrays)
+    flags = ["--space", "nasbench201", "--indices", tmp_path / "one.txt", "--proxy", "random:1"]
+    (tmp_path / "one.txt").write_text("5\n")
+    flags += ["--dataset", tmp_path / "large.npz", "--seeds", "1", "--epochs", "1", *given]
+    where = ["--workers", "0", "--device", "cpu", "--out", tmp_path / "run"]
+    assert run(capsys, monkeypatch, *flags, *where)[0] == 0
+    plan = json.loads((tmp_path / "run" / "search.json").read_text())["plan"]
+    assert plan["source"]["resolution"] == expected
+    assert plan["regime"]["sizes"] == {"cells": 1, "width": 8}
+    assert run(capsys, monkeypatch, "--resume", tmp_path / "run", "--workers", "0")[0] == 0
+
+
+def test_a_process_of_a_search_has_one_thread(monkeypatch) -> None:
+    given = []
+    monkeypatch.setattr("condense.study.workers.cores", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("nas.search.search", lambda *args, workers, **how: given.append(workers))
+    monkeypatch.setattr("nas.command._tell", lambda *args: None)
+    flags = ["--space", "nasbench201", "--dataset", "digits", "--workers"]
+    for workers in ("0", "1", "2"):
+        monkeypatch.setattr(sys, "argv", ["cli.py", "nas", *flags, workers])
+        cli.main()
+    assert [one.threads_each() for one in given] == [1, 1, 1]
 
 
 def test_an_architecture_by_index_or_name(capsys, monkeypatch) -> None:
@@ -265,6 +340,12 @@ BAD = [
     (["lift"], "No such command"),
     ([*CELLS, "--proxy", "randon"], "unknown proxy `randon`"),
     ([*CELLS, "--by", "random accuracy"], "did you mean `random:2 accuracy`"),
+    ([*CELLS, "--by", "flops + flop"], "did you mean `flops`"),
+    ([*CELLS, "--by", "flops + flops"], "names a column twice"),
+    ([*CELLS, "--sample", "top20:2"], "needs a --reference with `digits_test`"),
+    ([*CELLS, "--indices", "x.txt"], "--sample and --indices are two ways"),
+    ([*CELLS, "--depth", "1"], "nasbench201 has no factor `depth`"),
+    ([*CELLS, "--truth", "cifar100_test"], "is a column of a table"),
     ([*CELLS, "--sample", "15626"], "ask for 1 to 15625"),
     ([*CELLS, "--seeds", "0"], "`seeds` is 0"),
     ([*CELLS, "--set", "lr"], "must be KEY=VALUE"),

@@ -3,7 +3,9 @@
 Reading, gaps, other people's files, and the official file through its package.
 """
 
+import bz2
 import gzip
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +182,34 @@ def official(tmp_path):
     path = tmp_path / "NAS-Bench-201-v1_1.pth"
     torch.save(content, path)
     return path
+
+
+@pytest.fixture
+def nats(tmp_path):
+    """The same two cells in NATS-Bench's layout: a folder with a compressed pickle for each."""
+    folder = tmp_path / "NATS-tss-v1_0-3ffb9-simple"
+    folder.mkdir()
+    for name, content in (
+        ("meta", {"meta_archs": [cell(i).name for i in range(8)], "evaluated_indexes": {0, 6}}),
+        ("000000", {"12": _results(0, 12, (777,)), "200": _results(0, 200, (777,))}),
+        ("000006", {"12": _results(6, 12, (777,)), "200": _results(6, 200, (777, 888))}),
+    ):
+        packed = bz2.compress(pickle.dumps(content))
+        (folder / f"{name}.pickle.pbz2").write_bytes(packed)
+    return folder
+
+
+def test_a_folder_of_nats_bench_gives_the_same_table(official, nats, tmp_path):
+    for source, table in ((official, "file.csv"), (nats, "folder.csv")):
+        convert(source, tmp_path / table, trust_pickle=True)
+    assert (tmp_path / "file.csv").read_text() == (tmp_path / "folder.csv").read_text()
+    with pytest.raises(UserError, match="--trust-pickle"):
+        convert(nats, tmp_path / "table.csv")
+    (nats / "000007.pickle.pbz2").write_bytes(bz2.compress(pickle.dumps({"90": {}})))
+    with pytest.raises(UserError, match=r"000007\.pickle\.pbz2 is not of NATS-Bench's topology"):
+        from_official(nats, trust_pickle=True)
+    with pytest.raises(UserError, match=r"holds no files like 000000\.pickle"):
+        from_official(tmp_path, trust_pickle=True)
 
 
 def test_official_file_becomes_a_table(official, tmp_path):

@@ -25,9 +25,9 @@ from condense.data.preprocess import make_preprocess
 from condense.methods.selection import select
 from condense.study.workers import Workers
 from nas import reference
+from nas.agreement import difference
 from nas.free import BASELINES
 from nas.plan import change, find_reference
-from nas.ranking import FREE_AVERAGE
 from nas.search import describe, resume, search, show, train_reference
 from nas.spaces import nasbench201, space
 
@@ -100,9 +100,10 @@ def test_a_search_without_a_reference_ranks_and_says_what_is_missing(digits, tmp
         *BASELINES,
         "random:2 accuracy",
         "early-stop:6 summed_loss",
-        "random:2 held_loss + parameters",
+        "free",
+        "random:2 held_loss + free",
     } <= rows[0].keys()
-    scores = [float(row["random:2 summed_loss"]) for row in rows]
+    scores = [float(row["random:2 summed_loss + free"]) for row in rows]
     assert scores == sorted(scores, reverse=True)  # what ranks NAS-Bench-201 unless told otherwise
     assert "truth" not in rows[0]
     assert show(tmp_path / "run").ranking.to_json() == found.ranking.to_json()
@@ -129,10 +130,10 @@ def test_scores_are_means_over_the_seeds_and_agree_with_the_truth_as_scipy_says(
         nasbench201.architecture(index).parameters((1, 8, 8), 10, 5, 16) for index in CELLS
     ]
     np.testing.assert_array_equal(ranking.columns["parameters"], parameters)
-    average = rankdata(np.negative(losses)) + rankdata(parameters)
-    np.testing.assert_array_equal(
-        ranking.columns["early-stop:6 held_loss + parameters"], average / 2
-    )
+    free = sum(rankdata(ranking.columns[name]) for name in ("parameters", "synflow", "naswot"))
+    np.testing.assert_allclose(ranking.columns["free"], free / 3)
+    average = rankdata(np.negative(losses)) + rankdata(free)  # half and half
+    np.testing.assert_array_equal(ranking.columns["early-stop:6 held_loss + free"], average / 2)
     truth = list(TRUTH.values())
     rho = ranking.agreements["early-stop:6 held_loss"]["spearman"].value
     assert rho == pytest.approx(spearmanr(np.negative(losses), truth).statistic)
@@ -141,15 +142,14 @@ def test_scores_are_means_over_the_seeds_and_agree_with_the_truth_as_scipy_says(
     other = spearmanr(ranking.columns["random:2 held_loss"], truth).statistic
     contrast = ranking.contrasts["early-stop:6 held_loss minus random:2 held_loss"]
     assert contrast["spearman"].value == pytest.approx(rho - other)
-    added = ranking.contrasts[
-        "random:2 accuracy + parameters + synflow + naswot minus parameters + synflow + naswot"
-    ]
-    values = [
-        ranking.agreements[name]["spearman"].value
-        for name in ("random:2 accuracy + " + FREE_AVERAGE, FREE_AVERAGE)
-    ]
-    assert added["spearman"].value == pytest.approx(values[0] - values[1])
-    assert not found.notes
+    for first, second in (
+        ("random:2 accuracy + free", "free"),
+        ("early-stop:6 summed_loss + free", "random:2 summed_loss + free"),
+    ):
+        values = [ranking.agreements[name]["spearman"].value for name in (first, second)]
+        added = ranking.contrasts[f"{first} minus {second}"]["spearman"].value
+        assert added == pytest.approx(values[0] - values[1])
+    assert not [note for note in found.notes if "ranks these candidates" not in note]
     assert (tmp_path / "run" / "scatter-random-2.png").read_bytes()[:4] == b"\x89PNG"
     assert "Spearman" in (tmp_path / "run" / "report.html").read_text()
 
@@ -270,13 +270,13 @@ def test_a_reference_run_makes_the_table_that_a_search_takes(digits, tmp_path):
 
 
 def test_a_reference_is_found_in_the_data_folder(tmp_path):
-    assert find_reference("nasbench201", "digits", None, str(tmp_path)) is None
+    assert find_reference("nasbench201", "digits_test", None, str(tmp_path)) is None
     _table(tmp_path / "nasbench201.csv", TRUTH)
-    assert find_reference("nasbench201", "digits", None, str(tmp_path)).source == str(
+    assert find_reference("nasbench201", "digits_test", None, str(tmp_path)).source == str(
         tmp_path / "nasbench201.csv"
     )
     assert (
-        find_reference("nasbench201", "cifar10", None, str(tmp_path)) is None
+        find_reference("nasbench201", "cifar10_test", None, str(tmp_path)) is None
     )  # it has no column for that
 
 
@@ -366,6 +366,111 @@ def test_the_live_table_shows_every_proxy(digits, tmp_path, monkeypatch):
     assert "random:2" in text
     assert "early-stop:6" in text
     assert "25 of 25 trainings" in text
+
+
+def test_draws_and_sets_of_one_kind_are_averaged_as_one_arm(digits, tmp_path):
+    for name, seed in (("a", 5), ("b", 6)):
+        preprocess = make_preprocess("standard", digits)
+        select("random", digits, 2, preprocess=preprocess, seed=seed).save(tmp_path / name)
+    proxies = ["random:2", "random:2@1", "random:2@2"]
+    proxies += [f"ours={tmp_path / name}" for name in "ab"]
+    table = _table(tmp_path / "truth.csv", TRUTH)
+    options = {"held_out": None, "seeds": 1, "reference": table}
+    found = _search(digits, tmp_path / "run", proxies=proxies, **options)
+    ranking = found.ranking
+    assert (found.done, found.total) == (5 * 6, 5 * 6)
+    assert ranking.by == "random:2 summed_loss + free"
+    assert list(ranking.trainings) == ["random:2", "ours"]
+    assert ranking.sets["random:2 summed_loss"].shape == (3, 5)
+    # Each proxy is trained on with a seed of its own, and each alone gives what it gave here.
+    with sqlite3.connect(tmp_path / "run" / "trials.sqlite") as database:
+        tasks = [json.loads(task) for (task,) in database.execute("SELECT task FROM trials")]
+    database.close()
+    seeds = {(task["proxy"], task["seed"]) for task in tasks if task["proxy"] != "free"}
+    assert sorted(seed for _, seed in seeds) == [0, 0, 1, 1, 2]
+    assert len({proxy for proxy, _ in seeds}) == 5
+    np.testing.assert_allclose(
+        ranking.columns["random:2 summed_loss"], ranking.sets["random:2 summed_loss"].mean(axis=0)
+    )
+    name = "ours summed_loss + free minus random:2 summed_loss + free"
+    plain = difference(*(ranking.columns[part] for part in name.split(" minus ")), ranking.truth)
+    assert ranking.contrasts[name]["spearman"].value == plain["spearman"].value
+    widths = [e.high - e.low for e in (ranking.contrasts[name]["kendall"], plain["kendall"])]
+    assert widths[0] > widths[1]  # the sets might have been others
+    assert show(tmp_path / "run").ranking.to_json() == ranking.to_json()
+
+
+def test_early_stopping_again_is_another_run(digits, tmp_path):
+    found = _search(digits, tmp_path / "run", proxies=["early-stop:6", "early-stop:6@1"], seeds=1)
+    first, second = found.ranking.sets["early-stop:6 summed_loss"]
+    assert not np.array_equal(first, second)
+
+
+def test_any_columns_can_be_averaged_and_rank(digits, tmp_path):
+    by = "random:2 held_loss + parameters + jacob_cov"
+    found = _search(digits, tmp_path / "run", by=by, proxies=["random:2"], seeds=1)
+    columns = found.ranking.columns
+    expected = np.mean([rankdata(columns[part]) for part in by.split(" + ")], axis=0)
+    np.testing.assert_array_equal(columns[by], expected)
+    best = json.loads((tmp_path / "run" / "ranking.json").read_text())
+    assert best["ranked_by"] == by
+    assert best["architectures"][0]["index"] == CELLS[int(np.argmax(expected))]
+
+
+def test_nothing_is_held_out_where_training_losses_rank(digits, tmp_path):
+    options = {"held_out": None, "proxies": ["random:2"], "seeds": 1, "sample": CELLS[:2]}
+    found = _search(digits, tmp_path / "run", **options)
+    assert found.ranking.scores == ["summed_loss"]
+    assert "random:2 accuracy" not in found.ranking.columns
+    assert json.loads((tmp_path / "run" / "search.json").read_text())["plan"]["held_out"] == 0
+    scored = _search(digits, tmp_path / "other", **options, by="random:2 accuracy + free")
+    assert scored.ranking.scores == ["accuracy", "held_loss", "summed_loss"]
+    plan = json.loads((tmp_path / "other" / "search.json").read_text())["plan"]
+    assert plan["held_out"] == 1000
+    with pytest.raises(UserError, match="needs images to score by: --held-out 1000"):
+        _search(digits, tmp_path / "third", by="random:2 accuracy", **options | {"held_out": 0})
+
+
+def test_baselines_that_rank_alike_are_shown_once(digits, tmp_path):
+    table = _table(tmp_path / "truth.csv", TRUTH)
+    found = _search(digits, tmp_path / "run", proxies=["random:2"], seeds=1, reference=table)
+    ranking = found.ranking
+    assert ranking.repeats["flops"] == "parameters"
+    assert "flops" in ranking.agreements
+    assert "flops" not in ranking.shown
+    assert any(note.startswith("flops ranks these candidates as param") for note in found.notes)
+
+
+def test_the_report_shows_scores_before_names(digits, tmp_path):
+    table = _table(tmp_path / "truth.csv", TRUTH)
+    found = _search(digits, tmp_path / "run", reference=table, seeds=1)
+    page = (tmp_path / "run" / "report.html").read_text()
+    table_of_best = page[page.index("The best") :]
+    headers = re.findall(r"<th[^>]*>([^<]*)</th>", table_of_best)[:6]
+    assert headers == ["rank", "index", found.ranking.by, "parameters", "truth", "arch"]
+
+
+def test_a_ranking_is_judged_by_another_column(digits, tmp_path):
+    table = _table(tmp_path / "truth.csv", TRUTH, "cifar100")
+    options = {"reference": table, "proxies": ["random:2"], "seeds": 1}
+    found = _search(digits, tmp_path / "run", truth="cifar100_test", **options)
+    np.testing.assert_allclose(found.ranking.truth, np.array(list(TRUTH.values())) / 100)
+    assert "cifar100_test of" in (tmp_path / "run" / "report.html").read_text()
+    with pytest.raises(UserError, match="did you mean `cifar100_test`"):
+        _search(digits, tmp_path / "other", truth="cifar10_test", **options)
+    with pytest.raises(UserError, match="--truth x_test is a column of a table"):
+        _search(digits, tmp_path / "other", truth="x_test", sample=CELLS[:1])
+
+
+def test_the_usual_regime_of_cells_is_the_one_that_was_measured():
+    regime, grid = space("nasbench201").REGIME, space("convnet720")
+    assert regime.sizes == {"cells": 1, "width": 8}
+    assert (regime.protocol.epochs, regime.protocol.batch) == (20, 25)
+    assert space("nasbench201").SCORE == "summed_loss + free"
+    assert space("nasbench201").RESOLUTION == 16
+    assert not hasattr(grid, "RESOLUTION")
+    reference_of = space("nasbench201").REFERENCE_REGIME  # the benchmark's own
+    assert reference_of.sizes == {"cells": 5, "width": 16}
 
 
 def test_regimes_are_changed_by_name():

@@ -1,6 +1,7 @@
 """Trainings on proxies against plain loops, and the proxies themselves."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from condense.methods.selection import select, start
 from condense.networks.build import initialise
 from condense.randomness import derive, generator
 from condense.training.train import train
-from nas.proxies import FREE, Proxy, make_proxies, seen_held_out
+from nas.proxies import FREE, Proxy, arms_of, make_proxies, seen_held_out
 from nas.spaces import convnet720 as convnet_space
 from nas.spaces import nasbench201
 from nas.training import Regime, SearchBench, SearchTask, settle
@@ -303,6 +304,39 @@ def test_sizes_follow_the_first_condensed_set(dataset, tmp_path):
     )  # early stopping and the whole are the same images
 
 
+def test_the_steps_of_a_regime_hold_for_every_proxy(dataset):
+    protocol = replace(PLAIN, steps=12)
+    found = _proxies(dataset, "random:1", "random:8", "early-stop:7", protocol=protocol)
+    steps = [(p.protocol(protocol).epochs, p.protocol(protocol).steps) for p in found.values()]
+    assert steps == [(12, 12), (4, 12), (1, 7)]  # 1, 3 and 8 batches a pass
+    bench = _bench(dataset, protocol=protocol)
+    trial = bench.run(SearchTask(0, ARCHITECTURE.index, "whole"))
+    assert len(trial["curve"]["loss"]) == 4  # 3 batches a pass, where the epochs say 3 passes
+
+
+def test_draws_differ_and_belong_to_one_arm(dataset):
+    names = ["random:4", "random:4@1", "whole:9", "whole:9@2", "mine=random:4@7", "mine=whole"]
+    found = _proxies(dataset, *names)
+    assert list(found) == ["random:4", "random:4@1", "whole:9", "whole:9@2", "random:4@7", "whole"]
+    assert arms_of(found.values()) == {
+        "random:4": ("random:4", "random:4@1"),
+        "whole:9": ("whole:9", "whole:9@2"),
+        "mine": ("random:4@7", "whole"),
+    }
+    assert len({proxy.fingerprint for proxy in found.values()}) == 6
+    again = _proxies(dataset, "random:4@1")["random:4@1"]
+    assert torch.equal(again.images, found["random:4@1"].images)
+
+
+def test_networks_that_are_not_scored_leave_the_other_images_alone(dataset, monkeypatch):
+    bench = replace(_bench(dataset), scored=False)
+    monkeypatch.setattr("nas.training.look", lambda *args, **how: pytest.fail("it looked"))
+    scores = bench.run(SearchTask(0, ARCHITECTURE.index, "whole"))["scores"]
+    assert set(scores) == {"summed_loss", "diverged"}
+    task = SearchTask(0, ARCHITECTURE.index, "whole")
+    assert bench.keys.of(task) != _bench(dataset).keys.of(task)
+
+
 def test_mosaics_are_trained_on_decoded_and_others_take_as_much_room_or_as_many_steps(
     dataset, tmp_path
 ):
@@ -373,6 +407,10 @@ def test_proxies_of_other_data_are_refused(dataset, tmp_path):
     [
         (["randm"], "unknown proxy `randm`"),
         (["random:x"], "must be a number"),
+        (["random:2@x"], "what follows `@` must be a number, 0 or more"),
+        (["random:2", "random:2@0"], "two proxies are called `random:2`"),
+        (["free=random:2"], "two proxies are called `free`"),
+        (["a + b=random:2"], "` . ` stands between columns"),
         (["early-stop:0"], "must be a number, 1 or more"),
         (["whole:2"], "3 classes need at least 3 images"),
         (["random:2", "random:2"], "two proxies are called `random:2`"),

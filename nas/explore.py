@@ -1,0 +1,310 @@
+"""A search within a budget of trainings, in place of a ranking of all candidates.
+
+random     random architectures, each trained once
+evolution  regularised evolution (Real et al., "Regularized Evolution for Image Classifier
+           Architecture Search", AAAI 2019): the best of a few parents has one part changed, and the
+           oldest of the population dies
+halving    successive halving (Jamieson and Talwalkar, AISTATS 2016): all are trained once, the
+           better half again, and the better half of these once more; scores are means
+free       as many random architectures as `random` has, by what is free: no trainings
+
+A *cost* is a number of trainings on each arm of proxies. After each cost, the architecture that is
+then the best by the score is the *incumbent*, and its *regret* is how much the best architecture of
+the space is better in truth. What is trained is kept in a store: the same call goes on.
+"""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from condense.data.catalogue import Source
+from condense.data.images import Dataset
+from condense.errors import UserError, unknown
+from condense.files import write_bytes, write_json
+from condense.progress import progress
+from condense.randomness import generator
+from condense.study.record import Record, locked
+from condense.study.study import Study
+from condense.study.trials import Trials
+from condense.study.workers import Workers
+from nas.plan import SearchPlan, find_reference
+from nas.proxies import FREE
+from nas.ranking import collect
+from nas.results import truth_of
+from nas.sampling import Only, candidates, drawn
+from nas.search import planned
+from nas.spaces import space
+from nas.training import SearchBench
+
+POPULATION, PARENTS = 20, 5
+"""Architectures that live at once in an evolution, and how many of them a parent is chosen from."""
+RUNGS = 3
+"""How often the best of successive halving are trained."""
+
+Incumbents = Iterator[tuple[int, int]]
+"""Costs, ascending, and the index of the architecture that is the best by then."""
+
+
+@dataclass(frozen=True)
+class Incumbent:
+    """The best architecture of a strategy at a cost.
+
+    >>> Incumbent("random", 10, 5, 0.02).cost
+    10
+    """
+
+    strategy: str
+    cost: int
+    index: int
+    regret: float | None
+    """In [0, 1]; None without a reference."""
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What strategies found within a budget.
+
+    >>> Exploration(Path("run"), "nasbench201", 10, [Incumbent("random", 10, 5, None)]).ended
+    {'random': Incumbent(strategy='random', cost=10, index=5, regret=None)}
+    """
+
+    folder: Path
+    space: str
+    budget: int
+    incumbents: list[Incumbent]
+    unfinished: list[str] = field(default_factory=list)
+    """The strategies that the time limit did not leave to their end."""
+
+    @property
+    def ended(self) -> dict[str, Incumbent]:
+        """The last incumbent of each strategy."""
+        return {one.strategy: one for one in self.incumbents}
+
+    def at(self, strategy: str, cost: int) -> Incumbent | None:
+        """The incumbent of a strategy once it has spent `cost`; None before its first."""
+        found = [one for one in self.incumbents if one.strategy == strategy and one.cost <= cost]
+        return found[-1] if found else None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary of plain values for each incumbent."""
+        named = space(self.space).architecture
+        return [
+            {**dataclasses.asdict(one), "arch": named(one.index).name} for one in self.incumbents
+        ]
+
+    def save(self) -> None:
+        """Write `incumbents.csv` and `incumbents.json` into the folder."""
+        rows, text = self.rows(), io.StringIO()
+        names = ["strategy", "cost", "index", "regret", "arch"]
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_bytes(self.folder / "incumbents.csv", text.getvalue().encode())
+        document = {"space": self.space, "budget": self.budget, "unfinished": self.unfinished}
+        write_json(self.folder / "incumbents.json", document | {"incumbents": rows})
+
+
+class _OutOfTime(Exception):
+    """The time limit ended before all trainings of a step were done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scorer:
+    """Trains architectures and scores them; what is in the store is not trained again."""
+
+    plan: SearchPlan
+    bench: SearchBench
+    store: Trials
+    workers: Workers
+    minutes: float | None
+    seed: int
+
+    @property
+    def fits(self) -> Sequence[int]:
+        """The architectures that may be chosen."""
+        return self.plan.indices
+
+    def best_first(self, indices: Collection[int], seeds: int = 1) -> list[int]:
+        """The architectures, the best first, by scores that are means over `seeds` trainings."""
+        plan = dataclasses.replace(self.plan, indices=tuple(sorted(indices)), seeds=seeds)
+        study = Study(self.store, plan.tasks(), plan.keys.of)
+        if study.left:
+            how, minutes = "the same command goes on", self.minutes
+            study.work(
+                self.bench, self.workers, lambda *done: None, how_to_go_on=how, minutes=minutes
+            )
+        if study.left:
+            raise _OutOfTime
+        ranking = collect(plan, self.store, None)
+        return [ranking.indices[at] for at in ranking.order]
+
+    def free(self) -> "_Scorer":
+        """The same by what is free alone."""
+        return dataclasses.replace(self, plan=dataclasses.replace(self.plan, arms={}, by=FREE))
+
+    def sample(self, count: int) -> list[int]:
+        """Random architectures in a random order: all strategies begin with the same."""
+        chosen = drawn(space(self.plan.space), min(count, len(self.fits)), self.seed, self.fits)
+        order = torch.randperm(len(chosen), generator=generator(self.seed, "nas/order"))
+        return [chosen[at] for at in order.tolist()]
+
+
+def _random(scorer: _Scorer, budget: int) -> Incumbents:
+    sampled = scorer.sample(budget)
+    scorer.best_first(sampled)  # all at once, so that workers share them
+    for cost in range(1, len(sampled) + 1):
+        yield cost, scorer.best_first(sampled[:cost])[0]
+
+
+def _evolution(scorer: _Scorer, budget: int) -> Incumbents:
+    neighbours = getattr(space(scorer.plan.space), "neighbours", None)
+    if neighbours is None:
+        raise UserError(f"{scorer.plan.space} has no neighbours to evolve to: leave evolution out")
+    draws, fits = generator(scorer.seed, "nas/evolution"), set(scorer.fits)
+    seen = scorer.sample(min(POPULATION, max(2, budget // 4)))
+    population, order = list(seen), scorer.best_first(seen)
+    yield len(seen), order[0]
+    while len(seen) < budget:
+        chosen = torch.randperm(len(population), generator=draws)[:PARENTS].tolist()
+        parent = min((population[at] for at in chosen), key=order.index)
+        children = [one for one in neighbours(parent) if one in fits and one not in seen]
+        if not children:
+            children = [one for one in scorer.fits if one not in seen]
+        if not children:
+            return  # the whole space is seen
+        child = children[int(torch.randint(len(children), (), generator=draws))]
+        seen.append(child)
+        population = [*population[1:], child]
+        order = scorer.best_first(seen)
+        yield len(seen), order[0]
+
+
+def _halving(scorer: _Scorer, budget: int) -> Incumbents:
+    left = scorer.sample(max(1, int(budget / sum(0.5**rung for rung in range(RUNGS)))))
+    cost = 0
+    for rung in range(RUNGS):
+        cost += len(left)
+        if cost > budget:
+            return
+        left = scorer.best_first(left, rung + 1)
+        yield cost, left[0]
+        left = left[: max(1, len(left) // 2)]
+
+
+def _free(scorer: _Scorer, budget: int) -> Incumbents:
+    yield 0, scorer.free().best_first(scorer.sample(budget))[0]
+
+
+STRATEGIES: dict[str, Callable[[_Scorer, int], Incumbents]] = {
+    "random": _random,
+    "evolution": _evolution,
+    "halving": _halving,
+    "free": _free,
+}
+"""The strategies by name."""
+
+
+def explore(
+    dataset: Dataset,
+    *,
+    space_name: str,
+    out: str | Path,
+    budget: int = 50,
+    strategies: Sequence[str] = tuple(STRATEGIES),
+    seed: int = 0,
+    workers: Workers | None = None,
+    minutes: float | None = None,
+    quiet: bool = False,
+    **choices: Any,
+) -> Exploration:
+    """Search a space within a budget, by each of the strategies.
+
+    Parameters
+    ----------
+    budget: trainings on each arm of proxies that a strategy may make, 1 or more.
+    strategies: names of `STRATEGIES`.
+    seed: draws the architectures and the changes of an evolution.
+    minutes: a time limit for each step; what is finished is kept.
+    choices: `proxies`, `only`, `regime`, `held_out`, `by`, `reference`, `truth`, `source` and
+        `store` of `nas.search.search`. With a reference, only what it knows is searched.
+
+    Writes `incumbents.csv` and `incumbents.json` into `out`. Raises `UserError` for bad input and
+    for a folder of another search.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from condense import load_dataset
+    >>> from condense.training.train import Protocol
+    >>> from nas.regime import Regime
+    >>> with TemporaryDirectory() as out:
+    ...     found = explore(
+    ...         load_dataset("digits"), space_name="convnet720", out=out, budget=2,
+    ...         strategies=["random"], proxies=["random:1"], by="random:1 summed_loss",
+    ...         only={"width": ["32"], "pool": ["none"], "depth": ["1"]},
+    ...         regime=Regime(protocol=Protocol(epochs=1)), workers=Workers(workers=0), quiet=True,
+    ...     )
+    >>> [one.cost for one in found.incumbents]
+    [1, 2]
+    """
+    if budget < 1:
+        raise UserError(f"--budget {budget}: it must be 1 or more")
+    for name in strategies:
+        if name not in STRATEGIES:
+            raise unknown("strategy", name, STRATEGIES)
+    indices = _searched(dataset, space_name, **choices)
+    choices.pop("only", None)
+    plan, bench = planned(dataset, space_name=space_name, sample=indices, seeds=1, **choices)
+    (workers := workers or Workers(threads=1)).check()
+    folder, truth = Path(out), truth_of(plan)
+    fixed = dataclasses.asdict(plan) | {"indices": len(indices), "budget": budget, "seed": seed}
+    with locked(folder):
+        record = Record(folder, "explore.json", "exploration", "nas search")
+        if record.exists():
+            record.check_same({"plan": fixed})
+        with (
+            Trials(plan.store or folder / "trials.sqlite") as store,
+            progress(space_name, budget * len(strategies), 0, quiet=quiet) as line,
+        ):
+            record.write({"plan": fixed})
+            found = Exploration(folder, space_name, budget, [])
+            scorer = _Scorer(
+                plan=plan, bench=bench, store=store, workers=workers, minutes=minutes, seed=seed
+            )
+            for number, name in enumerate(strategies):
+                try:
+                    for cost, index in STRATEGIES[name](scorer, budget):
+                        line(number * budget + cost, name)
+                        regret = None
+                        if truth is not None:
+                            regret = float(truth.max() - truth[plan.indices.index(index)])
+                        found.incumbents.append(Incumbent(name, cost, index, regret))
+                except _OutOfTime:
+                    found.unfinished.append(name)
+            found.save()
+            return found
+
+
+def _searched(
+    dataset: Dataset,
+    space_name: str,
+    *,
+    only: Only | None = None,
+    reference: str | Path | None = None,
+    truth: str | None = None,
+    source: Source | None = None,
+    **_: Any,
+) -> list[int]:
+    """The architectures that may be chosen: those that the reference knows, if there is one."""
+    indices, column = candidates(space_name, 0, 0, only=only), truth or f"{dataset.name}_test"
+    data_dir = source.data_dir if source else None
+    table = find_reference(space_name, column, reference, data_dir)
+    known = set(indices if table is None else table.known(column))
+    found = [index for index in indices if index in known]
+    if not found:
+        raise UserError(f"{reference} knows none of the architectures that are left")
+    return found

@@ -1,0 +1,125 @@
+"""Networks of a user's own: ranked, gone on with, and refused where they do not fit."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import nas
+from condense import Dataset, Images, UserError, load_dataset
+from condense.study.workers import Workers
+from nas.search import resume, show
+
+HERE = Workers(workers=0, device="cpu")
+
+
+def plain(width: int) -> nn.Module:
+    """A network of one convolution."""
+    layers = [nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
+
+
+OWN = {
+    "w4": lambda: plain(4),
+    "w8": lambda: plain(8),
+    "w16": lambda: plain(16),
+    "dropping": lambda: nn.Sequential(nn.Dropout(0.3), plain(4)),
+    "flat": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)),
+}
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    torch.set_num_threads(1)
+    return load_dataset("digits")
+
+
+def _ranked(digits: Dataset, out: Path, networks=OWN, **changes):
+    options = {"proxy": ["random:2", "random:2@1"], "seeds": 1, "workers": HERE, "quiet": True}
+    return nas.rank(networks, dataset=digits, out=out, **{**options, **changes})
+
+
+def test_own_networks_are_ranked_with_store_workers_and_report(digits, tmp_path):
+    found = _ranked(digits, tmp_path / "run")
+    assert (found.done, found.total) == (15, 15)
+    rows = {row["arch"]: row for row in found.ranking.rows()}
+    assert set(rows) == set(OWN)
+    assert rows["w8"]["parameters"] == sum(p.numel() for p in plain(8).parameters())
+    assert rows["w8"]["flops"] == 8 * 9 * 64 + 8 * 10
+    assert all(np.isfinite(row["random:2 summed_loss"]) for row in rows.values())
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"ranking.csv", "report.html", "trials.sqlite", "search.json"} <= names
+    assert show(tmp_path / "run").ranking.to_json() == found.ranking.to_json()
+    # Where it was stopped it goes on, whatever the random numbers of this process.
+    torch.manual_seed(3)
+    part = _ranked(digits, tmp_path / "part", minutes=1e-4)
+    assert part.done < 15
+    assert _ranked(digits, tmp_path / "part").ranking.to_json() == found.ranking.to_json()
+    with pytest.raises(UserError, match=r"call nas\.rank again"):
+        resume(tmp_path / "part")
+
+
+def test_workers_receive_lambdas(digits, tmp_path):
+    two = {name: OWN[name] for name in ("w4", "flat")}
+    options = {"networks": two, "proxy": "random:1"}
+    alone = _ranked(digits, tmp_path / "alone", **options)
+    workers = Workers(workers=1, threads=1, device="cpu")
+    assert _ranked(digits, tmp_path / "sent", workers=workers, **options).ranking.to_json() == (
+        alone.ranking.to_json()
+    )
+
+
+def test_another_network_of_the_same_name_is_another_candidate(digits, tmp_path):
+    options = {"proxy": "random:1", "store": tmp_path / "all.sqlite"}
+    first = _ranked(digits, tmp_path / "one", networks={"net": OWN["w4"]}, **options)
+    other = _ranked(digits, tmp_path / "two", networks={"net": OWN["w16"]}, **options)
+    key = "random:1 summed_loss"
+    assert first.ranking.columns[key] != other.ranking.columns[key]
+    with pytest.raises(UserError, match="holds another search"):
+        _ranked(digits, tmp_path / "one", networks={"net": OWN["w16"]}, **options)
+
+
+@pytest.mark.parametrize(
+    ("networks", "message"),
+    [
+        ({}, "no network to rank"),
+        ({"net": lambda: nn.Conv2d(3, 4, 3)}, r"`net` fails for images \(2, 1, 8, 8\): Runtime"),
+        ({"net": lambda: nn.Flatten()}, r"`net` gives \(2, 64\) for two images"),
+        ({"net": lambda: 1 / 0}, "`net` fails .*ZeroDivisionError"),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused_before_anything_is_written(
+    digits, tmp_path, networks, message
+):
+    with pytest.raises(UserError, match=message):
+        _ranked(digits, tmp_path / "run", networks=networks)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_five_models_of_torchvision_are_ranked_on_images_like_those_of_cifar10(tmp_path):
+    """Where timm is installed, one of them is its."""
+    models = pytest.importorskip("torchvision.models")
+    names = ("squeezenet1_1", "shufflenet_v2_x0_5", "mnasnet0_5", "mobilenet_v3_small", "resnet18")
+    networks = {name: _maker(models, name) for name in names}
+    try:
+        import timm
+    except ImportError:
+        pass
+    else:
+        networks["resnet18"] = lambda: timm.create_model("resnet10t", num_classes=10)
+    draws = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (100, 3, 32, 32), generator=draws, dtype=torch.uint8)
+    images = Images(pixels, torch.arange(100) % 10, tuple("abcdefghij"))
+    found = _ranked(Dataset("toys", images, images), tmp_path / "run", networks, proxy="random:1")
+    rows = json.loads((tmp_path / "run" / "ranking.json").read_text())["architectures"]
+    assert sorted(row["arch"] for row in rows) == sorted(names)
+    assert found.done == 10
+    assert len({row["synflow"] for row in rows}) == 5
+
+
+def _maker(models, name):
+    return lambda: getattr(models, name)(num_classes=10)
