@@ -68,19 +68,7 @@ def import_set(
     tensor([0, 1])
     """
     path, classes = Path(path), tuple(classes)
-    if not path.exists():
-        raise UserError(f"nothing to import: {path} does not exist")
-    if path.is_dir() and not (path / "images_best.pt").exists():
-        images, labels, files = read_folder(path, classes)
-        read = _Read(images=images, labels=labels, files=files)
-    elif path.is_dir() or path.suffix in (".pt", ".pth"):
-        read = _read_pt(path, experiment)
-    elif path.suffix == ".npz":
-        read = _read_npz(path)
-    else:
-        raise UserError(
-            f"cannot import {path}: give a .pt or .npz file, or a folder of pictures named by class"
-        )
+    read = _content(path, classes, experiment)
     provenance = {
         "condensekit": version(),
         "imported": path.name,
@@ -151,6 +139,22 @@ class _Read:
     files: list[Path]
     accuracies: dict[str, list[float]] = field(default_factory=dict)
     """The published accuracies, by the name of the network."""
+
+
+def _content(path: Path, classes: Sequence[str], experiment: int) -> _Read:
+    """What `path` holds, in whichever format."""
+    if not path.exists():
+        raise UserError(f"nothing to import: {path} does not exist")
+    if path.is_dir() and not (path / "images_best.pt").exists():
+        images, labels, files = read_folder(path, classes)
+        return _Read(images=images, labels=labels, files=files)
+    if path.is_dir() or path.suffix in (".pt", ".pth"):
+        return _read_pt(path, experiment)
+    if path.suffix == ".npz":
+        return _read_npz(path)
+    raise UserError(
+        f"cannot import {path}: give a .pt or .npz file, or a folder of pictures named by class"
+    )
 
 
 def _check_classes(condensed: CondensedSet, dataset: str) -> None:

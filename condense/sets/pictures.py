@@ -4,6 +4,7 @@ A class can be called anything, and a folder cannot. The file `classes.json` in 
 says which class each folder in it is of.
 """
 
+import re
 import unicodedata
 import warnings
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from condense.writing import replacing_folder
 
 NAMES = "classes.json"
 """A file with the class of each folder, in the order of the classes."""
+_INSIDE = re.compile(r"[^./\0][^/\0]*")
+"""The names of folders that lie in the exported one, and are not hidden."""
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
@@ -72,7 +75,7 @@ def _folders(path: Path, classes: Sequence[str]) -> dict[str, int]:
             f"{path / NAMES} names the classes {', '.join(list(names.values())[:3])}, ...: they "
             f"are not those of the dataset, {', '.join(classes[:3])}, ..."
         )
-    if strange := [name for name in names if name != _folder_name(name)]:
+    if strange := [name for name in names if not _INSIDE.fullmatch(name)]:
         raise UserError(f"{path / NAMES}: `{strange[0]}` is not the name of a folder in {path}")
     return {folder: c for c, folder in enumerate(names)}
 

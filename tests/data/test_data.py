@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import struct
+import time
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -743,6 +744,29 @@ def test_a_planted_link_is_not_followed_when_pictures_are_decoded(tmp_path, monk
     os.mkfifo(made)  # opening it would wait for a writer
     with pytest.raises(UserError, match="no regular file"):
         load()
+
+
+def test_large_pictures_are_decoded_one_after_the_other(tmp_path, monkeypatch):
+    class_folders(tmp_path, {"a": 25, "b": 25}, 40, 40, 3)
+    at_once, most = 0, 0
+    upright = cache.upright
+
+    def slow(image):
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.02)
+        at_once -= 1
+        return upright(image)
+
+    monkeypatch.setattr(cache, "upright", slow)
+    monkeypatch.setattr(cache.os, "cpu_count", lambda: 4)
+    load_dataset(f"folder:{tmp_path}", resolution=8)
+    assert most > 1  # small ones are decoded by several threads
+    monkeypatch.setattr(cache, "_LARGE", 1000)
+    most = 0
+    load_dataset(f"folder:{tmp_path}", resolution=9)
+    assert most == 1
 
 
 def test_a_pipe_among_the_pictures_does_not_block(tmp_path):

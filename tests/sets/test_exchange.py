@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -162,6 +162,8 @@ NAMES = st.one_of(
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+@example(("x" * 300, "x" * 300, "X" * 300))
+@example(("classes.json", "../..", ""))
 @given(st.lists(NAMES, min_size=1, max_size=6).map(tuple))
 def test_no_picture_is_lost_or_leaves_the_folder_whatever_the_classes_are_called(
     tmp_path_factory, classes
