@@ -211,21 +211,6 @@ def at_least(least: float, config: Any, *names: str) -> None:
         require(name, value, value is None or value >= least, f"{least} or more")
 
 
-def at_most(most: float, config: Any, *names: str) -> None:
-    """Raise a `UserError` unless these fields of `config` are at most `most`, or None.
-
-    >>> @dataclass
-    ... class Walk:
-    ...     steps: int
-    >>> at_most(10, Walk(11), "steps")
-    Traceback (most recent call last):
-    condense.errors.UserError: `steps` is 11: it must be 10 or less
-    """
-    for name in names:
-        value = getattr(config, name)
-        require(name, value, value is None or value <= most, f"{most} or less")
-
-
 def above(bound: float, config: Any, *names: str) -> None:
     """Raise a `UserError` unless these fields of `config` are above `bound`.
 

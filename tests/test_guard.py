@@ -24,14 +24,15 @@ def ended(
     """How a command ends that raises `error`, where given while it works in `folder`."""
 
     @click.command()
-    def fail() -> None:
+    @click.argument("when")
+    def fail(when: str) -> None:
         if folder is None:
             raise error
         with locked(folder):
             (folder / "work").touch()
             raise error
 
-    monkeypatch.setattr(sys, "argv", ["fail", "--now"])
+    monkeypatch.setattr(sys, "argv", ["fail", "now"])
     with pytest.raises(SystemExit) as stop:
         guard.run(fail)
     return stop.value.code
@@ -72,7 +73,7 @@ def test_what_is_unexpected_leaves_its_trace_in_the_run_folder_or_the_temporary_
     assert line.startswith("error: unexpected RuntimeError: two lines (full trace: ")
     assert str(trace) in line
     assert line.count("\n") == 1
-    assert trace.read_text().startswith("fail --now\n")
+    assert trace.read_text().startswith("fail now\n")
     assert "Traceback" in trace.read_text()
 
 

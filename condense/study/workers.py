@@ -24,7 +24,6 @@ import torch
 
 from condense.device import pick_device
 from condense.errors import UserError
-from condense.settings import at_least, at_most
 from condense.study.trials import Key, Trial
 from condense.threads import PASSIVE, cores, passive_unless_set
 
@@ -103,9 +102,9 @@ class Workers:
     started here)."""
 
     def __post_init__(self) -> None:
-        at_least(0, self, "workers")
-        at_least(1, self, "threads")
-        at_most(_MOST, self, "workers", "threads")
+        for name, least in (("workers", 0), ("threads", 1)):
+            if (value := getattr(self, name)) is not None and not least <= value <= _MOST:
+                raise UserError(f"--{name} {value}: it must be from {least} to {_MOST}")
 
     def check(self) -> None:
         """Raise a `UserError` if the device or the cluster is not available."""

@@ -131,7 +131,7 @@ def test_only_what_is_asked_for_is_worked_on(tmp_path: Path) -> None:
     [
         (["main", "--only", "datdam"], "--only"),
         (["main", "--minutes", "0"], "--minutes 0"),
-        (["main", "--workers", "-1"], "`workers` is -1"),
+        (["main", "--workers", "-1"], "--workers -1"),
         (["main", "--cluster", "nowhere"], "--cluster nowhere"),
         (["main", "--scale", "cpu", "--data-dir", "nowhere"], "nowhere"),
     ],

@@ -201,6 +201,9 @@ class Trial:
         self.tried += 1
         if wrong := in_order(attempt, codes):
             self.wrong.append(f"{what}: {wrong}")
+        advice = re.search(r"go on with `(\w+)", attempt[1])
+        if attempt[0] == 130 and advice and advice[1] != self.command(folder)[0]:
+            self.wrong.append(f"{what}: {attempt[1]} names another command")
         if not folder.exists() and self.scenario.before:
             self.begin(folder)
         end = to_the_end(self.command(folder))

@@ -352,7 +352,7 @@ BAD = [
     ([*CELLS, "--set", "lr=fast"], "`lr` is 'fast': it must be a number"),
     ([*CELLS, "--set", "depth=3"], "unknown setting of a regime: `depth`"),
     ([*CELLS, "--epochs", "-1"], "`epochs` is -1"),
-    ([*CELLS, "--workers", "-1"], "`workers` is -1"),
+    ([*CELLS, "--workers", "-1"], "--workers -1"),
     ([*CELLS, "--device", "tpu"], "--device"),
     ([*CELLS, "--reference", "nowhere.csv"], "nowhere.csv does not exist"),
     ([*CELLS, "--cluster", "localhost:6379"], "ray://HOST:PORT, auto or local"),
