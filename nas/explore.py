@@ -16,6 +16,7 @@ the space is better in truth. What is trained is kept in a store: the same call 
 import csv
 import dataclasses
 import io
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,8 @@ POPULATION, PARENTS = 20, 5
 """Architectures that live at once in an evolution, and how many of them a parent is chosen from."""
 RUNGS = 3
 """How often the best of successive halving are trained."""
+_FEW = 2
+"""Tasks that are done in this process: one architecture has a training and its free scores."""
 
 Incumbents = Iterator[tuple[int, int]]
 """Costs, ascending, and the index of the architecture that is the best by then."""
@@ -122,7 +125,8 @@ class _Scorer:
     bench: SearchBench
     store: Trials
     workers: Workers
-    minutes: float | None
+    until: float | None
+    """The end of the time limit, as `time.monotonic` tells it."""
     seed: int
 
     @property
@@ -134,15 +138,21 @@ class _Scorer:
         """The architectures, the best first, by scores that are means over `seeds` trainings."""
         plan = dataclasses.replace(self.plan, indices=tuple(sorted(indices)), seeds=seeds)
         study = Study(self.store, plan.tasks(), plan.keys.of)
-        if study.left:
-            how, minutes = "the same command goes on", self.minutes
-            study.work(
-                self.bench, self.workers, lambda *done: None, how_to_go_on=how, minutes=minutes
-            )
+        if len(study.left) > _FEW or self.workers.cluster:
+            self._work(study, self.workers)
+        elif study.left:  # worker processes would take longer to start
+            self._work(study, dataclasses.replace(self.workers, workers=0))
         if study.left:
             raise _OutOfTime
         ranking = collect(plan, self.store, None)
         return [ranking.indices[at] for at in ranking.order]
+
+    def _work(self, study: Study, workers: Workers) -> None:
+        left = None if self.until is None else (self.until - time.monotonic()) / 60
+        if left is not None and left <= 0:
+            raise _OutOfTime
+        how = "the same command goes on"
+        study.work(self.bench, workers, lambda *done: None, how_to_go_on=how, minutes=left)
 
     def free(self) -> "_Scorer":
         """The same by what is free alone."""
@@ -230,7 +240,7 @@ def explore(
     budget: trainings on each arm of proxies that a strategy may make, 1 or more.
     strategies: names of `STRATEGIES`.
     seed: draws the architectures and the changes of an evolution.
-    minutes: a time limit for each step; what is finished is kept.
+    minutes: a time limit. What is finished by then is kept, and the same call goes on.
     choices: `proxies`, `only`, `regime`, `held_out`, `by`, `reference`, `truth`, `source` and
         `store` of `nas.search.search`. With a reference, only what it knows is searched.
 
@@ -261,6 +271,7 @@ def explore(
     plan, bench = planned(dataset, space_name=space_name, sample=indices, seeds=1, **choices)
     (workers := workers or Workers(threads=1)).check()
     folder, truth = Path(out), truth_of(plan)
+    until = None if minutes is None else time.monotonic() + 60 * minutes
     fixed = dataclasses.asdict(plan) | {"indices": len(indices), "budget": budget, "seed": seed}
     with locked(folder):
         record = Record(folder, "explore.json", "exploration", "nas search")
@@ -273,7 +284,7 @@ def explore(
             record.write({"plan": fixed})
             found = Exploration(folder, space_name, budget, [])
             scorer = _Scorer(
-                plan=plan, bench=bench, store=store, workers=workers, minutes=minutes, seed=seed
+                plan=plan, bench=bench, store=store, workers=workers, until=until, seed=seed
             )
             for number, name in enumerate(strategies):
                 try:

@@ -161,6 +161,10 @@ def parse(names: Sequence[str]) -> list[Named]:
     """What each of the names of proxies says, in their order.
 
     Raises `UserError` for a bad number, for two proxies of one name, and if there is none.
+
+    >>> one, other = parse(["random:10@3", "ours=runs/a"])
+    >>> (one.name, one.arm, one.number, one.draw), (other.name, other.arm, other.path)
+    (('random:10@3', 'random:10', 10, 3), ('a', 'ours', 'runs/a'))
     """
     named = [_parsed(name) for name in names]
     seen = set[str]()

@@ -46,8 +46,9 @@ def fresh(
     """The network of an architecture on a device, with weights drawn from `seed`.
 
     >>> convnet = space("convnet720").architecture(0)
-    >>> fresh(convnet, (1, 8, 8), num_classes=10, seed=0).num_classes
-    10
+    >>> network = fresh(convnet, (1, 8, 8), num_classes=10, seed=0)
+    >>> sum(parameter.numel() for parameter in network.parameters())
+    20810
     """
     from condense.networks.build import initialise
 

@@ -11,6 +11,7 @@ import torch
 
 import cli
 from condense import UserError, load_dataset
+from condense.study import workers as processes
 from condense.study.workers import Workers
 from nas.explore import explore
 from nas.free import BASELINES
@@ -71,7 +72,8 @@ def trained(monkeypatch) -> list:
 def _explore(digits, out, table, **changes):
     options = {"space_name": "nasbench201", "proxies": ["random:1"], "reference": table}
     options |= {"by": "random:1 summed_loss", "budget": 40, "quiet": True}
-    return explore(digits, out=out, workers=Workers(workers=0), **{**options, **changes})
+    options |= {"workers": Workers(workers=0), **changes}
+    return explore(digits, out=out, **options)
 
 
 def test_strategies_keep_to_their_budget_and_find_good_cells(digits, tmp_path, table, trained):
@@ -119,6 +121,29 @@ def test_it_goes_on_and_refuses_another_search(digits, tmp_path, table, trained)
     assert [int(row["index"]) for row in rows] == [one.index for one in first.incumbents]
     with pytest.raises(UserError, match="holds another exploration"):
         _explore(digits, tmp_path / "run", table, budget=41)
+
+
+def test_out_of_time_it_says_so_and_goes_on(digits, tmp_path, table):
+    found = _explore(digits, tmp_path / "run", table, minutes=1e-6)
+    assert found.unfinished == ["random", "evolution", "halving", "free"]
+    assert found.incumbents == []
+    whole = _explore(digits, tmp_path / "run", table)
+    assert whole.unfinished == []
+    assert list(whole.ended) == ["random", "evolution", "halving", "free"]
+
+
+def test_single_steps_start_no_worker_processes(digits, tmp_path, table, monkeypatch):
+    shared = []
+
+    def in_processes(bench, tasks, workers):
+        shared.append(len(tasks))
+        return processes._here(bench, tasks, Workers(workers=0))
+
+    monkeypatch.setattr(processes, "_in_processes", in_processes)
+    workers = Workers(workers=2, device="cpu")
+    found = _explore(digits, tmp_path / "run", table, strategies=["evolution"], workers=workers)
+    assert found.ended["evolution"].cost == 40
+    assert shared == [20]  # the first ten cells; then there is one cell at a time
 
 
 def test_a_restricted_grid_without_a_reference(digits, tmp_path):
