@@ -36,7 +36,15 @@ def command() -> str:
     if module.name == "__main__.py":
         module = module.parent  # a package
     for place, argument in enumerate(arguments[:-1]):
-        if argument in ("--data-dir", "--out", "--reference", "--set", "--json", "--work"):
+        if argument in (
+            "--data-dir",
+            "--out",
+            "--reference",
+            "--set",
+            "--json",
+            "--work",
+            "--pools",
+        ):
             arguments[place + 1] = "DIR"
     name = (
         ["-m", f"benchmarks.{module.stem}"] if module.parent.name == "benchmarks" else [module.name]
