@@ -130,7 +130,18 @@ SCENARIOS = {
     ),
     "nas": Scenario(
         command=lambda folder: [
-            *("nas", *DIGITS, "--space", "convnet720", "--sample", "2", "--seeds", "1"),
+            *(
+                "nas",
+                *DIGITS,
+                "--resolution",
+                "16",
+                "--space",
+                "convnet720",
+                "--sample",
+                "2",
+                "--seeds",
+                "1",
+            ),
             *("--held-out", "100", "--epochs", "1", "--proxy", "random:1", "--workers", "0"),
             *("--out", str(folder)),
         ],

@@ -522,3 +522,9 @@ class TestInitialise:
         assert all(
             p.requires_grad and p.is_leaf and p.grad is not None for p in network.parameters()
         )
+
+
+@pytest.mark.parametrize("part", ["d999999999999", "d101", "w8193", "d" + "9" * 5000])
+def test_a_network_that_fits_no_machine_is_refused_at_once(part: str) -> None:
+    with pytest.raises(UserError, match=r"is too large: its (depth|width) must be at most"):
+        build(f"convnet-{part}-nopool", (3, 32, 32), 10)

@@ -7,16 +7,21 @@ import base64
 import io
 from dataclasses import dataclass
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from condense.data.preprocess import Standardize
 from condense.report import figures, pictures
 from condense.report import html as report
+from condense.report.figures import bars
+from condense.report.tables import terminal
 from condense.sets.condensed import CondensedSet
+from condense.training.score import Score
 
 
 def make_set(levels: torch.Tensor, labels: list[int], classes: tuple[str, ...]) -> CondensedSet:
@@ -172,3 +177,11 @@ def test_bars_of_scores_have_the_right_lengths():
 
 def test_an_empty_table_is_a_table():
     assert "a" in Checked(report.table(["a", "b"], [])).text
+
+
+@pytest.mark.parametrize("name", [r"$\foo$", "[/red]", "a$b", "[link=x]"])
+def test_a_name_is_shown_as_it_is(name: str, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    console.print(terminal(name, ["method", name], [[name, "1"]]))
+    assert console.file.getvalue().count(name) == 3
+    bars(tmp_path / "bars.png", {name: Score((0.4, 0.6))}, name)  # mathtext would raise

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from condense.errors import UserError
+from condense.runs.ranks import Ranks
 from condense.study.record import differences
 
 pytestmark = pytest.mark.slow
@@ -111,3 +113,18 @@ def test_differences_name_nested_settings_and_both_values() -> None:
     )
     assert differences(here, there) == "recipe.lr 2.0 there, 1.0 here"
     assert differences(here, here) == ""
+
+
+@pytest.mark.parametrize("size", ["abc", "", "-3", "0", "9" * 30])
+def test_an_environment_that_torchrun_would_not_set_is_named(
+    monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", size)
+    with pytest.raises(UserError, match=r"WORLD_SIZE is .* in the environment"):
+        Ranks.join()
+
+
+def test_ranks_that_nobody_started_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="start them by torchrun, or unset WORLD_SIZE"):
+        Ranks.join()
