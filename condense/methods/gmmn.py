@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from condense.methods.base import Learner, Problem, share
+from condense.methods.base import Learner, Problem
 from condense.methods.generative import START, Generative, Generator
+from condense.methods.shares import share
 from condense.settings import require
 
 _BLOCK = 256

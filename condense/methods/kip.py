@@ -23,7 +23,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from condense.methods.adam import adam, state_of
-from condense.methods.base import Learner, Loop, Looping, Problem, share
+from condense.methods.base import Learner, Loop, Looping, Problem
+from condense.methods.shares import share
 from condense.settings import above, at_least, check_literals
 
 _WEIGHTS, _BIASES = 2.0, 0.01

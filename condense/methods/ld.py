@@ -24,7 +24,8 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from condense.methods.adam import adam, forget, state_of
-from condense.methods.base import Learner, Loop, Looping, Problem, share
+from condense.methods.base import Learner, Loop, Looping, Problem
+from condense.methods.shares import share
 from condense.networks import build as networks
 from condense.networks.accelerate import block_size, joins_images
 from condense.randomness import generator

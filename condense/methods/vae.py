@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from condense.methods.base import Learner, Problem, share
+from condense.methods.base import Learner, Problem
 from condense.methods.generative import START, Encoder, Generative, Generator
+from condense.methods.shares import share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -884,7 +884,7 @@ def test_tiny_imagenet(tmp_path):
     ("victim", "content", "message"),
     [
         ("val/images/val_2.JPEG", None, "val_2.JPEG: cannot be read"),
-        ("val/val_annotations.txt", None, "val_annotations.txt: cannot be read"),
+        ("val/val_annotations.txt", None, "val_annotations.txt does not exist"),
         ("val/val_annotations.txt", "", "val_annotations.txt: empty"),
         ("val/val_annotations.txt", "val_0.JPEG\tn77\n", "line 1 has the unknown class `n77`"),
         ("wnids.txt", "n01\nn02\nn03\nn04\n", "train/n04: no images"),
