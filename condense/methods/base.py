@@ -130,7 +130,7 @@ class Recipe:
     lr: float = 1.0
     """The learning rate of the pixels (SGD without weight decay)."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """How the learning rate goes on: `constant`, or down to 0 along half a cosine."""
+    """Whether the learning rate stays, or falls to 0 along half a cosine."""
     momentum: float = 0.5
     """The momentum of the pixels, in [0, 1)."""
     init: str = "random"
@@ -236,9 +236,7 @@ class Recipe:
 
 
 _EXPLODED = 1e4
-"""The largest plausible absolute value of a preprocessed pixel.
-
-Real images stay within 10; a run that exceeds this number has diverged."""
+"""The largest plausible absolute value of a preprocessed pixel; real images stay within 10."""
 
 
 class Diverged(UserError):
