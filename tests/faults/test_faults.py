@@ -46,7 +46,6 @@ EVERY = [
 def test_a_disturbed_command_ends_in_order_and_comes_to_the_same_end(
     name: str, tmp_path: Path
 ) -> None:
-    tmp_path.chmod(0o755)  # some faults happen to a user without rights
     faults = MANY if LONG else FEW[name].split()
     done = subprocess.run(
         [sys.executable, INJECT, name, tmp_path, *faults],
