@@ -34,6 +34,7 @@ from condense.study.record import Record, locked
 from condense.study.study import Study
 from condense.study.trials import Trials
 from condense.study.workers import Workers
+from nas.columns import Floats
 from nas.plan import SearchPlan, find_reference
 from nas.proxies import FREE
 from nas.ranking import collect
@@ -261,11 +262,7 @@ def explore(
     >>> [one.cost for one in found.incumbents]
     [1, 2]
     """
-    if budget < 1:
-        raise UserError(f"--budget {budget}: it must be 1 or more")
-    for name in strategies:
-        if name not in STRATEGIES:
-            raise unknown("strategy", name, STRATEGIES)
+    _check(budget, strategies)
     indices = _searched(dataset, space_name, **choices)
     choices.pop("only", None)
     plan, bench = planned(dataset, space_name=space_name, sample=indices, seeds=1, **choices)
@@ -290,14 +287,26 @@ def explore(
                 try:
                     for cost, index in STRATEGIES[name](scorer, budget):
                         line(number * budget + cost, name)
-                        regret = None
-                        if truth is not None:
-                            regret = float(truth.max() - truth[plan.indices.index(index)])
+                        regret = _regret(plan, truth, index)
                         found.incumbents.append(Incumbent(name, cost, index, regret))
                 except _OutOfTime:
                     found.unfinished.append(name)
             found.save()
             return found
+
+
+def _regret(plan: SearchPlan, truth: Floats | None, index: int) -> float | None:
+    """How much better the best is than the architecture with this index."""
+    return None if truth is None else float(truth.max() - truth[plan.indices.index(index)])
+
+
+def _check(budget: int, strategies: Sequence[str]) -> None:
+    """Raise a `UserError` for a budget or a strategy that there cannot be."""
+    if budget < 1:
+        raise UserError(f"--budget {budget}: it must be 1 or more")
+    for name in strategies:
+        if name not in STRATEGIES:
+            raise unknown("strategy", name, STRATEGIES)
 
 
 def _searched(

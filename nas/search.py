@@ -290,10 +290,8 @@ def planned(
     """The plan of a new search, and what its trainings share; see `search` for the parameters.
 
     >>> from condense import load_dataset
-    >>> digits = load_dataset("digits")
-    >>> plan, bench = planned(digits, space_name="convnet720", sample=[0], proxies=["random:1"])
-    >>> plan.by, plan.held_out
-    ('random:1 accuracy', 1000)
+    >>> planned(load_dataset("digits"), space_name="convnet720", sample=[0])[0].held_out
+    1000
     """
     module = space(space_name)
     source, table = source or Source(name=dataset.name), None
@@ -306,8 +304,8 @@ def planned(
     indices = candidates(space_name, sample, seed, only=only, reference=table, truth=judged_by)
     if table is not None:
         table.values(judged_by, indices)  # raises now, and not after the trainings
-    if by is None:
-        by = f"{next(iter(arms_of(parse(proxies))))} {module.SCORE}"
+    arms = arms_of(parse(proxies))
+    by = f"{next(iter(arms))} {module.SCORE}" if by is None else by
     if held_out is None:
         held_out = HELD_OUT if needs_held_out(by) or by == _TESTED else 0
     plan = SearchPlan(
@@ -321,7 +319,7 @@ def planned(
         regime=regime or module.REGIME,
         held_out=held_out,
         num_classes=len(dataset.classes),
-        arms=arms_of(parse(proxies)),
+        arms=arms,
         sample=sample if isinstance(sample, str) else "",
         by=by,
         reference=table.source if table else None,
@@ -332,10 +330,10 @@ def planned(
         check_column(by, plan.arms, held_out)
     bench = _bench(plan, dataset, module if own else None)
     plan = dataclasses.replace(plan, recipes=bench.keys.recipes)
-    if not held_out:
-        return plan, bench
-    seen = seen_held_out(proxies, dataset.hold_out(held_out, seed=0))
-    return dataclasses.replace(plan, seen=seen), bench
+    if held_out:
+        seen = seen_held_out(proxies, dataset.hold_out(held_out, seed=0))
+        plan = dataclasses.replace(plan, seen=seen)
+    return plan, bench
 
 
 def _bench(plan: SearchPlan, dataset: Dataset, own: Any = None) -> SearchBench:
