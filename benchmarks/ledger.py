@@ -15,6 +15,7 @@ import click
 from benchmarks import results
 from benchmarks.tables.published import MAIN
 from condense import Score, UserError
+from condense.command import guard
 from condense.files import write_bytes
 from condense.reading import read_json
 from condense.report.tables import markdown, percent
@@ -99,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guard.run(main)

@@ -19,6 +19,7 @@ from benchmarks import results
 from benchmarks.options import Benchmark
 from benchmarks.tables.published import MAIN
 from condense import CondensedSet, Score, UserError, condense, load_dataset, recipe_for
+from condense.command import guard
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from condense.reading import read_json
@@ -160,4 +161,4 @@ def draw(path: Path, document: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guard.run(main)

@@ -111,7 +111,8 @@ def _condense(place: Workplace, record: dict[str, Any], work: TableWork, job: Se
             condensed = bench.condensed(job.made)
     finally:
         _lighten(run)
-    record["set"] = str(place.keep_set(condensed, record["name"]))
+    real = isinstance(job.made.how, Selection)
+    record["set"] = str(place.keep_set(condensed, record["name"], real=real))
     moved = CondensedSet.load(place.out / record["set"]).images - condensed.images
     # The root mean square, in standard deviations of the images.
     record["uint8_moves_pixels_by"] = round(

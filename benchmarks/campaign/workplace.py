@@ -86,11 +86,15 @@ class Workplace:
             entry["seconds"] = round(time.monotonic() - began, 2)
             self.keep(record, record["note"])
 
-    def keep_set(self, condensed: CondensedSet, name: str) -> Path:
-        """Save a job's set as uint8, in `large` if the file is; returns where, from `out`."""
+    def keep_set(self, condensed: CondensedSet, name: str, *, real: bool = False) -> Path:
+        """Save a job's set as uint8; returns where, from `out`.
+
+        It goes into `large` if the file is large, or if its images are `real` ones: these follow
+        from the seed, and are not ours to hand on.
+        """
         large = self.out / "large" / f"{name}.safetensors"
         large.parent.mkdir(exist_ok=True)
         condensed.save(large, storage="uint8")
-        if large.stat().st_size > KEPT_BYTES:
+        if real or large.stat().st_size > KEPT_BYTES:
             return large.relative_to(self.out)
         return large.rename(self.out / large.name).relative_to(self.out)

@@ -75,21 +75,32 @@ class Row:
     @property
     def protocol_text(self) -> str:
         """The name of the nearest protocol, and what differs from it."""
-        changes = {
-            name: [
-                f"{field} {value}"
-                for field, value in self.protocol.items()
-                if value != getattr(named, field, None)
-            ]
-            for name, named in PROTOCOLS.items()
-        }
-        nearest = min(changes, key=lambda name: len(changes[name]))
-        return " with ".join(filter(None, [nearest, ", ".join(changes[nearest])]))
+        return protocol_text(self.protocol)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: the fields, with those of the score among them."""
         facts = {name: getattr(self, name) for name in ("network", "protocol", "seed", "tested_on")}
         return facts | self.score.to_json()
+
+
+def protocol_text(protocol: dict[str, Any]) -> str:
+    """The name of the protocol that is nearest to these fields of one, and what differs from it.
+
+    >>> import dataclasses
+    >>> from condense.training.train import Protocol
+    >>> protocol_text(dataclasses.asdict(Protocol(epochs=40)))
+    'dm with epochs 40'
+    """
+    changes = {
+        name: [
+            f"{field} {value}"
+            for field, value in protocol.items()
+            if value != getattr(named, field, None)
+        ]
+        for name, named in PROTOCOLS.items()
+    }
+    nearest = min(changes, key=lambda name: len(changes[name]))
+    return " with ".join(filter(None, [nearest, ", ".join(changes[nearest])]))
 
 
 def measure(

@@ -276,6 +276,7 @@ def test_selections_of_real_images_stand_beside(
     assert found["how"]["method"] == "random"
     assert len(found["score"]["accuracies"]) == 3
     assert len(CondensedSet.load(tmp_path / found["set"])) == 10
+    assert found["set"].startswith("large/")  # git ignores it: real images are not handed on
 
 
 def test_missing_data_is_one_line(tmp_path: Path) -> None:
