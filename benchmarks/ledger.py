@@ -16,9 +16,9 @@ from benchmarks import results
 from benchmarks.tables.published import MAIN
 from condense import Score, UserError
 from condense.command import guard
-from condense.files import write_bytes
 from condense.reading import read_json
 from condense.report.tables import markdown, percent
+from condense.writing import write_bytes
 
 FULL = results.FOLDER / "full"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"

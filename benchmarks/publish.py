@@ -13,13 +13,13 @@ import click
 from benchmarks.ledger import FULL
 from condense import CondensedSet, UserError
 from condense.command import guard
-from condense.files import write_json
 from condense.methods import recipes
 from condense.reading import read_json
 from condense.runs.evaluations import protocol_text
 from condense.sets import published
 from condense.sets.published import Card
 from condense.settings import plain
+from condense.writing import write_json
 
 _LICENCES = {
     "cifar10": "CIFAR-10 states no licence; it asks to cite Krizhevsky (2009)",

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from condense.files import write_bytes, write_json
 from condense.sets.provenance import version
+from condense.writing import write_bytes, write_json
 
 FOLDER = Path(__file__).parent / "results"
 

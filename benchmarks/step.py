@@ -36,13 +36,13 @@ from condense.command import guard
 from condense.data.images import Dataset, Images
 from condense.data.preprocess import make_preprocess
 from condense.device import fast_bfloat16, peak_memory, pick_device, reset_peak_memory
-from condense.files import write_json
 from condense.methods.base import Recipe
 from condense.methods.recipes import recipe_for
 from condense.networks.accelerate import LAYOUT
 from condense.networks.build import build
 from condense.report.tables import markdown, markdown_row
 from condense.runs.engine import Engine
+from condense.writing import write_json
 
 CLASSES = 10
 NETWORKS = {"instance": "convnet", "batch": "convnet-batch"}

@@ -1,8 +1,7 @@
-"""Files that are written completely or not at all, and tensor files that detect damage.
+"""Tensor files that detect damage.
 
-How a file is written is told in `condense.writing`. Tensors are stored in safetensors files
-together with a digest of their content, because safetensors detects a truncated file but not a
-flipped bit.
+Tensors are stored in safetensors files together with a digest of their content, because safetensors
+detects a truncated file but not a flipped bit. How files are written is told in `condense.writing`.
 """
 
 import hashlib
@@ -18,36 +17,6 @@ from torch import Tensor
 
 from condense.errors import UserError
 from condense.reading import check_file
-from condense.writing import replacing
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path` atomically, creating its folder.
-
-    Raises `UserError` if the disk is full or cannot be written, and for a device or a link.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     write_bytes(Path(folder, "new", "note.txt"), b"done")
-    ...     Path(folder, "new", "note.txt").read_text()
-    'done'
-    """
-    with replacing(path) as file:
-        file.write(content)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     write_json(Path(folder, "run.json"), {"ipc": 10})
-    ...     print(Path(folder, "run.json").read_text().rstrip())
-    {
-      "ipc": 10
-    }
-    """
-    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:

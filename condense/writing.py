@@ -11,6 +11,7 @@ what lies there without a lock, because its process has been killed.
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import re
 import secrets
@@ -19,7 +20,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from condense.errors import UserError
 
@@ -27,6 +28,35 @@ _OURS = re.compile(r"\.condensekit-[0-9a-f]{32}\.part")
 """The names of what is being written."""
 _OLD = 24 * 3600
 """Seconds after which it is left over in any case, where the file system has no locks."""
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically, creating its folder.
+
+    Raises `UserError` if the disk is full or cannot be written, and for a device or a link.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write_bytes(Path(folder, "new", "note.txt"), b"done")
+    ...     Path(folder, "new", "note.txt").read_text()
+    'done'
+    """
+    with replacing(path) as file:
+        file.write(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write_json(Path(folder, "run.json"), {"ipc": 10})
+    ...     print(Path(folder, "run.json").read_text().rstrip())
+    {
+      "ipc": 10
+    }
+    """
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 @contextlib.contextmanager

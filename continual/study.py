@@ -30,7 +30,7 @@ from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from condense.data.preprocess import PUBLISHED, make_preprocess
 from condense.errors import UserError, unknown
-from condense.files import digest, write_json
+from condense.files import digest
 from condense.methods.selection import check_ipc
 from condense.networks.build import build
 from condense.progress import progress
@@ -42,6 +42,7 @@ from condense.study.record import Record, locked
 from condense.study.study import Study
 from condense.study.trials import Trial, Trials
 from condense.study.workers import Bench, Workers
+from condense.writing import write_json
 from continual import results
 from continual.memories import made_jointly, memories, parse, quantised
 from continual.orders import class_order, of_classes, split

@@ -27,13 +27,13 @@ import torch
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from condense.errors import UserError, unknown
-from condense.files import write_bytes, write_json
 from condense.progress import progress
 from condense.randomness import generator
 from condense.study.record import Record, locked
 from condense.study.study import Study
 from condense.study.trials import Trials
 from condense.study.workers import Workers
+from condense.writing import write_bytes, write_json
 from nas.columns import Floats
 from nas.plan import SearchPlan, find_reference
 from nas.proxies import FREE

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from condense.errors import UserError, unknown
-from condense.files import write_bytes, write_json
 from condense.study.trials import Trials
+from condense.writing import write_bytes, write_json
 from nas.agreement import Agreement, agreement, difference
 from nas.columns import Column, Floats, Measured, column_of, rank_average
 from nas.free import BASELINES

@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condense.errors import UserError, advice, unknown
-from condense.files import write_bytes
 from condense.reading import check_file, read_table
 from condense.settings import require, within
+from condense.writing import write_bytes
 from nas.spaces import SPACES, space
 
 _SEEDS = (777, 888, 999)

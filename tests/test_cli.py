@@ -281,7 +281,7 @@ def test_a_config_file_is_the_flags(
         ),
         (
             ["condense", "--dataset", "digits", "--ipc", "500", "--out", "x"],
-            "ipc 500 is more than class",
+            "ipc 500 in formation 2 starts from 2000 images a class",
         ),
         (["condense", "--dataset", "digits", "--set", "lr", "--out", "x"], "must be KEY=VALUE"),
         (["condense", "--dataset", "digits", "--set", "lrr=1", "--out", "x"], "did you mean `lr`"),

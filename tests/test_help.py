@@ -103,8 +103,8 @@ def test_a_recipe_is_printed_as_it_is_resolved() -> None:
     told = json.loads(run("recipes", "mtt", "--dataset", "digits", "--ipc", "1", "--json").output)
     assert told == json.loads(json.dumps(recipe_for("mtt", "digits", (1, 8, 8), 1).to_json()))
     text = run("recipes", "best").output
-    assert re.search(r"pool=3 +The number of networks in a pool", text)
-    assert "loss_scale=100.0" in text
+    assert re.search(r"pool=2 +The number of networks in a pool", text)
+    assert "loss_scale=1.0" in text
 
 
 @pytest.mark.parametrize(

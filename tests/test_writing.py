@@ -13,8 +13,7 @@ import pytest
 
 from condense import writing
 from condense.errors import UserError
-from condense.files import write_bytes
-from condense.writing import check_new, replacing, replacing_folder
+from condense.writing import check_new, replacing, replacing_folder, write_bytes
 
 LEFT = f".condensekit-{'a' * 32}.part"
 

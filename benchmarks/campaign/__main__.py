@@ -41,12 +41,12 @@ from benchmarks.tables.bench import Trained
 from condense import Protocol, Recipe, UserError
 from condense.command import guard
 from condense.data.catalogue import Source
-from condense.files import write_bytes
 from condense.reading import read_json
 from condense.runs.shelf import Made
 from condense.study.interrupt import Interrupted, stoppable
 from condense.study.workers import Workers
 from condense.training.train import protocol_for
+from condense.writing import write_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,10 +13,10 @@ from benchmarks import results
 from benchmarks.tables.bench import TableWork
 from condense import CondensedSet, load_dataset
 from condense.data.images import Dataset
-from condense.files import write_json
 from condense.reading import read_json
 from condense.study.interrupt import Interrupted
 from condense.study.workers import Workers
+from condense.writing import write_json
 
 KEPT_BYTES = 500_000
 """Largest file of a set that is kept beside its record.

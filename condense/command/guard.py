@@ -15,10 +15,10 @@ from typing import NoReturn
 import click
 
 from condense.errors import UserError, one_line
-from condense.files import write_bytes
 from condense.study.interrupt import Interrupted, stoppable
 from condense.study.record import folder_of
 from condense.threads import wait_passively
+from condense.writing import write_bytes
 
 _NO_MEMORY = ("can't allocate memory", "out of memory", "Unable to allocate")
 """What torch and NumPy say when there is no memory. Not all of their errors are `MemoryError`s."""

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from condense.files import write_bytes
 from condense.training.score import Measured
+from condense.writing import write_bytes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,9 +13,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NewType
 
-from condense.files import write_bytes
 from condense.report.figures import png_bytes
 from condense.training.score import Measured
+from condense.writing import write_bytes
 
 if TYPE_CHECKING:
     from PIL import Image

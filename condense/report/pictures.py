@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from condense.files import write_bytes
 from condense.sets.condensed import CondensedSet
+from condense.writing import write_bytes
 
 if TYPE_CHECKING:
     from PIL import Image

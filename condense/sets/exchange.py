@@ -22,13 +22,12 @@ from torch import Tensor
 from condense.data.foreign import dense, read_arrays, read_tensors
 from condense.data.preprocess import Preprocess
 from condense.errors import UserError, unknown
-from condense.files import write_bytes
 from condense.reading import open_file
 from condense.sets.condensed import CondensedSet
 from condense.sets.pictures import read_folder, write_folder
 from condense.sets.provenance import version
 from condense.settings import within
-from condense.writing import check_new
+from condense.writing import check_new, write_bytes
 
 
 def import_set(

@@ -17,11 +17,10 @@ from torch import Tensor
 
 from condense.data.foreign import check_expanded, picture, upright
 from condense.errors import UserError, unknown
-from condense.files import write_json
 from condense.reading import read_json
 from condense.sets.condensed import CondensedSet
 from condense.settings import read_value, within
-from condense.writing import replacing_folder
+from condense.writing import replacing_folder, write_json
 
 NAMES = "classes.json"
 """A file with the class of each folder, in the order of the classes."""

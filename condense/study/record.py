@@ -11,9 +11,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from condense.errors import UserError
-from condense.files import write_json
 from condense.reading import read_json
 from condense.settings import read_value, within
+from condense.writing import write_json
 
 _DIGEST = "digest"
 """The field of a record that the others are checked by."""
