@@ -17,6 +17,7 @@ from torch import Tensor
 
 from condense.errors import UserError
 from condense.reading import check_file
+from condense.writing import write_bytes
 
 
 def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
