@@ -73,7 +73,7 @@ def test_one_file_and_one_line_are_a_dataset(copy: Path) -> None:
         (copy / f"optdigits.{end}").write_text("\n".join(rows))
     assert "optdigits" in json.loads(command(copy, "data", "--list", "--json"))
     flags = ["--data-dir", str(copy), "--network", "convnet-d2-w8", "--out", "run"]
-    command(copy, "condense", "--dataset", "optdigits", *CONDENSE, *flags)
+    command(copy, "condense", "--dataset", "optdigits", "--recipe", "dm", *CONDENSE, *flags)
     made = CondensedSet.load(copy / "run")
     assert made.shape == (1, 8, 8)
     assert made.classes == tuple("0123456789")
@@ -83,7 +83,7 @@ def test_one_file_and_one_line_are_a_dataset(copy: Path) -> None:
 def test_one_file_and_one_line_are_a_network(copy: Path) -> None:
     add(copy, "network.md", "ZOO = {\n")
     flags = ["--method", "dm", "--network", "allcnn", "--out", "run"]
-    command(copy, "condense", "--dataset", "digits", *CONDENSE, *flags)
+    command(copy, "condense", "--dataset", "digits", "--recipe", "dm", *CONDENSE, *flags)
     assert CondensedSet.load(copy / "run").provenance["recipe"]["network"] == "allcnn"
     flags = ["--network", "allcnn", "--epochs", "1", "--repeats", "1", "--json"]
     assert "allcnn" in command(copy, "evaluate", "run", *flags)

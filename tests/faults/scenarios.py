@@ -94,8 +94,8 @@ def _experts(folder: Path) -> list[str]:
 
 
 SCENARIOS = {
-    "condense": _condense("--set", "lr=0.5"),
-    "pooled": _condense("--set", "pool=1", "--set", "pool_steps=2"),
+    "condense": _condense("--recipe", "datadam", "--set", "lr=0.5"),
+    "pooled": _condense("--recipe", "best", "--set", "pool=1", "--set", "pool_steps=2"),
     "dm": _condense("--method", "dm"),
     "dc": _condense("--method", "dc", "--set", "inner_steps=1"),
     "kip": _condense("--method", "kip"),

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 FLAGS = [
     "--dataset", "digits", "--ipc", "2", "--network", "convnet-d2-w8", "--real-batch", "8",
-    "--loss-scale", "100",
+    "--recipe", "datadam",
     "--steps", "30", "--checkpoint-every", "10", "--chunk", "2",
 ]  # fmt: skip
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # rounding depends on the number of threads

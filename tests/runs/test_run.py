@@ -26,7 +26,7 @@ from condense.runs.rehearsal import rehearse
 CLI = [sys.executable, str(Path(__file__).parents[2] / "cli.py")]
 FLAGS = [
     "--dataset", "digits", "--ipc", "2", "--network", "convnet-d2-w8", "--real-batch", "8",
-    "--loss-scale", "100",
+    "--recipe", "datadam",
     "--steps", "120", "--checkpoint-every", "4",
 ]  # fmt: skip
 
