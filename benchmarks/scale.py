@@ -154,7 +154,7 @@ def measure_ranks(setting: Setting, ranks: int, device: torch.device, turns: int
         for steps in (short, long):
             words = [
                 sys.executable, "-m", "torch.distributed.run", "--standalone",
-                "--nproc-per-node", ranks, "cli.py", "condense",
+                "--nproc-per-node", ranks, "cli.py", "condense", "--recipe", "paper",
                 "--dataset", f"{folder}/noise.npz", "--ipc", setting.ipc,
                 "--real-batch", setting.real_batch, "--chunk", 1,
                 "--network", setting.network, "--steps", steps, "--device", device.type,
