@@ -32,26 +32,39 @@ _BLOCK = re.compile(r"(?<=<!-- ledger -->\n).*?(?=<!-- end of the ledger -->)", 
 
 
 def lines(records: Iterable[dict[str, Any]], folder: str = "") -> list[str]:
-    """A Markdown table of the finished records, a row for each dataset, IPC and line.
+    """A Markdown table of the records, a row for each dataset, IPC and line.
 
+    A row is over the finished sets; where there is none, over the networks of the first one so far.
     `folder` is where the records are, seen from the page.
 
     >>> record = {
     ...     "name": "cifar10-ipc1-random-seed0", "finished": True, "dataset": "cifar10", "ipc": 1,
-    ...     "line": "random", "how": {"method": "random"}, "score": {"accuracies": [0.14, 0.16]},
-    ...     "condense": [{"seconds": 1.5}],
+    ...     "line": "random", "how": {"method": "random"}, "condense": [{"seconds": 1.5}],
+    ...     "evaluate": [{"accuracies": [0.14, 0.16]}],
     ... }
     >>> print(lines([record])[2])
     | cifar10 | 1 | random | 14.4 ± 2.0 | 15.0 | 2.3 to 27.7 | 1 x 2 | | | 0.0 | [0](cifar10-ip...
     """
-    done = sorted((one for one in records if one["finished"] and "line" in one), key=_row)
-    groups = [(row, list(group)) for row, group in groupby(done, key=_row)]
+    judged = sorted((one for one in records if _accuracies(one)), key=_row)
+    groups = [(row, _comparable(list(group))) for row, group in groupby(judged, key=_row)]
     return markdown(HEADERS, [_cells(row, group, folder) for row, group in groups])
+
+
+def _accuracies(record: dict[str, Any]) -> list[float]:
+    """Those of the networks that were trained so far; none for a record that is of no set."""
+    if "line" not in record:
+        return []
+    return [one for leg in record.get("evaluate", []) for one in leg["accuracies"]]
+
+
+def _comparable(group: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The finished records; where there is none, the first one as far as it is."""
+    return [one for one in group if one["finished"]] or group[:1]
 
 
 def _cells(row: tuple[str, int, str], group: list[dict[str, Any]], folder: str) -> list[Any]:
     dataset, ipc, line = row
-    runs = [one["score"]["accuracies"] for one in group]
+    runs = [_accuracies(one) for one in group]
     score, how = Score(tuple(chain(*runs)), len(runs)), group[0]["how"]
     hours = sum(leg["seconds"] for one in group for leg in one["condense"]) / len(group) / 3600
     files = ", ".join(
