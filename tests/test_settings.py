@@ -57,7 +57,7 @@ OUTER = st.builds(
     flag=st.booleans(),
     name=st.text(),
     limit=st.none() | WHOLE,
-    layers=st.none() | st.lists(st.integers(), max_size=3).map(tuple),
+    layers=st.none() | st.lists(WHOLE, max_size=3).map(tuple),
     pair=st.tuples(st.text(), NUMBERS),
     many=st.lists(INNER, max_size=2).map(tuple),
     folder=st.sampled_from([Path("a"), Path("/b/c")]),
