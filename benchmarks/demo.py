@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from benchmarks.nas import grid
 from condense import Protocol, condense, evaluate, load_dataset, recipe_for
 from condense.command import guard
 from condense.data.preprocess import make_preprocess
@@ -16,6 +15,7 @@ from condense.methods.selection import select
 from condense.progress import progress
 from condense.report import html as report
 from condense.report.figures import bars
+from condense.report.pictures import grid
 
 IPC, STEPS, REPEATS = 2, 300, 10
 PROTOCOL = Protocol(epochs=300, augment="dsa-noflip")
@@ -32,8 +32,8 @@ PROTOCOL = Protocol(epochs=300, augment="dsa-noflip")
 def main(out: Path) -> None:
     """Condense the embedded digits and report what a network learns from them."""
     digits = load_dataset("digits")
-    recipe = recipe_for("paper", digits.name, digits.shape, IPC).override(
-        {"loss_scale": 100, "real_batch": 64, "steps": STEPS}
+    recipe = recipe_for("datadam", digits.name, digits.shape, IPC).override(
+        {"real_batch": 64, "steps": STEPS}
     )
     random = select("random", digits, IPC, preprocess=make_preprocess("standard", digits), seed=0)
     condensed = condense(digits, ipc=IPC, recipe=recipe, seed=0)

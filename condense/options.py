@@ -172,6 +172,8 @@ class _Parted(click.Command):
         details: Details | None = None,
         **attributes: Any,
     ) -> None:
+        # Said of each command, since click keeps the help option that it made first.
+        attributes.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
         super().__init__(*arguments, **attributes)
         self._parts, self._details = dict(parts or {}), details
 

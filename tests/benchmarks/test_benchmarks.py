@@ -17,10 +17,10 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from benchmarks import breakdown, recipes, results, scale
+from benchmarks import breakdown, demo, recipes, results, scale
 from benchmarks.campaign import __main__ as campaign
 from benchmarks.campaign import workplace
-from condense import CondensedSet
+from condense import CondensedSet, Protocol
 from condense.methods.recipes import RECIPES
 from condense.runs.engine import Engine
 from condense.study.workers import Workers
@@ -460,6 +460,18 @@ def test_a_step_is_timed_against_reference_and_floor(tmp_path: Path) -> None:
     assert found["ratio_ci95"][0] <= found["ratio_ci95"][1]
     assert found["floor_s"] > 0
     assert found["peak_bytes"] > 0
+
+
+# ---- demo
+
+
+def test_the_demo_ends_with_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, small in (("STEPS", 2), ("REPEATS", 2), ("PROTOCOL", Protocol(epochs=1))):
+        monkeypatch.setattr(demo, name, small)
+    told = run(demo.main, "--out", tmp_path)
+    assert told.exit_code == 0
+    assert len(CondensedSet.load(tmp_path)) == 20
+    assert "<img" in (tmp_path / "report.html").read_text()
 
 
 # ---- recipes
