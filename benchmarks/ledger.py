@@ -76,7 +76,7 @@ def _cells(row: tuple[str, int, str], group: list[dict[str, Any]], folder: str) 
         line,
         MAIN.get((_ORIGINS.get(line, line), f"{dataset} IPC {ipc}"), ""),
         percent([score.mean], digits=1),
-        percent(score.ci95, digits=1),
+        percent(score.ci95, digits=1) if len(score.accuracies) > 1 else "",
         f"{len(runs)} x {len(runs[0])}",
         how.get("steps", ""),
         how.get("real_batch", ""),
