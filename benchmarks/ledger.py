@@ -40,7 +40,7 @@ def lines(records: Iterable[dict[str, Any]], folder: str = "") -> list[str]:
     >>> record = {
     ...     "name": "cifar10-ipc1-random-seed0", "finished": True, "dataset": "cifar10", "ipc": 1,
     ...     "line": "random", "how": {"method": "random"}, "condense": [{"seconds": 1.5}],
-    ...     "evaluate": [{"accuracies": [0.14, 0.16]}],
+    ...     "score": {"accuracies": [0.14, 0.16]},
     ... }
     >>> print(lines([record])[2])
     | cifar10 | 1 | random | 14.4 ± 2.0 | 15.0 | 2.3 to 27.7 | 1 x 2 | | | 0.0 | [0](cifar10-ip...
@@ -54,6 +54,8 @@ def _accuracies(record: dict[str, Any]) -> list[float]:
     """Those of the networks that were trained so far; none for a record that is of no set."""
     if "line" not in record:
         return []
+    if record["finished"]:
+        return record["score"]["accuracies"]
     return [one for leg in record.get("evaluate", []) for one in leg["accuracies"]]
 
 
