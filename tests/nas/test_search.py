@@ -218,7 +218,7 @@ def _rows(store: Path) -> int:
 
 
 def test_out_of_time_and_resumed(digits, tmp_path):
-    first = _search(digits, tmp_path / "run", minutes=0.003)
+    first = _search(digits, tmp_path / "run", minutes=0.0005)
     assert first.total == 25
     assert first.done < 25
     assert resume(tmp_path / "run", digits, workers=HERE, quiet=True).done == 25
