@@ -29,6 +29,7 @@ from condense.runs.evaluations import measure
 from condense.study.workers import Workers
 from condense.training.evaluate import Evaluation
 from condense.training.train import protocol_for
+from condense.writing import write_bytes
 
 HEADERS = (
     "line", "IPC", "minutes", "of them pool", "steps", "test accuracy, %", "95 % interval",
@@ -98,7 +99,7 @@ def _point(asked: Asked, real: Dataset, line: str, ipc: int, minutes: float) -> 
             real, ipc=ipc, recipe=recipe, minutes=minutes, seed=asked.seed, out=folder,
             source=source,
         )  # fmt: skip
-        seconds.write_text(f"{time.monotonic() - began}\n")
+        write_bytes(seconds, f"{time.monotonic() - began}\n".encode())
     condensed = CondensedSet.load(folder)
     protocol = replace(protocol_for("dm", real.name), epochs=asked.epochs)
     bench = Evaluation.of(condensed, real, asked.network, asked.repeats, protocol, asked.seed)

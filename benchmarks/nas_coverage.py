@@ -14,6 +14,7 @@ import click
 import numpy as np
 
 from benchmarks.options import Benchmark
+from condense.command import guard
 from nas import agreement as measures
 from nas.agreement import MEASURES, Agreement, agreement, difference
 from nas.columns import Column, Floats, Measured, column_of
@@ -138,4 +139,4 @@ def _tell(shares: dict[str, tuple[float, float]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guard.run(main)

@@ -14,6 +14,7 @@ import click
 from benchmarks import results
 from benchmarks.options import StudyCommand
 from condense import recipe_for
+from condense.command import guard
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from condense.report.tables import markdown
@@ -250,4 +251,4 @@ def main(asked: Asked, **session: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guard.run(main)

@@ -240,8 +240,7 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
         """Real images as the memory stores them, [I, ch, H, W]."""
         if not rows:
             return torch.empty(0, *self.parts.shape, dtype=getattr(torch, self.storage))
-        images = fit.restored(dataset, rows, self.parts.preprocess)
-        pixels = (images * 255).round().to(torch.uint8)
+        pixels = fit.pixels_of(dataset, rows, self.parts.preprocess)
         return pixels if self.storage == "uint8" else self.parts.preprocess.apply(pixels)
 
     def _has(self, label: int, key: str) -> bool:

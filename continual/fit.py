@@ -166,6 +166,21 @@ def restored(dataset: Any, rows: Sequence[int], preprocess: Preprocess) -> Tenso
     return images.clamp(0, 1)
 
 
+def pixels_of(dataset: Any, rows: Sequence[int], preprocess: Preprocess) -> Tensor:
+    """The same images as uint8 pixels [I, ch, H, W]; arguments and errors as of `restored`.
+
+    >>> from condense import load_dataset
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from continual import class_stream
+    >>> digits = load_dataset("digits")
+    >>> preprocess = make_preprocess("standard", digits)
+    >>> stream = class_stream(digits, 5, range(10), preprocess=preprocess)
+    >>> pixels_of(stream.train_stream[0].dataset, [3, 4], preprocess).dtype
+    torch.uint8
+    """
+    return (restored(dataset, rows, preprocess) * 255).round().to(torch.uint8)
+
+
 def rows_of(dataset: Any, labels: Sequence[int]) -> dict[int, list[int]]:
     """The rows of a dataset that have each of some labels.
 

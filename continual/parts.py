@@ -199,7 +199,7 @@ class OnlineParts:
         labels = sorted(int(label) for label in dataset.targets.uniques)
         fit.check_shape(dataset, self.shape)
         rows = fit.rows_of(dataset, labels)
-        pixels = {label: self._pixels(dataset, rows[label]) for label in labels}
+        pixels = {label: fit.pixels_of(dataset, rows[label], self.preprocess) for label in labels}
         if exp is not None and "origin_experience" in vars(exp):
             pixels = self._ended(pixels, exp)
         keys = {label: digest({"pixels": of_label})[:16] for label, of_label in pixels.items()}
@@ -226,10 +226,6 @@ class OnlineParts:
             )
             for index, label in enumerate(new)
         }
-
-    def _pixels(self, dataset: Any, rows: Sequence[int]) -> Tensor:
-        images = fit.restored(dataset, rows, self.preprocess)
-        return (images * 255).round().to(torch.uint8)
 
     def _ended(self, pixels: dict[int, Tensor], exp: Any) -> dict[int, Tensor]:
         """Gather the pixels of a piece; all that is gathered, if the experience ends with it."""

@@ -36,6 +36,12 @@ _TRAINED = {
 _WORKERS = Part(
     kind="condense.study.workers:Workers", heading=Heading.WHERE, defaults={"threads": 1}
 )
+_SESSION = Part(
+    kind=Session,
+    heading=Heading.OUTPUT,
+    elsewhere={"minutes": Heading.WHERE},
+    leave=("resume",),
+)
 _RESUMABLE = {"resume", "workers", "threads", "device", "cluster", "minutes", "json"}
 """What may change from one session of a search to the next."""
 
@@ -168,12 +174,7 @@ def _work(
         ),
         "truth": Part(kind=Truth, heading=Heading.HOW_MUCH),
         "workers": _WORKERS,
-        "session": Part(
-            kind=Session,
-            heading=Heading.OUTPUT,
-            elsewhere={"minutes": Heading.WHERE},
-            leave=("resume",),
-        ),
+        "session": _SESSION,
     },
 )
 def reference(
@@ -217,12 +218,7 @@ def reference(
         "budget": Part(kind=Budget, heading=Heading.HOW_MUCH),
         "judged": Part(kind=Judged, heading=Heading.JUDGED, elsewhere={"proxy": Heading.WHAT}),
         "workers": _WORKERS,
-        "session": Part(
-            kind=Session,
-            heading=Heading.OUTPUT,
-            elsewhere={"minutes": Heading.WHERE},
-            leave=("resume",),
-        ),
+        "session": _SESSION,
     },
 )
 def within_budget(

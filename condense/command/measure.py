@@ -92,7 +92,7 @@ def evaluate(
     same command goes on; with more --repeats it trains only the new networks.
     """
     from condense.runs import scored
-    from condense.runs.evaluations import measure
+    from condense.runs.evaluations import measure, store_of
     from condense.runs.shelf import source_of
     from condense.sets.condensed import CondensedSet
     from condense.training.evaluate import Evaluation
@@ -115,7 +115,7 @@ def evaluate(
             scored.Bench(
                 dataset=real, network=trials.network[0], repeats=trials.repeats, protocol=protocol,
                 seed=trials.seed, workers=workers, quiet=session.json,
-                store=session.store or scored.store_of(runs[0]),
+                store=session.store or store_of(runs[0]),
             ),
             trials.real_accuracy,
         )  # fmt: skip

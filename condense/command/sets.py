@@ -120,7 +120,7 @@ def export_command(path: Path, export: Export) -> None:
 def sets(output: Printed) -> None:
     """List the condensed sets that come with the package.
 
-    Their names stand wherever a command takes a set: `condensekit show cifar10-ipc10-best`.
+    Their names stand wherever a command takes a set: `condensekit show cifar10-ipc1-best`.
     """
     from condense.sets.published import cards
     from condense.settings import plain

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from condense.data import arrays, folders
 from condense.data.images import Dataset
 from condense.errors import UserError, unknown
-from condense.reading import check_file, usable_path
+from condense.reading import usable_path
 from condense.settings import at_least
 
 LARGEST_SIDE = 4096
@@ -129,9 +129,7 @@ def load_dataset(
     if name.startswith("folder:"):
         return folders.folder(name, None if data_dir is None else root, resolution or 32)
     if name.endswith(".npz"):
-        if (path := usable_path(name)).exists():
-            check_file(path)
-        return arrays.npz(str(path), resolution)
+        return arrays.npz(str(usable_path(name)), resolution)
     if name not in NAMED:
         raise unknown("dataset", name, DATASETS)
     return NAMED[name].load(root, resolution, download)

@@ -136,7 +136,7 @@ def measure(
     [('mlp', 1, 3)]
     """
     workers.check()
-    kept = store is not None or all(_file(Path(run)) for run in runs)
+    kept = store is not None or all(store_of(run) for run in runs)
     lost = "a set outside a run folder keeps nothing: name a file by --store to go on"
     how = "the same command goes on" if kept else lost
     with _opened(bench.sets, runs, store) as trials:
@@ -160,7 +160,7 @@ def rows(run: str | Path, condensed: CondensedSet) -> list[Row]:
     >>> rows("nowhere", few)
     []
     """
-    file = _file(Path(run))
+    file = store_of(run)
     if file is None or not file.exists():
         return []
     with reading(file) as store:
@@ -187,8 +187,13 @@ def _row(group: list[tuple[dict[str, Any], Trial]]) -> Row:
     )
 
 
-def _file(run: Path) -> Path | None:
-    """The store of a run folder, or of the one that a set file is in; None outside run folders."""
+def store_of(run: str | Path) -> Path | None:
+    """The store of a run folder, or of the one that a set file is in; None outside run folders.
+
+    >>> store_of("nowhere") is None
+    True
+    """
+    run = Path(run)
     folder = run if run.is_dir() else run.parent
     return folder / FILE_NAME if (folder / "run.json").exists() else None
 
@@ -203,8 +208,7 @@ def _opened(
             yield stack.enter_context(Trials(store))
             return
         files = {
-            condensed.fingerprint: _file(Path(run))
-            for condensed, run in zip(sets, runs, strict=True)
+            condensed.fingerprint: store_of(run) for condensed, run in zip(sets, runs, strict=True)
         }
         yield _BySet(
             {

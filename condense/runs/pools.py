@@ -11,7 +11,6 @@ FOLDER/KEY.lock     held by the process that trains them, while the others wait
 import contextlib
 import dataclasses
 import json
-import math
 from pathlib import Path
 
 import torch
@@ -57,7 +56,7 @@ def pool_of(
     ['network-00.safetensors', 'network-01.safetensors']
     """
     protocol, every_pass = protocol_of(recipe, dataset), recipe.pool_points == "passes"
-    origin = seed if recipe.pool_seed is None else recipe.pool_seed
+    origin = _origin(recipe, seed)
     turn: contextlib.AbstractContextManager = contextlib.nullcontext()
     if shared:
         folder = _place(dataset, recipe, preprocess, seed, shared)
@@ -97,9 +96,7 @@ def steps_of(recipe: Recipe, dataset: Dataset) -> int:
     >>> steps_of(recipe_for("best", "digits", digits.shape, ipc=1), digits)
     12512
     """
-    protocol = protocol_of(recipe, dataset)
-    a_pass = math.ceil(len(dataset.train) / protocol.batch)
-    return recipe.pool * (protocol.steps or protocol.epochs * a_pass)
+    return recipe.pool * protocol_of(recipe, dataset).length(len(dataset.train))
 
 
 def steps_left(
@@ -133,12 +130,17 @@ def shortened(recipe: Recipe) -> Recipe:
     return recipe.override(brief) if recipe.pool else recipe
 
 
+def _origin(recipe: Recipe, seed: int) -> int:
+    """The seed of the pool's training: its own, or that of the run."""
+    return seed if recipe.pool_seed is None else recipe.pool_seed
+
+
 def _place(
     dataset: Dataset, recipe: Recipe, preprocess: Preprocess, seed: int, shared: Path
 ) -> Path:
     """The folder of a recipe's pool in a folder of pools."""
-    origin = seed if recipe.pool_seed is None else recipe.pool_seed
-    name = key(dataset, recipe.network, preprocess, protocol_of(recipe, dataset), origin)
+    protocol = protocol_of(recipe, dataset)
+    name = key(dataset, recipe.network, preprocess, protocol, _origin(recipe, seed))
     return shared / (f"{name}-passes" if recipe.pool_points == "passes" else name)
 
 

@@ -185,7 +185,7 @@ def fitted(told: Rehearsal, dataset: Dataset, seconds: float) -> Rehearsal:
 
 def _with_pool_cut(recipe: Recipe, dataset: Dataset, steps: int) -> Recipe:
     """The recipe with a pool that is trained for `steps` steps in all, or one for each network."""
-    two_passes = 2 * math.ceil(len(dataset.train) / protocol_of(recipe, dataset).batch)
+    two_passes = 2 * protocol_of(recipe, dataset).steps_of_a_pass(len(dataset.train))
     networks = max(1, min(recipe.pool, steps // two_passes))
     changes = {"pool": networks, "pool_steps": max(1, steps // networks), "pool_epochs": None}
     return recipe.override(changes)

@@ -202,7 +202,6 @@ def _in_memory(
     if ranks.count > 1:
         raise UserError("several ranks need a run folder that all of them see: give --out")
     start = starting_set(dataset, job, preprocess)
-    make_learner(dataset, job, start, ranks)  # raises what is wrong with a job
     job, start = _planned(job, start, dataset, deadline, quiet)
     pool = make_pool(dataset, job, start, ranks)
     learner = make_learner(dataset, job, start, ranks, pool)

@@ -12,7 +12,7 @@ from typing import Any
 
 from condense.data.images import Dataset
 from condense.methods.selection import select
-from condense.runs.evaluations import FILE_NAME, measure
+from condense.runs.evaluations import measure
 from condense.sets.condensed import CondensedSet
 from condense.settings import require
 from condense.study.workers import Workers
@@ -64,20 +64,12 @@ class Bench:
         return measured.scores[self.network]
 
 
-def store_of(run: str | Path) -> Path | None:
-    """The file in a run folder that keeps evaluations; None for a set outside run folders.
-
-    >>> store_of("nowhere") is None
-    True
-    """
-    folder = Path(run)
-    return folder / FILE_NAME if (folder / "run.json").exists() else None
-
-
 def scores(
     sets: Sequence[CondensedSet], bench: Bench, real_accuracy: float | None = None
 ) -> dict[str, Robustness]:
-    """The scores `LRS` and `ARS` of sets of one kind, of which the interval is.
+    """The scores `LRS` and `ARS` of one or more sets of one kind.
+
+    The intervals are over the sets, or over the networks of a single set.
 
     `real_accuracy` is what networks reach that are trained on all real images, in [0, 1]; unless it
     is given, they are trained by `WHOLE`. Raises what `condense.evaluate` raises.

@@ -7,7 +7,7 @@ import torch
 
 from condense.data.images import Dataset
 from condense.data.preprocess import Preprocess, make_preprocess
-from condense.errors import UserError, unknown
+from condense.errors import UserError
 from condense.methods import Looping
 from condense.methods import selection as select
 from condense.methods.base import Learner, Problem
@@ -15,7 +15,7 @@ from condense.runs.engine import Engine
 from condense.runs.job import Job
 from condense.runs.pools import pool_of
 from condense.runs.ranks import Ranks
-from condense.sets.condensed import STORAGES, CondensedSet
+from condense.sets.condensed import CondensedSet
 from condense.sets.provenance import provenance
 from condense.training.pool import Pool
 
@@ -38,8 +38,6 @@ def starting_set(dataset: Dataset, job: Job, preprocess: Preprocess | None = Non
     >>> starting_set(digits, job).images.shape
     torch.Size([20, 1, 8, 8])
     """
-    if job.storage not in STORAGES:
-        raise unknown("storage", job.storage, STORAGES)
     recipe, preprocess = job.recipe, preprocess or make_preprocess(job.recipe.preprocess, dataset)
     start = select.start(
         recipe.init,

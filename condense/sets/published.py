@@ -3,8 +3,8 @@
 condense/sets/shipped/NAME.safetensors   the set
 condense/sets/shipped/NAME.json          its card
 
-A name, such as `cifar10-ipc10-best`, may stand wherever the path of a set may:
-`CondensedSet.load("cifar10-ipc10-best")`, `condensekit evaluate cifar10-ipc10-best`.
+A name, such as `cifar10-ipc1-best`, may stand wherever the path of a set may:
+`CondensedSet.load("cifar10-ipc1-best")`, `condensekit evaluate cifar10-ipc1-best`.
 """
 
 from collections.abc import Mapping

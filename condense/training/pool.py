@@ -293,8 +293,8 @@ def _built(
     """A network, and the same made as fast as `count` trainings of it are worth."""
     network = networks.build(name, dataset.shape, len(dataset.classes)).to(device)
     images = dataset.train
-    a_network = protocol.steps or protocol.epochs * math.ceil(len(images) / protocol.batch)
-    pixels = 3.0 * count * a_network * protocol.batch * images.pixels[0, 0].numel()
+    seen = count * protocol.length(len(images)) * protocol.batch
+    pixels = 3.0 * seen * images.pixels[0, 0].numel()
     return network, accelerate(network, pixels, device)
 
 

@@ -62,13 +62,11 @@ def label_robust_score(
     >>> round(score.value, 3), score.ci95[0] < score.value < score.ci95[1]
     (0.326, True)
     """
-    parts = [(weight, synthetic), (-weight, random), (1 - weight, hard or synthetic)]
-    exact = 0.0
+    parts = [(-weight, random)]
+    parts += [(1.0, synthetic)] if hard is None else [(weight, synthetic), (1 - weight, hard)]
     if isinstance(real, Score):
-        parts.append((weight - 1, real))
-    else:
-        exact = (weight - 1) * real
-    return _score(parts, exact)
+        return _score([*parts, (weight - 1, real)])
+    return _score(parts, exact=(weight - 1) * real)
 
 
 def augmentation_robust_score(
@@ -85,18 +83,14 @@ def augmentation_robust_score(
     0.463
     """
     return _score(
-        [(weight, synthetic), (-weight, random), (1 - weight, plain), (weight - 1, plain_random)], 0
+        [(weight, synthetic), (-weight, random), (1 - weight, plain), (weight - 1, plain_random)]
     )
 
 
-def _score(parts: Sequence[tuple[float, Score]], exact: float) -> Robustness:
-    """The score of a weighted sum of mean accuracies and an exact number."""
-    weights: dict[int, float] = {}
-    scores = {id(score): score for _, score in parts}
-    for weight, score in parts:  # one score may be in the sum twice
-        weights[id(score)] = weights.get(id(score), 0.0) + weight
-    total = exact + sum(weight * scores[key].mean for key, weight in weights.items())
-    half = _half_interval([(weight, _units(scores[key])) for key, weight in weights.items()])
+def _score(parts: Sequence[tuple[float, Score]], exact: float = 0.0) -> Robustness:
+    """The score of a weighted sum of mean accuracies, each measured apart, and an exact number."""
+    total = exact + sum(weight * score.mean for weight, score in parts)
+    half = _half_interval([(weight, _units(score)) for weight, score in parts])
     low, high = max(-1.0, total - half), min(1.0, total + half)
     return Robustness(_normalised(total), (_normalised(low), _normalised(high)))
 

@@ -117,6 +117,23 @@ class Protocol:
         if self.loss not in LOSSES:
             raise unknown("loss", self.loss, LOSSES)
 
+    def steps_of_a_pass(self, images: int) -> int:
+        """The number of steps in which all of so many images are seen once.
+
+        >>> Protocol(batch=64).steps_of_a_pass(50_000)
+        782
+        """
+        return math.ceil(images / self.batch)
+
+    def length(self, images: int) -> int:
+        """The number of steps of a training on so many images.
+
+        >>> Protocol(epochs=2, batch=64).length(100), Protocol(batch=64, steps=3).length(100)
+        (4, 3)
+        """
+        whole = self.epochs * self.steps_of_a_pass(images)
+        return whole if self.steps is None else min(whole, self.steps)
+
     @property
     def drop_after(self) -> int:
         """The pass, counted from 1, after which the schedule `drop` lowers the rate."""
@@ -207,9 +224,8 @@ def train(
     augment = augment or make_augment(protocol.augment)
     training = _Training(network, images, labels, protocol, seed, augment, prepare)
     run = training.graphed() or training.step
-    a_pass = math.ceil(len(images) / protocol.batch)
-    steps = min(protocol.epochs * a_pass, protocol.steps or protocol.epochs * a_pass)
-    epochs, step = math.ceil(steps / a_pass), 0
+    steps = protocol.length(len(images))
+    epochs, step = math.ceil(steps / protocol.steps_of_a_pass(len(images))), 0
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(images), generator=generator(seed, "order", epoch))
         for chosen in order.to(images.device).split(protocol.batch)[: steps - step]:
