@@ -10,6 +10,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from condense.errors import UserError
+from condense.sets import published
 from condense.sets.condensed import CondensedSet
 from continual.fit import Look
 
@@ -33,7 +34,9 @@ class KeptSet:
 
     def __init__(self, source: CondensedSet | str | Path) -> None:
         """Take a set, or read one from its file or run folder."""
-        self._path = None if isinstance(source, CondensedSet) else str(Path(source).absolute())
+        self._path = None if isinstance(source, CondensedSet) else str(source)
+        if self._path is not None and not published.is_name(self._path):
+            self._path = str(Path(self._path).absolute())
         self._set = source if isinstance(source, CondensedSet) else CondensedSet.load(source)
         self._look: Look | None = None
         self.fingerprint = self._set.fingerprint

@@ -27,6 +27,7 @@ from condense.methods.selection import SELECTIONS
 from condense.networks.accelerate import joins_images
 from condense.networks.build import build
 from condense.runs.shelf import Made, Selection, Shelf
+from condense.sets import published
 from condense.sets.condensed import CondensedSet
 from condense.sets.provenance import check_belongs
 from continual.orders import of_classes
@@ -118,9 +119,10 @@ def parse(
     """What the text `method` stands for: a selection, a recipe, or the set in a file.
 
     It is `NAME` or `NAME:key=value,...`, where NAME is a selection, a recipe, or a method, which
-    has its published settings. The settings after the colon are those of the recipe. Or it is the
-    path of a condensed set with images of all classes of `dataset`. `steps` replaces the steps of a
-    recipe. Raises `UserError` for unknown names and for sets of other datasets.
+    has its published settings. The settings after the colon are those of the recipe. Or it is a
+    condensed set with images of all classes of `dataset`: its path, or the name of a published one.
+    `steps` replaces the steps of a recipe. Raises `UserError` for unknown names and for sets of
+    other datasets.
 
     >>> from condense import load_dataset
     >>> parse("datadam:lr=3", load_dataset("digits"), ipc=2, steps=50).lr
@@ -130,7 +132,7 @@ def parse(
     """
     if method in SELECTIONS:
         return Selection(method=method, feature_epochs=FEATURE_EPOCHS)
-    if Path(method).suffix == ".safetensors" or Path(method).is_dir():
+    if Path(method).suffix == ".safetensors" or Path(method).is_dir() or published.is_name(method):
         return _whole(Path(method), dataset)
     name, _, text = method.partition(":")
     if name not in METHODS and name not in RECIPES:

@@ -125,13 +125,14 @@ def _shrunk(data: Data, space_name: str, proxies: tuple[str, ...]) -> tuple["Sou
     Beside condensed sets it has their size.
     """
     from condense.sets.condensed import CondensedSet
+    from condense.sets.published import is_there
     from nas.proxies import parse
     from nas.spaces import space
 
     source = data.source()
     dataset = source.load(download=data.download)
     side = getattr(space(space_name), "RESOLUTION", None)
-    sets = [one.path for one in parse(proxies) if one.path and Path(one.path).exists()]
+    sets = [one.path for one in parse(proxies) if one.path and is_there(one.path)]
     if sets:
         side = CondensedSet.load(sets[0]).shape[1]
     if data.resolution or side is None or min(dataset.shape[1:]) <= side:

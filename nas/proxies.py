@@ -31,6 +31,7 @@ from condense.data.images import Dataset
 from condense.data.preprocess import Preprocess
 from condense.errors import UserError
 from condense.methods.selection import select
+from condense.sets import published
 from condense.sets.condensed import CondensedSet
 from condense.training.train import Protocol
 
@@ -239,7 +240,7 @@ def _shown(path: str) -> str:
 
 def _load(name: str, whole: Dataset, rest: Dataset) -> CondensedSet:
     """The condensed set at the path `name`, after checking that it belongs to the dataset."""
-    if not Path(name).exists():
+    if not published.is_there(name):
         raise UserError(
             f"unknown proxy `{name}`: no such file or folder, and none of {', '.join(KINDS)}"
         )

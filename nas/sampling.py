@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from condense.errors import UserError, unknown
+from condense.errors import UserError, advice, unknown
 from condense.randomness import generator
+from condense.reading import read_text
 from nas.reference import Reference
 from nas.spaces import space
 
@@ -77,14 +78,10 @@ def read_indices(path: str | Path) -> list[str]:
 
     >>> read_indices("an/empty/folder/indices.txt")
     Traceback (most recent call last):
-    condense.errors.UserError: an/empty/folder/indices.txt cannot be read: No such file or directory
+    condense.errors.UserError: an/empty/folder/indices.txt does not exist; write one index ...
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file: write one index or name a line") from None
+    with advice("write one index or name a line"):
+        lines = read_text(path).splitlines()
     found = [text for line in lines if (text := line.partition("#")[0].strip())]
     if not found:
         raise UserError(f"{path} names no architecture: write one index or name a line")

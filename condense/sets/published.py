@@ -72,6 +72,15 @@ def is_name(path: str | Path) -> bool:
     return len(path.parts) == 1 and "-ipc" in path.name and not path.suffix and not path.exists()
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether something is at `path`, or it looks like the name of a published set.
+
+    >>> is_there("cifar10-ipc1-best"), is_there("no/such/folder")
+    (True, False)
+    """
+    return Path(path).exists() or is_name(path)
+
+
 def file(name: str) -> Path:
     """The file of the set called `name`. Raises `UserError` for an unknown one.
 

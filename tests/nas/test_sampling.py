@@ -99,5 +99,5 @@ def test_indices_come_from_a_file(tmp_path):
     with pytest.raises(UserError, match="names no architecture"):
         read_indices(tmp_path / "empty.txt")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x80")
-    with pytest.raises(UserError, match="is not a text file"):
+    with pytest.raises(UserError, match="is damaged or no text"):
         read_indices(tmp_path / "binary.txt")
