@@ -50,7 +50,7 @@ def test_help_of_condense_is_in_groups() -> None:
 @pytest.mark.parametrize("name", sorted(_commands()))
 def test_every_option_has_a_help_and_stands_under_a_heading(name: str) -> None:
     command = _commands()[name]
-    with click.Context(command) as context:
+    with click.Context(command, **command.context_settings) as context:
         options = [one for one in command.get_params(context) if isinstance(one, click.Option)]
     text = run(*name.split(), "--help").output
     for option in options:

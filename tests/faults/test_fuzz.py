@@ -188,7 +188,7 @@ def _options(path: tuple[str, ...]) -> dict[str, bool]:
     for name in path:
         assert isinstance(command, click.Group)
         command = command.commands[name]
-    parameters = command.get_params(click.Context(command))
+    parameters = command.get_params(click.Context(command, **command.context_settings))
     options = [one for one in parameters if isinstance(one, click.Option)]
     # Whatever else is given, the dataset cannot be loaded, so that no work begins.
     return {
@@ -220,7 +220,7 @@ def _parameters(path: tuple[str, ...]) -> list[click.Parameter]:
     for name in path:
         assert isinstance(command, click.Group)
         command = command.commands[name]
-    return command.get_params(click.Context(command))
+    return command.get_params(click.Context(command, **command.context_settings))
 
 
 @given(words=command_lines())
