@@ -32,8 +32,9 @@ class Trials:
     """Every random number follows from it."""
     protocol: str = "dm"
     """`dm` (1,001 passes, batch 256), `dc` (301, 256, no augmentation), `datadam-code` (1,801, 64),
-    `kip` (dm's, squared error), `mtt` (dm's, the set's rate) or `idc` (1,500, 64, CutMix). The
-    flags below change single settings of it; `--epochs` counts the passes that are made."""
+    `kip` (dm's, squared error), `mtt` (dm's, the set's rate), `idc` (1,500, 64, CutMix) or `ncfm`
+    (2,000, 64, CutMix, AdamW). The flags below change single settings of it; `--epochs` counts the
+    passes that are made."""
     scores: bool = False
     """Also tell DD-Ranking's scores LRS and ARS (of the first network), in [0, 1]: what a set is
     worth beside random real images, apart from labels and augmentation. Needs more trainings."""

@@ -1,5 +1,7 @@
 """Training and accuracy, against a loop written out by hand in float64."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -99,6 +101,27 @@ def test_a_mixed_batch_learns_each_label_by_its_share_of_the_pixels(name):
                 parameter -= rate * (gradient + 5e-4 * parameter)
     assert 0 < mixed_steps < 6
     torch.testing.assert_close(weights(ours), weights(reference), rtol=1e-8, atol=1e-9)
+
+
+def test_adamw_with_a_rate_that_halves_after_each_fifth():
+    """The protocol `ncfm`, shortened, beside PyTorch's optimiser and scheduler."""
+    images, labels = some_images(6)
+    protocol = dataclasses.replace(
+        PROTOCOLS["ncfm"], epochs=10, batch=3, augment="none", cutmix=0.0
+    )
+    ours, reference = network("convnet-d1-w4"), network("convnet-d1-w4")
+    train(ours, images, labels, protocol, seed=7)
+    optimizer = torch.optim.AdamW(reference.parameters(), lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=4, gamma=0.5)  # 2 of 10 passes
+    for epoch in range(1, 11):
+        order = torch.randperm(6, generator=generator(7, "order", epoch))
+        for batch in order.split(3):
+            optimizer.zero_grad()
+            F.cross_entropy(reference(images[batch]), labels[batch]).backward()
+            optimizer.step()
+            scheduler.step()
+    assert not torch.allclose(weights(ours), weights(network("convnet-d1-w4")), atol=1e-3)
+    torch.testing.assert_close(weights(ours), weights(reference), rtol=1e-5, atol=1e-6)
 
 
 def test_every_pass_meets_every_image_once_in_an_order_of_its_own():
@@ -205,6 +228,10 @@ def test_named_protocols():
         epochs=1500, batch=64, lr=0.01, momentum=0.9, weight_decay=5e-4,
         augment="idc", cutmix=0.5, schedule="stairs",
     )  # fmt: skip
+    assert PROTOCOLS["ncfm"] == Protocol(
+        epochs=2000, batch=64, optimizer="adamw", lr=1e-3, momentum=0.9, weight_decay=0.01,
+        augment="idc", cutmix=0.5, schedule="fifths",
+    )  # fmt: skip
     assert protocol_for("idc", "mnist").augment == "idc-noflip"
     assert protocol_for("dm", "cifar10").augment == "dsa"
     assert protocol_for("dm", "mnist") == Protocol(augment="dsa-noflip")
@@ -234,6 +261,7 @@ def test_the_drops_of_the_named_protocols():
         {"momentum": 1.0},
         {"weight_decay": -1.0},
         {"cutmix": 1.5},
+        {"nesterov": True, "optimizer": "adamw"},
     ],
 )
 def test_a_protocol_out_of_range_is_refused(wrong):
