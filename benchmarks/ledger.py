@@ -16,15 +16,17 @@ from benchmarks import results
 from benchmarks.tables.published import MAIN
 from condense import Score, UserError
 from condense.command import guard
+from condense.networks.build import canonical
 from condense.reading import read_json
 from condense.report.tables import markdown, percent
+from condense.runs.evaluations import protocol_text
 from condense.writing import write_bytes
 
 FULL = results.FOLDER / "full"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 HEADERS = (
-    "dataset", "IPC", "line", "claimed, %", "measured, %", "95 % interval", "sets x networks",
-    "steps", "real images a step", "hours a set", "record",
+    "dataset", "IPC", "line", "protocol", "network", "claimed, %", "measured, %", "95 % interval",
+    "sets x networks", "steps", "real images a step", "hours a set", "record",
 )  # fmt: skip
 _ORIGINS = {"datadam-256": "datadam", "official-code": "datadam", "paper": "datadam"}
 """The method whose claim a line is held against, where it has another name."""
@@ -32,18 +34,20 @@ _BLOCK = re.compile(r"(?<=<!-- ledger -->\n).*?(?=<!-- end of the ledger -->)", 
 
 
 def lines(records: Iterable[dict[str, Any]], folder: str = "") -> list[str]:
-    """A Markdown table of the records, a row for each dataset, IPC and line.
+    """A Markdown table of the records, a row for each dataset, IPC, line, protocol and network.
 
     A row is over the finished sets; where there is none, over the networks of the first one so far.
     `folder` is where the records are, seen from the page.
 
     >>> record = {
     ...     "name": "cifar10-ipc1-random-seed0", "finished": True, "dataset": "cifar10", "ipc": 1,
+    ...     "seed": 0,
     ...     "line": "random", "how": {"method": "random"}, "condense": [{"seconds": 1.5}],
+    ...     "network": "convnet", "protocol": {"epochs": 1001},
     ...     "score": {"accuracies": [0.14, 0.16]},
     ... }
     >>> print(lines([record])[2])
-    | cifar10 | 1 | random | 14.4 ± 2.0 | 15.0 | 2.3 to 27.7 | 1 x 2 | | | 0.0 | [0](cifar10-ip...
+    | cifar10 | 1 | random | dm | convnet | 14.4 ± 2.0 | 15.0 | 2.3 to 27.7 | 1 x 2 | | | 0.0 | ...
     """
     judged = sorted((one for one in records if _accuracies(one)), key=_row)
     groups = [(row, _comparable(list(group))) for row, group in groupby(judged, key=_row)]
@@ -64,19 +68,20 @@ def _comparable(group: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [one for one in group if one["finished"]] or group[:1]
 
 
-def _cells(row: tuple[str, int, str], group: list[dict[str, Any]], folder: str) -> list[Any]:
-    dataset, ipc, line = row
+def _cells(row: "Row", group: list[dict[str, Any]], folder: str) -> list[Any]:
+    dataset, ipc, line, protocol, network = row
     runs = [_accuracies(one) for one in group]
     score, how = Score(tuple(chain(*runs)), len(runs)), group[0]["how"]
     hours = sum(leg["seconds"] for one in group for leg in one["condense"]) / len(group) / 3600
-    files = ", ".join(
-        f"[{one['name'].rpartition('seed')[2]}]({folder}{one['name']}.json)" for one in group
-    )
+    files = ", ".join(f"[{one['seed']}]({folder}{one['name']}.json)" for one in group)
+    claimed = MAIN.get((_ORIGINS.get(line, line), f"{dataset} IPC {ipc}"), "")
     return [
         dataset,
         ipc,
         line,
-        MAIN.get((_ORIGINS.get(line, line), f"{dataset} IPC {ipc}"), ""),
+        protocol,
+        network,
+        claimed if (protocol, network) == ("dm", "convnet") else "",
         percent([score.mean], digits=1),
         percent(score.ci95, digits=1) if len(score.accuracies) > 1 else "",
         f"{len(runs)} x {len(runs[0])}",
@@ -87,8 +92,15 @@ def _cells(row: tuple[str, int, str], group: list[dict[str, Any]], folder: str) 
     ]
 
 
-def _row(record: dict[str, Any]) -> tuple[str, int, str]:
-    return record["dataset"], record["ipc"], record["line"]
+Row = tuple[str, int, str, str, str]
+"""Dataset, IPC, line, protocol and network."""
+
+
+def _row(record: dict[str, Any]) -> Row:
+    network = canonical(record["network"], (3, 32, 32))
+    short = "convnet" if network == canonical("convnet", (3, 32, 32)) else network
+    protocol = protocol_text(record["protocol"])
+    return record["dataset"], record["ipc"], record["line"], protocol, short
 
 
 def page(text: str, table: list[str]) -> str:

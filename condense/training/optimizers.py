@@ -76,7 +76,7 @@ class AdamW:
             fused=True,
             capturable=device.type == "cuda",
         )
-        self.state = []
+        self.state: list[Tensor] = []
         """The number of steps and the two means of each parameter."""
         for parameter in parameters:
             own = {
