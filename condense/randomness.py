@@ -65,7 +65,34 @@ def uniforms(seed: int, purpose: str, step: int | Tensor, lanes: Tensor, count: 
     >>> torch.equal(uniforms(0, "augment", 5, torch.tensor([7]), 3)[0], all_classes[7])
     True
     """
+    bits = _bits(seed, purpose, step, lanes, count)
+    return ((bits >> 40) & 0xFFFFFF).to(torch.float32) * 2.0**-24
+
+
+def keys(seed: int, purpose: str, step: int | Tensor, lanes: Tensor, count: int) -> Tensor:
+    """Random keys to draw without replacement by: the k columns with the smallest keys of a row.
+
+    They are int64 [L, count], from 0 on, and all different in a row, so that every device sorts
+    them alike. The arguments are those of `uniforms`. Raises `ValueError` above 2**24 columns.
+
+    >>> row = keys(0, "real", 5, torch.tensor([7]), 1000)[0]
+    >>> len(row.unique()), bool((row >= 0).all())
+    (1000, True)
+    """
+    if count > 1 << _COLUMN_BITS:
+        raise ValueError(f"{count} columns are too many for a draw: at most 2**{_COLUMN_BITS}")
+    bits = _bits(seed, purpose, step, lanes, count)
+    columns = torch.arange(count, dtype=torch.int64, device=lanes.device)
+    random = (bits >> 1) & (0x7FFFFFFFFFFFFFFF >> _COLUMN_BITS << _COLUMN_BITS)
+    return random | columns
+
+
+_COLUMN_BITS = 24
+"""The low bits of a key, which hold the number of its column. 39 bits are random."""
+
+
+def _bits(seed: int, purpose: str, step: int | Tensor, lanes: Tensor, count: int) -> Tensor:
+    """Random 64 bits as int64 [L, count]."""
     stream = _mix(_mix(lanes * _GOLDEN + derive(seed, purpose)) + step)
     columns = torch.arange(1, count + 1, dtype=torch.int64, device=lanes.device)
-    bits = _mix(stream[:, None] + columns * _GOLDEN)
-    return ((bits >> 40) & 0xFFFFFF).to(torch.float32) * 2.0**-24
+    return _mix(stream[:, None] + columns * _GOLDEN)

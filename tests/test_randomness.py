@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from condense.randomness import derive, generator, uniforms
+from condense.randomness import derive, generator, keys, uniforms
 
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -51,6 +51,20 @@ def test_step_as_a_tensor_and_lanes_in_any_order() -> None:
     some = torch.tensor([40, 3, 17])
     assert torch.equal(drawn[some], uniforms(3, "test", 11, some, 5))
     assert torch.equal(drawn[:, :2], uniforms(3, "test", 11, lanes, 2))
+
+
+def test_keys_never_tie_and_sort_like_the_uniform_numbers_that_do_not() -> None:
+    lanes, columns, ties = torch.arange(40), 5000, 0
+    drawn, uniform = keys(3, "test", 11, lanes, columns), uniforms(3, "test", 11, lanes, columns)
+    for row, numbers in zip(drawn, uniform, strict=True):
+        assert len(row.unique()) == columns
+        ties += columns - len(numbers.unique())
+        assert numbers[row.argsort()].diff().min() >= 0
+    assert ties > 0  # of the float32 numbers: else this test would show nothing
+    assert torch.equal(keys(3, "test", torch.tensor(11), lanes[[7]], 9)[0], keys(
+        3, "test", 11, lanes, 9)[7])  # fmt: skip
+    with pytest.raises(ValueError, match="too many"):
+        keys(0, "test", 0, lanes[:1], 2**24 + 1)
 
 
 def test_uniforms_are_uniform() -> None:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from condense.data.images import Dataset
 from condense.data.preprocess import Preprocess, Whiten
-from condense.randomness import uniforms
+from condense.randomness import keys
 
 _WHITENED_BYTES = 2 * 2**30
 """The most memory that a whitened training set may take. CIFAR takes 0.6 GB."""
@@ -68,12 +68,11 @@ class RealImages:
         """
         per_class = per_class or self._per_class
         table, counts = self._table[classes], self._counts[classes]
-        keys = uniforms(self._seed, purpose, step, classes, table.shape[1])
-        keys = keys.masked_fill(
-            torch.arange(table.shape[1], device=keys.device) >= counts[:, None], 2.0
-        )
-        order = keys.topk(min(per_class, table.shape[1]), dim=1, largest=False).indices
-        places = torch.arange(per_class, device=keys.device) % counts[:, None]
+        drawn = keys(self._seed, purpose, step, classes, table.shape[1])
+        columns = torch.arange(table.shape[1], device=drawn.device)
+        drawn = drawn.masked_fill(columns >= counts[:, None], torch.iinfo(torch.int64).max)
+        order = drawn.topk(min(per_class, table.shape[1]), dim=1, largest=False).indices
+        places = torch.arange(per_class, device=drawn.device) % counts[:, None]
         chosen = table.gather(1, order.gather(1, places)).flatten()
         return (
             self._pixels[chosen] if self._whitened else self._preprocess.apply(self._pixels[chosen])

@@ -51,6 +51,6 @@ def cutmix(
     rows, columns = covered(images.shape[2], down), covered(images.shape[3], right)
     cut = rows[:, None] & columns & (mixes < probability)
     lanes = torch.arange(len(images), device=images.device)
-    others = uniforms(seed, "cutmix others", step, lanes, 1)[:, 0].argsort()
+    others = uniforms(seed, "cutmix others", step, lanes, 1)[:, 0].argsort(stable=True)
     own = 1 - cut.to(images.dtype).mean()
     return torch.where(cut, images[others], images), others, own
