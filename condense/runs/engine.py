@@ -120,10 +120,11 @@ class Engine(Learner):
                 "so ranks cannot share them"
             )
         matched = self.per_class * recipe.formation**2  # decoded synthetic images per class
-        self.chunks = _chunks(chunk, num_classes, matched * pixels, joint, device)[rank::ranks]
+        chunks = _chunks(chunk, num_classes, matched * pixels, joint, device, ranks)
+        self.chunks = chunks[rank::ranks]
         if not self.chunks:
             raise UserError(
-                f"{ranks} ranks are more than there are chunks of classes: "
+                f"{ranks} ranks are more than there are chunks of classes ({len(chunks)}): "
                 "start fewer, or give a smaller --chunk"
             )
         self.classes = torch.cat(self.chunks)
@@ -348,11 +349,17 @@ def _by_class(described: Described, num_classes: int) -> Described:
 
 
 def _chunks(
-    chunk: int | None, num_classes: int, pixels_a_class: int, joint: bool, device: torch.device
+    chunk: int | None,
+    num_classes: int,
+    pixels_a_class: int,
+    joint: bool,
+    device: torch.device,
+    ranks: int,
 ) -> list[Tensor]:
     """All classes, int64, in chunks of `chunk` classes, or of a number that suits the device.
 
-    That number divides the number of classes, because each further shape would be compiled anew.
+    That number divides the number of classes, because each further shape would be compiled anew,
+    and leaves every rank at least one chunk, if there are as many classes as ranks.
     """
     if joint:
         if chunk is not None and chunk < num_classes:
@@ -362,7 +369,7 @@ def _chunks(
             )
         chunk = num_classes
     elif chunk is None:
-        most = max(1, min(num_classes, _CHUNK_PIXELS[device.type] // pixels_a_class))
+        most = max(1, min(num_classes // ranks, _CHUNK_PIXELS[device.type] // pixels_a_class))
         chunk = max(size for size in range(1, most + 1) if num_classes % size == 0)
     if chunk < 1:
         raise UserError(f"--chunk {chunk}: it must be 1 or more")

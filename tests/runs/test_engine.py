@@ -175,6 +175,13 @@ def test_a_state_saved_before_the_first_step_is_a_start() -> None:
     assert torch.equal(undisturbed.images, resumed.images)
 
 
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_every_rank_has_classes_unless_the_user_asks_for_larger_chunks(ranks: int) -> None:
+    shares = [engine(rank=rank, ranks=ranks).classes.tolist() for rank in range(ranks)]
+    assert all(shares)
+    assert sorted(sum(shares, [])) == list(range(CLASSES))
+
+
 def test_batch_norm_refuses_chunks() -> None:
     with pytest.raises(UserError, match="BatchNorm joins all 6 classes"):
         engine({"network": "convnet-w16-batch"}, chunk=2)
