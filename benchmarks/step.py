@@ -4,7 +4,7 @@ Both are measured turn by turn in one process.
 
 The floor is the larger of operations over the matrix rate and bytes over the copy rate, both
 measured in this run. Operations: a forward pass of the real images, and a forward pass and the
-gradient towards the input of the synthetic ones, each at the rate of the type it is computed in.
+gradient towards the input of the synthetic ones, at the rate of the type they are computed in.
 Bytes: every convolution's output written and read once, since no norm can be applied before its map
 is complete; thrice for synthetic images, whose maps and gradients are needed too.
 
@@ -145,8 +145,8 @@ def floor(setting: Setting, rates: dict[str, float]) -> float:
         maps, _ = model.observe(image)
     operations, values = counter.get_total_flops(), sum(one.numel() for one in maps)
     real, synthetic = CLASSES * setting.real_batch, CLASSES * setting.ipc
-    arithmetic = real * operations / rates["real"] + synthetic * 2 * operations / rates["float32"]
-    traffic = 2 * values * (real * rates["real_bytes"] + synthetic * 3 * 4) / rates["copy"]
+    arithmetic = (real + synthetic * 2) * operations / rates["network"]
+    traffic = 2 * values * (real + synthetic * 3) * rates["network_bytes"] / rates["copy"]
     return max(arithmetic, traffic)
 
 
@@ -155,10 +155,10 @@ def rates_of(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """What `floor` needs of a device: with the rate of matrix products, and with the best one."""
     half = fast_bfloat16(device)
-    memory = {"copy": copy_rate(device, clock), "real_bytes": 2 if half else 4}
+    memory = {"copy": copy_rate(device, clock), "network_bytes": 2 if half else 4}
     both = {
         "float32": matrix_rates(torch.float32, device, clock),
-        "real": matrix_rates(torch.bfloat16 if half else torch.float32, device, clock),
+        "network": matrix_rates(torch.bfloat16 if half else torch.float32, device, clock),
     }
     of_products = memory | {kind: product for kind, (product, _) in both.items()}
     return of_products, memory | {kind: max(pair) for kind, pair in both.items()}

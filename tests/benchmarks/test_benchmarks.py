@@ -5,6 +5,7 @@ What they conclude from numbers is right.
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import breakdown, demo, recipes, results, scale
+from benchmarks import breakdown, demo, judge, recipes, results, scale, trainings
 from benchmarks.campaign import __main__ as campaign
 from benchmarks.campaign import workplace
 from condense import CondensedSet, Protocol
@@ -460,6 +462,59 @@ def test_a_step_is_timed_against_reference_and_floor(tmp_path: Path) -> None:
     assert found["ratio_ci95"][0] <= found["ratio_ci95"][1]
     assert found["floor_s"] > 0
     assert found["peak_bytes"] > 0
+
+
+# ---- judge
+
+
+def test_a_set_is_judged_again_network_by_network(tmp_path: Path, undisturbed: Path) -> None:
+    """A command that was stopped after one network trains only the others, and comes out alike."""
+    for path in (undisturbed / f"{FIRST}.json", undisturbed / record(undisturbed)["set"]):
+        shutil.copy(path, tmp_path)
+    for repeats in (1, 3):
+        flags = ["--network", "mlp", "--repeats", repeats, "--out", tmp_path]
+        assert run(judge.main, FIRST, *flags, "--protocol", "dc").exit_code == 0
+    judged = record(tmp_path, f"{FIRST}-dc-mlp")
+    legs = [leg["accuracies"] for leg in judged["evaluate"]]
+    assert [len(leg) for leg in legs] == [1, 2]
+    assert judged["score"]["accuracies"] == legs[0] + legs[1]
+    assert (judged["finished"], judged["protocol"]["epochs"], judged["line"]) == (
+        True, 301, "datadam",
+    )  # fmt: skip
+    whole = shutil.copytree(tmp_path, tmp_path / "whole")
+    (whole / f"{FIRST}-dc-mlp.json").unlink()
+    assert run(judge.main, FIRST, *flags, "--protocol", "dc", "--out", whole).exit_code == 0
+    assert accuracies(whole) != record(whole, f"{FIRST}-dc-mlp")["score"]["accuracies"]
+    assert record(whole, f"{FIRST}-dc-mlp")["score"] == judged["score"]
+
+
+# ---- trainings
+
+
+def test_both_ways_train_alike_and_stand_beside_the_floor() -> None:
+    """Without augmentation, and with all images in each step, both take the same steps."""
+    work = dataclasses.replace(
+        trainings.WORKS["a cell of NAS-Bench-201, 16 px"],
+        protocol=Protocol(epochs=1, batch=16, lr=0.05, augment="none", nesterov=True),
+    )
+    images = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    labels, cpu = torch.arange(16) % 10, torch.device("cpu")
+    networks = [work.network(16).double(), work.network(16).double()]
+    for way, network in zip((trainings.ours, trainings.plain), networks, strict=True):
+        way(dataclasses.replace(work, network=lambda size, it=network: it), cpu)(
+            images.double(), labels, 3
+        )
+    for one, other in zip(*(network.parameters() for network in networks), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+    asked = trainings.Asked(steps=2, turns=2, images=16)
+    rates = {"float32": 1e9, "network": 2e9, "copy": 1e12}
+    found = trainings.measure(work, asked, rates)
+    with FlopCounterMode(display=False) as counter:
+        work.network(16)(images).sum().backward()
+    assert found["floor_s"] == pytest.approx(counter.get_total_flops() / 1e9, rel=0.01)
+    assert found["times_the_floor"] == found["ours_s"] / found["floor_s"]
+    assert found["ratio_ci95"][0] <= found["ratio"] <= found["ratio_ci95"][1]
 
 
 # ---- demo
