@@ -1,7 +1,8 @@
 """Put a measured set into the package: `python -m benchmarks.publish cifar10-ipc10-best-seed0`.
 
-The set and its accuracies are those of the record in `benchmarks/results/full`. Only condensed
-images are published, no selections of real ones.
+The set and its accuracies are those of the record in `benchmarks/results/full`; `NAME-idc` is the
+record of a set that was judged again (`benchmarks.judge`), by protocol `idc`. Only condensed images
+are published, no selections of real ones.
 """
 
 import shutil
@@ -42,11 +43,12 @@ def publish(name: str, full: Path, folder: Path) -> Path:
         raise UserError(f"{name} is not finished: {record['note']}")
     if "steps" not in record["how"]:
         raise UserError(f"{name} is a selection of real images, which are not published")
-    condensed = CondensedSet.load(full / record["set"])
+    file = full / read_json(full / f"{record.get('of', name)}.json")["set"]
+    condensed = CondensedSet.load(file)
     card = _card(name, record, condensed)
     short = f"{card.dataset}-ipc{card.ipc}-{card.recipe}"
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(full / record["set"], folder / f"{short}.safetensors")
+    shutil.copyfile(file, folder / f"{short}.safetensors")
     write_json(folder / f"{short}.json", plain(card))
     return folder / f"{short}.safetensors"
 

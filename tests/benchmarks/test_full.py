@@ -26,7 +26,8 @@ def test_every_published_set_is_the_one_that_was_measured() -> None:
         assert (card.dataset, card.ipc, card.seed) == tuple(
             record[key] for key in ("dataset", "ipc", "seed")
         )
-        measured = CondensedSet.load(ledger.FULL / record["set"])
+        made = read_json(ledger.FULL / f"{record.get('of', record['name'])}.json")
+        measured = CondensedSet.load(ledger.FULL / made["set"])
         assert CondensedSet.load(name).fingerprint == measured.fingerprint
         assert measured.provenance["steps"] == card.steps
 
