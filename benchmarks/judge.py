@@ -30,7 +30,7 @@ from condense.runs.shelf import Made, Selection, Shelf
 from condense.sets.provenance import check_belongs
 from condense.settings import read_value
 from condense.training.evaluate import Repeats
-from condense.training.train import protocol_for
+from condense.training.protocol import protocol_for
 from condense.writing import write_json
 
 

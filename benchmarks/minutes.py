@@ -28,7 +28,7 @@ from condense.report.tables import markdown, percent
 from condense.runs.evaluations import measure
 from condense.study.workers import Workers
 from condense.training.evaluate import Evaluation
-from condense.training.train import protocol_for
+from condense.training.protocol import protocol_for
 from condense.writing import write_bytes
 
 HEADERS = (

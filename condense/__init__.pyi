@@ -10,5 +10,5 @@ from .runs.run import condense as condense
 from .runs.run import resume as resume
 from .sets.condensed import CondensedSet as CondensedSet
 from .training.evaluate import evaluate as evaluate
+from .training.protocol import Protocol as Protocol
 from .training.score import Score as Score
-from .training.train import Protocol as Protocol

@@ -12,8 +12,7 @@ from condense.sets.condensed import CondensedSet
 from condense.settings import at_least, require
 from condense.study.study import MOST_TASKS
 from condense.study.trials import Key
-from condense.training import train as training
-from condense.training.train import Protocol
+from condense.training.protocol import Protocol, protocol_for
 from continual.tasks import ScratchTask, StreamTask
 
 MODES = ("scratch", "replay")
@@ -114,7 +113,7 @@ class Plan:
         """How every network is trained."""
         default = {"scratch": 1000, "replay": 20}[self.mode]
         epochs = default if self.epochs is None else self.epochs
-        protocol = training.protocol_for("dm", dataset.name)
+        protocol = protocol_for("dm", dataset.name)
         return dataclasses.replace(protocol, epochs=epochs, batch=self.batch)
 
     def tasks(self, method: str) -> list[ScratchTask] | list[StreamTask]:

@@ -26,7 +26,7 @@ from condense.errors import UserError
 from condense.networks.base import Network
 from condense.networks.build import initialise
 from condense.randomness import derive
-from condense.training.train import Protocol
+from condense.training.protocol import Protocol
 from continual.buffer import CondensedBuffer
 from continual.strategies import CondensedDER, CondensedERACE, CondensedICaRL
 

@@ -13,7 +13,8 @@ from condense.networks.accelerate import accelerate
 from condense.networks.base import Network
 from condense.networks.build import build, initialise
 from condense.randomness import derive
-from condense.training.train import Protocol, accuracy, train
+from condense.training.protocol import Protocol
+from condense.training.train import accuracy, train
 from continual.memories import union
 from continual.plan import MemoryBench
 from continual.tasks import ScratchTask

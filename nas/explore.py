@@ -250,7 +250,7 @@ def explore(
 
     >>> from tempfile import TemporaryDirectory
     >>> from condense import load_dataset
-    >>> from condense.training.train import Protocol
+    >>> from condense.training.protocol import Protocol
     >>> from nas.regime import Regime
     >>> with TemporaryDirectory() as out:
     ...     found = explore(

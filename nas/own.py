@@ -16,7 +16,7 @@ from condense.data.images import Dataset
 from condense.errors import UserError
 from condense.networks.base import Shape
 from condense.randomness import derive
-from condense.training.train import Protocol
+from condense.training.protocol import Protocol
 from nas.regime import Regime
 
 Networks = Mapping[str, Callable[[], nn.Module]]

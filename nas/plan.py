@@ -12,7 +12,7 @@ from condense.sets.provenance import version
 from condense.settings import at_least, plain, read, read_text, replaced, require
 from condense.study.record import Record
 from condense.study.study import MOST_TASKS
-from condense.training.train import Protocol
+from condense.training.protocol import Protocol
 from nas.own import Own
 from nas.proxies import FREE
 from nas.reference import Reference, load

@@ -33,7 +33,7 @@ from condense.errors import UserError
 from condense.methods.selection import select
 from condense.sets import published
 from condense.sets.condensed import CondensedSet
-from condense.training.train import Protocol
+from condense.training.protocol import Protocol
 
 KINDS = ("random", "early-stop", "whole")
 """The kinds of proxies of real images."""

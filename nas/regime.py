@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 
 from condense.errors import unknown
 from condense.settings import require
-from condense.training.train import Protocol
+from condense.training.protocol import Protocol
 
 STATISTICS = {
     "proxy": "BatchNorm's averages are taken anew from the proxy's images after training",

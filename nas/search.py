@@ -86,7 +86,7 @@ def search(
 
     >>> from tempfile import TemporaryDirectory
     >>> from condense import load_dataset
-    >>> from condense.training.train import Protocol
+    >>> from condense.training.protocol import Protocol
     >>> with TemporaryDirectory() as out:
     ...     result = search(
     ...         load_dataset("digits"), space_name="convnet720", out=out, proxies=["random:1"],
@@ -175,7 +175,7 @@ def train_reference(
 
     >>> from tempfile import TemporaryDirectory
     >>> from condense import load_dataset
-    >>> from condense.training.train import Protocol
+    >>> from condense.training.protocol import Protocol
     >>> with TemporaryDirectory() as out:
     ...     result = train_reference(
     ...         load_dataset("digits"), space_name="convnet720", out=out, sample=[0, 1], images=50,

@@ -23,7 +23,8 @@ from condense.data.preprocess import Preprocess
 from condense.networks.accelerate import accelerate
 from condense.randomness import derive, generator
 from condense.study.trials import Key
-from condense.training.train import Diverged, Protocol, train
+from condense.training.protocol import Protocol
+from condense.training.train import Diverged, train
 from nas import free as baselines
 from nas.proxies import FREE, Proxy
 from nas.regime import Regime

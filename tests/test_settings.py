@@ -14,7 +14,7 @@ from condense.methods import METHODS
 from condense.methods.recipes import RECIPES, from_json, recipe_for
 from condense.settings import described, plain, read, replaced
 from condense.training.experts import Training
-from condense.training.train import Protocol
+from condense.training.protocol import Protocol
 from continual.plan import Plan as StreamPlan
 from nas.spaces import SPACES, space
 from nas.training import Regime

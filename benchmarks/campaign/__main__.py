@@ -45,7 +45,7 @@ from condense.reading import read_json
 from condense.runs.shelf import Made
 from condense.study.interrupt import Interrupted, stoppable
 from condense.study.workers import Workers
-from condense.training.train import protocol_for
+from condense.training.protocol import protocol_for
 from condense.writing import write_bytes
 
 

@@ -11,7 +11,7 @@ from condense.methods import METHODS
 from condense.methods.recipes import published_as
 from condense.methods.selection import SELECTIONS
 from condense.runs.shelf import Made, Selection
-from condense.training.train import protocol_for
+from condense.training.protocol import protocol_for
 
 DEFAULT = "default"
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {

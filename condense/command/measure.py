@@ -97,7 +97,7 @@ def evaluate(
     from condense.runs.shelf import source_of
     from condense.sets.condensed import CondensedSet
     from condense.training.evaluate import Evaluation
-    from condense.training.train import protocol_for
+    from condense.training.protocol import protocol_for
 
     sets = [CondensedSet.load(path) for path in runs]
     data_dir = None if data.data_dir is None else str(data.data_dir)

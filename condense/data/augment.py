@@ -15,7 +15,7 @@ Shapes: N images, C classes, ch channels of H x W pixels; `u` [N, 3] holds each 
 numbers in [0, 1).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -92,18 +92,33 @@ class DSA:
         """
         if not self.operations:
             return images
-        lane = torch.zeros(
-            1, dtype=torch.int64, device=step.device if isinstance(step, Tensor) else "cpu"
-        )
-        drawn = integers(
-            uniforms(seed, "augment training", step, lane, 1)[:, 0], len(self.operations)
-        )
         lanes = torch.arange(len(images), device=images.device)
         u = uniforms(seed, "augment training images", step, lanes, 3)
-        if isinstance(step, Tensor):
-            return _one_each(images, self.operations, drawn.expand(len(images)), u)
+        if isinstance(step, Tensor) and len(self.operations) > 1:
+            return _one_each(
+                images, self.operations, self._which(seed, step).expand(len(images)), u
+            )
         # The draw is known here, so that only the drawn operation needs to run.
-        return _one_each(images, (self.operations[int(drawn)],), torch.zeros_like(lanes), u)
+        only = self if isinstance(step, Tensor) else self.drawn(seed, step)
+        return _one_each(images, only.operations, torch.zeros_like(lanes), u)
+
+    def drawn(self, seed: int, step: int) -> "DSA":
+        """Only what `training` draws in a step: in this step, it does the same.
+
+        >>> DSA(("crop", "flip")).drawn(seed=0, step=1).name
+        'crop'
+        """
+        if len(self.operations) < 2:
+            return self
+        return DSA((self.operations[int(self._which(seed, step))],))
+
+    def _which(self, seed: int, step: int | Tensor) -> Tensor:
+        """The number of the operation that `training` draws in a step, int64 [1]."""
+        device = step.device if isinstance(step, Tensor) else "cpu"
+        lane = torch.zeros(1, dtype=torch.int64, device=device)
+        return integers(
+            uniforms(seed, "augment training", step, lane, 1)[:, 0], len(self.operations)
+        )
 
 
 def _one_each(images: Tensor, operations: tuple[str, ...], drawn: Tensor, u: Tensor) -> Tensor:
@@ -166,6 +181,12 @@ class Chain:
         for place, link in enumerate(self.when_training):
             images = link.training(images, derive(seed, "augment link", place), step)
         return images
+
+    def drawn(self, seed: int, step: int) -> "Chain":
+        """Only what `training` draws in a step, as `DSA.drawn`."""
+        links = enumerate(self.when_training)
+        drawn = (link.drawn(derive(seed, "augment link", place), step) for place, link in links)
+        return replace(self, when_training=tuple(drawn))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from condense.randomness import derive, generator
 from condense.sets.condensed import CondensedSet
 from condense.sets.mosaics import check, encode
 from condense.sets.provenance import provenance
-from condense.training.train import Protocol, train
+from condense.training.protocol import Protocol
+from condense.training.train import train
 
 SELECTIONS = {
     "random": "images drawn at random",

@@ -20,8 +20,8 @@ from condense.study.study import Store, Study
 from condense.study.trials import Key, Trial, Trials, reading
 from condense.study.workers import Workers
 from condense.training.evaluate import KIND, Evaluation
+from condense.training.protocol import PROTOCOLS
 from condense.training.score import Score
-from condense.training.train import PROTOCOLS
 
 FILE_NAME = "evaluations.sqlite"  # inside a run folder
 
@@ -55,7 +55,7 @@ class Row:
     """What networks of one architecture reached that were trained on one set by one protocol.
 
     >>> import dataclasses
-    >>> from condense.training.train import Protocol
+    >>> from condense.training.protocol import Protocol
     >>> protocol, tested_on = dataclasses.asdict(Protocol(epochs=40)), "362 test images of digits"
     >>> row = Row("mlp", protocol, seed=7, tested_on=tested_on, score=Score((0.5, 0.7)))
     >>> row.protocol_text, row.to_json()["mean"]
@@ -87,7 +87,7 @@ def protocol_text(protocol: dict[str, Any]) -> str:
     """The name of the protocol that is nearest to these fields of one, and what differs from it.
 
     >>> import dataclasses
-    >>> from condense.training.train import Protocol
+    >>> from condense.training.protocol import Protocol
     >>> protocol_text(dataclasses.asdict(Protocol(epochs=40)))
     'dm with epochs 40'
     """

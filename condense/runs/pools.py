@@ -22,7 +22,7 @@ from condense.files import digest
 from condense.methods.base import Recipe
 from condense.networks.build import canonical
 from condense.training.pool import Pool, train_pool, training_of
-from condense.training.train import Protocol
+from condense.training.protocol import Protocol
 
 
 def pool_of(

@@ -17,13 +17,13 @@ from condense.sets.condensed import CondensedSet
 from condense.settings import require
 from condense.study.workers import Workers
 from condense.training.evaluate import Evaluation
+from condense.training.protocol import Protocol
 from condense.training.robustness import (
     Robustness,
     augmentation_robust_score,
     label_robust_score,
 )
 from condense.training.score import Score
-from condense.training.train import Protocol
 
 WHOLE = Protocol(epochs=20, batch=64, schedule="cosine")
 """How networks are trained on all real images; the augmentation is that of the sets' protocol."""

@@ -37,8 +37,9 @@ from condense.settings import require
 from condense.study.study import MOST_TASKS, Store, Study
 from condense.study.trials import Key, Trial, Trials
 from condense.study.workers import Workers
+from condense.training.protocol import Protocol, protocol_for
 from condense.training.score import Score
-from condense.training.train import Protocol, accuracy, check_labels, protocol_for, train
+from condense.training.train import accuracy, check_labels, train
 
 KIND = "evaluate"
 """The kind of the trials of evaluations in a store."""
@@ -64,7 +65,7 @@ def evaluate(
     ----------
     sets: made from `dataset` under one preprocessing, which the test images get too.
     networks: names; the result has a `Score` for each.
-    protocol: a name of `condense.training.train.PROTOCOLS`, or a `Protocol`, taken literally. (A
+    protocol: a name of `condense.training.protocol.PROTOCOLS`, or a `Protocol`, taken literally. (A
         name never mirrors digits.)
     seed: with a set's position and the repeat it determines weights, order and augmentation, so
         more repeats extend fewer.

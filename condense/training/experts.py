@@ -25,7 +25,8 @@ from condense.randomness import derive
 from condense.settings import above, at_least, plain, read, require
 from condense.study.record import differences, locked, read_record, write_record
 from condense.training.descent import weights_of
-from condense.training.train import Protocol, train
+from condense.training.protocol import Protocol
+from condense.training.train import train
 
 _RECORD = "experts.json"
 _STORAGES = {"float16": torch.float16, "float32": torch.float32}

@@ -33,7 +33,8 @@ from condense.progress import progress
 from condense.randomness import derive, uniforms
 from condense.sets.condensed import CondensedSet
 from condense.training.descent import weights_of
-from condense.training.train import Protocol, train
+from condense.training.protocol import Protocol
+from condense.training.train import train
 
 _BATCH = 64
 

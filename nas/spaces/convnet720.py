@@ -18,7 +18,7 @@ from condense.errors import UserError, unknown
 from condense.networks.base import Network, Shape, extra_padding
 from condense.networks.build import ConvNetSpec, build
 from condense.randomness import generator
-from condense.training.train import Protocol
+from condense.training.protocol import Protocol
 from nas.regime import Regime
 
 NAME = "convnet720"

@@ -18,7 +18,7 @@ from torch import nn
 
 from condense.errors import UserError
 from condense.networks.build import build
-from condense.training.train import Protocol
+from condense.training.protocol import Protocol
 from continual import (
     CondensedBuffer,
     CondensedBufferWithLogits,

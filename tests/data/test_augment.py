@@ -5,10 +5,12 @@ What is drawn, by whom, how often; gradients.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from scipy import stats
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from condense.data.augment import DSA, Chain, make_augment, suited
 from condense.data.operations import OPERATIONS
@@ -504,3 +506,33 @@ def test_policies_are_seeded_and_stay_pixels(name: str, channels: int) -> None:
     # Images draw on their own: copies of one image come out in several ways.
     copies = augment.training(expand(images[0], 16), seed=3, step=4)
     assert len({tuple(one.flatten().tolist()) for one in copies}) > 5
+
+
+class Launches(TorchDispatchMode):
+    """Counts operations that a GPU would launch a kernel for: those that make no view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), named: Any = None
+    ) -> Any:
+        self.count += not function.is_view and "empty" not in function.name()
+        return function(*arguments, **(named or {}))
+
+
+@pytest.mark.parametrize("name", ["dsa", "idc", "none", "color+crop"])
+def test_only_what_a_step_draws_is_launched_and_changes_no_bit(name: str) -> None:
+    """The number of the step is a tensor, as in a CUDA graph, and what it draws is known ahead."""
+    augment, images = make_augment(name), torch.rand(6, 3, 8, 8)
+    launched = {"all": 0, "drawn": 0}
+    for step in range(12):
+        for which, one in (("all", augment), ("drawn", augment.drawn(3, step))):
+            with Launches() as launches:
+                result = one.training(images, 3, torch.tensor(step))
+            launched[which] += launches.count
+            assert torch.equal(result, augment.training(images, 3, step))
+    if name == "dsa":
+        assert launched["drawn"] < 0.4 * launched["all"]
+    assert launched["drawn"] <= launched["all"]

@@ -21,7 +21,7 @@ from condense.methods.dc import gradient_distance
 from condense.networks import build as networks
 from condense.randomness import generator
 from condense.training.experts import Training, train_experts
-from condense.training.train import Protocol
+from condense.training.protocol import Protocol
 
 NETWORK = "convnet-d2-w8"
 SMALL = {

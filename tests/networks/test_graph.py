@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from condense.data.augment import make_augment
 from condense.networks import graph
 from condense.networks.build import build, initialise
 from condense.networks.graph import Graphed
-from condense.training.train import Protocol, train
+from condense.training.protocol import Protocol
+from condense.training.train import train
 
 SHAPE, CLASSES = (3, 8, 8), 3
 
@@ -78,7 +80,9 @@ def test_training_step_by_step_as_a_graph_changes_no_bit(
 ) -> None:
     protocol = Protocol(epochs=5, batch=4, lr=0.05, **changes)
     captured = trained(name, protocol)
-    assert len(stand_in) == 2  # a graph for each size of batch
+    # A graph for each operation that was drawn, and each size of the batches that it was drawn for.
+    steps, dsa = protocol.length(10), make_augment(protocol.augment)
+    assert len(stand_in) == len({(dsa.drawn(5, k), k % 3 == 2) for k in range(steps)})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("condense.training.train.has_graphs", lambda device: False)
         assert torch.equal(trained(name, protocol), captured)

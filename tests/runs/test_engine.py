@@ -3,6 +3,8 @@
 The same draws, but loops over classes and images, eager, in the default layout.
 """
 
+from itertools import chain
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -179,7 +181,7 @@ def test_a_state_saved_before_the_first_step_is_a_start() -> None:
 def test_every_rank_has_classes_unless_the_user_asks_for_larger_chunks(ranks: int) -> None:
     shares = [engine(rank=rank, ranks=ranks).classes.tolist() for rank in range(ranks)]
     assert all(shares)
-    assert sorted(sum(shares, [])) == list(range(CLASSES))
+    assert sorted(chain(*shares)) == list(range(CLASSES))
 
 
 def test_batch_norm_refuses_chunks() -> None:

@@ -19,7 +19,7 @@ from condense.runs.pools import pool_of, protocol_of, steps_of
 from condense.sets.mosaics import decode
 from condense.training.descent import weights_of
 from condense.training.pool import Pool, begin
-from condense.training.train import Protocol
+from condense.training.protocol import Protocol
 
 CPU, NAME, IPC = torch.device("cpu"), "convnet-d2-w8", 2
 SMALL = {"network": NAME, "real_batch": 8, "steps": 6, "pool": 2, "pool_epochs": 1}

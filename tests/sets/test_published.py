@@ -11,7 +11,7 @@ from condense.data.preprocess import make_preprocess
 from condense.methods.selection import select
 from condense.sets import published
 from condense.settings import plain
-from condense.training.train import Protocol
+from condense.training.protocol import Protocol
 from condense.writing import write_json
 from continual.kept import KeptSet
 from continual.memories import parse

@@ -22,8 +22,9 @@ from condense.study.interrupt import Interrupted
 from condense.study.trials import Trials
 from condense.study.workers import Workers
 from condense.training.evaluate import Evaluation, evaluate
+from condense.training.protocol import PROTOCOLS, Protocol
 from condense.training.score import Score
-from condense.training.train import PROTOCOLS, Protocol, train
+from condense.training.train import train
 
 NETWORK = "convnet-d2-w16"
 QUICK = Protocol(epochs=4, augment="dsa-noflip")

@@ -11,7 +11,8 @@ from condense.data.preprocess import Standardize
 from condense.errors import UserError
 from condense.networks.build import build, initialise
 from condense.randomness import generator
-from condense.training.train import PROTOCOLS, Protocol, accuracy, protocol_for, train
+from condense.training.protocol import PROTOCOLS, Protocol, protocol_for
+from condense.training.train import accuracy, train
 
 SHAPE, CLASSES = (2, 8, 8), 3
 PLAIN = Protocol(epochs=5, batch=4, lr=0.05, augment="none")
