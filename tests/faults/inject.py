@@ -10,6 +10,7 @@ line says ends with the same files as the undisturbed run.
 import ctypes
 import errno
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -17,6 +18,8 @@ import resource
 import shutil
 import signal
 import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +28,7 @@ from typing import Any
 import scenarios
 from process import Attempt, in_order, start, to_the_end
 from scenarios import SCENARIOS, Scenario
-from shim import Shim
+from shim import Clock, Failing, Shim
 
 
 class Trial:
@@ -37,32 +40,35 @@ class Trial:
         self.clear()
         self.undisturbed = home / "undisturbed"
         self.begin(self.undisturbed)
-        shim = Shim()
-        counted = home / "count"
+        self.events, self.seconds = self.measure(self.undisturbed, Shim())
+        self.expected = scenario.outcome(self.undisturbed)
+
+    def measure(self, folder: Path, shim: Shim | Failing) -> tuple[int, float]:
+        """Run undisturbed; returns how often something might have happened, and the seconds."""
+        counted = self.home / "count"
 
         def count() -> None:
             shim.install()
             end = os._exit
             os._exit = lambda code: (counted.write_text(str(shim.count)), end(code))  # type: ignore
 
-        attempt = start(self.command(self.undisturbed), count)()
+        attempt = start(self.command(folder), count)()
         assert attempt.code == 0, attempt
-        self.seconds = attempt.seconds
-        self.events = int(counted.read_text())
-        self.expected = scenario.outcome(self.undisturbed)
+        return int(counted.read_text()), attempt.seconds
 
     def clear(self) -> None:
         """Forget what was found so far."""
         self.wrong: list[str] = []
         self.ends = Counter[int]()
-        self.seconds_at_most, self.memory = 0.0, 0
+        self.longest, self.work, self.memory = 0.0, 0.0, 0
 
     def found(self) -> dict[str, Any]:
         """How many disturbed commands there were, how they ended, and what was wrong."""
         return {
             "tried": self.ends.total(),
             "ends": dict(self.ends),
-            "seconds at most": round(self.seconds_at_most, 1),
+            "seconds at most": round(self.longest, 1),
+            "CPU seconds at most": round(self.work, 1),
             "MB at most": self.memory // 10**6,
             "wrong": self.wrong,
         }
@@ -70,7 +76,8 @@ class Trial:
     def note(self, what: str, attempt: Attempt, codes: set[int]) -> bool:
         """Count a disturbed command, and note what is wrong with its end; whether all is well."""
         self.ends[attempt.code] += 1
-        self.seconds_at_most = max(self.seconds_at_most, attempt.seconds)
+        self.longest = max(self.longest, attempt.seconds)
+        self.work = max(self.work, attempt.work)
         self.memory = max(self.memory, attempt.memory)
         if wrong := in_order(attempt, codes):
             self.wrong.append(f"{what}: {wrong}")
@@ -127,6 +134,58 @@ def at_any_moment(trial: Trial, fault: str, most: int) -> None:
         folder, moment = trial.fresh(), choose.uniform(0, trial.seconds)
         attempt = start(trial.command(folder), kill_after=moment)()
         trial.check(f"killed after {moment:.4f} s", attempt, {-signal.SIGKILL, 0}, folder)
+
+
+def failing_calls(trial: Trial, fault: str, most: int) -> None:
+    """One call to the system fails, once, at up to `most` of the moments at which it may."""
+    choose = random.Random(fault)
+    calls = range(1, trial.measure(trial.fresh(), Failing())[0] + 1)
+    for at in sorted(choose.sample(calls, min(most, len(calls)))):
+        error = choose.choice([errno.EIO, errno.ENOSPC, errno.EACCES, errno.EMFILE, errno.ESTALE])
+        folder = trial.fresh()
+        attempt = start(trial.command(folder), Failing(at, error).install)()
+        what = f"{errno.errorcode[error]} at call {at} of {len(calls)}"
+        trial.check(what, attempt, {2, 0}, folder)
+
+
+def jumping_clock(trial: Trial, fault: str, most: int) -> None:
+    """The date jumps by ten years all the time, and nothing depends on it."""
+    for seed in range(most):
+        folder = trial.fresh()
+        attempt = start(trial.command(folder), Clock(seed).install)()
+        trial.check(f"the clock {seed}", attempt, {0}, folder)
+
+
+def little_memory(trial: Trial, fault: str, most: int) -> None:
+    """The process may take only some bytes of memory more than it has at its start."""
+    mib = [0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 192, 256]
+    for more in mib[:: max(1, len(mib) // most)]:
+        folder = trial.fresh()
+
+        def limit(more: int = more) -> None:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            bound = pages * resource.getpagesize() + more * 2**20
+            resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+
+        attempt = start(trial.command(folder), limit)()
+        trial.check(f"{more} MiB of memory", attempt, {2, 0}, folder)
+
+
+def dying_workers(trial: Trial, fault: str, most: int) -> None:
+    """SIGKILL to a worker process at a random moment: another does its task."""
+    choose = random.Random(fault)
+
+    def kill(moment: float) -> None:
+        while not (workers := multiprocessing.active_children()):
+            time.sleep(0.01)
+        time.sleep(moment)
+        os.kill(workers[0].pid or 0, signal.SIGKILL)
+
+    for _ in range(most):
+        folder, moment = trial.fresh(), choose.uniform(0, trial.seconds)
+        thread = threading.Thread(target=kill, args=(moment,), daemon=True)
+        attempt = start(trial.command(folder), thread.start)()
+        trial.check(f"a worker killed after {moment:.2f} s", attempt, {0}, folder)
 
 
 def _signal(number: int) -> Callable[[], None]:
@@ -236,6 +295,10 @@ def _plain(printed: str, folder: Path) -> str:
 EXPERIMENTS: dict[str, Callable[[Trial, str, int], None]] = {
     **dict.fromkeys(FAULTS, at_every_write),
     "sudden": at_any_moment,
+    "call": failing_calls,
+    "clock": jumping_clock,
+    "memory": little_memory,
+    "worker": dying_workers,
     "small-files": small_files,
     "two-at-once": two_at_once,
     "read-only": read_only,

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 import scenarios
 
-LIMIT = 120.0
-"""Seconds after which a command that should have ended is killed, and counts as hanging."""
+LIMIT = 300.0
+"""Seconds after which a command is killed, and counts as hanging, on however busy a machine."""
+MOST_WORK = 20.0
+"""The seconds of a processor that no small command may need."""
 HUNG = 1000
 """The exit code of a command that was killed for hanging."""
 MOST_MEMORY = 2 * 2**30
@@ -29,6 +31,8 @@ class Attempt:
     """Its exit code; the negative number of a signal that killed it; `HUNG`."""
     printed: str
     seconds: float
+    work: float
+    """The seconds for which it had a processor."""
     memory: int
     """The most bytes of memory that it used."""
 
@@ -64,7 +68,8 @@ def start(
         status, used = os.wait4(child, 0)[1:]
         timer.cancel()
         code = HUNG if hung.is_set() else os.waitstatus_to_exitcode(status)
-        return Attempt(code, printed, time.monotonic() - began, used.ru_maxrss * 1024)
+        work = used.ru_utime + used.ru_stime
+        return Attempt(code, printed, time.monotonic() - began, work, used.ru_maxrss * 1024)
 
     return ended
 
@@ -110,7 +115,7 @@ def in_order(attempt: Attempt, codes: set[int]) -> str:
     code, printed = attempt.code, attempt.printed
     if "Traceback" in printed or code not in codes:
         return f"exit code {code}: {printed[-1500:]}"
-    if attempt.memory > MOST_MEMORY:
-        return f"{attempt.memory} bytes of memory"
+    if attempt.memory > MOST_MEMORY or attempt.work > MOST_WORK:
+        return f"{attempt.memory} bytes of memory, {attempt.work:.1f} s of a processor"
     errors = [line for line in printed.splitlines() if line.startswith("error:")]
     return f"{len(errors)} errors: {printed[-1500:]}" if len(errors) != (code == 2) else ""

@@ -100,6 +100,16 @@ def _experts(folder: Path) -> list[str]:
     return ["experts", *SMALL, *amount, "--out", str(folder)]
 
 
+def _search(workers: str) -> Scenario:
+    space = ["--resolution", "16", "--space", "convnet720", "--sample", "2", "--seeds", "1"]
+    amount = ["--held-out", "100", "--epochs", "1", "--proxy", "random:1", "--workers", workers]
+    return Scenario(
+        command=lambda folder: ["nas", *DIGITS, *space, *amount, "--out", str(folder)],
+        outcome=_bytes("ranking.csv", "ranking.json"),
+        reads=lambda folder: [(["nas", "show", str(folder)], {0})],
+    )
+
+
 SCENARIOS = {
     "condense": _condense("--recipe", "datadam", "--set", "lr=0.5"),
     "pooled": _condense("--recipe", "best", "--set", "pool=1", "--set", "pool_steps=2"),
@@ -135,24 +145,6 @@ SCENARIOS = {
         outcome=lambda folder: json.loads((folder / "summary.json").read_text())["methods"],
         reads=lambda folder: [(["continual", "--resume", str(folder)], {2})],
     ),
-    "nas": Scenario(
-        command=lambda folder: [
-            *(
-                "nas",
-                *DIGITS,
-                "--resolution",
-                "16",
-                "--space",
-                "convnet720",
-                "--sample",
-                "2",
-                "--seeds",
-                "1",
-            ),
-            *("--held-out", "100", "--epochs", "1", "--proxy", "random:1", "--workers", "0"),
-            *("--out", str(folder)),
-        ],
-        outcome=_bytes("ranking.csv", "ranking.json"),
-        reads=lambda folder: [(["nas", "show", str(folder)], {0})],
-    ),
+    "nas": _search("0"),
+    "workers": _search("1"),
 }
