@@ -20,8 +20,8 @@ test: $(VENV)/.installed  ## the whole suite
 test-fast: $(VENV)/.installed  ## without the tests marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m "not slow"
 
-faults: $(VENV)/.installed  ## many more injected faults and random inputs than the suite tries: hours
-	FAULTS=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rP -n auto tests/faults
+faults: $(VENV)/.installed  ## many more injected faults and random inputs than the suite tries: an hour or more; goes on
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/long.py faults.jsonl
 
 lint: $(VENV)/.installed  ## style, types, and the direction of imports
 	$(BIN)/ruff check .

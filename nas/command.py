@@ -305,7 +305,7 @@ def convert(official: Path, conversion: Conversion) -> None:
     """
     from nas.reference import convert as turn
 
-    turn(official, conversion.out, trust_pickle=conversion.trust_pickle)
+    turn(official, conversion.out, trust_pickle=conversion.trust_pickle, force=conversion.force)
     click.echo(conversion.out)
 
 

@@ -193,3 +193,5 @@ class Conversion:
     """Load the file, a pickle: it can run any code. Only if you trust its source."""
     out: Path = Path("nasbench201.csv.gz")
     """Table to write."""
+    force: bool = False
+    """Replace the file `--out` if it is there."""

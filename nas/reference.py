@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from condense.errors import UserError, advice, unknown
 from condense.reading import check_file, read_table
 from condense.settings import require, within
-from condense.writing import write_bytes
+from condense.writing import check_new, write_bytes
 from nas.spaces import SPACES, space
 
 _SEEDS = (777, 888, 999)
@@ -323,15 +323,19 @@ def _accuracy(results: Any, dataset: str, split: str, seed: int | None = None) -
     ]
 
 
-def convert(pth: str | Path, table: str | Path, *, trust_pickle: bool = False) -> Reference:
+def convert(
+    pth: str | Path, table: str | Path, *, trust_pickle: bool = False, force: bool = False
+) -> Reference:
     """Read the official file or folder at `pth`, and write it as a compact table to `table`.
 
-    Raises `UserError` as `from_official` does.
+    Raises `UserError` as `from_official` does, and if `table` is there, unless `force` says to
+    replace it.
 
     >>> convert("NAS-Bench-201-v1_1-096897.pth", "nasbench201.csv.gz")
     Traceback (most recent call last):
     condense.errors.UserError: NAS-Bench-201-v1_1-096897.pth is a pickle and can run any code ...
     """
+    check_new(Path(table), force=force)
     reference = from_official(pth, trust_pickle=trust_pickle)
     reference.save(table)
     return reference

@@ -10,153 +10,25 @@ line says ends with the same files as the undisturbed run.
 import ctypes
 import errno
 import json
+import multiprocessing
 import os
 import random
 import re
 import resource
-import shlex
 import shutil
 import signal
-import sqlite3
 import sys
 import threading
-import traceback
+import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import scenarios
+from process import Attempt, in_order, start, to_the_end
 from scenarios import SCENARIOS, Scenario
-
-LIMIT = 120.0
-"""Seconds after which a command counts as hanging."""
-_WATCHED = ("fsync", "replace", "rename", "link", "mkdir", "rmdir", "unlink", "write")
-"""Functions of `os` that write. A fault may come before and after each call."""
-
-
-class Shim:
-    """Calls `act` at event number `at`, where an event is the moment before or after a write."""
-
-    def __init__(self, at: int = 0, act: Callable[[], None] = lambda: None) -> None:
-        self.count, self.at, self.act = 0, at, act
-
-    def event(self) -> None:
-        self.count += 1
-        if self.count == self.at:
-            self.act()
-
-    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(*arguments: Any, **options: Any) -> Any:
-            self.event()
-            result = function(*arguments, **options)
-            self.event()
-            return result
-
-        return watched
-
-    def install(self) -> None:
-        """Watch the functions that write files, and the database."""
-        for name in _WATCHED:
-            setattr(os, name, self.around(getattr(os, name)))
-        shim, fdopen, connect = self, os.fdopen, sqlite3.connect
-
-        class Connection(sqlite3.Connection):
-            execute = self.around(sqlite3.Connection.execute)  # type: ignore[assignment]
-
-        class Halves:
-            """A file that is written in two halves, with an event between them."""
-
-            def __init__(self, file: Any) -> None:
-                self.file = file
-
-            def write(self, content: bytes) -> int:
-                half = len(content) // 2
-                self.file.write(content[:half])
-                self.file.flush()
-                shim.event()
-                self.file.write(content[half:])
-                return len(content)
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(self.file, name)
-
-            def __enter__(self) -> "Halves":
-                return self
-
-            def __exit__(self, *_: object) -> None:
-                self.file.close()
-
-        def opened(handle: int, mode: str = "r", *more: Any, **options: Any) -> Any:
-            file = fdopen(handle, mode, *more, **options)
-            return Halves(file) if "w" in mode and "b" in mode else file
-
-        os.fdopen = opened
-        sqlite3.connect = lambda *a, **o: connect(*a, **o, factory=Connection)
-
-
-Attempt = tuple[int, str]
-"""The exit code of a command, and what it printed."""
-
-
-def start(
-    arguments: list[str], prepare: Callable[[], None] = lambda: None
-) -> Callable[[], Attempt]:
-    """Begin a command in a forked process; returns the function that waits for its end."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        code = 99
-        try:
-            for stream in (1, 2):
-                os.dup2(writer, stream)
-            sys.stdout, sys.stderr = (open(n, "w", closefd=False) for n in (1, 2))  # noqa: SIM115
-            sys.argv = ["condensekit", *arguments]
-            prepare()
-            scenarios.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    os.close(writer)
-
-    def ended() -> Attempt:
-        timer = threading.Timer(LIMIT, os.kill, (child, signal.SIGKILL))
-        timer.start()
-        with os.fdopen(reader, "rb") as pipe:
-            printed = pipe.read().decode(errors="replace")
-        status = os.waitpid(child, 0)[1]
-        timer.cancel()
-        return os.waitstatus_to_exitcode(status), printed
-
-    return ended
-
-
-def to_the_end(arguments: list[str]) -> Attempt:
-    """Run a command, then what its error says to go on with, as a user would."""
-    for _ in range(3):
-        code, printed = start(arguments)()
-        advice = re.search(r"go on with `([^`]*)`", printed)
-        if code != 2 or not advice:
-            break
-        arguments = shlex.split(advice[1])
-    return code, printed
-
-
-def in_order(attempt: Attempt, codes: set[int]) -> str:
-    """What is wrong with the end of a command; empty if it ended with one of `codes`, tracelessly.
-
-    An error is one line. Other lines are those of progress and of results.
-    """
-    code, printed = attempt
-    if "Traceback" in printed or code not in codes:
-        return f"exit code {code}: {printed[-1500:]}"
-    errors = [line for line in printed.splitlines() if line.startswith("error:")]
-    return f"{len(errors)} errors: {printed[-1500:]}" if len(errors) != (code == 2) else ""
+from shim import Clock, Failing, Shim
 
 
 class Trial:
@@ -164,28 +36,58 @@ class Trial:
 
     def __init__(self, scenario: Scenario, home: Path) -> None:
         self.scenario, self.home = scenario, home
-        self.wrong: list[str] = []
-        self.tried = 0
+        home.mkdir(exist_ok=True)
+        self.clear()
         self.undisturbed = home / "undisturbed"
         self.begin(self.undisturbed)
-        shim = Shim()
-        counted = home / "count"
+        self.events, self.seconds = self.measure(self.undisturbed, Shim())
+        self.expected = scenario.outcome(self.undisturbed)
+
+    def measure(self, folder: Path, shim: Shim | Failing) -> tuple[int, float]:
+        """Run undisturbed; returns how often something might have happened, and the seconds."""
+        counted = self.home / "count"
 
         def count() -> None:
             shim.install()
             end = os._exit
             os._exit = lambda code: (counted.write_text(str(shim.count)), end(code))  # type: ignore
 
-        attempt = start(self.command(self.undisturbed), count)()
-        assert attempt[0] == 0, attempt
-        self.events = int(counted.read_text())
-        self.expected = scenario.outcome(self.undisturbed)
+        attempt = start(self.command(folder), count)()
+        assert attempt.code == 0, attempt
+        return int(counted.read_text()), attempt.seconds
+
+    def clear(self) -> None:
+        """Forget what was found so far."""
+        self.wrong: list[str] = []
+        self.ends = Counter[int]()
+        self.longest, self.work, self.memory = 0.0, 0.0, 0
+
+    def found(self) -> dict[str, Any]:
+        """How many disturbed commands there were, how they ended, and what was wrong."""
+        return {
+            "tried": self.ends.total(),
+            "ends": dict(self.ends),
+            "seconds at most": round(self.longest, 1),
+            "CPU seconds at most": round(self.work, 1),
+            "MB at most": self.memory // 10**6,
+            "wrong": self.wrong,
+        }
+
+    def note(self, what: str, attempt: Attempt, codes: set[int]) -> bool:
+        """Count a disturbed command, and note what is wrong with its end; whether all is well."""
+        self.ends[attempt.code] += 1
+        self.longest = max(self.longest, attempt.seconds)
+        self.work = max(self.work, attempt.work)
+        self.memory = max(self.memory, attempt.memory)
+        if wrong := in_order(attempt, codes):
+            self.wrong.append(f"{what}: {wrong}")
+        return not wrong
 
     def begin(self, folder: Path) -> None:
         """Make what the scenario starts from."""
         if self.scenario.before:
-            code, printed = start(self.scenario.before(folder))()
-            assert code == 0, printed
+            attempt = start(self.scenario.before(folder))()
+            assert attempt.code == 0, attempt
 
     def command(self, folder: Path) -> list[str]:
         return self.scenario.command(folder)
@@ -199,17 +101,15 @@ class Trial:
 
     def check(self, what: str, attempt: Attempt, codes: set[int], folder: Path) -> None:
         """Note what is wrong with a disturbed command, and with the end that it comes to."""
-        self.tried += 1
-        if wrong := in_order(attempt, codes):
-            self.wrong.append(f"{what}: {wrong}")
-        advice = re.search(r"go on with `(\w+)", attempt[1])
-        if attempt[0] == 130 and advice and advice[1] != self.command(folder)[0]:
-            self.wrong.append(f"{what}: {attempt[1]} names another command")
+        self.note(what, attempt, codes)
+        advice = re.search(r"go on with `(\w+)", attempt.printed)
+        if attempt.code == 130 and advice and advice[1] != self.command(folder)[0]:
+            self.wrong.append(f"{what}: {attempt.printed} names another command")
         if not folder.exists() and self.scenario.before:
             self.begin(folder)
         end = to_the_end(self.command(folder))
-        if "Traceback" in end[1] or end[0] not in self.scenario.ends:
-            self.wrong.append(f"{what}, then: exit code {end[0]}: {end[1][-1500:]}")
+        if "Traceback" in end.printed or end.code not in self.scenario.ends:
+            self.wrong.append(f"{what}, then: exit code {end.code}: {end.printed[-1500:]}")
         elif self.scenario.outcome(folder) != self.expected:
             self.wrong.append(f"{what}: it ends differently")
 
@@ -225,6 +125,67 @@ def at_every_write(trial: Trial, fault: str, most: int) -> None:
         shim = Shim(at, act)
         attempt = start(trial.command(folder), shim.install)()
         trial.check(f"{fault} at write event {at} of {trial.events}", attempt, codes, folder)
+
+
+def at_any_moment(trial: Trial, fault: str, most: int) -> None:
+    """SIGKILL from outside, at `most` random moments."""
+    choose = random.Random(fault)
+    for _ in range(most):
+        folder, moment = trial.fresh(), choose.uniform(0, trial.seconds)
+        attempt = start(trial.command(folder), kill_after=moment)()
+        trial.check(f"killed after {moment:.4f} s", attempt, {-signal.SIGKILL, 0}, folder)
+
+
+def failing_calls(trial: Trial, fault: str, most: int) -> None:
+    """One call to the system fails, once, at up to `most` of the moments at which it may."""
+    choose = random.Random(fault)
+    calls = range(1, trial.measure(trial.fresh(), Failing())[0] + 1)
+    for at in sorted(choose.sample(calls, min(most, len(calls)))):
+        error = choose.choice([errno.EIO, errno.ENOSPC, errno.EACCES, errno.EMFILE, errno.ESTALE])
+        folder = trial.fresh()
+        attempt = start(trial.command(folder), Failing(at, error).install)()
+        what = f"{errno.errorcode[error]} at call {at} of {len(calls)}"
+        trial.check(what, attempt, {2, 0}, folder)
+
+
+def jumping_clock(trial: Trial, fault: str, most: int) -> None:
+    """The date jumps by ten years all the time, and nothing depends on it."""
+    for seed in range(most):
+        folder = trial.fresh()
+        attempt = start(trial.command(folder), Clock(seed).install)()
+        trial.check(f"the clock {seed}", attempt, {0}, folder)
+
+
+def little_memory(trial: Trial, fault: str, most: int) -> None:
+    """The process may take only some bytes of memory more than it has at its start."""
+    mib = [0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 192, 256]
+    for more in mib[:: max(1, len(mib) // most)]:
+        folder = trial.fresh()
+
+        def limit(more: int = more) -> None:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            bound = pages * resource.getpagesize() + more * 2**20
+            resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+
+        attempt = start(trial.command(folder), limit)()
+        trial.check(f"{more} MiB of memory", attempt, {2, 0}, folder)
+
+
+def dying_workers(trial: Trial, fault: str, most: int) -> None:
+    """SIGKILL to a worker process at a random moment: another does its task."""
+    choose = random.Random(fault)
+
+    def kill(moment: float) -> None:
+        while not (workers := multiprocessing.active_children()):
+            time.sleep(0.01)
+        time.sleep(moment)
+        os.kill(workers[0].pid or 0, signal.SIGKILL)
+
+    for _ in range(most):
+        folder, moment = trial.fresh(), choose.uniform(0, trial.seconds)
+        thread = threading.Thread(target=kill, args=(moment,), daemon=True)
+        attempt = start(trial.command(folder), thread.start)()
+        trial.check(f"a worker killed after {moment:.2f} s", attempt, {0}, folder)
 
 
 def _signal(number: int) -> Callable[[], None]:
@@ -267,7 +228,7 @@ def two_at_once(trial: Trial, fault: str, most: int) -> None:
         folder = trial.fresh()
         ends = [start(trial.command(folder)) for _ in range(2)]
         first, second = (end() for end in ends)
-        if 0 not in (first[0], second[0]):
+        if 0 not in (first.code, second.code):
             trial.wrong.append(f"neither of two processes ended well: {first}, {second}")
         for attempt in (first, second):
             trial.check(f"pair {number}", attempt, {0, 2}, folder)
@@ -281,9 +242,8 @@ def read_only(trial: Trial, fault: str, most: int) -> None:
         path.chmod(0o555 if path.is_dir() else 0o444)
 
     for command, codes in trial.scenario.reads(folder):
-        trial.tried += 1
-        if wrong := in_order(start(command, _without_privileges)(), codes):
-            trial.wrong.append(f"{' '.join(command)}, read-only: {wrong}")
+        attempt = start(command, _without_privileges)()
+        trial.note(f"{' '.join(command)}, read-only", attempt, codes)
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755)
 
@@ -317,13 +277,13 @@ def damaged(trial: Trial, fault: str, most: int) -> None:
             whole, trial.scenario.reads(folder), strict=True
         ):
             here = [word.replace(str(trial.undisturbed), str(folder)) for word in command]
-            code, printed = start(here)()
-            trial.tried += 1
+            attempt = start(here)()
             what = f"{file.name} damaged at {place}, {' '.join(command)}"
-            if wrong := in_order((code, printed), {0, 2, *codes}):
-                trial.wrong.append(f"{what}: {wrong}")
-            elif code == 0 and _plain(printed, folder) != _plain(undisturbed[1], trial.undisturbed):
-                trial.wrong.append(f"{what}: accepted, and says {printed[-500:]}")
+            said = _plain(attempt.printed, folder)
+            if not trial.note(what, attempt, {0, 2, *codes}) or attempt.code != 0:
+                continue
+            if said != _plain(undisturbed.printed, trial.undisturbed):
+                trial.wrong.append(f"{what}: accepted, and says {attempt.printed[-500:]}")
 
 
 def _plain(printed: str, folder: Path) -> str:
@@ -334,11 +294,23 @@ def _plain(printed: str, folder: Path) -> str:
 
 EXPERIMENTS: dict[str, Callable[[Trial, str, int], None]] = {
     **dict.fromkeys(FAULTS, at_every_write),
+    "sudden": at_any_moment,
+    "call": failing_calls,
+    "clock": jumping_clock,
+    "memory": little_memory,
+    "worker": dying_workers,
     "small-files": small_files,
     "two-at-once": two_at_once,
     "read-only": read_only,
     "damaged": damaged,
 }
+
+
+def inject(trial: Trial, fault: str, most: int) -> dict[str, Any]:
+    """Try up to `most` faults of a kind; returns how many there were, and what went wrong."""
+    trial.clear()
+    EXPERIMENTS[fault](trial, fault, most)
+    return {"fault": fault, "events": trial.events} | trial.found()
 
 
 if __name__ == "__main__":
@@ -348,7 +320,4 @@ if __name__ == "__main__":
     trial = Trial(SCENARIOS[name], Path(home))
     for one in wanted:
         fault, _, most = one.partition("=")
-        trial.tried, trial.wrong = 0, []
-        EXPERIMENTS[fault](trial, fault, int(most))
-        found = {"fault": fault, "events": trial.events, "tried": trial.tried}
-        print(json.dumps(found | {"wrong": trial.wrong}), flush=True)
+        print(json.dumps(inject(trial, fault, int(most))), flush=True)

@@ -1,14 +1,18 @@
 """What faults are injected into: small commands, how each goes on, and what it must come to."""
 
+import importlib
 import json
 import os
+import pkgutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # the checkout that this file is in
+ROOT = Path(__file__).parents[2]
+"""The checkout that this file is in."""
+sys.path.insert(0, str(ROOT))
 
 DIGITS = ["--dataset", "digits"]
 SMALL = [*DIGITS, "--network", "convnet-d1-w8"]
@@ -37,6 +41,9 @@ def load() -> None:
 
     from condense import load_dataset
 
+    for package in ("condense", "continual", "nas"):
+        for module in pkgutil.walk_packages([str(ROOT / package)], f"{package}."):
+            importlib.import_module(module.name)
     torch.set_num_threads(1)
     load_dataset("digits")
     os.environ["COLUMNS"] = "200"
@@ -93,11 +100,21 @@ def _experts(folder: Path) -> list[str]:
     return ["experts", *SMALL, *amount, "--out", str(folder)]
 
 
+def _search(workers: str) -> Scenario:
+    space = ["--resolution", "16", "--space", "convnet720", "--sample", "2", "--seeds", "1"]
+    amount = ["--held-out", "100", "--epochs", "1", "--proxy", "random:1", "--workers", workers]
+    return Scenario(
+        command=lambda folder: ["nas", *DIGITS, *space, *amount, "--out", str(folder)],
+        outcome=_bytes("ranking.csv", "ranking.json"),
+        reads=lambda folder: [(["nas", "show", str(folder)], {0})],
+    )
+
+
 SCENARIOS = {
     "condense": _condense("--recipe", "datadam", "--set", "lr=0.5"),
     "pooled": _condense("--recipe", "best", "--set", "pool=1", "--set", "pool_steps=2"),
     "dm": _condense("--method", "dm"),
-    "dc": _condense("--method", "dc", "--set", "inner_steps=1"),
+    "dc": _condense("--method", "dc", "--set", "outer_loops=1", "--set", "inner_loops=1"),
     "kip": _condense("--method", "kip"),
     "select": Scenario(
         command=_select,
@@ -128,24 +145,6 @@ SCENARIOS = {
         outcome=lambda folder: json.loads((folder / "summary.json").read_text())["methods"],
         reads=lambda folder: [(["continual", "--resume", str(folder)], {2})],
     ),
-    "nas": Scenario(
-        command=lambda folder: [
-            *(
-                "nas",
-                *DIGITS,
-                "--resolution",
-                "16",
-                "--space",
-                "convnet720",
-                "--sample",
-                "2",
-                "--seeds",
-                "1",
-            ),
-            *("--held-out", "100", "--epochs", "1", "--proxy", "random:1", "--workers", "0"),
-            *("--out", str(folder)),
-        ],
-        outcome=_bytes("ranking.csv", "ranking.json"),
-        reads=lambda folder: [(["nas", "show", str(folder)], {0})],
-    ),
+    "nas": _search("0"),
+    "workers": _search("1"),
 }

@@ -34,9 +34,11 @@ from nas.plan import SearchPlan, SearchRecord
 from nas.reference import load as load_reference
 from nas.spaces import space
 
-MANY = 5000 if os.environ.get("FAULTS") == "long" else 60
 FUZZ = settings(
-    max_examples=MANY, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+    max_examples=int(os.environ.get("INPUTS", "60")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    database=None,
 )
 READERS: dict[str, Callable[[Path], Any]] = {
     "file.json": read_json,

@@ -241,6 +241,16 @@ def test_official_file_becomes_a_table(official, tmp_path):
     assert reference.known("cifar10_valid_seed888") == [6]
 
 
+def test_a_table_that_is_there_is_kept_without_force(official, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("mine")
+    with pytest.raises(UserError, match=r"table\.csv exists: .* --force"):
+        convert(official, table, trust_pickle=True)
+    assert table.read_text() == "mine"
+    convert(official, table, trust_pickle=True, force=True)
+    assert load(table, "nasbench201").known("cifar10_test") == [0, 6]
+
+
 def test_official_file_needs_trust(official, tmp_path):
     with pytest.raises(UserError, match="--trust-pickle"):
         convert(official, tmp_path / "table.csv")
