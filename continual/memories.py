@@ -180,6 +180,41 @@ def memories(
     ]
 
 
+def seconds(
+    recipe: Recipe | CondensedSet | Selection,
+    dataset: Dataset,
+    groups: Sequence[Sequence[int]],
+    shelf: Shelf,
+    *,
+    ipc: int,
+    seed: int = 0,
+) -> float | None:
+    """How long the memories of all groups took to make; None where that is not known.
+
+    The parameters are those of `memories`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from condense import load_dataset
+    >>> digits, groups = load_dataset("digits"), [(3, 8), (1, 0)]
+    >>> with TemporaryDirectory() as folder:
+    ...     shelf = Shelf(folder=Path(folder), quiet=True)
+    ...     how = {"recipe": Selection(method="random"), "shelf": shelf, "ipc": 2}
+    ...     _ = memories(dataset=digits, groups=groups, **how)
+    ...     seconds(dataset=digits, groups=groups, **how) < 100
+    True
+    """
+    if isinstance(recipe, CondensedSet):
+        return None
+    wanted = Made(source=Source(name=dataset.name), ipc=ipc, seed=seed, how=recipe)
+    made_of = (
+        [dataset]
+        if separable(recipe, dataset)
+        else [of_classes(dataset, sorted(group)) for group in groups]
+    )
+    known = [one for part in made_of if (one := shelf.seconds(wanted, part)) is not None]
+    return sum(known) if len(known) == len(made_of) else None
+
+
 def separable(recipe: Recipe | Selection, dataset: Dataset) -> bool:
     """Whether the images made for a class depend on that class alone.
 
