@@ -2,7 +2,7 @@
 
 It never holds a class before its experience. Its rows are the stored images: uint8 pixels, or
 float32 images. When a row is read, it is preprocessed and decoded, so that a replayed image has
-gone through the same transform as the images of the stream, once. See docs/continual.md for what
+gone through the same transform as the images of the stream, once. See docs/memories.md for what
 the stream must look like, and for the traps of Avalanche 0.6.
 """
 

@@ -36,7 +36,7 @@ FEATURE_EPOCHS = 20
 """Passes over the images of a step for the network behind herding, k-center and forgetting.
 
 As a baseline they deserve a well-trained network, unlike as starting images of a condensation. For
-four classes of CIFAR-100 these are 160 gradient steps, and enough: see docs/continual.md.
+four classes of CIFAR-100 these are 160 gradient steps, and enough: see docs/results/continual.md.
 """
 
 

