@@ -25,6 +25,7 @@ from condense.command import guard
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from condense.reading import read_json
+from condense.report.tables import markdown
 from nas.agreement import Estimate, agreement, difference
 from nas.columns import rank_average
 from nas.plan import change
@@ -262,17 +263,24 @@ def size(asked: AskedSize, **session: Any) -> None:
 @main.command()
 def halves() -> None:
     """Average the kept summed losses half and half with what is free: computed, not trained."""
+    found, shown = [], []
     for name in ("size", "size_seeds", "cells_16px", "size_deeper", "cells", "cells_again", "grid"):
         document = read_json(results.FOLDER / f"nas_{name}.json")
-        rows = document["architectures"]
-        table = {key: [row[key] for row in rows] for key in document["agreement"]}
+        ranked = document["architectures"]
+        table = {key: [row[key] for row in ranked] for key in document["agreement"]}
         free = rank_average(*(table[part] for part in FREE_PARTS))
-        truth = [row["truth"] for row in rows]
+        truth = [row["truth"] for row in ranked]
         for column in (key for key in table if key.endswith(" summed_loss")):
             both = rank_average(table[column], free)
-            rho = interval(agreement(both, truth)["spearman"])
-            gain = interval(difference(both, free, truth)["spearman"], "+")
-            click.echo(f"nas_{name}: {column} + free {rho}, minus free {gain}")
+            rho = agreement(both, truth)["spearman"]
+            gain = difference(both, free, truth)["spearman"]
+            proxy = column.removesuffix(" summed_loss")
+            shown.append([f"nas_{name}", proxy, interval(rho), interval(gain, "+")])
+            told = {"rho": rho.to_json(), "minus free": gain.to_json()}
+            found.append({"result": f"nas_{name}", "proxy": proxy, **told})
+    title = "Spearman's rho of the summed loss and what is free, half and half; 95 % intervals:"
+    lines = markdown(["result", "proxy", "rho", "minus free"], shown)
+    results.write("nas_halves", {"halves": found}, [title, "", *lines])
 
 
 def _cheap(dataset: Dataset, count: int, most: float) -> list[int]:

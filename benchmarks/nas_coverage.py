@@ -3,18 +3,21 @@
 cells  samples of a table of accuracies, ranked by one of its columns: the truth is known for all
 sets   normal scores of two arms, each with several sets: the truth follows from a large sample
 
-Each prints one line a measure: its mean, and the share of intervals that hold the true value. They
+Each writes for every measure its mean, and the share of intervals that hold the true value, which
 promise 95 %. For `top1` and `regret` the true value is the mean over the samples.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import click
 import numpy as np
 
+from benchmarks import results
 from benchmarks.options import Benchmark
 from condense.command import guard
+from condense.report.tables import markdown
 from nas import agreement as measures
 from nas.agreement import MEASURES, Agreement, agreement, difference
 from nas.columns import Column, Floats, Measured, column_of
@@ -25,8 +28,8 @@ from nas.reference import load
 class Asked:
     """What both simulations take."""
 
-    sample: int = 100
-    """Architectures of a sample."""
+    sample: tuple[int, ...] = (60, 100, 200)
+    """Architectures of a sample; may be repeated."""
     samples: int = 300
     """Samples."""
     resamples: int = 400
@@ -57,7 +60,11 @@ class AskedSets(Asked):
     """Standard deviation of what differs from architecture to architecture and set to set."""
 
 
-def coverage(found: list[Agreement], true: dict[str, float]) -> dict[str, tuple[float, float]]:
+Coverage = dict[str, tuple[float, float]]
+"""By measure: its mean, and the share of intervals that hold the true value."""
+
+
+def coverage(found: list[Agreement], true: dict[str, float]) -> Coverage:
     """By measure: its mean, and the share of intervals that hold the true value."""
     shares = {}
     for name, value in true.items():
@@ -68,12 +75,12 @@ def coverage(found: list[Agreement], true: dict[str, float]) -> dict[str, tuple[
 
 
 def simulate_sets(
-    asked: AskedSets, *, large: int = 200, over_sets: bool = True
-) -> dict[str, tuple[float, float]]:
+    asked: AskedSets, size: int, *, large: int = 200, over_sets: bool = True
+) -> Coverage:
     """The coverage for one arm, and for the difference of two arms whose sets are alike.
 
-    The true value is the mean of `large` large samples. Without `over_sets`, the intervals are
-    those of a bootstrap over the architectures alone.
+    Samples have `size` architectures. The true value is the mean of `large` large samples. Without
+    `over_sets`, the intervals are those of a bootstrap over the architectures alone.
     """
     draws = np.random.default_rng(0)
 
@@ -92,7 +99,7 @@ def simulate_sets(
              for truth, (column, _) in (sampled(1000) for _ in range(large))]  # fmt: skip
     alone, paired = [], []
     for number in range(asked.samples):
-        truth, (first, second) = sampled(asked.sample)
+        truth, (first, second) = sampled(size)
         how: dict[str, Any] = {"seed": number, "resamples": asked.resamples}
         alone.append(agreement(first, truth, **how))
         paired.append(difference(first, second, truth, **how))
@@ -112,30 +119,50 @@ def cells(asked: AskedCells) -> None:
     table = load(asked.reference, "nasbench201")
     known = [i for i in table.known(asked.truth) if not np.isnan(table.columns[asked.score][i])]
     truth, score = table.values(asked.truth, known) / 100, table.values(asked.score, known)
-    # What is withheld is simulated too.
-    measures.WITHOUT_INTERVAL.clear()
+    _write(
+        "cells", asked, {size: simulate_cells(asked, truth, score, size) for size in asked.sample}
+    )
+
+
+def simulate_cells(asked: AskedCells, truth: Floats, score: Floats, size: int) -> Coverage:
+    """The coverage of samples of `size` of these architectures."""
     draws, found = np.random.default_rng(0), []
-    for number in range(asked.samples):
-        drawn = draws.choice(len(known), asked.sample, replace=False)
-        how: dict[str, Any] = {"seed": number, "resamples": asked.resamples}
-        found.append(agreement(score[drawn], truth[drawn], **how))
+    withheld = set(measures.WITHOUT_INTERVAL)
+    measures.WITHOUT_INTERVAL.clear()  # what is withheld is simulated too
+    try:
+        for number in range(asked.samples):
+            drawn = draws.choice(len(truth), size, replace=False)
+            how: dict[str, Any] = {"seed": number, "resamples": asked.resamples}
+            found.append(agreement(score[drawn], truth[drawn], **how))
+    finally:
+        measures.WITHOUT_INTERVAL.update(withheld)
     whole = agreement(score, truth, resamples=1)
     true = {name: whole[name].value for name in MEASURES}
-    true |= {
-        name: float(np.mean([one[name].value for one in found])) for name in ("top1", "regret")
-    }
-    _tell(coverage(found, true))
+    for name in ("top1", "regret"):
+        true[name] = float(np.mean([one[name].value for one in found]))
+    return coverage(found, true)
 
 
 @main.command(cls=Benchmark, asked=AskedSets)
 def sets(asked: AskedSets) -> None:
     """Scores on several sets, whose truth is known."""
-    _tell(simulate_sets(asked))
+    _write("sets", asked, {size: simulate_sets(asked, size) for size in asked.sample})
 
 
-def _tell(shares: dict[str, tuple[float, float]]) -> None:
-    for name, (mean, held) in shares.items():
-        click.echo(f"{name:24} mean {mean:+.3f}  interval holds the truth {100 * held:.1f} %")
+def _write(name: str, asked: Asked, found: dict[int, Coverage]) -> None:
+    """Keep what was found, by the size of a sample."""
+    rows = [
+        [measure, size, f"{mean:+.3f}", f"{100 * held:.1f}"]
+        for size, shares in found.items()
+        for measure, (mean, held) in shares.items()
+    ]
+    headers = ["measure", "architectures", "mean", "intervals that hold the truth, %"]
+    title = (
+        f"95 % intervals of {asked.samples} samples each, with {asked.resamples} bootstrap "
+        "resamples:"
+    )
+    document = {"asked": dataclasses.asdict(asked), "coverage": found}
+    results.write(f"nas_coverage_{name}", document, [title, "", *markdown(headers, rows)])
 
 
 if __name__ == "__main__":

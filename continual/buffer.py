@@ -2,7 +2,7 @@
 
 It never holds a class before its experience. Its rows are the stored images: uint8 pixels, or
 float32 images. When a row is read, it is preprocessed and decoded, so that a replayed image has
-gone through the same transform as the images of the stream, once. See docs/continual.md for what
+gone through the same transform as the images of the stream, once. See docs/memories.md for what
 the stream must look like, and for the traps of Avalanche 0.6.
 """
 
@@ -25,11 +25,9 @@ from continual import fit
 from continual.kept import KeptSet
 from continual.memories import Online
 from continual.parts import OnlineParts, SetParts, task_of
+from continual.plan import BYTES, FILLS
 from continual.rows import ClassMemory, Part
 from continual.stream import Augment
-
-BYTES = {"uint8": 1, "float32": 4}
-"""Bytes of one value of an image, by storage."""
 
 
 class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
@@ -46,10 +44,11 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
     class_mapping: the label of each class of the set, where the stream numbers classes anew and
         has lost its own `class_mapping`.
     order: the same as the class of each label. Give one of the two.
-    fill: `real` for real images of the stream in the places that condensed ones leave free: while
-        few classes are seen, while an online experience has not ended, and where the budget is
-        larger than the set. They are drawn by PyTorch's global generator, as Avalanche's are, and
-        are the first to make room.
+    fill: real images of the stream in the places that condensed ones leave free: while few classes
+        are seen, while an online experience has not ended, and where the budget is larger than the
+        set. They are the first to make room. `real` draws them by PyTorch's global generator, as
+        Avalanche's memories do. `hard` takes those with the largest loss under the strategy's model
+        when they come.
     adaptive_size, total_num_classes: as in Avalanche's `ClassBalancedBuffer`. By default, the
         classes seen share the memory; otherwise each has the share of `total_num_classes`.
 
@@ -94,8 +93,8 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
             raise unknown("storage of a memory", storage, BYTES)
         if adaptive_size == (total_num_classes is not None):
             raise UserError("`total_num_classes` is for `adaptive_size=False`: give both or none")
-        if fill not in (None, "real"):
-            raise unknown("filling of a memory", str(fill), ("real",))
+        if fill is not None and fill not in FILLS:
+            raise unknown("filling of a memory", str(fill), FILLS)
         self.storage, self.fill = storage, fill
         self.parts: SetParts | OnlineParts
         if isinstance(source, Online):
@@ -191,7 +190,7 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
         for label, part in new.items():
             self._extend(label, part)
         if self.fill:
-            self._fill(dataset, sorted(labels))
+            self._fill(agent, dataset, sorted(labels))
         if new or self.fill:
             self.resize(agent, self.max_size)
 
@@ -203,11 +202,11 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
         else:
             self.buffer_groups[label] = self._group(label, [part])
 
-    def _fill(self, dataset: Any, labels: list[int]) -> None:
-        """Draw real images of some labels for the places that condensed ones leave free.
+    def _fill(self, agent: Any, dataset: Any, labels: list[int]) -> None:
+        """Take real images of some labels for the places that condensed ones leave free.
 
-        This is reservoir sampling for each label: every image has a random weight, and those with
-        the largest weights stay.
+        Every image has a weight, and those with the largest weights stay. With random weights this
+        is reservoir sampling for each label.
         """
         order = [*self.buffer_groups, *(one for one in labels if one not in self.buffer_groups)]
         shares = dict(zip(order, self.get_group_lengths(len(order)), strict=True))
@@ -218,13 +217,31 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
             if room > 0:
                 task = task_of(dataset, rows[0])
                 old = next((part for part in parts if part.key == f"real {task}"), None)
-                self._extend(label, self._drawn(dataset, rows, old, room, task))
+                weights = self._losses(agent, dataset, rows) if self.fill == "hard" else None
+                self._extend(label, self._taken(dataset, rows, weights, old, room, task))
 
-    def _drawn(
-        self, dataset: Any, rows: list[int], old: Part | None, room: int, task: int | None
+    def _losses(self, agent: Any, dataset: Any, rows: list[int]) -> Tensor:
+        """How hard some real images are for the agent's model as it is, float32 [I]."""
+        if agent is None:
+            raise UserError("a loss is that of a model: give `update_from_dataset` the strategy")
+        samples = dataset.eval().subset(rows)
+        logits = _logits_of(agent, samples)
+        labels = torch.tensor([int(sample[1]) for sample in samples])
+        # A unit that the model does not have yet knows nothing: the loss is infinite.
+        missing = max(0, int(labels.max()) + 1 - logits.shape[1])
+        return F.cross_entropy(_widened(logits, missing, -torch.inf), labels, reduction="none")
+
+    def _taken(
+        self,
+        dataset: Any,
+        rows: list[int],
+        weights: Tensor | None,
+        old: Part | None,
+        room: int,
+        task: int | None,
     ) -> Part:
-        """At most `room` images, of the rows of a dataset and of those drawn before."""
-        weights, kept = torch.rand(len(rows)), torch.empty(0)
+        """At most `room` images, of the rows of a dataset and of those taken before."""
+        weights, kept = torch.rand(len(rows)) if weights is None else weights, torch.empty(0)
         if old is not None and old.weights is not None:
             weights, kept = torch.cat([weights, old.weights]), old.rows
         weights, chosen = (one[:room] for one in weights.sort(descending=True))
@@ -312,26 +329,30 @@ class CondensedBufferWithLogits(CondensedBuffer):
         width = max((one.shape[1] for one in logits.values()), default=0)
         for group in self.buffer_groups.values():
             own = [logits[id(part)] for part in group.parts]
-            group.keep_logits([_widened(one, width) for one in own])
+            group.keep_logits([_widened(one, width - one.shape[1], torch.nan) for one in own])
 
-    @torch.no_grad()
     def _logits(self, agent: Any, part: Part) -> Tensor:
-        """The agent's logits of a part in evaluation mode, float32 [I, C], on the CPU."""
         if agent is None:
             raise UserError("logits are those of a model: give `update_from_dataset` the strategy")
-        rows = self._group(0, [dataclasses.replace(part, logits=None)]).buffer.eval()
-        training = agent.model.training
-        agent.model.eval()
-        logits = []
-        for x, _, *tasks in DataLoader(rows, batch_size=agent.eval_mb_size):
-            given = tasks[0].to(agent.device) if tasks else None
-            logits.append(avalanche_forward(agent.model, x.to(agent.device), given).cpu())
-        agent.model.train(training)
-        return torch.cat(logits)
+        return _logits_of(agent, self._group(0, [dataclasses.replace(part, logits=None)]).buffer)
 
 
-def _widened(logits: Tensor, width: int) -> Tensor:
-    return F.pad(logits, (0, width - logits.shape[1]), value=torch.nan)
+@torch.no_grad()
+def _logits_of(agent: Any, rows: Any) -> Tensor:
+    """The agent's logits of a dataset in evaluation mode, float32 [I, C], on the CPU."""
+    training = agent.model.training
+    agent.model.eval()
+    logits = []
+    for x, _, *tasks in DataLoader(rows.eval(), batch_size=agent.eval_mb_size):
+        given = tasks[0].to(agent.device) if tasks else None
+        logits.append(avalanche_forward(agent.model, x.to(agent.device), given).cpu())
+    agent.model.train(training)
+    return torch.cat(logits)
+
+
+def _widened(logits: Tensor, units: int, value: float) -> Tensor:
+    """Logits [I, C] with so many more units of one value."""
+    return F.pad(logits, (0, units), value=value)
 
 
 def _mapping(class_mapping: Sequence[int] | None, order: Sequence[int] | None) -> list[int] | None:

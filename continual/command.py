@@ -31,7 +31,7 @@ class Compared:
     method: tuple[str, ...] = ()
     """`random`, `herding`, `kcenter`, `datadam`, `dm` (settings as in
     `datadam:loss_scale=100,lr=1`), a set's path; in replay also `class-balanced` (Avalanche's own),
-    `finetune`, `joint`, and `NAME+real`; may be repeated.  [default: random, herding,
+    `finetune`, `joint`, `NAME+real` and `NAME+hard`; may be repeated.  [default: random, herding,
     datadam:loss_scale=100, and in replay class-balanced]"""
 
 

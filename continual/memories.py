@@ -36,7 +36,7 @@ FEATURE_EPOCHS = 20
 """Passes over the images of a step for the network behind herding, k-center and forgetting.
 
 As a baseline they deserve a well-trained network, unlike as starting images of a condensation. For
-four classes of CIFAR-100 these are 160 gradient steps, and enough: see docs/continual.md.
+four classes of CIFAR-100 these are 160 gradient steps, and enough: see docs/results/continual.md.
 """
 
 
@@ -178,6 +178,41 @@ def memories(
     return [
         _relabelled(shelf.made(wanted, of_classes(dataset, part)), dataset, part) for part in parts
     ]
+
+
+def seconds(
+    recipe: Recipe | CondensedSet | Selection,
+    dataset: Dataset,
+    groups: Sequence[Sequence[int]],
+    shelf: Shelf,
+    *,
+    ipc: int,
+    seed: int = 0,
+) -> float | None:
+    """How long the memories of all groups took to make; None where that is not known.
+
+    The parameters are those of `memories`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from condense import load_dataset
+    >>> digits, groups = load_dataset("digits"), [(3, 8), (1, 0)]
+    >>> with TemporaryDirectory() as folder:
+    ...     shelf = Shelf(folder=Path(folder), quiet=True)
+    ...     how = {"recipe": Selection(method="random"), "shelf": shelf, "ipc": 2}
+    ...     _ = memories(dataset=digits, groups=groups, **how)
+    ...     seconds(dataset=digits, groups=groups, **how) < 100
+    True
+    """
+    if isinstance(recipe, CondensedSet):
+        return None
+    wanted = Made(source=Source(name=dataset.name), ipc=ipc, seed=seed, how=recipe)
+    made_of = (
+        [dataset]
+        if separable(recipe, dataset)
+        else [of_classes(dataset, sorted(group)) for group in groups]
+    )
+    known = [one for part in made_of if (one := shelf.seconds(wanted, part)) is not None]
+    return sum(known) if len(known) == len(made_of) else None
 
 
 def separable(recipe: Recipe | Selection, dataset: Dataset) -> bool:

@@ -21,14 +21,16 @@ def class_order(num_classes: int, seed: int) -> tuple[int, ...]:
     return tuple(np.random.RandomState(seed).permutation(num_classes).tolist())
 
 
-def split(order: Sequence[int], steps: int, base: int = 0) -> tuple[tuple[int, ...], ...]:
-    """The classes of each step: the same number in each, or `base` classes in the first.
+def split(
+    order: Sequence[int], steps: int, base: Sequence[int] = ()
+) -> tuple[tuple[int, ...], ...]:
+    """The classes of each step: as many in the first ones as `base` says, the same in the others.
 
-    Raises `UserError` if the steps, or those after the first, do not divide the classes.
+    Raises `UserError` if the other steps do not divide the classes that are left for them.
 
     >>> split((3, 1, 0, 2), steps=2)
     ((3, 1), (0, 2))
-    >>> split((3, 1, 0, 2), steps=3, base=2)
+    >>> split((3, 1, 0, 2), steps=3, base=[2])
     ((3, 1), (0,), (2,))
     >>> split((3, 1, 0, 2), steps=3)
     Traceback (most recent call last):
@@ -36,12 +38,15 @@ def split(order: Sequence[int], steps: int, base: int = 0) -> tuple[tuple[int, .
     """
     count = len(order)
     if base:
-        if base >= count or steps < 2:
+        first, *others = base
+        if first == count and steps == 1:
+            return (tuple(order),)
+        if not 1 <= first < count or steps == 1:
             raise UserError(
-                f"a first step of {base} classes leaves none of {count} for others, or there are "
-                "no others: give a smaller `base` and at least 2 steps"
+                f"a step of {first} of {count} classes, and {steps - 1} after it, cannot be: "
+                "`base` has the classes of no more steps than there are, and leaves the others some"
             )
-        return tuple(order[:base]), *split(order[base:], steps - 1)
+        return tuple(order[:first]), *split(order[first:], steps - 1, others)
     if not 1 <= steps <= count or count % steps:
         able = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
         raise UserError(f"{steps} steps do not divide {count} classes: give one of {able}")

@@ -17,6 +17,9 @@ from continual.tasks import ScratchTask, StreamTask
 
 MODES = ("scratch", "replay")
 
+BYTES = {"uint8": 1, "float32": 4}
+"""Bytes of one value of an image, by storage."""
+
 CLASS_BALANCED = "class-balanced"
 """The method that is Avalanche's own `ClassBalancedBuffer`, for mode `replay`.
 
@@ -28,8 +31,8 @@ BOUNDS = ("finetune", "joint")
 NOT_CONDENSED = (CLASS_BALANCED, *BOUNDS)
 """Methods for which nothing is condensed."""
 
-FILLED = "+real"
-"""The end of a method whose memory real images fill, where condensed ones leave places free."""
+FILLS = ("real", "hard")
+"""Which real images take the places that condensed ones leave free: any, or the hardest."""
 
 _OURS = ("random", "herding", "datadam:loss_scale=100")
 
@@ -56,9 +59,10 @@ class Plan:
 
     Settings follow a colon, as in `datadam:loss_scale=100,lr=1` (see `continual.memories.parse`).
     Mode `replay` also has `class-balanced`, the bounds `finetune` and `joint`, and every method
-    followed by `+real`, whose memory real images fill until condensed ones arrive."""
-    base: int = 0
-    """Classes of the first experience, of which the others divide the rest; 0: all the same."""
+    followed by `+real` or `+hard`, whose memory real images fill until condensed ones arrive."""
+    base: tuple[int, ...] = ()
+    """Classes of the first experience, if it differs; may be repeated for the next ones. The others
+    divide the rest."""
     ipc: int = 20
     """Images per class."""
     orders: int = 5
@@ -87,19 +91,19 @@ class Plan:
     """`auto`, `cpu` or `cuda`; `auto` takes a GPU where there is one."""
 
     def __post_init__(self) -> None:
-        at_least(0, self, "epochs", "condense_steps", "base")
+        at_least(0, self, "epochs", "condense_steps")
         at_least(1, self, "steps", "ipc", "orders", "repeats", "batch", "classes")
         fewer = f"fewer: this is {self.networks:,} trainings"
         require("orders", self.orders, self.networks <= MOST_TASKS, fewer)
         if self.mode not in MODES:
             raise unknown("mode", self.mode, MODES)
-        if self.storage not in ("uint8", "float32"):
-            raise unknown("storage of a memory", self.storage, ("uint8", "float32"))
+        if self.storage not in BYTES:
+            raise unknown("storage of a memory", self.storage, BYTES)
         if not self.methods or len(set(self.methods)) < len(self.methods):
             raise UserError("give one method or more, each once")
         if self.mode != "replay":
             for method in self.methods:
-                if method in NOT_CONDENSED or method.endswith(FILLED):
+                if method in NOT_CONDENSED or filled(method)[1]:
                     raise UserError(
                         f"`{method}` is filled by an Avalanche strategy: use it with --mode replay"
                     )
@@ -135,6 +139,18 @@ class Plan:
             for step in range(self.steps)
             for stream in streams
         ]
+
+
+def filled(method: str) -> tuple[str, str | None]:
+    """What makes the condensed images of a method, and what fills the rest of its memory.
+
+    >>> filled("random+hard"), filled("random")
+    (('random', 'hard'), ('random', None))
+    """
+    for fill in FILLS:
+        if method.endswith(f"+{fill}"):
+            return method.removesuffix(f"+{fill}"), fill
+    return method, None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -13,7 +13,7 @@ from avalanche.logging import TensorboardLogger
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.storage_policy import ClassBalancedBuffer, ExemplarsBuffer
 from avalanche.training.supervised.der import ClassBalancedBufferWithLogits
-from torch import nn
+from torch import Tensor, nn
 
 from condense.data.images import Dataset
 from condense.data.preprocess import Preprocess
@@ -22,9 +22,10 @@ from condense.networks.base import Network
 from condense.networks.build import build, initialise
 from condense.randomness import derive
 from condense.sets.condensed import CondensedSet
+from condense.training.train import accuracy
 from continual.buffer import CondensedBuffer, CondensedBufferWithLogits
 from continual.memories import union
-from continual.plan import BOUNDS, FILLED, MemoryBench
+from continual.plan import BOUNDS, MemoryBench, filled
 from continual.plugins import EMBEDDING, WITH_LOGITS, build_strategy
 from continual.stream import class_stream
 from continual.tasks import StreamTask
@@ -79,8 +80,9 @@ class StreamBench(MemoryBench):
         """Train on each experience in turn, and test on the classes seen after each.
 
         The result has, by step, the `accuracies` in [0, 1] on the classes of each step so far, and
-        the numbers of test `images` behind them. Curves for TensorBoard are written meanwhile;
-        those of an attempt that was cut off are deleted.
+        the numbers of test `images` behind them; by step but the last also `ahead`, as
+        `continual.results.Row` has it. Curves for TensorBoard are written meanwhile; those of an
+        attempt that was cut off are deleted.
         """
         seed = derive(self.plan.seed, "continual", task.order, task.repeat)
         memory = union(self.memories[task.order]) if self.memories else None
@@ -93,8 +95,12 @@ class StreamBench(MemoryBench):
         board = self.boards / f"{task.method.replace('/', '_')}-{task.order}-{task.repeat}"
         shutil.rmtree(board, ignore_errors=True)
         logger = TensorboardLogger(str(board))
-        strategy = self._strategy(task.method, self._buffer(task.method, memory), seed, logger)
-        result: dict[str, Any] = {"accuracies": [], "images": []}
+        model = self._network(seed)
+        following = self._following(task.order, preprocess)
+        untrained = [accuracy(model, *images) for images in following]
+        buffer = self._buffer(task.method, memory)
+        strategy = self._strategy(task.method, model, buffer, seed, logger)
+        result: dict[str, Any] = {"accuracies": [], "images": [], "ahead": []}
         try:
             with _global_generator(derive(seed, "avalanche")):
                 for step, experience in enumerate(stream.train_stream):
@@ -104,6 +110,9 @@ class StreamBench(MemoryBench):
                     names = [_METRIC.format(number) for number in range(step + 1)]
                     result["accuracies"].append([float(metrics[name]) for name in names])
                     result["images"].append([len(one.dataset) for one in seen])
+                    if step < len(following):
+                        ahead = accuracy(strategy.model, *following[step])
+                        result["ahead"].append(ahead - untrained[step])
         finally:
             logger.writer.close()
         return result
@@ -117,18 +126,33 @@ class StreamBench(MemoryBench):
             real = ClassBalancedBufferWithLogits if logits else RealImages
             return real(self.real_images)
         kind = CondensedBufferWithLogits if logits else CondensedBuffer
-        fill = "real" if method.endswith(FILLED) else None
-        return kind(memory, storage=self.plan.storage, fill=fill)
+        return kind(memory, storage=self.plan.storage, fill=filled(method)[1])
 
-    def _strategy(
-        self, method: str, buffer: ExemplarsBuffer | None, seed: int, logger: TensorboardLogger
-    ) -> Any:
-        """The strategy of the plan or a bound, with a new network that replays `buffer`."""
-        name = method if method in BOUNDS else self.plan.strategy
-        protocol = self.plan.protocol(self.dataset)
+    def _following(self, order: int, preprocess: Preprocess) -> list[tuple[Tensor, Tensor]]:
+        """The preprocessed test images of each step but the first, and their labels."""
+        test = self.dataset.test
+        masks = [torch.isin(test.labels, torch.tensor(group)) for group in self.groups[order]]
+        parts = [test.subset(mask) for mask in masks[1:]]
+        return [(preprocess.apply(part.pixels), part.labels) for part in parts]
+
+    def _network(self, seed: int) -> Network:
+        """A new network that learns."""
         model = build(self.plan.network, self.dataset.shape, len(self.dataset.classes))
         model = model.to(self.device)
         initialise(model, seed, 0)
+        return model
+
+    def _strategy(
+        self,
+        method: str,
+        model: Network,
+        buffer: ExemplarsBuffer | None,
+        seed: int,
+        logger: TensorboardLogger,
+    ) -> Any:
+        """The strategy of the plan or a bound, which trains `model` and replays `buffer`."""
+        name = method if method in BOUNDS else self.plan.strategy
+        protocol = self.plan.protocol(self.dataset)
         # Each image brings one of the memory with it, and a backward pass costs two forward ones.
         pixels = 6 * protocol.epochs * self.dataset.train.pixels[:, 0].numel()
         metrics = accuracy_metrics(experience=True, stream=True)

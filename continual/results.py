@@ -1,24 +1,25 @@
-"""The results of a continual run: accuracies and forgetting, as a table, a plot and a report.
+"""The results of a continual run: accuracies, forgetting and transfer, as numbers and tables.
 
 The 95 % intervals are Student's, over the means of the class orders, because networks of one order
 share how hard it is. If there is only one order, or the memory is the same in all orders, they are
 over trainings, and say nothing about other orders. Below three values there is no interval.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from condense.report import html as report
-from condense.report.figures import literal, panel, save_figure
 from condense.report.tables import terminal
 from condense.training.score import Statistic
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+SUMMARIES = {"average": "average", "forgetting": "forgetting", "bwt": "BWT", "fwt": "FWT"}
+"""The statistics of a whole stream, which are methods of `Results`, and their names in tables."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class Row:
     """On the test images of the classes of each step so far, in [0, 1]."""
     images: tuple[int, ...]
     """The number of these test images, by step."""
+    ahead: float | None = None
+    """The accuracy on the classes of the next step, minus that of the untrained network.
+
+    None after the last step, and where it was not measured."""
 
     @property
     def seen(self) -> float:
@@ -151,6 +156,29 @@ class Results:
             return None
         return self._collect(method, self.steps - 1, _forgotten, least=-1.0)
 
+    def bwt(self, method: str) -> Measure | None:
+        """Backward transfer: last accuracy on the classes of a step minus that right after it.
+
+        This is the mean over all steps but the last (Lopez-Paz and Ranzato, "Gradient episodic
+        memory for continual learning", NeurIPS 2017, section 2). None for a single step.
+        """
+        if self.steps == 1:
+            return None
+        return self._collect(method, self.steps - 1, _transferred, least=-1.0)
+
+    def fwt(self, method: str) -> Measure | None:
+        """Forward transfer: accuracy on classes just before their step minus the untrained one.
+
+        This is the mean over all steps but the first, by the same authors. None for a single step,
+        and for results that an older version has measured.
+        """
+        before = [row for row in self.rows.values() if row.step < self.steps - 1]
+        if self.steps == 1 or any(row.ahead is None for row in before if row.method == method):
+            return None
+        return self._collect(
+            method, self.steps - 1, lambda rows: fmean(row.ahead for row in rows[:-1]), least=-1.0
+        )
+
     def difference(self, ours: str, theirs: str) -> Measure | None:
         """The final accuracy of a method minus that of another, order by order; in [-1, 1].
 
@@ -168,7 +196,7 @@ class Results:
         for method in self.methods:
             steps = [self.at(method, step) for step in range(self.steps)]
             document[method] = {"steps": [one.to_json() if one else None for one in steps]}
-            for name in ("final", "average", "forgetting"):
+            for name in ("final", *SUMMARIES):
                 one = getattr(self, name)(method)
                 document[method][name] = one.to_json() if one else None
         return document
@@ -200,6 +228,13 @@ def _forgotten(rows: Sequence[Row]) -> float:
     return fmean(losses)
 
 
+def _transferred(rows: Sequence[Row]) -> float:
+    *before, last = rows
+    return fmean(
+        after - row.accuracies[-1] for row, after in zip(before, last.accuracies, strict=False)
+    )
+
+
 def cells(results: Results) -> tuple[list[str], list[list[str]]]:
     """The headers and the rows of a table of steps and methods, as text.
 
@@ -208,14 +243,14 @@ def cells(results: Results) -> tuple[list[str], list[list[str]]]:
     >>> results = Results(("random",), steps=1)
     >>> results.add(Row("random", 0, 0, 0, (0.5,), (10,)), Row("random", 1, 0, 0, (0.6,), (10,)))
     >>> cells(results)
-    (['', 'random'], [['step 1', '55.0'], ['average', '55.0'], ['forgetting', '']])
+    (['', 'random'], [['step 1', '55.0'], ['average', '55.0'], ['forgetting', ''], ...])
     """
     named: dict[str, list[Measure | None]] = {
         f"step {step + 1}": [results.at(method, step) for method in results.methods]
         for step in range(results.steps)
     }
-    named["average"] = [results.average(method) for method in results.methods]
-    named["forgetting"] = [results.forgetting(method) for method in results.methods]
+    for summary, name in SUMMARIES.items():
+        named[name] = [getattr(results, summary)(method) for method in results.methods]
     return ["", *results.methods], [
         [name, *(str(one or "") for one in statistics)] for name, statistics in named.items()
     ]
@@ -264,96 +299,7 @@ def live(results: Results) -> "Table":
     """The table for a terminal.
 
     >>> live(Results(("random", "herding"), steps=2)).row_count
-    4
+    6
     """
     title = "accuracy on the classes seen so far, %, with 95 % intervals"
     return terminal(title, *cells(results), numbers=True)
-
-
-def plot(results: Results, path: Path, title: str, classes: int | Sequence[int]) -> Path:
-    """Write a PNG of accuracy by classes seen, with a line for each method; returns `path`.
-
-    `classes` is the number of classes of each step, or the number seen after each of the steps.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> results = Results(("random",), steps=1)
-    >>> results.add(Row("random", 0, 0, 0, (0.5,), (10,)))
-    >>> with TemporaryDirectory() as folder:
-    ...     plot(results, Path(folder, "accuracy.png"), "digits", classes=10).name
-    'accuracy.png'
-    """
-    figure, axes = panel(6.4, 4.2)
-    if isinstance(classes, int):
-        classes = [classes * (step + 1) for step in range(results.steps)]
-    for number, method in enumerate(results.methods):
-        steps = [one for step in range(results.steps) if (one := results.at(method, step))]
-        means = [100 * one.mean for one in steps]
-        ends = [one.ci95 or (one.mean, one.mean) for one in steps]
-        arms = [
-            [100 * (one.mean - low) for one, (low, _) in zip(steps, ends, strict=True)],
-            [100 * (high - one.mean) for one, (_, high) in zip(steps, ends, strict=True)],
-        ]
-        # The lines are moved apart a little so that intervals do not hide each other.
-        shift = 0.02 * classes[-1] / results.steps * (number - len(results.methods) / 2)
-        seen = [count + shift for count in classes[: len(steps)]]
-        axes.errorbar(
-            seen,
-            means,
-            yerr=arms,
-            marker="o",
-            markersize=4,
-            capsize=3,
-            linewidth=1.4,
-            label=literal(method),
-        )
-    axes.set(xlabel="classes seen", ylabel="test accuracy on them, %", title=literal(title))
-    axes.set_xticks(classes)
-    axes.legend(frameon=False)
-    return save_figure(figure, path)
-
-
-def page(
-    results: Results,
-    path: Path,
-    picture: Path,
-    plan: Mapping[str, Any],
-    sizes: Mapping[str, Mapping[str, int]],
-) -> Path:
-    """Write the HTML report; returns `path`.
-
-    `picture` is the file of `plot`, `plan` the content of plan.json. `sizes` has for each method
-    the number of `images` of its memory, and their bytes as `uint8` and as `float32`.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> results, plan = Results(("random",), steps=1), {"plan": {"methods": ["random"]}}
-    >>> sizes = {"random": {"images": 20, "uint8": 1280, "float32": 5120}}
-    >>> with TemporaryDirectory() as folder:
-    ...     picture = plot(results, Path(folder, "accuracy.png"), "digits", classes=10)
-    ...     page(results, Path(folder, "report.html"), picture, plan, sizes).name
-    'report.html'
-    """
-    meaning = (
-        "Accuracy on the test images of the classes seen so far, in percent, and half of its 95 % "
-        "interval. Average: over the steps. Forgetting: best minus last accuracy on the classes of "
-        "a step, averaged over all steps but the last."
-    )
-    if results.left:
-        meaning += f" {results.left} of {results.total} networks are still to be tested."
-    table, image = report.table(*cells(results)), report.image(picture)
-    notes = [report.paragraph(line) for line in explained(results)]
-    paired = "What an order makes easier for both methods is not in these differences."
-    sizes_of = ["method", "images", "bytes as uint8", "bytes as float32"]
-    held = [
-        [method, size["images"], size["uint8"], size["float32"]] for method, size in sizes.items()
-    ]
-    settings = {**plan["plan"], "methods": ", ".join(plan["plan"]["methods"])}
-    return report.html_report(
-        path,
-        "Continual learning with condensed memories",
-        report.section("Accuracy", report.paragraph(meaning), *notes, table, image),
-        report.section(
-            "Differences", report.paragraph(paired), report.table(*differences(results))
-        ),
-        report.section("Memory at the end", report.table(sizes_of, held)),
-        report.section("How", report.facts({**plan, "plan": settings})),
-    )

@@ -53,7 +53,8 @@ class ScratchBench(MemoryBench):
     def run(self, task: ScratchTask) -> dict[str, Any]:
         """Train one network and test it on the classes of each step so far.
 
-        The result has `accuracies` in [0, 1] and the numbers of test `images` behind them, by step.
+        The result has `accuracies` in [0, 1] and the numbers of test `images` behind them, by step;
+        before the last step also `ahead`, as `continual.results.Row` has it.
         The weights, the order of the images and the augmentation are the same for every method.
         """
         memory = union(self.memories[task.order][: task.step + 1]).decoded()
@@ -61,14 +62,19 @@ class ScratchBench(MemoryBench):
         seed = derive(self.plan.seed, "continual", task.order, task.step)
         network, fast = self._network(task.step)
         initialise(network, seed, task.repeat)
+        tests, (pixels, truth) = self._tests(task.order, task.step), self._test
+        following = self._tests(task.order, task.step + 1)[task.step + 1 :]
+        untrained = [accuracy(fast, pixels[test], truth[test]) for test in following]
         augment = make_augment(self.protocol.augment, memory.preprocess.to(self.device))
         seed = derive(seed, "train", task.repeat)
         train(fast, images, labels, self.protocol, seed, augment=augment)
-        tests, (pixels, truth) = self._tests(task.order, task.step), self._test
-        return {
+        result: dict[str, Any] = {
             "accuracies": [accuracy(fast, pixels[test], truth[test]) for test in tests],
             "images": [int(test.sum()) for test in tests],
         }
+        for test, before in zip(following, untrained, strict=True):
+            result["ahead"] = accuracy(fast, pixels[test], truth[test]) - before
+        return result
 
     @cached_property
     def _test(self) -> tuple[Tensor, Tensor]:

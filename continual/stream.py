@@ -50,11 +50,12 @@ def class_stream(
     *,
     preprocess: Preprocess,
     augment: Augment | None = None,
-    base: int = 0,
+    base: Sequence[int] = (),
 ) -> NCScenario:
     """A benchmark of `steps` experiences, each with the same number of new classes.
 
-    If `base` is given, the first has so many, and the others divide the rest.
+    `base` has the numbers of classes of the first experiences, if they differ; the others divide
+    the rest.
     The classes come in the given order (see `class_order`); labels stay those of `dataset`. Samples
     are `[image, label, task 0]`, which all of Avalanche's strategies accept. `augment` is for
     training images only. Raises `UserError` if `steps` does not divide the number of classes, or if
@@ -80,7 +81,7 @@ def class_stream(
         task_labels=False,
         shuffle=False,
         fixed_class_order=list(order),
-        per_exp_classes={0: base} if base else None,
+        per_exp_classes=dict(enumerate(base)) or None,
         train_transform=Prepare(preprocess, augment),
         eval_transform=Prepare(preprocess),
     )

@@ -14,14 +14,13 @@ report.html     all of it to look at
 tensorboard/    curves, in mode `replay`
 """
 
-import contextlib
 import dataclasses
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate, combinations
 from operator import attrgetter
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -31,6 +30,7 @@ from condense.data.images import Dataset
 from condense.data.preprocess import PUBLISHED, make_preprocess
 from condense.errors import UserError, unknown
 from condense.files import digest
+from condense.methods.base import Recipe
 from condense.methods.selection import check_ipc
 from condense.networks.build import build
 from condense.progress import progress
@@ -43,10 +43,10 @@ from condense.study.study import Study
 from condense.study.trials import Trial, Trials
 from condense.study.workers import Bench, Workers
 from condense.writing import write_json
-from continual import results
-from continual.memories import made_jointly, memories, parse, quantised
+from continual import report, results
+from continual.memories import made_jointly, memories, parse, quantised, seconds
 from continual.orders import class_order, of_classes, split
-from continual.plan import CLASS_BALANCED, FILLED, NOT_CONDENSED, Plan
+from continual.plan import BYTES, CLASS_BALANCED, NOT_CONDENSED, Plan, filled
 from continual.results import Results
 from continual.scratch import ScratchBench
 
@@ -179,7 +179,7 @@ def _check(dataset: Dataset, plan: Plan) -> None:
     plan.protocol(part)
     for method in plan.methods:
         if method not in NOT_CONDENSED:
-            parse(method.removesuffix(FILLED), part, plan.ipc, plan.condense_steps)
+            parse(filled(method)[0], part, plan.ipc, plan.condense_steps)
     _check_strategy(plan)
 
 
@@ -187,10 +187,16 @@ def _check_strategy(plan: Plan) -> None:
     """Raise `UserError` for an unknown strategy, and where Avalanche is missing."""
     if plan.mode == "replay":
         from continual import CondensedReplayPlugin  # noqa: F401 (its error says what to install)
-        from continual.plugins import STRATEGIES
+        from continual.plugins import EMBEDDING, STRATEGIES
 
         if plan.strategy not in STRATEGIES:
             raise unknown("strategy", plan.strategy, STRATEGIES)
+        for method in plan.methods:
+            if plan.strategy in EMBEDDING and filled(method)[1] == "hard":
+                raise UserError(
+                    f"`{method}` fills a memory by the losses of a classifier, and {plan.strategy} "
+                    "classifies by means: give `+real`"
+                )
 
 
 def _workers(plan: Plan, workers: Workers | None, minutes: float | None) -> Workers:
@@ -231,7 +237,7 @@ class _Run:
                 f"{self.dataset.name} has no published constants: its standardisation was fitted "
                 "on the training images of all classes, those of later steps included."
             )
-        self.sizes: dict[str, dict[str, int]] = {}
+        self.sizes: dict[str, dict[str, Any]] = {}
         self.how_to_go_on = f"go on with `continual --resume {folder}`"
         self.shelf = Shelf(
             folder=Path(job.cache or folder / "memories"),
@@ -280,7 +286,7 @@ class _Run:
             if time_is_up():  # in a thread no signal says so
                 raise KeyboardInterrupt
 
-        with _board(self.results, self.quiet) as refresh:
+        with report.board(self.results, self.quiet) as refresh:
             study.work(bench, workers, keep, how_to_go_on=self.how_to_go_on)
 
     def _bench(self, held: list[list[CondensedSet]]) -> Bench[Any]:
@@ -303,36 +309,52 @@ class _Run:
         """What each step adds to the memory, by order and step; empty for Avalanche's buffer."""
         if method in NOT_CONDENSED:
             return []
-        text = method.removesuffix(FILLED)
-        recipe = parse(text, self.dataset, self.plan.ipc, self.plan.condense_steps)
+        recipe = self._recipe(method)
         if isinstance(recipe, CondensedSet) and made_jointly(recipe):
             self.results.notes.append(
-                f"{text} was made of all classes at once: its images of early classes depend on "
-                "those of later steps."
+                f"{filled(method)[0]} was made of all classes at once: its images of early classes "
+                "depend on those of later steps."
             )
-        common = {"ipc": self.plan.ipc, "seed": self.plan.seed}
         held = []
         # A condensation shows its own progress.
         quiet = self.quiet or not isinstance(recipe, Selection)
-        with progress(f"memories by {method}", len(self.groups), quiet=quiet) as report:
+        with progress(f"memories by {method}", len(self.groups), quiet=quiet) as shown:
             for groups in self.groups:
-                held.append(memories(recipe, self.dataset, groups, self.shelf, **common))
-                report(len(held))
+                held.append(memories(recipe, self.dataset, groups, self.shelf, **self._made))
+                shown(len(held))
         if self.plan.storage == "float32":
             return held
         return [list(map(quantised, sets)) for sets in held]
 
-    def _sizes(self, method: str, held: list[list[CondensedSet]]) -> dict[str, int]:
-        """Images and bytes of the memory after the last step."""
+    def _sizes(self, method: str, held: list[list[CondensedSet]]) -> dict[str, Any]:
+        """The memory after the last step, and the seconds of its making, the mean over orders."""
         values = torch.Size(self.dataset.shape).numel()
         without = {CLASS_BALANCED: self._real_images(), "joint": len(self.dataset.train)}
         images = sum(map(len, held[0])) if held else without.get(method, 0)
-        return {"images": images, "uint8": images * values, "float32": 4 * images * values}
+        sizes = {name: images * values * count for name, count in BYTES.items()}
+        stored = sizes[self.plan.storage if held else "uint8"]
+        return {"images": images, "bytes": stored, **sizes, "seconds": self._seconds(method)}
+
+    def _seconds(self, method: str) -> float | None:
+        if method in NOT_CONDENSED:
+            return None
+        recipe, data, shelf = self._recipe(method), self.dataset, self.shelf
+        spent = [seconds(recipe, data, groups, shelf, **self._made) for groups in self.groups]
+        known = [one for one in spent if one is not None]
+        return fmean(known) if len(known) == len(spent) else None
+
+    def _recipe(self, method: str) -> Recipe | CondensedSet | Selection:
+        """What makes the condensed part of a method's memory."""
+        return parse(filled(method)[0], self.dataset, self.plan.ipc, self.plan.condense_steps)
+
+    @property
+    def _made(self) -> dict[str, int]:
+        """What all memories of the run have in common."""
+        return {"ipc": self.plan.ipc, "seed": self.plan.seed}
 
     def _real_images(self) -> int:
         """How many real images, as uint8 pixels, have as many bytes as a condensed memory."""
-        bytes_each = {"uint8": 1, "float32": 4}[self.plan.storage]
-        return self.plan.ipc * len(self.dataset.classes) * bytes_each
+        return self.plan.ipc * len(self.dataset.classes) * BYTES[self.plan.storage]
 
     def _write(self) -> None:
         """Write statistics, plot and report of what is measured."""
@@ -349,8 +371,8 @@ class _Run:
         summary["notes"] = results.explained(self.results)
         write_json(self.folder / "summary.json", {**job, **summary})
         seen = list(accumulate(len(group) for group in self.groups[0]))
-        picture = results.plot(self.results, self.folder / "accuracy.png", title, seen)
-        results.page(self.results, self.folder / "report.html", picture, job, self.sizes)
+        picture = report.plot(self.results, self.folder / "accuracy.png", title, seen)
+        report.page(self.results, self.folder / "report.html", picture, job, self.sizes)
 
     def _differences(self) -> dict[str, dict[str, Any]]:
         """What a method's final accuracy is above another's, by name of both."""
@@ -372,21 +394,3 @@ def _same(held: list[list[CondensedSet]]) -> bool:
         for sets in held
     ]
     return len(held) > 1 and all(content == contents[0] for content in contents)
-
-
-@contextlib.contextmanager
-def _board(measured: Results, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Show how far a run is, until it is left; yields the function that refreshes what is shown.
-
-    This is a live table on a terminal, a line now and then elsewhere, and nothing with `quiet`.
-    """
-    if not quiet and sys.stderr.isatty():
-        from rich.console import Console
-        from rich.live import Live
-
-        with Live(results.live(measured), console=Console(stderr=True)) as shown:
-            yield lambda note: shown.update(results.live(measured))
-    else:
-        total, done = measured.total or 0, len(measured.rows)
-        with progress("continual", total, done, quiet=quiet) as report:
-            yield lambda note: report(len(measured.rows), note)

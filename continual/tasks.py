@@ -35,7 +35,7 @@ class ScratchTask:
 
     def rows(self, result: dict[str, Any]) -> list[Row]:
         """The one row that the result stands for."""
-        return [Row(**dataclasses.asdict(self), **_tuples(result))]
+        return [Row(**dataclasses.asdict(self), **_plain(result))]
 
     def __str__(self) -> str:
         """The task in a few words, for messages."""
@@ -70,14 +70,13 @@ class StreamTask:
 
     def rows(self, result: dict[str, Any]) -> list[Row]:
         """The rows of all steps."""
-        steps = zip(result["accuracies"], result["images"], strict=True)
+        steps = [{} for _ in result["images"]]
+        for name, values in result.items():
+            for step, value in zip(steps, values, strict=False):  # the last step has no next one
+                step[name] = value
         return [
-            Row(
-                **dataclasses.asdict(self),
-                step=step,
-                **_tuples({"accuracies": accuracies, "images": images}),
-            )
-            for step, (accuracies, images) in enumerate(steps)
+            Row(**dataclasses.asdict(self), step=number, **_plain(step))
+            for number, step in enumerate(steps)
         ]
 
     def __str__(self) -> str:
@@ -85,5 +84,8 @@ class StreamTask:
         return f"a stream with `{self.method}`, order {self.order}, repeat {self.repeat}"
 
 
-def _tuples(result: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(values) for name, values in result.items()}
+def _plain(result: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a row; lists become tuples."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in result.items()
+    }

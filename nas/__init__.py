@@ -2,7 +2,7 @@
 
 >>> from nas import SPACES
 >>> sorted(SPACES)
-['convnet720', 'nasbench201']
+['convnet720', 'nasbench201', 'natssize']
 """
 
 import lazy_loader

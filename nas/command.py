@@ -295,9 +295,10 @@ def arch(key: str, space: Space, output: Printed) -> None:
 @nas.command(cls=Command, parts={"conversion": Part(kind=Conversion, heading=Heading.OUTPUT)})
 @click.argument("official", type=PATH)
 def convert(official: Path, conversion: Conversion) -> None:
-    """Turn NAS-Bench-201's official results, once, into the compact table that searches read.
+    """Turn a benchmark's official results, once, into the compact table that searches read.
 
-    They are a .pth file, or a folder NATS-tss-v1_0-*-simple of the later NATS-Bench.
+    They are the .pth file of NAS-Bench-201, or a folder of NATS-Bench: NATS-tss-v1_0-*-simple (the
+    same cells) or NATS-sss-v1_0-*-simple (for --space natssize).
 
     \b
     condensekit nas convert NAS-Bench-201-v1_1-096897.pth --trust-pickle \\

@@ -6,6 +6,7 @@ evolution  regularised evolution (Real et al., "Regularized Evolution for Image 
            oldest of the population dies
 halving    successive halving (Jamieson and Talwalkar, AISTATS 2016): all are trained once, the
            better half again, and the better half of these once more; scores are means
+optuna     what the TPE sampler of Optuna proposes; `optuna:SAMPLER` for another of `nas.sampler`
 free       as many random architectures as `random` has, by what is free: no trainings
 
 A *cost* is a number of trainings on each arm of proxies. After each cost, the architecture that is
@@ -19,6 +20,7 @@ import io
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ from nas.plan import SearchPlan, find_reference
 from nas.proxies import FREE
 from nas.ranking import collect
 from nas.results import truth_of
+from nas.sampler import SAMPLERS, Proposals
 from nas.sampling import Only, candidates, drawn
 from nas.search import planned
 from nas.spaces import space
@@ -46,6 +49,8 @@ from nas.training import SearchBench
 
 POPULATION, PARENTS = 20, 5
 """Architectures that live at once in an evolution, and how many of them a parent is chosen from."""
+STARTUP = 10
+"""Random architectures that a sampler of Optuna learns from at first."""
 RUNGS = 3
 """How often the best of successive halving are trained."""
 _FEW = 2
@@ -196,6 +201,17 @@ def _evolution(scorer: _Scorer, budget: int) -> Incumbents:
         yield len(seen), order[0]
 
 
+def _optuna(scorer: _Scorer, budget: int, sampler: str = "") -> Incumbents:
+    proposals = Proposals(scorer.plan.space, scorer.fits, sampler or SAMPLERS[0], scorer.seed)
+    seen = scorer.sample(min(STARTUP, max(2, budget // 4)))
+    order = scorer.best_first(seen)
+    yield len(seen), order[0]
+    while len(seen) < min(budget, len(scorer.fits)):
+        seen.append(proposals.next(order))
+        order = scorer.best_first(seen)
+        yield len(seen), order[0]
+
+
 def _halving(scorer: _Scorer, budget: int) -> Incumbents:
     left = scorer.sample(max(1, int(budget / sum(0.5**rung for rung in range(RUNGS)))))
     cost = 0
@@ -217,8 +233,12 @@ STRATEGIES: dict[str, Callable[[_Scorer, int], Incumbents]] = {
     "evolution": _evolution,
     "halving": _halving,
     "free": _free,
+    "optuna": _optuna,
+    **{f"optuna:{name}": partial(_optuna, sampler=name) for name in SAMPLERS},
 }
 """The strategies by name."""
+USUAL = ("random", "evolution", "halving", "free")
+"""The strategies by default: those that need nothing but this package."""
 
 
 def explore(
@@ -227,7 +247,7 @@ def explore(
     space_name: str,
     out: str | Path,
     budget: int = 50,
-    strategies: Sequence[str] = tuple(STRATEGIES),
+    strategies: Sequence[str] = USUAL,
     seed: int = 0,
     workers: Workers | None = None,
     minutes: float | None = None,

@@ -21,7 +21,8 @@ class Space:
     """
 
     space: str | None = None
-    """`nasbench201` (15,625 cells) or `convnet720` (the 720 ConvNets)."""
+    """`nasbench201` (15,625 cells), `convnet720` (the 720 ConvNets) or `natssize` (32,768 widths of
+    the layers of one cell)."""
 
     def name(self) -> str:
         """Its name, once it is known to be one; a `UserError` where it is missing or unknown."""
@@ -75,7 +76,7 @@ class Trainings(Factors):
     sample: str | None = None
     """Architectures: a number, 0 for all; top20:NUMBER for so many of the best 20 % of the
     reference; stratified:NUMBER for one of each of its NUMBER parts, from the best to the worst.
-    [default: 100 of nasbench201, 144 of convnet720]"""
+    [default: 100 of nasbench201 and natssize, 144 of convnet720]"""
     indices: Path | None = None
     """Text file of indices or names, one a line, in place of --sample."""
     seeds: int = 3
@@ -157,8 +158,8 @@ class Budget:
     budget: int = 50
     """Trainings that each strategy may make on each proxy."""
     strategy: tuple[str, ...] = ("random", "evolution", "halving", "free")
-    """How architectures are chosen: random, evolution, halving, or free, which trains none; may be
-    repeated."""
+    """How architectures are chosen: random, evolution, halving, free, which trains none, optuna
+    (its TPE sampler) or optuna:SAMPLER; may be repeated."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,7 +184,7 @@ class Session:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conversion:
-    """Where the table of NAS-Bench-201 goes, and whether the file it is made of may be loaded.
+    """Where the table of a benchmark goes, and whether the file it is made of may be loaded.
 
     >>> Conversion().trust_pickle
     False

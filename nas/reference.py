@@ -6,8 +6,8 @@ columns are called `<dataset>_valid` and `<dataset>_test`. In addition, `cifar10
 single run, and `cifar10_test_12ep` a schedule of 12 epochs. Candidates are ranked by scores of our
 own, and the ranking is judged by `<dataset>_test`.
 
-The official NAS-Bench-201 file is a pickle, which can run any code when it is loaded. If its source
-is trusted, `convert` turns it into such a table once.
+The official files of NAS-Bench-201 and NATS-Bench are pickles, which can run any code when they are
+loaded. If their source is trusted, `convert` turns them into such a table once.
 """
 
 import bz2
@@ -30,8 +30,8 @@ from condense.writing import check_new, write_bytes
 from nas.spaces import SPACES, space
 
 _SEEDS = (777, 888, 999)
-OFFICIAL_SPACE = "nasbench201"
-"""The space that has a published reference."""
+PUBLISHED = {"nasbench201": "NAS-Bench-201", "natssize": "NATS-Bench's size space"}
+"""The spaces that have a published reference, and its name."""
 # The benchmark's names for the dataset and the evaluation set, by our names. Its `cifar10` is
 # trained on all 50,000 images and has no validation accuracy. Its `cifar10-valid` is trained on
 # half of them.
@@ -216,12 +216,13 @@ def _is(space_name: str, index: str, name: str) -> bool:
 
 
 def from_official(path: str | Path, *, trust_pickle: bool = False) -> Reference:
-    """Read the official results of NAS-Bench-201, using the `nas-bench-201` package.
+    """Read the official results of a benchmark, using the `nas-bench-201` package.
 
-    They are a file `NAS-Bench-201-v1_*.pth`, or a folder of the later NATS-Bench,
-    `NATS-tss-v1_*-simple`, with a file for each architecture. The accuracies are those after 200
-    epochs, averaged over the seeds. Reading takes some minutes, and the `.pth` several times its
-    size in memory, so `convert` them once.
+    They are a file `NAS-Bench-201-v1_*.pth`, or a folder of the later NATS-Bench with a file for
+    each architecture: `NATS-tss-v1_*-simple` of the same cells, or `NATS-sss-v1_*-simple` of the
+    space `natssize`. The accuracies are those after 200 epochs, of sizes after 90, averaged over
+    the seeds. Reading takes some minutes, and the `.pth` several times its size in memory, so
+    `convert` them once.
 
     All these files are pickles, and reading one runs whatever code it holds. Raises `UserError`
     without `trust_pickle`, and for what is missing or is not this benchmark.
@@ -237,18 +238,20 @@ def from_official(path: str | Path, *, trust_pickle: bool = False) -> Reference:
         )
     if not Path(path).is_dir():
         check_file(path)
-    module = space(OFFICIAL_SPACE)
-    results = _of_folder(Path(path)) if Path(path).is_dir() else _of_file(path)
-    rows = {
-        module.architecture(long.arch_str).index: _official_row(long, short)
-        for long, short in results
-    }
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    columns = {name: np.full(module.SIZE, np.nan) for name in names}
+    name, rows = "", {}
+    for long, short in _of_folder(Path(path)) if Path(path).is_dir() else _of_file(path):
+        name = name or ("natssize" if ":" in long.arch_str else "nasbench201")
+        try:
+            index = space(name).architecture(long.arch_str).index
+        except UserError:
+            raise UserError(f"{path}: `{long.arch_str}` is not of {name}, as others are") from None
+        rows[index] = _official_row(long, short)
+    names = list(dict.fromkeys(column for row in rows.values() for column in row))
+    columns = {column: np.full(space(name).SIZE, np.nan) for column in names}
     for index, row in rows.items():
-        for name, value in row.items():
-            columns[name][index] = value
-    return Reference(OFFICIAL_SPACE, str(path), columns)
+        for column, value in row.items():
+            columns[column][index] = value
+    return Reference(name, str(path), columns)
 
 
 def _of_file(path: str | Path) -> Iterator[tuple[Any, Any]]:
@@ -272,22 +275,24 @@ def _of_file(path: str | Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _of_folder(folder: Path) -> Iterator[tuple[Any, Any]]:
-    """The same of a folder of NATS-Bench, file by file."""
+    """The same of a folder of NATS-Bench, file by file; sizes were trained for 90 epochs."""
     from nas_201_api import ArchResults
 
     paths = sorted(folder.glob("[0-9]*.pickle.pbz2"))
     if not paths:
         raise UserError(
             f"{folder} holds no files like 000000.pickle.pbz2: "
-            "name the unpacked folder NATS-tss-v1_0-*-simple, or a .pth file"
+            "name the unpacked folder NATS-tss-v1_0-*-simple or NATS-sss-v1_0-*-simple, or a .pth"
         )
     for path in paths:
         try:
             content = pickle.loads(bz2.decompress(path.read_bytes()))
-            long, short = (ArchResults.create_from_state_dict(content[hp]) for hp in ("200", "12"))
+            longest = "200" if "200" in content else "90"
+            states = (content[epochs] for epochs in (longest, "12"))
+            long, short = map(ArchResults.create_from_state_dict, states)
         except Exception as error:  # unpickling foreign content may raise anything
             text = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise UserError(f"{path} is not of NATS-Bench's topology space: {text}") from error
+            raise UserError(f"{path} is not of NATS-Bench: {text}") from error
         yield long, short
 
 

@@ -17,7 +17,7 @@ from condense.study.study import Study
 from condense.study.trials import Trials
 from nas.plan import SearchPlan, write_plan
 from nas.ranking import Ranking, collect
-from nas.reference import OFFICIAL, OFFICIAL_SPACE, Reference, load
+from nas.reference import OFFICIAL, PUBLISHED, Reference, load
 from nas.report import write_report
 from nas.spaces import space
 from nas.training import SearchTask
@@ -162,10 +162,10 @@ def _remedy(plan: SearchPlan) -> str:
     """How a user can get a reference for the dataset of the plan."""
     if plan.own:
         return "train some of them fully, and compare"
-    if plan.space == OFFICIAL_SPACE and f"{plan.source.name}_test" in OFFICIAL:
+    if plan.space in PUBLISHED and f"{plan.source.name}_test" in OFFICIAL:
         return (
-            "put nasbench201.csv.gz into the data folder, or make it from the official file with "
-            "`nas convert`"
+            f"put {plan.space}.csv.gz into the data folder, or make it from the official files of "
+            f"{PUBLISHED[plan.space]} with `nas convert`"
         )
     return (
         f"train one with `nas reference --space {plan.space} --dataset {plan.source.name}`, and "

@@ -5,6 +5,7 @@ how it is made. The same set is then made once, however often, and by however ma
 asked for. Sets that someone asks for by a folder of their own are `select_into` and `import_into`.
 
 FOLDER/KEY/         the run folder of a condensation, or of a selection
+FOLDER/KEY.seconds  how long it took to make
 FOLDER/KEY.lock     held by the process that works on it, while the others wait
 
 The key holds all that decides the set but the code: delete the folder after a method has changed.
@@ -14,6 +15,7 @@ import contextlib
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,7 @@ from condense.errors import UserError
 from condense.files import digest
 from condense.methods.base import Recipe
 from condense.methods.selection import FEATURE_EPOCHS, select
-from condense.reading import check_file
+from condense.reading import check_file, read_json
 from condense.report.pictures import grid
 from condense.runs.job import RunRecord
 from condense.runs.ranks import Ranks
@@ -40,6 +42,7 @@ from condense.sets.exchange import import_set
 from condense.sets.provenance import check_belongs
 from condense.settings import plain, read_value, within
 from condense.study.record import locked, read_record, write_record
+from condense.writing import write_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +141,9 @@ class Shelf:
         folder = self.place(made, dataset, seconds=seconds)
         if not (folder / FILE_NAME).exists():
             with _turn(folder, self.quiet):
-                self._work(made, dataset, folder, seconds)
+                if not (folder / FILE_NAME).exists():  # by another process, while this one waited
+                    with _timed(folder):
+                        self._work(made, dataset, folder, seconds)
         return CondensedSet.load(folder)
 
     def place(self, made: Made, dataset: Dataset, *, seconds: float | None = None) -> Path:
@@ -163,10 +168,16 @@ class Shelf:
         name = f"{method}-ipc{made.ipc}-seed{made.seed}"
         return self.folder / f"{name}-{digest({}, json.dumps(content))[:16]}"
 
+    def seconds(self, made: Made, dataset: Dataset) -> float | None:
+        """How long a set took to make, in all sessions that were not killed; None if unknown.
+
+        >>> made = Made(source=Source(name="digits"), ipc=2, how=Selection(method="random"))
+        >>> Shelf(folder=Path("sets")).seconds(made, made.source.load())
+        """
+        return _seconds(self.place(made, dataset))
+
     def _work(self, made: Made, dataset: Dataset, folder: Path, seconds: float | None) -> None:
         """What is left to do of the set in `folder`, which no other process works on."""
-        if (folder / FILE_NAME).exists():
-            return  # another process made it, while this one waited
         if isinstance(made.how, Selection):
             options = dataclasses.asdict(made.how) | {"storage": "float32", "device": self.device}
             options["preprocess"] = self.preprocess or made.how.preprocess
@@ -338,6 +349,26 @@ def _record(folder: Path) -> RunRecord | KeptRecord | None:
     with within(f"{path} is not of this version of condensekit"):
         kind = KeptRecord if "provenance" in content else RunRecord
         return read_value(kind, content, "")
+
+
+@contextlib.contextmanager
+def _timed(folder: Path) -> Iterator[None]:
+    """Add the time that is spent inside to the seconds of the set in `folder`."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        if folder.exists():
+            spent = time.monotonic() - began + (_seconds(folder) or 0.0)
+            write_json(folder.with_name(f"{folder.name}.seconds"), spent)
+
+
+def _seconds(folder: Path) -> float | None:
+    """How long the set in `folder` took to make, as far as it is known."""
+    path = folder.with_name(f"{folder.name}.seconds")
+    if not path.exists():
+        return None
+    return read_value(float, read_json(path), str(path))
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from condense.errors import unknown
 SPACES = {
     "convnet720": "nas.spaces.convnet720",
     "nasbench201": "nas.spaces.nasbench201",
+    "natssize": "nas.spaces.natssize",
 }
 """The module of each space, by its name."""
 

@@ -60,6 +60,10 @@ class ConvNet(ConvNetSpec):
             index = index * len(values) + values.index(getattr(self, factor))
         return index
 
+    def parts(self) -> dict[str, Any]:
+        """What a search may change: its factors."""
+        return {factor: getattr(self, factor) for factor in GRID}
+
     def parameters(self, shape: Shape, num_classes: int) -> int:
         """The number of trainable parameters, in closed form."""
         total = 0
@@ -157,8 +161,7 @@ def neighbours(index: int) -> list[int]:
     >>> len(neighbours(0))
     14
     """
-    convnet = architecture(index)
-    own = {factor: getattr(convnet, factor) for factor in GRID}
+    own = architecture(index).parts()
     return [
         ConvNet(**{**own, factor: value}).index
         for factor, values in GRID.items()

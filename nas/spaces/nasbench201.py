@@ -16,7 +16,6 @@ from random import Random
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from condense.errors import UserError
 from condense.networks.base import Network, Shape
@@ -24,6 +23,7 @@ from condense.networks.build import initialise
 from condense.randomness import generator
 from condense.training.protocol import Protocol
 from nas.regime import Regime
+from nas.spaces.layers import Reduction, reduction_weights, relu_conv_bn
 
 NAME = "nasbench201"
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -88,6 +88,11 @@ class Cell:
         """The smallest index of a cell that computes the same function: it identifies the class."""
         return _first_of_class()[self.canonical()]
 
+    def parts(self) -> dict[str, str]:
+        """What a search may change: the operation on each edge."""
+        names = (f"{i}-{j}" for i, j in EDGES)
+        return dict(zip(names, self.operations, strict=True))
+
     def facts(self) -> dict[str, int]:
         """Facts about the cell beside its name and its costs."""
         return {"isomorph": self.isomorph}
@@ -126,7 +131,8 @@ class Cell:
         stem = 9 * shape[0] * c + 2 * c
         stages = sum(cells * self._edge_parameters(channels) for channels in (c, 2 * c, 4 * c))
         reductions = sum(
-            _reduction_weights(channels) + 2 * 2 * 2 * channels for channels in (c, 2 * c)
+            reduction_weights(channels, 2 * channels) + 2 * 2 * 2 * channels
+            for channels in (c, 2 * c)
         )
         return stem + stages + reductions + 2 * 4 * c + (4 * c + 1) * num_classes
 
@@ -149,7 +155,8 @@ class Cell:
             cells * self._edge_weights(channels) * area for channels, area in areas.items()
         )
         reductions = sum(
-            _reduction_weights(channels) * areas[2 * channels] for channels in (c, 2 * c)
+            reduction_weights(channels, 2 * channels) * areas[2 * channels]
+            for channels in (c, 2 * c)
         )
         return stem + stages + reductions + (4 * c + 1) * num_classes
 
@@ -187,14 +194,6 @@ def _term(source: str, operation: str) -> str:
     if operation == "none" or source == "#":
         return "#"
     return source if operation == "skip_connect" else f"({source})@{operation}"
-
-
-def _reduction_weights(channels: int) -> int:
-    """The number of weights of the reduction block that doubles `channels`.
-
-    It has two 3x3 convolutions, and a 1x1 convolution in the shortcut.
-    """
-    return 9 * channels * 2 * channels + 9 * (2 * channels) ** 2 + channels * 2 * channels
 
 
 @cache
@@ -316,7 +315,9 @@ class CellNetwork(Network):
         )
         stages = [[_CellBlock(cell, width << stage) for _ in range(cells)] for stage in range(3)]
         self.stages = nn.ModuleList(
-            nn.Sequential(*([_Reduction(width << (stage - 1))] if stage else []), *blocks)
+            nn.Sequential(
+                *([Reduction(width << (stage - 1), width << stage)] if stage else []), *blocks
+            )
             for stage, blocks in enumerate(stages)
         )
         self.embedding_size = 4 * width
@@ -357,27 +358,7 @@ class _CellBlock(nn.Module):
 
 def _operation(name: str, channels: int) -> nn.Module:
     if name in _KERNELS:
-        return _relu_conv_bn(channels, channels, _KERNELS[name])
+        return relu_conv_bn(channels, channels, _KERNELS[name])
     if name == "avg_pool_3x3":
         return nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
     return nn.Identity()
-
-
-def _relu_conv_bn(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    convolution = nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, bias=False)
-    return nn.Sequential(nn.ReLU(), convolution, nn.BatchNorm2d(out))
-
-
-class _Reduction(nn.Module):
-    """The residual block between two stages: it halves the resolution and doubles the channels."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.path = nn.Sequential(
-            _relu_conv_bn(channels, 2 * channels, 3, stride=2),
-            _relu_conv_bn(2 * channels, 2 * channels, 3),
-        )
-        self.shortcut = nn.Conv2d(channels, 2 * channels, 1, bias=False)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.path(features) + self.shortcut(F.avg_pool2d(features, 2))

@@ -1,5 +1,6 @@
 """The example script, for each of its strategies; and the page that lists all of them."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -28,6 +29,17 @@ def test_the_example_script_runs(digits, tmp_path, strategy) -> None:
     assert [name for name, _ in told] == ["ClassBalancedBuffer", "CondensedBuffer"]
     if strategy != "mir":  # one seed and five passes are little for it
         assert all(float(accuracy) > 20 for _, accuracy in told)
+
+
+def test_the_page_shows_what_the_script_does_for_each_strategy() -> None:
+    """Each line of the script that hands the memory over, under the strategy's name."""
+    page = PAGE.read_text()
+    [shown] = re.findall(r"```python\n(plugin = .*?)```", page, re.DOTALL)
+    assert set(re.findall(r"[\w-]+", " ".join(re.findall("# (.*)", shown)))) >= set(STRATEGIES)
+    for make in STRATEGIES.values():
+        for line in inspect.getsource(make).splitlines():
+            if "# <--" in line:
+                assert line.partition("#")[0].strip() in shown
 
 
 def test_the_page_lists_every_strategy_of_the_command() -> None:

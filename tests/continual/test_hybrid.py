@@ -119,6 +119,39 @@ def test_real_images_have_logits_for_der(world, stream, synthetic):
         buffer.update_from_dataset(stream.train_stream[2].dataset)
 
 
+def test_the_hardest_real_images_stay(world, stream, synthetic):
+    """Those with the largest loss when they come, of all pieces of an experience."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    agent = SimpleNamespace(model=model, device=torch.device("cpu"), eval_mb_size=64)
+    first = stream.train_stream[0]
+    images, labels, _ = (
+        torch.stack(list(map(torch.as_tensor, one)))
+        for one in zip(*first.dataset.eval(), strict=True)
+    )
+    with torch.no_grad():
+        losses = nn.functional.cross_entropy(model(images), labels, reduction="none")
+    for pieces in ([first], split_online_stream([first], 10, seed=0)):
+        buffer = CondensedBuffer(synthetic, 20, fill="hard")
+        for piece in pieces:
+            buffer.post_adapt(agent, piece)
+        for label, group in buffer.buffer_groups.items():
+            own = (labels == label).nonzero().flatten()
+            hardest = images[own[losses[own].argsort(descending=True)[:8]]]
+            assert kinds(group) == (2, 8)
+            assert torch.equal(torch.stack([x for x, *_ in group.buffer])[2:], hardest)
+    with pytest.raises(UserError, match="give `update_from_dataset` the strategy"):
+        buffer.update_from_dataset(stream.train_stream[1].dataset)
+
+
+def test_classes_that_a_model_has_no_unit_for_are_hard(world, stream, synthetic):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))  # the classes are 3 and 1
+    agent = SimpleNamespace(model=model, device=torch.device("cpu"), eval_mb_size=64)
+    buffer = CondensedBuffer(synthetic, 20, fill="hard")
+    buffer.post_adapt(agent, stream.train_stream[0])
+    assert [kinds(group) for group in buffer.buffer_groups.values()] == [(2, 8)] * 2
+
+
 def test_checkpoints_bring_real_images_back(world, stream, synthetic):
     buffer = feed(CondensedBuffer(synthetic, 20, fill="real"), stream.train_stream[:2])
     other = CondensedBuffer(synthetic, 20, fill="real")

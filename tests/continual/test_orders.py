@@ -31,6 +31,22 @@ def test_steps_divide_the_classes():
             split(range(10), steps)
 
 
+def test_steps_may_be_unequal(world):
+    """Each of the first as large as it is said; the others divide the rest, if there are any."""
+    order = world.order
+    for steps, base, sizes in (
+        (5, (6,), (6, 1, 1, 1, 1)),
+        (4, (1, 5), (1, 5, 2, 2)),
+        (2, (7, 3), (7, 3)),
+    ):
+        groups = split(order, steps, base)
+        assert tuple(map(len, groups)) == sizes
+        assert sum(groups, ()) == tuple(order)
+        stream = class_stream(world.dataset, steps, order, preprocess=world.preprocess, base=base)
+        brought = [set(one.classes_in_this_experience) for one in stream.train_stream]
+        assert brought == list(map(set, groups))
+
+
 def test_classes_are_renumbered_in_the_given_order(small):
     part = of_classes(small, [7, 2])
     assert part.classes == ("7", "2")

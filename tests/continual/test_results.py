@@ -1,5 +1,6 @@
 """What a continual run reports: statistics, intervals, paired differences, notes and bounds."""
 
+import dataclasses
 import json
 
 import pytest
@@ -22,6 +23,36 @@ def test_statistics_of_a_stream_of_three_steps():
     assert results.average("m").mean == pytest.approx((0.9 + 0.75 + 0.64) / 3)
     assert results.forgetting("m").mean == pytest.approx((0.2 + 0.3) / 2)
     assert results.final("m").ci95 is None
+    assert results.bwt("m").mean == pytest.approx(((0.7 - 0.9) + (0.5 - 0.8)) / 2)
+    assert results.fwt("m") is None  # nothing was measured ahead
+
+
+def test_forward_transfer_is_over_the_steps_that_have_a_next_one():
+    results = Results(("m",), 3)
+    for step, ahead in enumerate((0.1, -0.2, None)):
+        results.add(Row("m", 0, 0, step, (0.5,) * (step + 1), (10,) * (step + 1), ahead))
+    assert results.fwt("m").mean == pytest.approx(-0.05)
+    assert Results(("m",), 1).fwt("m") is None
+
+
+@pytest.mark.parametrize("mode", ["scratch", "replay"])
+def test_forward_transfer_is_what_a_network_gains_on_classes_before_their_step(
+    world, tmp_path, mode
+):
+    """A network that learns nothing gains nothing, and one that learns names no class to come.
+
+    An untrained network names one or a few classes, so over all orders it is as good as chance.
+    """
+    methods = ("class-balanced",) if mode == "replay" else ("random",)
+    plan = Plan(
+        steps=2, mode=mode, methods=methods, ipc=2, orders=4, repeats=1, network="mlp", epochs=0
+    )
+    idle = run(world.dataset, plan, tmp_path / "idle", quiet=True)
+    learning = dataclasses.replace(plan, epochs=5, batch=8)
+    busy = run(world.dataset, learning, tmp_path / "busy", quiet=True)
+    assert idle.fwt(methods[0]).mean == 0
+    assert busy.fwt(methods[0]).mean < 0
+    assert busy.bwt(methods[0]).mean <= 0 or mode == "scratch"
 
 
 def test_intervals_are_over_orders():
@@ -93,7 +124,7 @@ def test_bounds_filled_memories_and_a_large_first_step(world, tmp_path):
     """The bounds need no memory; joint training sees all images so far, fine-tuning forgets."""
     plan = Plan(
         steps=2,
-        base=6,
+        base=(6,),
         mode="replay",
         strategy="der++",
         methods=("finetune", "joint", "class-balanced", "random+real"),
@@ -114,6 +145,8 @@ def test_bounds_filled_memories_and_a_large_first_step(world, tmp_path):
     told = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert told["memory"]["finetune"]["images"] == 0
     assert told["memory"]["joint"]["images"] == len(world.dataset.train)
+    assert told["memory"]["joint"]["seconds"] is None
+    assert all(results.bwt(method) and results.fwt(method) for method in plan.methods)
     assert told["memory"]["random+real"]["uint8"] == told["memory"]["class-balanced"]["uint8"]
 
 

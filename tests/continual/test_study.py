@@ -153,7 +153,10 @@ def test_a_run_is_complete_and_condenses_once(world, tmp_path, monkeypatch):
     for name in ("accuracy.png", "report.html", "summary.json", "trials.sqlite"):
         assert (tmp_path / "a" / name).stat().st_size > 0
     told = json.loads((tmp_path / "a" / "summary.json").read_text())
-    assert told["memory"]["random"] == {"images": 20, "uint8": 1280, "float32": 5120}
+    seconds = {method: memory.pop("seconds") for method, memory in told["memory"].items()}
+    expected = {"images": 20, "bytes": 1280, "uint8": 1280, "float32": 5120}
+    assert told["memory"]["random"] == expected
+    assert 0 < seconds["random"] < seconds[TINY]
     values = [
         row.accuracies for row in results.rows.values() if row.method == TINY and row.step == 0
     ]
@@ -167,6 +170,7 @@ def test_a_run_is_complete_and_condenses_once(world, tmp_path, monkeypatch):
     )
     for row in results.rows.values():
         assert len(row.accuracies) == len(row.images) == row.step + 1
+        assert (row.ahead is None) == (row.step == 4)
         assert sum(row.images) <= len(world.dataset.test)
     last = [row for row in results.rows.values() if row.step == 4]
     assert all(sum(row.images) == len(world.dataset.test) for row in last)
@@ -192,8 +196,15 @@ def test_bad_input_is_named_before_anything_is_made(world, tmp_path):
         ({"methods": ("class-balanced",)}, "--mode replay"),
         ({"methods": ("joint",)}, "--mode replay"),
         ({"methods": ("random+real",)}, "--mode replay"),
-        ({"base": 10}, "leaves none of 10"),
-        ({"base": 5}, "4 steps do not divide 5 classes"),
+        ({"methods": ("random+hard",)}, "--mode replay"),
+        (
+            {"methods": ("random+hard",), "mode": "replay", "strategy": "scr"},
+            "scr classifies by means: give `+real`",
+        ),
+        ({"base": (10,)}, "a step of 10 of 10 classes, and 4 after it, cannot be"),
+        ({"base": (3, 0)}, "a step of 0 of 7 classes"),
+        ({"base": (1, 1, 1, 1, 1, 5)}, "a step of 1 of 6 classes, and 0 after it"),
+        ({"base": (5,)}, "4 steps do not divide 5 classes"),
         ({"ipc": 500}, "ipc 500 is more than class"),
         ({"orders": 0}, "`orders` is 0"),
         ({"classes": 11}, "cannot take 11 classes of digits: it has 10"),

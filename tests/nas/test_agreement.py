@@ -92,11 +92,11 @@ def test_intervals_cover_the_sets_too():
 
     Nominal 95 %: a bootstrap over the architectures alone holds the truth in far fewer samples.
     """
-    asked = AskedSets(sample=60, samples=60, resamples=200, sets=4, spread=0.6, noise=0.5)
-    shares = simulate_sets(asked, large=20)
+    asked = AskedSets(samples=60, resamples=200, sets=4, spread=0.6, noise=0.5)
+    shares = simulate_sets(asked, 60, large=20)
     assert shares["spearman"][1] >= 0.85
     assert shares["difference of spearman"][1] >= 0.88
-    alone = simulate_sets(asked, large=20, over_sets=False)
+    alone = simulate_sets(asked, 60, large=20, over_sets=False)
     assert alone["difference of spearman"][1] < shares["difference of spearman"][1] - 0.1
 
 

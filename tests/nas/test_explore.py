@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from condense.study import workers as processes
 from condense.study.workers import Workers
 from nas.explore import explore
 from nas.free import BASELINES
-from nas.spaces import convnet720, nasbench201, space
+from nas.sampler import SAMPLERS, Proposals
+from nas.spaces import SPACES, convnet720, nasbench201, space
 from nas.spaces.convnet720 import GRID
 from nas.training import SearchBench
 
@@ -112,6 +114,43 @@ def test_evolution_goes_to_neighbours_of_what_is_good(digits, tmp_path):
     assert ended["evolution"] > ended["random"]
 
 
+def test_a_sampler_of_optuna_keeps_to_its_budget_and_learns(digits, tmp_path, trained):
+    ended = {"optuna": 0, "random": 0}
+    for seed in range(3):
+        trained.clear()
+        found = _explore(
+            digits, tmp_path / str(seed), None, space_name="convnet720", budget=40, held_out=0,
+            only={"depth": ["1"]}, strategies=["optuna"], seed=seed,
+        )  # fmt: skip
+        done = {task.architecture for task in trained if task.proxy != "free"}
+        assert len(done) == found.ended["optuna"].cost == 40
+        assert {convnet720.architecture(index).depth for index in done} == {1}
+        ended["optuna"] += _places(found.ended["optuna"].index)
+        first = sorted(_places(index) for index in convnet720.sample(40, seed, stratified=False))
+        ended["random"] += first[-1] - 3  # of all depths, which are worth 3 at most
+    assert ended["optuna"] > ended["random"]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_proposals_are_new_allowed_and_the_same_again(sampler):
+    fits = range(0, 720, 7)
+    found = []
+    for _ in range(2):
+        proposals, order = Proposals("convnet720", fits, sampler, seed=1), list(fits)[:12]
+        for _ in range(3):
+            order.append(proposals.next(order))
+        assert len(set(order)) == 15
+        assert set(order) <= set(fits)
+        found.append(order)
+    assert found[0] == found[1]
+
+
+def test_without_optuna_the_strategy_says_what_to_install(digits, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r"pip install condensekit\[optuna\]"):
+        _explore(digits, tmp_path / "run", None, strategies=["optuna"], budget=4)
+
+
 def test_it_goes_on_and_refuses_another_search(digits, tmp_path, table, trained):
     first = _explore(digits, tmp_path / "run", table)
     done = len(trained)
@@ -158,15 +197,15 @@ def test_a_restricted_grid_without_a_reference(digits, tmp_path):
 
 
 def test_every_neighbour_is_one_change_away():
-    for name in ("nasbench201", "convnet720"):
+    for name in SPACES:
         module = space(name)
         for index in module.sample(5, 1):
             around = module.neighbours(index)
             assert len(set(around)) == len(around)
             assert all(index in module.neighbours(other) for other in around)
-            own = module.architecture(index).name.replace("|", "-").split("-")
+            own = re.split("[|:-]", module.architecture(index).name)
             for other in around:
-                theirs = module.architecture(other).name.replace("|", "-").split("-")
+                theirs = re.split("[|:-]", module.architecture(other).name)
                 assert sum(a != b for a, b in zip(own, theirs, strict=True)) == 1
 
 
@@ -175,6 +214,7 @@ def test_every_neighbour_is_one_change_away():
     [
         ({"budget": 0}, "--budget 0: it must be 1 or more"),
         ({"strategies": ["evolutions"]}, "did you mean `evolution`"),
+        ({"strategies": ["optuna:TPE"]}, "did you mean `optuna:TPESampler`"),
         ({"by": "random accuracy"}, "did you mean `random:1 accuracy`"),
     ],
 )

@@ -1,12 +1,15 @@
 """Networks of a user's own: ranked, gone on with, and refused where they do not fit."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
+from torchvision import models
 
 import nas
 from condense import Dataset, Images, UserError, load_dataset
@@ -100,17 +103,9 @@ def test_networks_that_do_not_fit_are_refused_before_anything_is_written(
 
 
 @pytest.mark.slow
-def test_five_models_of_torchvision_are_ranked_on_images_like_those_of_cifar10(tmp_path):
-    """Where timm is installed, one of them is its."""
-    models = pytest.importorskip("torchvision.models")
-    names = ("squeezenet1_1", "shufflenet_v2_x0_5", "mnasnet0_5", "mobilenet_v3_small", "resnet18")
-    networks = {name: _maker(models, name) for name in names}
-    try:
-        import timm
-    except ImportError:
-        pass
-    else:
-        networks["resnet18"] = lambda: timm.create_model("resnet10t", num_classes=10)
+def test_five_models_of_torchvision_and_timm_are_ranked_on_images_like_those_of_cifar10(tmp_path):
+    names = ("squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v3_small", "lcnet_050", "tinynet_e")
+    networks = {name: _maker(name) for name in names}
     draws = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (100, 3, 32, 32), generator=draws, dtype=torch.uint8)
     images = Images(pixels, torch.arange(100) % 10, tuple("abcdefghij"))
@@ -121,5 +116,6 @@ def test_five_models_of_torchvision_are_ranked_on_images_like_those_of_cifar10(t
     assert len({row["synflow"] for row in rows}) == 5
 
 
-def _maker(models, name):
-    return lambda: getattr(models, name)(num_classes=10)
+def _maker(name):
+    make = getattr(models, name, None) or partial(timm.create_model, name)
+    return partial(make, num_classes=10)

@@ -14,6 +14,7 @@ import torch
 
 from condense.errors import UserError
 from nas.reference import convert, from_official, load
+from nas.spaces import natssize
 from nas.spaces.convnet720 import architecture as convnet
 from nas.spaces.nasbench201 import architecture as cell
 
@@ -145,13 +146,14 @@ def _accuracy(index: int, epochs: int, dataset: str, split: str, seed: int) -> f
     )
 
 
-def _results(index: int, epochs: int, seeds: tuple[int, ...]) -> dict:
+def _results(index: int, epochs: int, seeds: tuple[int, ...], name: str | None = None) -> dict:
     from nas_201_api import ArchResults, ResultsCount
 
-    results = ArchResults(index, cell(index).name)
+    name = name or cell(index).name
+    results = ArchResults(index, name)
     for dataset, splits in SETS.items():
         for seed in seeds:
-            config = {"arch_str": cell(index).name}
+            config = {"arch_str": name}
             last = {epochs - 1: 1.0}
             result = ResultsCount(
                 dataset, None, last, last, 0.1 + index, 20.0 + index, config, seed, epochs, None
@@ -199,6 +201,29 @@ def nats(tmp_path):
     return folder
 
 
+def test_a_folder_of_the_size_space_becomes_its_table(tmp_path):
+    """Its longest trainings have 90 epochs, and its architectures are sizes."""
+    folder = tmp_path / "NATS-sss-v1_0-50262-simple"
+    folder.mkdir()
+    for index in (0, 4711):
+        content = {
+            name: _results(index, int(name), (777,), natssize.architecture(index).name)
+            for name in ("01", "12", "90")
+        }
+        path = folder / f"{index:06d}.pickle.pbz2"
+        path.write_bytes(bz2.compress(pickle.dumps(content)))
+    convert(folder, tmp_path / "natssize.csv.gz", trust_pickle=True)
+    reference = load(tmp_path / "natssize.csv.gz", "natssize")
+    assert reference.known("cifar10_test") == [0, 4711]
+    for column, epochs in (("cifar100_test", 90), ("cifar100_test_12ep", 12)):
+        expected = _accuracy(4711, epochs, "cifar100", "x-test", 777)
+        assert reference.values(column, [4711])[0] == pytest.approx(expected)
+    content = {name: _results(0, int(name), (777,)) for name in ("12", "200")}
+    (folder / "000001.pickle.pbz2").write_bytes(bz2.compress(pickle.dumps(content)))
+    with pytest.raises(UserError, match=r"nor_conv.* is not of natssize"):
+        from_official(folder, trust_pickle=True)
+
+
 def test_a_folder_of_nats_bench_gives_the_same_table(official, nats, tmp_path):
     for source, table in ((official, "file.csv"), (nats, "folder.csv")):
         convert(source, tmp_path / table, trust_pickle=True)
@@ -206,7 +231,7 @@ def test_a_folder_of_nats_bench_gives_the_same_table(official, nats, tmp_path):
     with pytest.raises(UserError, match="--trust-pickle"):
         convert(nats, tmp_path / "table.csv")
     (nats / "000007.pickle.pbz2").write_bytes(bz2.compress(pickle.dumps({"90": {}})))
-    with pytest.raises(UserError, match=r"000007\.pickle\.pbz2 is not of NATS-Bench's topology"):
+    with pytest.raises(UserError, match=r"000007\.pickle\.pbz2 is not of NATS-Bench"):
         from_official(nats, trust_pickle=True)
     with pytest.raises(UserError, match=r"holds no files like 000000\.pickle"):
         from_official(tmp_path, trust_pickle=True)
