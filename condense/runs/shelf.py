@@ -274,7 +274,7 @@ def import_into(
     if not path.is_dir():
         check_file(path)
     theirs = preprocess == "ddranking"
-    fitted = ddranking.transform() if theirs else make_preprocess(preprocess, dataset)
+    fitted = ddranking.transform(dataset.name) if theirs else make_preprocess(preprocess, dataset)
     imported = import_set(path, dataset.classes, fitted, experiment, dataset.name)
     with within(f"cannot import {path}"):
         check_belongs(imported, dataset)

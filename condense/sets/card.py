@@ -14,6 +14,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from condense.sets.condensed import CondensedSet
+from condense.sets.formats import ddranking
+from condense.sets.formats.base import dataset_of
 from condense.sets.formats.pictures import folder_names
 
 _FOLDER = Path(__file__).parent / "cards"
@@ -65,9 +67,9 @@ def card(condensed: CondensedSet, form: str, name: str, results: Sequence[Result
     >>> [line for line in lines if line.startswith("#")][0]
     '# cifar10, condensed to 1 image per class'
     """
-    decoded, dataset = condensed.decoded(), _dataset(condensed)
+    decoded, dataset = condensed.decoded(), dataset_of(condensed)
     licence_id, licence = _LICENCES.get(dataset, _UNKNOWN)
-    preprocess = condensed.preprocess
+    preprocess, scored = condensed.preprocess, ddranking.transform(dataset)
     facts = {
         "name": name,
         "form": form,
@@ -83,6 +85,8 @@ def card(condensed: CondensedSet, form: str, name: str, results: Sequence[Result
         "preprocess": preprocess.name,
         "mean": _numbers(preprocess.mean) if preprocess.name == "standard" else [],
         "std": _numbers(preprocess.state().get("std", [])),
+        "scored_mean": _numbers(scored.mean),
+        "scored_std": _numbers(scored.std),
         "results": results,
         "classes": [
             *enumerate(zip(condensed.classes, folder_names(condensed.classes), strict=True))
@@ -96,13 +100,6 @@ def card(condensed: CondensedSet, form: str, name: str, results: Sequence[Result
 
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (float("inf"), "n>100K"))
-
-
-def _dataset(condensed: CondensedSet) -> str:
-    """The name of the dataset that a set was made from, as its provenance says."""
-    (first, *_) = condensed.provenance.get("merged", [condensed.provenance])
-    origin = first.get("dataset", "")
-    return str(origin.get("name", "") if isinstance(origin, dict) else origin) or "unknown dataset"
 
 
 def _numbers(values: Any) -> list[float]:

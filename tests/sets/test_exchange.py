@@ -154,7 +154,8 @@ NAMES = st.one_of(
     st.text(max_size=12),
     st.sampled_from(
         ["cat", "Cat", "CAT", "cat (2)", "a/b", "a_b", "a?b", "..", ".", "../..", "/", "~", "",
-         "readme.md", " ", "x" * 300, "é" * 150, "e\u0301", "\u00e9", "classes.json", "nul\0", "\n", "\udc80"]
+         "readme.md", " ", "x" * 300, "é" * 150, "e\u0301", "\u00e9", "classes.json", "nul\0", "\n",
+         "\udc80"]
     ),
 )  # fmt: skip
 

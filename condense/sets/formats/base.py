@@ -84,6 +84,17 @@ def whole(path: Path, read: Read) -> CondensedSet:
         return CondensedSet(images, read.labels, classes, preprocess, provenance)
 
 
+def dataset_of(condensed: CondensedSet) -> str:
+    """The name of the dataset that a set was made from, as far as its provenance says.
+
+    >>> dataset_of(CondensedSet.load("cifar10-ipc1-best"))
+    'cifar10'
+    """
+    (first, *_) = condensed.provenance.get("merged", [condensed.provenance])
+    origin = first.get("dataset", "")
+    return str(origin.get("name", "") if isinstance(origin, dict) else origin) or "unknown dataset"
+
+
 _JSON = ("classes", "provenance")
 
 

@@ -1,8 +1,9 @@
 """The files of DD-Ranking: `images.pt`, `labels.pt` and, where one was learned, `lr.pt`.
 
 The images are float32 [C * IPC, 3, H, W], class by class. DD-Ranking standardises real images by
-the constants of CIFAR-10, also those of CIFAR-100, and so must these be; or it whitens them as
-`zca` does here (kornia's ZCA, 0.1 added, fitted on [0, 1]), and takes whitened images as they are.
+the constants of CIFAR-10, also those of CIFAR-100, or by ImageNet's, and so must these be. Or it
+whitens them as `zca` does here (kornia's ZCA, 0.1 added, fitted on [0, 1]), and takes whitened
+images as they are.
 """
 
 from pathlib import Path
@@ -12,18 +13,19 @@ import torch
 from condense.data.preprocess import PUBLISHED, Standardize
 from condense.errors import UserError
 from condense.sets.condensed import CondensedSet
+from condense.sets.formats.base import dataset_of
 from condense.sets.formats.pt import write_tensors
 
-MEAN, STD = PUBLISHED["cifar10"]
 
+def transform(dataset: str) -> Standardize:
+    """How DD-Ranking preprocesses the images of the dataset called so, unless it whitens them.
 
-def transform() -> Standardize:
-    """How DD-Ranking preprocesses images unless it whitens them.
-
-    >>> transform().mean
+    >>> transform("cifar100").mean
     tensor([0.4914, 0.4822, 0.4465])
     """
-    return Standardize(mean=torch.tensor(MEAN), std=torch.tensor(STD))
+    known = dataset in PUBLISHED and not dataset.startswith("cifar")
+    mean, std = PUBLISHED[dataset if known else "cifar10"]
+    return Standardize(mean=torch.tensor(mean), std=torch.tensor(std))
 
 
 def write(condensed: CondensedSet, folder: Path) -> None:
@@ -47,7 +49,8 @@ def write(condensed: CondensedSet, folder: Path) -> None:
     order = torch.argsort(hard, stable=True)
     images = condensed.images
     if condensed.preprocess.name != "zca":
-        mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+        scored = transform(dataset_of(condensed))
+        mean, std = scored.mean[:, None, None], scored.std[:, None, None]
         images = (condensed.preprocess.unapply(images) - mean) / std
     tensors = {"images": images[order], "labels": hard[order]}
     if condensed.soft:
