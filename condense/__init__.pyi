@@ -1,6 +1,7 @@
 from .data.catalogue import load_dataset as load_dataset
 from .data.images import Dataset as Dataset
 from .data.images import Images as Images
+from .data.own import as_dataset as as_dataset
 from .errors import UserError as UserError
 from .methods.base import Recipe as Recipe
 from .methods.recipes import RECIPES as RECIPES

@@ -86,8 +86,8 @@ def evaluate(
 ) -> None:
     """Train networks on condensed sets and measure them on the real test set.
 
-    RUNS are run folders or set files. Several are sets of one kind (say, five seeds): the interval
-    is then over the sets.
+    RUNS are run folders, set files, or what `export` wrote. Several are sets of one kind (say, five
+    seeds): the interval is then over the sets.
 
     Each accuracy is kept in the run folder as soon as its network is tested. Stopped or killed, the
     same command goes on; with more --repeats it trains only the new networks.
@@ -95,11 +95,11 @@ def evaluate(
     from condense.runs import scored
     from condense.runs.evaluations import measure, store_of
     from condense.runs.shelf import source_of
-    from condense.sets.condensed import CondensedSet
+    from condense.sets.exchange import read_set
     from condense.training.evaluate import Evaluation
     from condense.training.protocol import protocol_for
 
-    sets = [CondensedSet.load(path) for path in runs]
+    sets = [read_set(path) for path in runs]
     data_dir = None if data.data_dir is None else str(data.data_dir)
     source = data.source() if data.dataset else source_of(runs[0], data_dir)
     real = source.load(download=data.download)

@@ -62,7 +62,8 @@ class Foreign:
     """
 
     preprocess: str
-    """The transform its images are in: `standard` or `zca`. Such files do not say."""
+    """The transform its images are in: `standard`, `zca`, or `ddranking` for files of DD-Ranking,
+    which standardises as for CIFAR-10. Such files do not say."""
     experiment: int = 0
     """Which of the sets in a published .pt file."""
     storage: str = "float32"
@@ -80,7 +81,11 @@ class Foreign:
 )
 @click.argument("path", type=PATH)
 def import_command(path: Path, data: Data, foreign: Foreign, output: Output) -> None:
-    """Read a set published by others: a .pt file, a folder of pictures by class, or .npz."""
+    """Read a set published by others: a .pt, .npz or .safetensors file, or a folder.
+
+    A folder has pictures by class, Parquet files of Hugging Face, or images and labels as .pt
+    files. What `export` wrote need not be imported: `condensekit evaluate` takes it as it is.
+    """
     from condense.runs import shelf
 
     source = data.source()
@@ -98,9 +103,11 @@ class Export:
     """
 
     format: str = "folder"
-    """`folder` (PNG by class), `npz` or `pt`."""
+    """`folder` (PNG by class, as of ImageFolder), `hf` (Hugging Face: Parquet and a dataset card),
+    `ddranking`, `npz`, `pt` or `safetensors`."""
     out: Path
-    """File or folder to write."""
+    """File or folder to write. A card that describes the set is written into the folder, as
+    README.md, or beside the file."""
     force: bool = False
     """Replace a file that is there; a folder with content, a device or a link never is."""
 
@@ -108,11 +115,10 @@ class Export:
 @click.command("export", cls=Command, parts={"export": Part(kind=Export, heading=Heading.OUTPUT)})
 @click.argument("path", type=PATH)
 def export_command(path: Path, export: Export) -> None:
-    """Write a set in a format other tools read."""
-    from condense.sets.condensed import CondensedSet
-    from condense.sets.exchange import export_set
+    """Write a set in a format other tools read, with a card that says what it is."""
+    from condense.runs.exports import export_run
 
-    export_set(CondensedSet.load(path), export.out, export.format, force=export.force)
+    export_run(path, export.out, export.format, force=export.force)
     click.echo(export.out)
 
 
@@ -156,14 +162,14 @@ def show(path: Path, look: Look) -> None:
     """Say what a condensed set holds, where it came from, and how accurate it made networks.
 
     The last is what `condensekit evaluate` has measured so far. PATH is a run folder, a set file,
-    or the name of a published set (see `condensekit sets`).
+    an export, or the name of a published set (see `condensekit sets`).
     """
     from condense.report.pictures import grid as draw
     from condense.runs.evaluations import rows
-    from condense.sets.condensed import CondensedSet
+    from condense.sets.exchange import read_set
     from condense.writing import check_new
 
-    condensed = CondensedSet.load(path)
+    condensed = read_set(path)
     if look.grid:
         check_new(look.grid, force=look.force)
         draw(condensed, look.grid)

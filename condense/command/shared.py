@@ -26,7 +26,7 @@ class Data:
     """
 
     dataset: str | None = None
-    """Name (see `data --list`), folder:PATH, or a MedMNIST-style .npz file."""
+    """Name (see `data --list`), folder:PATH, hf:PATH, or a MedMNIST-style .npz file."""
     data_dir: Path | None = None
     """Folder the named datasets are found in; ./data unless given."""
     resolution: int | None = None
@@ -42,7 +42,8 @@ class Data:
 
         if self.dataset is None:
             raise UserError(
-                "--dataset is missing: name one (see `data --list`), or folder:PATH, or a .npz file"
+                "--dataset is missing: name one (see `data --list`), folder:PATH, hf:PATH, or a "
+                ".npz file"
             )
         return Source(
             name=self.dataset,

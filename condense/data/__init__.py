@@ -2,5 +2,6 @@
 
 from condense.data.catalogue import load_dataset
 from condense.data.images import Dataset, Images
+from condense.data.own import as_dataset
 
-__all__ = ["Dataset", "Images", "load_dataset"]
+__all__ = ["Dataset", "Images", "as_dataset", "load_dataset"]

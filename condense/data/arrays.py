@@ -38,7 +38,7 @@ TORCHVISION = {
     "cifar100": "CIFAR100",
 }
 _NPZ = ("train_images", "train_labels", "test_images", "test_labels")
-_TEN = [str(digit) for digit in range(10)]
+TEN = [str(digit) for digit in range(10)]
 
 Split = tuple[Tensor, Tensor]
 """Pixels uint8 [N, ch, H, W] of any size and labels int64 [N] in 0..C-1."""
@@ -77,7 +77,7 @@ def digits(resolution: int | None) -> Dataset:
     labels = torch.from_numpy(bunch.target).long()
     test = second_of_five(labels)
     return _dataset(
-        "digits", (pixels[~test], labels[~test]), (pixels[test], labels[test]), _TEN, resolution
+        "digits", (pixels[~test], labels[~test]), (pixels[test], labels[test]), TEN, resolution
     )
 
 
@@ -159,7 +159,7 @@ def torchvision(name: str, root: Path, resolution: int | None, download: bool) -
             for split in (train, test)
         ]
     return _dataset(
-        name, pairs[0], pairs[1], _TEN if name in ("mnist", "svhn") else train.classes, resolution
+        name, pairs[0], pairs[1], TEN if name in ("mnist", "svhn") else train.classes, resolution
     )
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from condense.data import arrays, folders
+from condense.data import arrays, folders, parquet
 from condense.data.images import Dataset
 from condense.errors import UserError, unknown
 from condense.reading import usable_path
@@ -79,6 +79,10 @@ DATASETS = {
         "your images: PATH/train/<class> and PATH/test/<class> (or val), "
         "or PATH/<class>; 32 px by default"
     ),
+    "hf:PATH": (
+        "Parquet files as Hugging Face `datasets` writes them, in the folder PATH, or a dataset of "
+        "the hub by its name; needs pyarrow (`pip install 'condensekit[hf]'`)"
+    ),
     "FILE.npz": (
         "your arrays, named as in MedMNIST: train_images, train_labels, test_images, test_labels "
         "and optionally class_names"
@@ -102,7 +106,8 @@ def load_dataset(
     data_dir: the folder that holds the files; ./data by default.
     resolution: the side of the images in pixels. The shorter side is resized to it (bilinear,
         antialiased) and the centre is cropped. By default a named dataset keeps its usual size
-        (64 for ImageNet, 128 for its subsets), an array keeps its own size (its centre square),
+        (64 for ImageNet, 128 for its subsets), an array keeps its own size (its centre square), as
+        do the images of `hf:PATH`, which must then have one size,
         and the images of `folder:PATH` become 32 px.
     download: whether to download missing files of mnist, fashionmnist, svhn, cifar10 or cifar100.
 
@@ -128,6 +133,8 @@ def load_dataset(
     root = _root(data_dir)
     if name.startswith("folder:"):
         return folders.folder(name, None if data_dir is None else root, resolution or 32)
+    if name.startswith("hf:"):
+        return parquet.hugging_face(name, resolution)
     if name.endswith(".npz"):
         return arrays.npz(str(usable_path(name)), resolution)
     if name not in NAMED:

@@ -60,23 +60,35 @@ def picture(file: str | Path) -> Iterator[Image.Image]:
     ...     image.size
     (40, 30)
     """
-    with open_file(file) as content:
-        try:
-            with Image.open(content, formats=_FORMATS) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    raise Image.DecompressionBombError
-                yield image
-        except UserError:
-            raise
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise UserError(
-                f"{file} has more than {MOST_PIXELS:,} pixels; scale it down or remove it"
-            ) from None
-        except Exception as error:  # a decoder may raise anything on damaged bytes
-            reason = str(error).partition("\n")[0].replace(repr(content), "the file")
-            raise UserError(
-                f"{file} cannot be decoded as a picture ({reason}); replace or remove it"
-            ) from error
+    with open_file(file) as content, picture_in(content, str(file)) as image:
+        yield image
+
+
+@contextmanager
+def picture_in(content: BinaryIO, name: str) -> Iterator[Image.Image]:
+    """The picture that `content` holds, as `picture` gives that in a file; errors call it `name`.
+
+    >>> with picture_in(io.BytesIO(b"no picture"), "row 3"):
+    ...     pass
+    Traceback (most recent call last):
+    condense.errors.UserError: row 3 cannot be decoded as a picture (...); replace or remove it
+    """
+    try:
+        with Image.open(content, formats=_FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise Image.DecompressionBombError
+            yield image
+    except UserError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UserError(
+            f"{name} has more than {MOST_PIXELS:,} pixels; scale it down or remove it"
+        ) from None
+    except Exception as error:  # a decoder may raise anything on damaged bytes
+        reason = str(error).partition("\n")[0].replace(repr(content), "the file")
+        raise UserError(
+            f"{name} cannot be decoded as a picture ({reason}); replace or remove it"
+        ) from error
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
+from condense.data.own import Own, as_dataset
 from condense.data.preprocess import Preprocess
 from condense.device import pick_device
-from condense.errors import UserError
+from condense.errors import UserError, advice
 from condense.methods import selection as select
 from condense.methods.base import Diverged, Learner, Matching, Recipe
 from condense.methods.recipes import recipe_for
@@ -47,7 +48,7 @@ Learned = tuple[Tensor, Tensor, Tensor | None]
 
 
 def condense(
-    dataset: Dataset,
+    dataset: Dataset | Own,
     *,
     ipc: int,
     recipe: str | Recipe = "best",
@@ -68,6 +69,8 @@ def condense(
 
     Parameters
     ----------
+    dataset: what `load_dataset` gives, or any dataset that `as_dataset` takes: of torch,
+        torchvision or Hugging Face, or a pair of arrays.
     recipe: a name of `RECIPES`, or a `Recipe`.
     steps: replaces the recipe's number of steps.
     minutes: how long the run may take. The recipe's number of steps, and the training of its pool,
@@ -91,6 +94,7 @@ def condense(
     >>> condense(load_dataset("digits"), ipc=1, recipe=recipe, device="cpu", quiet=True)
     CondensedSet(...)
     """
+    dataset = as_dataset(dataset)
     if isinstance(recipe, str):
         recipe = recipe_for(recipe, dataset.name, dataset.shape, ipc)
     recipe = recipe.override({} if steps is None else {"steps": steps})
@@ -110,12 +114,12 @@ def condense(
     return _begin(None if out is None else Path(out), job, dataset, preprocess, quiet, deadline)
 
 
-def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = False) -> CondensedSet:
+def resume(out: str | Path, dataset: Dataset | Own = None, *, quiet: bool = False) -> CondensedSet:
     """Continue the run in folder `out` from its last good checkpoint.
 
     The resulting file is the same as if the run had never stopped. `dataset` is needed only if no
-    name loads it. Raises `UserError` if the folder holds no run or the dataset has changed, and
-    what `condense` raises.
+    name loads it: give what `condense` was given. Raises `UserError` if the folder holds no run or
+    the dataset has changed, and what `condense` raises.
 
     >>> from tempfile import TemporaryDirectory
     >>> from condense import load_dataset, recipe_for
@@ -139,13 +143,19 @@ def resume(out: str | Path, dataset: Dataset | None = None, *, quiet: bool = Fal
         ranks.agree(job.to_json())
         if (folder / FILE_NAME).exists():
             return _completed(folder, job, ranks)
-        dataset = dataset or job.source.load()
+        dataset = _dataset_of(job) if dataset is None else as_dataset(dataset)
         if dataset.fingerprint != job.fingerprint:
             raise UserError(
                 f"{folder} condenses {job.source.name} with content {job.fingerprint}, "
                 f"but {dataset.name} now has content {dataset.fingerprint}"
             )
         return _go_on(folder, job, dataset, ranks, quiet)
+
+
+def _dataset_of(job: Job) -> Dataset:
+    """The dataset that the job records. Raises `UserError` where only the program has it."""
+    with advice("if a program holds the dataset, give it: `resume(out, dataset)`"):
+        return job.source.load()
 
 
 def _planned(

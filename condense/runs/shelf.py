@@ -39,6 +39,7 @@ from condense.runs.run import condense, resume
 from condense.sets import published
 from condense.sets.condensed import FILE_NAME, CondensedSet
 from condense.sets.exchange import import_set
+from condense.sets.formats import ddranking
 from condense.sets.provenance import check_belongs
 from condense.settings import plain, read_value, within
 from condense.study.record import locked, read_record, write_record
@@ -267,6 +268,7 @@ def import_into(
 ) -> CondensedSet:
     """Read the foreign set at `path` by `condense.sets.exchange.import_set`; keep it in `folder`.
 
+    `preprocess` is a name, or `ddranking` for how DD-Ranking standardises images.
     Raises `UserError` if it is not of the classes and the size of `dataset`.
 
     >>> from tempfile import TemporaryDirectory
@@ -282,7 +284,8 @@ def import_into(
     """
     if not path.is_dir():
         check_file(path)
-    fitted = make_preprocess(preprocess, dataset)
+    theirs = preprocess == "ddranking"
+    fitted = ddranking.transform(dataset.name) if theirs else make_preprocess(preprocess, dataset)
     imported = import_set(path, dataset.classes, fitted, experiment, dataset.name)
     with within(f"cannot import {path}"):
         check_belongs(imported, dataset)

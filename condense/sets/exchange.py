@@ -1,33 +1,57 @@
 """Read condensed sets from the files of other tools, and write such files.
 
-It reads the published `.pt` layouts (DC, DSA, DM, DataDAM: a dict of experiments; MTT and others:
-images and labels in two files), folders of pictures named by class, and MedMNIST-style `.npz`
-files. It writes the same three formats. Code in a file is never run, and what is written stays
-inside its folder, whatever the classes are called.
+Each format is a file in `condense.sets.formats`. Code in a file is never run, and what is written
+stays inside its folder, whatever the classes are called. Every export has a card, which says what
+is in it and how it is read (`condense.sets.card`).
 """
 
 import hashlib
-import io
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from condense.data.foreign import dense, read_arrays, read_tensors
+from condense.data.parquet import parquet_files
 from condense.data.preprocess import Preprocess
 from condense.errors import UserError, unknown
 from condense.reading import open_file
-from condense.sets.condensed import CondensedSet
-from condense.sets.pictures import read_folder, write_folder
+from condense.sets.card import Result, card
+from condense.sets.condensed import FILE_NAME, CondensedSet
+from condense.sets.formats import ddranking, hugging_face, npz, pictures, pt, tensors
+from condense.sets.formats.base import Read, whole
 from condense.sets.provenance import version
 from condense.settings import within
-from condense.writing import check_new, write_bytes
+from condense.writing import check_new, replacing_folder, write_bytes
+
+CARD = "README.md"
+"""The card in an exported folder; that of a file is beside it, as NAME.md."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A format of exports.
+
+    >>> EXPORTERS["npz"].folder, EXPORTERS["hf"].folder
+    (False, True)
+    """
+
+    write: Callable[[CondensedSet, Path], None]
+    """Writes a set without mosaics: a file, or what belongs into a new folder."""
+    folder: bool
+    """Whether it is a folder; the set itself is then beside the files, in `set.safetensors`."""
+
+
+EXPORTERS = {
+    "folder": Format(write=pictures.write_folder, folder=True),
+    "hf": Format(write=hugging_face.write, folder=True),
+    "ddranking": Format(write=ddranking.write, folder=True),
+    "npz": Format(write=npz.write, folder=False),
+    "pt": Format(write=pt.write, folder=False),
+    "safetensors": Format(write=tensors.write, folder=False),
+}
+"""The formats by name."""
 
 
 def import_set(
@@ -44,9 +68,12 @@ def import_set(
     path: one of
         - a `.pt` file with `{"data": [[images, labels], ...]}`,
         - a `.pt` file with two tensors,
-        - a pair `images*.pt` and `labels*.pt`: the first file, or a folder with `images_best.pt`,
+        - a pair `images*.pt` and `labels*.pt`: the first file, or a folder with `images_best.pt`
+          or, as of DD-Ranking, `images.pt`,
         - a folder of pictures in class folders,
-        - an `.npz` file with uint8 `train_images` and `train_labels`.
+        - a folder of Parquet files, as Hugging Face `datasets` writes them,
+        - an `.npz` file with uint8 `train_images` and `train_labels`,
+        - a `.safetensors` file with the tensors `images` and `labels`.
     classes: the names of the classes.
     preprocess: how the images were preprocessed, which such files do not say. It is applied to
         uint8 pixels; float images are taken to be preprocessed already.
@@ -76,9 +103,14 @@ def import_set(
         "dataset": name,
     } | ({"accuracies": read.accuracies} if read.accuracies else {})
     with within(f"cannot import {path}"):
+        stored = whole(path, read).preprocess.name if "preprocess" in read.own else None
+        if stored not in (None, preprocess.name):
+            raise UserError(f"its images are under `{stored}`, not `{preprocess.name}`")
         images, labels = read.images, read.labels
         images = preprocess.apply(images) if images.dtype == torch.uint8 else images.float()
         labels = labels.float() if labels.is_floating_point() else labels.long()
+        if read.names is not None:
+            labels = hugging_face.matched(labels, read.names, classes)
         condensed = CondensedSet(images, labels, classes, preprocess, provenance)
         _check_classes(condensed, name)
         if read.images.dtype != torch.uint8:
@@ -86,73 +118,122 @@ def import_set(
     return condensed
 
 
+def read_set(path: str | Path) -> CondensedSet:
+    """The set that is at `path`, wherever the files there say all of it.
+
+    That is a run folder, a set file, the name of a published set, or what `export_set` wrote.
+    Raises `UserError` for a file of another tool, which has to be imported first.
+
+    >>> condensed = CondensedSet.load("cifar10-ipc1-best")
+    >>> exported = read_set(export_set(condensed, "ten.pt", "pt"))
+    >>> exported.fingerprint == condensed.decoded().fingerprint
+    True
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix in (*_PT, ".npz"):
+        own = npz.read(path, own=True) if path.suffix == ".npz" else pt.read(path, experiment=0)
+        return whole(path, own)
+    ours = any((path / name).exists() for name in (FILE_NAME, "run.json"))
+    if path.is_dir() and not ours and (holds := _holds(path)):
+        raise UserError(
+            f"{path} is {holds}, without {FILE_NAME}: import it first, by `condensekit import "
+            "--preprocess NAME --dataset NAME`"
+        )
+    return CondensedSet.load(path)
+
+
 def export_set(
-    condensed: CondensedSet, path: str | Path, form: str, *, force: bool = False
+    condensed: CondensedSet,
+    path: str | Path,
+    form: str,
+    *,
+    force: bool = False,
+    results: Sequence[Result] = (),
 ) -> Path:
     """Write a set for other tools; returns `path`.
 
     `form` is one of
 
-    - `folder`: PNG files in folders named by class, for hard labels only. A name that no folder
-      can have is changed, and a number tells equal names apart; `classes.json` has the names;
-    - `npz`: uint8 `train_images` [N, H, W(, 3)], `train_labels` [N, 1] (soft labels: float32
-      [N, C]) and `class_names`;
-    - `pt`: `{"data": [[images, labels]]}` with preprocessed float32 images.
+    - `hf`: a folder of Hugging Face `datasets`, with a Parquet file of pictures, labels and the
+      exact floats; needs pyarrow;
+    - `ddranking`: a folder with the files that DD-Ranking scores;
+    - `folder`: a folder with PNG files in folders named by class, for hard labels only. A name that
+      no folder can have is changed, and a number tells equal names apart; `classes.json` has them;
+    - `npz`: a file with uint8 `train_images` [N, H, W(, 3)], `train_labels` [N, 1] (soft labels:
+      float32 [N, C]) and `class_names`;
+    - `pt`: a file with `{"data": [[images, labels]]}` of preprocessed float32 images;
+    - `safetensors`: a file with `images` and `labels`, as this package writes it.
 
-    The first two clip pixels to the range of a picture and do not store the preprocessing. Mosaics
-    are written decoded. With `force`, a file that is there is replaced.
+    The pixels of `folder` and `npz`, and the pictures of `hf`, are clipped and rounded to 8 bits;
+    all else keeps every bit. Mosaics are written decoded. A folder has the set itself beside its
+    files, and a card, README.md; the card of a file is beside it, as NAME.md. `results` is what was
+    measured of the set, for the card. With `force`, a file that is there is replaced.
 
-    Raises `UserError` for an unknown format, for a file that is there, and for a folder that is not
-    empty.
+    Raises `UserError` for an unknown format, for a file that is there, for a folder that is not
+    empty, and for what the format cannot hold.
 
     >>> from condense.data.preprocess import Standardize
     >>> preprocess = Standardize(mean=torch.tensor([0.5]), std=torch.tensor([0.25]))
     >>> images, labels = torch.zeros(2, 1, 8, 8), torch.tensor([0, 1])
     >>> condensed = CondensedSet(images, labels, ("zero", "one"), preprocess, {})
     >>> folder = export_set(condensed, "pictures", "folder")
-    >>> sorted(file.as_posix() for file in folder.rglob("*.png"))
-    ['pictures/one/00001.png', 'pictures/zero/00000.png']
+    >>> sorted(file.as_posix() for file in folder.rglob("*.*"))
+    ['pictures/README.md', 'pictures/classes.json', 'pictures/one/00001.png',
+     'pictures/set.safetensors', 'pictures/zero/00000.png']
     """
     if form not in EXPORTERS:
         raise unknown("export format", form, EXPORTERS)
-    condensed = condensed.decoded()
-    path = Path(path)
+    path, exporter = Path(path), EXPORTERS[form]
+    text = card(condensed, form, path.name, results)
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"cannot export to {path}: the folder is not empty, choose another")
-    if form != "folder":
-        check_new(path, force=force)
-    EXPORTERS[form](condensed, path)
+    if exporter.folder:
+        with replacing_folder(path) as beside:
+            exporter.write(condensed.decoded(), beside)
+            condensed.save(beside)
+            write_bytes(beside / CARD, text)
+        return path
+    beside = path.with_name(f"{path.name}.md")
+    for file in (path, beside):
+        check_new(file, force=force)
+    exporter.write(condensed.decoded(), path)
+    write_bytes(beside, text)
     return path
 
 
 # ---- what is read
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Read:
-    """What a file, or several, hold of a set."""
-
-    images: Tensor
-    """[N, ch, H, W], uint8 pixels or preprocessed floats."""
-    labels: Tensor
-    files: list[Path]
-    accuracies: dict[str, list[float]] = field(default_factory=dict)
-    """The published accuracies, by the name of the network."""
+_PT = (".pt", ".pth")
 
 
-def _content(path: Path, classes: Sequence[str], experiment: int) -> _Read:
+def _holds(path: Path) -> str:
+    """What kind of a set of another tool a folder holds, in words; empty if it is none."""
+    if any((path / name).exists() for name in pt.PAIRS):
+        return "a folder of images and labels as .pt files"
+    if parquet_files(path):
+        return "a folder of Parquet files"
+    pictured = any(file.suffix.lower() in pictures.PICTURES for file in path.glob("*/*"))
+    return "a folder of pictures" if pictured else ""
+
+
+def _content(path: Path, classes: Sequence[str], experiment: int) -> Read:
     """What `path` holds, in whichever format."""
     if not path.exists():
         raise UserError(f"nothing to import: {path} does not exist")
-    if path.is_dir() and not (path / "images_best.pt").exists():
-        images, labels, files = read_folder(path, classes)
-        return _Read(images=images, labels=labels, files=files)
-    if path.is_dir() or path.suffix in (".pt", ".pth"):
-        return _read_pt(path, experiment)
+    if path.suffix in _PT or any((path / name).exists() for name in pt.PAIRS):
+        return pt.read(path, experiment)
+    if path.is_dir() and parquet_files(path):
+        return hugging_face.read(path)
+    if path.is_dir():
+        images, labels, files = pictures.read_folder(path, classes)
+        return Read(images=images, labels=labels, files=files)
     if path.suffix == ".npz":
-        return _read_npz(path)
+        return npz.read(path)
+    if path.suffix == ".safetensors":
+        return tensors.read(path)
     raise UserError(
-        f"cannot import {path}: give a .pt or .npz file, or a folder of pictures named by class"
+        f"cannot import {path}: give a .pt or .npz file, or a folder of pictures named by class, "
+        "or of Parquet files, or a .safetensors file"
     )
 
 
@@ -203,106 +284,3 @@ def _sha256(files: Sequence[Path]) -> str:
         return digests[0]
     lines = [f"{one}  {file.name}\n" for one, file in zip(digests, files, strict=True)]
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
-
-
-# ---- .pt
-
-
-def _read_pt(path: Path, experiment: int) -> _Read:
-    """Images and labels of any published `.pt` layout."""
-    files = [path / "images_best.pt" if path.is_dir() else path]
-    content, accuracies = read_tensors(files[0]), {}
-    if isinstance(content, Tensor) and files[0].name.startswith("images"):
-        files.append(files[0].with_name(files[0].name.replace("images", "labels", 1)))
-        if not files[1].exists():
-            raise UserError(f"{files[1]} does not exist, but its other half does: both are needed")
-        content = [content, read_tensors(files[1])]
-    if isinstance(content, dict) and isinstance(content.get("data"), list | tuple):
-        accuracies = _accuracies(content.get("accs_all_exps"))
-        experiments = content["data"]
-        if not 0 <= experiment < len(experiments):
-            raise UserError(
-                f"{path} holds {len(experiments)} experiments (from 0): "
-                f"there is no experiment {experiment}"
-            )
-        content = experiments[experiment]
-    match content:
-        case [Tensor() as images, Tensor() as labels]:
-            images, labels = (dense(path, one) for one in (images, labels))
-        case _:
-            raise UserError(
-                f"{path} holds neither `data: [[images, labels], ...]` nor an images and a labels "
-                "tensor"
-            )
-    if (images.dtype != torch.uint8 and not images.is_floating_point()) or labels.is_complex():
-        raise UserError(
-            f"{path} holds images of {images.dtype} and labels of {labels.dtype}: images must be "
-            "uint8 pixels or preprocessed floats, labels numbers"
-        )
-    return _Read(images=images, labels=labels, files=files, accuracies=accuracies)
-
-
-def _accuracies(published: Any) -> dict[str, list[float]]:
-    """The accuracies by network, of all experiments, where a file has them as DC publishes them."""
-    if not isinstance(published, dict):
-        return {}
-    return {
-        name: [float(value) for value in values]
-        for name, values in published.items()
-        if isinstance(name, str)
-        and isinstance(values, list)
-        and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
-    }
-
-
-def _write_pt(condensed: CondensedSet, path: Path) -> None:
-    buffer = io.BytesIO()
-    torch.save({"data": [[condensed.images, condensed.labels]]}, buffer)
-    write_bytes(path, buffer.getvalue())
-
-
-# ---- .npz
-
-
-def _read_npz(path: Path) -> _Read:
-    """The images, uint8 [N, ch, H, W], and the labels of a MedMNIST-style `.npz` file."""
-    arrays = read_arrays(path, ("train_images", "train_labels"))
-    if len(arrays) < 2:
-        raise UserError(
-            f"{path} lacks the arrays `train_images` and `train_labels`: give a MedMNIST-style .npz"
-        )
-    images, labels = arrays["train_images"], arrays["train_labels"]
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        raise UserError(
-            f"`train_images` of {path} must be uint8 [N, H, W] or [N, H, W, ch], not "
-            f"{images.dtype} {list(images.shape)}"
-        )
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.dtype.kind not in "iuf":
-        raise UserError(f"`train_labels` of {path} must be numbers, not {labels.dtype}")
-    pixels = torch.from_numpy(images)
-    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.movedim(-1, 1)
-    kind = np.float32 if labels.dtype.kind == "f" else np.int64
-    return _Read(
-        images=pixels.contiguous(), labels=torch.from_numpy(labels.astype(kind)), files=[path]
-    )
-
-
-def _write_npz(condensed: CondensedSet, path: Path) -> None:
-    pixels = condensed.pixels().movedim(1, -1).numpy()
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        train_images=pixels[..., 0] if pixels.shape[-1] == 1 else pixels,
-        train_labels=(condensed.labels if condensed.soft else condensed.labels[:, None]).numpy(),
-        class_names=np.array(condensed.classes),
-    )
-    write_bytes(path, buffer.getvalue())
-
-
-EXPORTERS: dict[str, Callable[[CondensedSet, Path], None]] = {
-    "folder": write_folder,
-    "npz": _write_npz,
-    "pt": _write_pt,
-}

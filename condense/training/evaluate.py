@@ -26,6 +26,7 @@ from torch import Tensor
 
 from condense.data.augment import make_augment
 from condense.data.images import Dataset, Images
+from condense.data.own import Own, as_dataset
 from condense.errors import UserError
 from condense.networks.accelerate import accelerate
 from condense.networks.build import build, canonical, initialise
@@ -47,7 +48,7 @@ KIND = "evaluate"
 
 def evaluate(
     sets: CondensedSet | Sequence[CondensedSet],
-    dataset: Dataset,
+    dataset: Dataset | Own,
     networks: str | Sequence[str] = ("convnet",),
     repeats: int = 20,
     protocol: Protocol | str = "dm",
@@ -64,6 +65,7 @@ def evaluate(
     Parameters
     ----------
     sets: made from `dataset` under one preprocessing, which the test images get too.
+    dataset: what `load_dataset` gives, or `as_dataset(train, test)` of a dataset of your own.
     networks: names; the result has a `Score` for each.
     protocol: a name of `condense.training.protocol.PROTOCOLS`, or a `Protocol`, taken literally. (A
         name never mirrors digits.)
@@ -93,7 +95,7 @@ def evaluate(
     >>> len(score.accuracies), 0 <= score.mean <= 1
     (3, True)
     """
-    bench = Evaluation.of(sets, dataset, networks, repeats, protocol, seed)
+    bench = Evaluation.of(sets, as_dataset(dataset), networks, repeats, protocol, seed)
     workers = workers or Workers(workers=0, device=device)
     workers.check()
     lost = "nothing is kept without a store: give one to go on"
@@ -174,6 +176,10 @@ class Evaluation:
             raise UserError(
                 f"nothing to evaluate: {len(sets)} sets, {len(names)} networks, {repeats} repeats; "
                 "give one of each or more"
+            )
+        if not len(dataset.test):
+            raise UserError(
+                f"{dataset.name} has no test images: give both splits, `as_dataset(train, test)`"
             )
         tasks = len(sets) * len(names) * repeats
         require("repeats", repeats, tasks <= MOST_TASKS, f"fewer: this is {tasks:,} trainings")

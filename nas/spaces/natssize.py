@@ -18,7 +18,7 @@ from condense.errors import UserError
 from condense.networks.base import Network, Shape
 from condense.networks.build import initialise
 from condense.randomness import generator
-from condense.training.train import Protocol
+from condense.training.protocol import Protocol
 from nas.regime import Regime
 from nas.spaces import nasbench201
 from nas.spaces.layers import Reduction, reduction_weights, relu_conv_bn

@@ -19,7 +19,7 @@ from condense.errors import UserError
 from condense.runs.shelf import import_into
 from condense.sets.condensed import CondensedSet
 from condense.sets.exchange import export_set, import_set
-from condense.sets.pictures import folder_names
+from condense.sets.formats.pictures import folder_names
 
 DIGITS = Source(name="digits").load()
 STANDARD = make_preprocess("standard", DIGITS)
@@ -154,7 +154,8 @@ NAMES = st.one_of(
     st.text(max_size=12),
     st.sampled_from(
         ["cat", "Cat", "CAT", "cat (2)", "a/b", "a_b", "a?b", "..", ".", "../..", "/", "~", "",
-         " ", "x" * 300, "é" * 150, "e\u0301", "\u00e9", "classes.json", "nul\0", "\n", "\udc80"]
+         "readme.md", " ", "x" * 300, "é" * 150, "e\u0301", "\u00e9", "classes.json", "nul\0", "\n",
+         "\udc80"]
     ),
 )  # fmt: skip
 
@@ -204,9 +205,11 @@ def test_the_mapping_of_folders_to_classes_is_beside_them(tmp_path):
         "_._..": "../..",
     }
     assert sorted(entry.name for entry in folder.iterdir()) == [
+        "README.md",
         "T-shirt_top",
         "_._..",
         "classes.json",
+        "set.safetensors",
     ]
 
 

@@ -7,8 +7,9 @@ says which class each folder in it is of.
 import re
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +21,12 @@ from condense.errors import UserError, unknown
 from condense.reading import read_json
 from condense.sets.condensed import CondensedSet
 from condense.settings import read_value, within
-from condense.writing import replacing_folder, write_json
+from condense.writing import write_json
 
 NAMES = "classes.json"
 """A file with the class of each folder, in the order of the classes."""
+_BESIDE = (NAMES, "readme.md", "set.safetensors")
+"""What else is in an exported folder, where names are compared."""
 _INSIDE = re.compile(r"[^./\0][^/\0]*")
 """The names of folders that lie in the exported one, and are not hidden."""
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -39,7 +42,7 @@ def folder_names(classes: Sequence[str]) -> list[str]:
     ['cat', 'Cat (2)', 'T-shirt_top (2)', 'T-shirt_top', '_.', 'été']
     """
     wanted = [_folder_name(name) for name in classes]
-    folders, taken = list(wanted), {NAMES}
+    folders, taken = list(wanted), set(_BESIDE)
     for c in sorted(range(len(classes)), key=lambda c: wanted[c] != classes[c]):
         number = 1
         while _seen_as(folders[c]) in taken:
@@ -111,21 +114,14 @@ def read_folder(path: Path, classes: Sequence[str]) -> tuple[Tensor, Tensor, lis
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about odd metadata
-        first = _read_picture(files[0][0])
+        found = [file for file, _ in files]
+        first = _read_picture(found[0])
         check_expanded(
             path, len(files) * first.nbytes, sum(file.stat().st_size for file, _ in files)
         )
-        pixels = torch.empty(len(files), *first.shape, dtype=torch.uint8)
-        for place, (file, _) in enumerate(files):
-            one = _read_picture(file)
-            if one.shape != first.shape:
-                raise UserError(
-                    f"{file} is {list(one.shape)} (ch, H, W), but {files[0][0]} is "
-                    f"{list(first.shape)}"
-                )
-            pixels[place] = one
+        pixels = same_size(map(_read_picture, found), found)
     labels = torch.tensor([c for _, c in files])
-    return pixels, labels, [file for file, _ in files]
+    return pixels, labels, found
 
 
 def _read_picture(file: Path) -> Tensor:
@@ -137,10 +133,9 @@ def _read_picture(file: Path) -> Tensor:
 
 
 def write_folder(condensed: CondensedSet, path: Path) -> None:
-    """Write the set as PNG files in a folder for each class, and `classes.json` beside them.
+    """Write PNG files into a folder for each class in `path`, and `classes.json` beside them.
 
-    Raises `UserError` for soft labels, for images that are no pictures, and for a folder that is
-    not empty.
+    Raises `UserError` for soft labels and for images that are no pictures.
 
     >>> from condense.data.preprocess import Standardize
     >>> preprocess = Standardize(mean=torch.tensor([0.5]), std=torch.tensor([0.25]))
@@ -151,16 +146,48 @@ def write_folder(condensed: CondensedSet, path: Path) -> None:
     """
     if condensed.soft:
         raise UserError("a folder of pictures cannot hold soft labels: use the format npz or pt")
+    check_picture(condensed)
     folders = folder_names(condensed.classes)
+    write_json(path / NAMES, dict(zip(folders, condensed.classes, strict=True)))
+    labelled = zip(condensed.pixels(), condensed.labels.tolist(), strict=True)
+    for index, (pixels, c) in enumerate(labelled):
+        (path / folders[c]).mkdir(exist_ok=True)
+        as_picture(pixels).save(path / folders[c] / f"{index:05}.png")
+
+
+def check_picture(condensed: CondensedSet) -> None:
+    """Raise a `UserError` unless the images of a set have 1 or 3 channels, as pictures have.
+
+    >>> check_picture(CondensedSet.load("cifar10-ipc1-best"))
+    """
     if condensed.shape[0] not in (1, 3):
         raise UserError(
             f"images of {condensed.shape[0]} channels "
             "cannot be stored as pictures: use the format pt"
         )
-    with replacing_folder(path) as beside:
-        write_json(beside / NAMES, dict(zip(folders, condensed.classes, strict=True)))
-        labelled = zip(condensed.pixels(), condensed.labels.tolist(), strict=True)
-        for index, (pixels, c) in enumerate(labelled):
-            (beside / folders[c]).mkdir(exist_ok=True)
-            one = Image.fromarray(pixels.movedim(0, -1).squeeze(-1).numpy())
-            one.save(beside / folders[c] / f"{index:05}.png")
+
+
+def as_picture(pixels: Tensor) -> Image.Image:
+    """Pixels uint8 [1 or 3, H, W] as a picture.
+
+    >>> as_picture(torch.zeros(3, 4, 5, dtype=torch.uint8)).size
+    (5, 4)
+    """
+    return Image.fromarray(pixels.movedim(0, -1).squeeze(-1).numpy())
+
+
+def same_size(images: Iterable[Tensor], names: Sequence[Any]) -> Tensor:
+    """The images, uint8 [ch, H, W] each, as one tensor. Raises `UserError` for unequal shapes.
+
+    >>> same_size([torch.zeros(1, 8, 8), torch.zeros(1, 8, 9)], ("1.png", "2.png"))
+    Traceback (most recent call last):
+    condense.errors.UserError: 2.png is [1, 8, 9] (ch, H, W), but 1.png is [1, 8, 8]
+    """
+    kept: list[Tensor] = []
+    for one, name in zip(images, names, strict=True):
+        if kept and one.shape != kept[0].shape:
+            raise UserError(
+                f"{name} is {list(one.shape)} (ch, H, W), but {names[0]} is {list(kept[0].shape)}"
+            )
+        kept.append(one)
+    return torch.stack(kept)

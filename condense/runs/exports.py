@@ -1,0 +1,55 @@
+"""Sets of run folders, written for other tools with a card that tells what was measured of them."""
+
+from pathlib import Path
+
+from condense.runs.evaluations import rows
+from condense.sets import published
+from condense.sets.card import Result
+from condense.sets.condensed import CondensedSet
+from condense.sets.exchange import export_set, read_set
+from condense.training.score import Score
+
+
+def export_run(run: str | Path, path: str | Path, form: str, *, force: bool = False) -> Path:
+    """Write the set of a run folder (a set file, a published name) as `export_set` does.
+
+    The card has what `condensekit evaluate` has measured of the set so far, or what was published
+    with it.
+
+    >>> file = export_run("cifar10-ipc1-best", "ten.npz", "npz")
+    >>> [line] = [line for line in Path("ten.npz.md").read_text().splitlines() if "39.6" in line]
+    >>> print(line)
+    | convnet | dm | the test images of cifar10 | 39.6 % (95 % interval ...; 5 networks) |
+    """
+    condensed = read_set(run)
+    return export_set(condensed, path, form, force=force, results=_results(run, condensed))
+
+
+def _results(run: str | Path, condensed: CondensedSet) -> list[Result]:
+    if published.is_name(run):
+        card = published.cards()[str(run)]
+        return [
+            Result(
+                network=card.network,
+                protocol=card.protocol,
+                tested_on=f"the test images of {card.dataset}",
+                accuracy=_text(Score(card.accuracies)),
+            )
+        ]
+    return [
+        Result(
+            network=row.network,
+            protocol=row.protocol_text,
+            tested_on=row.tested_on,
+            accuracy=_text(row.score),
+        )
+        for row in rows(run, condensed)
+    ]
+
+
+def _text(score: Score) -> str:
+    low, high = (100 * bound for bound in score.ci95)
+    count = len(score.accuracies)
+    if count == 1:
+        return f"{100 * score.mean:.1f} % (1 network)"
+    return f"{100 * score.mean:.1f} % (95 % interval {low:.1f} to {high:.1f}; {count} networks)"
