@@ -21,7 +21,7 @@ from condense.command import guard
 from condense.errors import unknown
 from condense.reading import read_json
 from condense.training.score import Score, Statistic
-from continual.results import plot
+from continual.report import plot
 from nas.agreement import Estimate
 from nas.ranking import Ranking
 from nas.training import SCORES

@@ -70,7 +70,7 @@ class StreamTask:
 
     def rows(self, result: dict[str, Any]) -> list[Row]:
         """The rows of all steps."""
-        steps = [{} for _ in result["images"]]
+        steps: list[dict[str, Any]] = [{} for _ in result["images"]]
         for name, values in result.items():
             for step, value in zip(steps, values, strict=False):  # the last step has no next one
                 step[name] = value

@@ -217,7 +217,10 @@ def test_parquet_of_another_program_is_read_by_its_columns(tmp_path):
         ({"image": [{"bytes": None, "path": "a"}], "label": [1]}, "not pictures|does not hold"),
         ({"x": [1]}, "has the columns x: none is `image`"),
         ({"image": [b"no picture"], "label": [1]}, "images of 1 class"),
-        ({"image": [b"no picture"] * 2, "label": [1, 2]}, "the picture in row 0 of .*mine.parquet cannot"),
+        (
+            {"image": [b"no picture"] * 2, "label": [1, 2]},
+            "the picture in row 0 of .*mine.parquet cannot",
+        ),
     ):
         pq.write_table(pa.table(columns), tmp_path / "mine.parquet")
         with pytest.raises(UserError, match=message) as caught:

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from condense.sets.condensed import CondensedSet
 from condense.sets.formats.base import Read, facts_of
 from condense.writing import write_bytes
 
-_OWN = ("classes", "preprocess", "provenance")
-_OWN += tuple(f"preprocess.{name}" for name in ("mean", "std", "matrix"))
+_TRANSFORM = ("preprocess.mean", "preprocess.std", "preprocess.matrix")
+_OWN = ("classes", "preprocess", "provenance", *_TRANSFORM)
 
 
 def read(path: Path, *, own: bool = False) -> Read:
@@ -57,12 +58,13 @@ def write(condensed: CondensedSet, path: Path) -> None:
     torch.Size([40, 3, 32, 32])
     """
     pixels = condensed.pixels().movedim(1, -1).numpy()
+    own: dict[str, Any] = {name: np.asarray(value) for name, value in facts_of(condensed).items()}
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
         train_images=pixels[..., 0] if pixels.shape[-1] == 1 else pixels,
         train_labels=(condensed.labels if condensed.soft else condensed.labels[:, None]).numpy(),
         class_names=np.array(condensed.classes),
-        **{name: np.asarray(value) for name, value in facts_of(condensed).items()},
+        **own,
     )
     write_bytes(path, buffer.getvalue())
