@@ -128,7 +128,7 @@ def _lighten(run: Path) -> None:
     for path in run.glob("*"):
         if path.is_dir() and path.name not in needed:
             shutil.rmtree(path)
-        elif path.name not in needed:
+        elif path.name not in needed and not path.name.startswith("zca-"):
             path.unlink()
     for old in sorted((run / "checkpoints").glob("step-*"))[:-1]:
         old.unlink()

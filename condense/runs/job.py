@@ -3,6 +3,7 @@
 set.safetensors      the condensed set, once the run is finished
 start.safetensors    the starting images and the fitted preprocessing, which a resumed run reuses
 checkpoints/         the last two states of the engine, for each rank if several share a run
+zca-*.safetensors    a large transform, which the two sets above share
 run.json             all settings of the run (dataset, recipe, seed, device), versions and timings
 grid.png             the set as a picture
 tensorboard/         loss curves and image grids

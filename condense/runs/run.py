@@ -243,7 +243,7 @@ def _begin(
             make_learner(dataset, job, start, ranks)
             if ranks.count == 1:
                 job, start = _planned(job, start, dataset, deadline, quiet)
-            start.save(folder / "start.safetensors")
+            start.save(folder / "start.safetensors", alone=False)
             record(folder, job, finished=False)
         ranks.wait()
         return _go_on(folder, job, dataset, ranks, quiet, deadline)
@@ -290,7 +290,7 @@ def _go_on(
     if ranks.leads:
         result = _finished(start, parts, learner.learned(), job.recipe, pool, steps)
         grid(result, folder / "grid.png")  # before the set, whose file says that all is made
-        result.save(folder, storage=job.storage)
+        result.save(folder, storage=job.storage, alone=False)
         check_there(folder)
         seconds = {"pool_seconds": trained - began, "seconds": time.monotonic() - trained}
         record(folder, job, steps_from=done, finished=True, **seconds)

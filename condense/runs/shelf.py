@@ -315,7 +315,9 @@ def keep(folder: Path, source: Source, storage: str, condensed: CondensedSet) ->
         record = KeptRecord(source=source, provenance=condensed.provenance)
         write_record(folder / "run.json", plain(record))
         grid(condensed, folder / "grid.png")
-        condensed.save(folder, storage=storage)  # last: this file says that all is made
+        condensed.save(
+            folder, storage=storage, alone=False
+        )  # last: this file says that all is made
     return condensed
 
 

@@ -1,10 +1,11 @@
 """A condensed set and its file: images, labels, class names, preprocessing and provenance.
 
-All of it is stored in one safetensors file. Images are stored as they are (`float32`, `float16`),
-or with 8 bits a value (`uint8`): as pixels, to which the set's preprocessing is applied again when
-the file is read, or as 256 steps of each channel's own range, whichever loses less. Equal sets give
-equal bytes, so that a resumed run can be compared with an uninterrupted one. A flipped bit is
-detected.
+All of it is stored in one safetensors file, but for a large transform in a folder of sets, which is
+kept once beside them (`condense.sets.transforms`). Images are stored as they are (`float32`,
+`float16`), or with 8 bits a value (`uint8`): as pixels, to which the set's preprocessing is applied
+again when the file is read, or as 256 steps of each channel's own range, whichever loses less.
+Equal sets give equal bytes, so that a resumed run can be compared with an uninterrupted one. A
+flipped bit is detected.
 """
 
 import json
@@ -21,10 +22,10 @@ from torch.utils.data import TensorDataset
 from condense.data.preprocess import Preprocess, from_state
 from condense.errors import UserError, unknown
 from condense.files import digest, load_tensors, save_tensors
-from condense.sets import published
+from condense.sets import published, transforms
 from condense.sets.mosaics import check, decode
 
-FORMAT = 3  # of the file; raise it when an older version would misread a newer file
+FORMAT = 4  # of the file; raise it when an older version would misread a newer file
 FILE_NAME = "set.safetensors"  # inside a run folder
 STORAGES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
 
@@ -194,13 +195,14 @@ class CondensedSet:
     def _soft_labels(self) -> Tensor:
         return self.labels if self.soft else F.one_hot(self.labels, len(self.classes)).float()
 
-    def save(self, path: str | Path, storage: str = "float32") -> Path:
+    def save(self, path: str | Path, storage: str = "float32", *, alone: bool = True) -> Path:
         """Write the set to `path` atomically; returns the file.
 
         `path` is a .safetensors file, or a folder, in which `set.safetensors` is written. `storage`
         `float32` keeps every bit. `float16` halves the size of the images. `uint8` quarters it:
         real images keep every pixel, and the values of others move by at most 1/510 of the range of
-        their channel.
+        their channel. Unless `alone`, a large transform is kept in a file of its own, which all
+        sets of the folder share; these files must stay together.
 
         Raises `UserError` for an unknown storage, and for images that are too large for `float16`.
         """
@@ -215,17 +217,22 @@ class CondensedSet:
             raise UserError(
                 "images are too large for float16 (above 65504): save with storage float32"
             )
-        state |= {f"preprocess.{name}": value for name, value in self.preprocess.state().items()}
+        file, apart = _file(Path(path)), not alone and transforms.is_large(self.preprocess)
+        if apart:
+            transforms.keep(self.preprocess, file.parent)
+        else:
+            own = self.preprocess.state()
+            state |= {f"preprocess.{name}": value for name, value in own.items()}
         header = {
             # The oldest format that holds it, so that older versions read what they can.
-            "format": 3 if ranged else 2 if self.formation > 1 else 1,
+            "format": 4 if apart else 3 if ranged else 2 if self.formation > 1 else 1,
             "classes": self.classes,
             "preprocess": self.preprocess.name,
             "provenance": self.provenance,
             "storage": storage,
             **({"formation": self.formation} if self.formation > 1 else {}),
+            **({"transform": self.preprocess.fingerprint} if apart else {}),
         }
-        file = _file(Path(path))
         save_tensors(file, {"images": images, "labels": self.labels, **state}, header)
         return file
 
@@ -253,7 +260,11 @@ class CondensedSet:
             images, labels = tensors.pop("images"), tensors.pop("labels")
             ranges = _Ranges.taken_from(tensors)
             state = {name.removeprefix("preprocess."): value for name, value in tensors.items()}
-            preprocess = from_state(header["preprocess"], state)
+            preprocess = (
+                transforms.find(file.parent, header["preprocess"], header["transform"])
+                if "transform" in header
+                else from_state(header["preprocess"], state)
+            )
             if ranges:
                 images = ranges.restored(images)
             elif header["storage"] == "uint8":

@@ -242,7 +242,7 @@ def test_missing_foreign_and_future_files(tmp_path):
     with pytest.raises(UserError, match="import it first"):
         CondensedSet.load(tmp_path / "a.pt")
     save_tensors(tmp_path / "new.safetensors", {"images": torch.zeros(1)}, {"format": 99})
-    with pytest.raises(UserError, match=r"format 99, this version reads up to 3"):
+    with pytest.raises(UserError, match=r"format 99, this version reads up to 4"):
         CondensedSet.load(tmp_path / "new.safetensors")
     save_tensors(tmp_path / "other.safetensors", {"images": torch.zeros(1)}, {"format": 1})
     with pytest.raises(UserError, match=r"other.safetensors lacks 'labels'"):
