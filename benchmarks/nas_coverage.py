@@ -65,10 +65,12 @@ Coverage = dict[str, tuple[float, float]]
 
 
 def coverage(found: list[Agreement], true: dict[str, float]) -> Coverage:
-    """By measure: its mean, and the share of intervals that hold the true value."""
+    """By measure: its mean, and the share of intervals; without those of too few architectures."""
     shares = {}
     for name, value in true.items():
         estimates = [one[name] for one in found]
+        if all(np.isnan(one.value) for one in estimates):
+            continue
         held = [one.low <= value <= one.high for one in estimates]
         shares[name] = float(np.mean([one.value for one in estimates])), float(np.mean(held))
     return shares

@@ -143,11 +143,12 @@ def _notes(plan: SearchPlan, ranking: Ranking | None, done: int, total: int) -> 
         )
     if plan.sample.startswith("top"):
         notes.append(
-            f"the candidates are from the {plan.sample.partition(':')[0]} % of the reference: "
-            "agreement is about those alone"
+            f"the candidates are from the best {plan.sample.partition(':')[0][3:]} % of the "
+            "reference: agreement is about those alone"
         )
-    for later, earlier in ranking.repeats.items():
-        notes.append(f"{later} ranks these candidates as {earlier} does, which alone is shown")
+    if ranking.repeats:
+        alike = ", ".join(f"{later} as {earlier}" for later, earlier in ranking.repeats.items())
+        notes.append(f"not shown, since they rank these candidates as another does: {alike}")
     for proxy, counts in ranking.diverged.items():
         if counts.any():
             notes.append(
