@@ -42,7 +42,7 @@ def place(digits) -> SimpleNamespace:
     return SimpleNamespace(digits=digits, preprocess=preprocess, memory=memory)
 
 
-def stream(place: SimpleNamespace, use_task_labels: bool = False):
+def stream(place: SimpleNamespace, use_task_labels: bool = True):
     """Five experiences of two digits, in place of Avalanche's vectors."""
     parts = [
         TensorDataset(one.pixels, one.labels) for one in (place.digits.train, place.digits.test)

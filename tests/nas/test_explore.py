@@ -214,7 +214,7 @@ def test_every_neighbour_is_one_change_away():
     [
         ({"budget": 0}, "--budget 0: it must be 1 or more"),
         ({"strategies": ["evolutions"]}, "did you mean `evolution`"),
-        ({"strategies": ["optuna:TPE"]}, "did you mean `optuna:TPESampler`"),
+        ({"strategies": ["optuna:TPE"]}, "did you mean `optuna` or"),
         ({"by": "random accuracy"}, "did you mean `random:1 accuracy`"),
     ],
 )

@@ -205,7 +205,7 @@ def test_a_folder_of_the_size_space_becomes_its_table(tmp_path):
     """Its longest trainings have 90 epochs, and its architectures are sizes."""
     folder = tmp_path / "NATS-sss-v1_0-50262-simple"
     folder.mkdir()
-    for index in (0, 4711):
+    for index in (0, 7):
         content = {
             name: _results(index, int(name), (777,), natssize.architecture(index).name)
             for name in ("01", "12", "90")
@@ -214,10 +214,10 @@ def test_a_folder_of_the_size_space_becomes_its_table(tmp_path):
         path.write_bytes(bz2.compress(pickle.dumps(content)))
     convert(folder, tmp_path / "natssize.csv.gz", trust_pickle=True)
     reference = load(tmp_path / "natssize.csv.gz", "natssize")
-    assert reference.known("cifar10_test") == [0, 4711]
+    assert reference.known("cifar10_test") == [0, 7]
     for column, epochs in (("cifar100_test", 90), ("cifar100_test_12ep", 12)):
-        expected = _accuracy(4711, epochs, "cifar100", "x-test", 777)
-        assert reference.values(column, [4711])[0] == pytest.approx(expected)
+        expected = _accuracy(7, epochs, "cifar100", "x-test", 777)
+        assert reference.values(column, [7])[0] == pytest.approx(expected)
     content = {name: _results(0, int(name), (777,)) for name in ("12", "200")}
     (folder / "000001.pickle.pbz2").write_bytes(bz2.compress(pickle.dumps(content)))
     with pytest.raises(UserError, match=r"nor_conv.* is not of natssize"):
