@@ -160,7 +160,7 @@ def condense(
     A run can be stopped or killed at any time; resumed, it ends with the same file as if it had not
     been. A setting that is not given is the recipe's: `condensekit recipes paper` prints them.
     """
-    from condense.networks.foreign import adopt_named
+    from condense.networks.factories import adopt_named
     from condense.runs import rehearsal, run
 
     adopt_named(recipe.get("network", ""))

@@ -93,7 +93,7 @@ def evaluate(
     Each accuracy is kept in the run folder as soon as its network is tested. Stopped or killed, the
     same command goes on; with more --repeats it trains only the new networks.
     """
-    from condense.networks.foreign import adopt_named
+    from condense.networks.factories import adopt_named
     from condense.runs import scored
     from condense.runs.evaluations import measure, store_of
     from condense.runs.shelf import source_of

@@ -3,7 +3,7 @@
 A ConvNet is called `convnet`, followed by any of these parts in any order: depth (`d3`), width
 (`w128`), normalisation, activation, pooling. A part that is left out has its default: the depth
 that suits the image size, and `w128-instance-relu-avg`. The other names are those of
-`condense.networks.zoo`, and of networks that are not ours, of `condense.networks.foreign`.
+`condense.networks.zoo`, and of networks that are not ours, `condense.networks.factories`.
 """
 
 import math
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from condense.errors import UserError, unknown
-from condense.networks import foreign
+from condense.networks import factories
 from condense.networks.base import InstanceNorm, Network, Shape, Staged, extra_padding
+from condense.networks.foreign import LAYERS, NORMS, Foreign
 from condense.networks.zoo import ZOO
 from condense.randomness import uniforms
 
@@ -42,7 +43,7 @@ NETWORKS: dict[str, str] = {
         "the same in full; also batch, layer, group, none; sigmoid, leakyrelu; max, none"
     ),
     **{name: entry.about for name, entry in ZOO.items()},
-    **foreign.ABOUT,
+    **factories.ABOUT,
 }
 _ALIASES = {"resnet18": "resnet18-bn"}
 
@@ -181,8 +182,8 @@ def canonical(name: str, shape: Shape) -> str:
     >>> canonical("convnet", (3, 32, 32))
     'convnet-d3-w128-instance-relu-avg'
     """
-    if foreign.is_foreign(name):
-        return foreign.canonical(name, shape)
+    if factories.is_foreign(name):
+        return factories.canonical(name, shape)
     name = _ALIASES.get(name, name)
     if name.split("-")[0] == "convnet":
         return ConvNetSpec.parse(name, shape).name
@@ -204,8 +205,8 @@ def build(name: str, shape: Shape, num_classes: int) -> Network:
     Traceback (most recent call last):
     condense.errors.UserError: network `lenet` needs images of at least 16 px, these are 8 x 8
     """
-    if foreign.is_foreign(name):
-        made = foreign.make(name, shape, num_classes)
+    if factories.is_foreign(name):
+        made = Foreign(factories.made(name, shape, num_classes), name, shape, num_classes)
         initialise(made, 0, 0)
         return made.to(torch.get_default_device())
     name = canonical(name, shape)
@@ -269,17 +270,17 @@ def initialise(network: nn.Module, seed: int, step: int | Tensor) -> None:
     # Each parameter with the bound of its uniform distribution, or None for a normal one.
     drawn: list[tuple[nn.Parameter, float | None]] = []
     for module in network.modules():
-        if isinstance(module, foreign.NORMS):
+        if isinstance(module, NORMS):
             module.reset_parameters()
             continue
-        layer = isinstance(module, foreign.LAYERS)
+        layer = isinstance(module, LAYERS)
         bound = module.weight[0].numel() ** -0.5 if layer else None
         drawn += [
             (parameter, bound)
             for parameter in module.parameters(recurse=False)
             if layer or parameter.ndim > 1
         ]
-    if isinstance(network, foreign.Foreign):
+    if isinstance(network, Foreign):
         network.restore()
     sizes = [parameter.numel() for parameter, _ in drawn]
     # One draw serves all parameters. Number k is in row k // 1024 and column k % 1024, so it does

@@ -26,7 +26,7 @@ from condense.methods.base import Diverged, Learner, Matching, Recipe
 from condense.methods.recipes import recipe_for
 from condense.networks.accelerate import worth_compiling
 from condense.networks.build import build
-from condense.networks.foreign import Factory, adopt
+from condense.networks.factories import Factory, adopt
 from condense.progress import progress, until
 from condense.report.curves import curves
 from condense.report.pictures import grid

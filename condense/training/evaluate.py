@@ -30,7 +30,7 @@ from condense.data.own import Own, as_dataset
 from condense.errors import UserError
 from condense.networks.accelerate import accelerate
 from condense.networks.build import build, canonical, initialise
-from condense.networks.foreign import Factory, adopt, adopted
+from condense.networks.factories import Factory, adopt, adopted
 from condense.progress import Progress
 from condense.randomness import derive
 from condense.sets.condensed import CondensedSet

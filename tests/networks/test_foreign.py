@@ -14,7 +14,7 @@ from condense import Protocol, condense, evaluate, load_dataset, recipe_for, res
 from condense.data.preprocess import make_preprocess
 from condense.errors import UserError
 from condense.methods.selection import select
-from condense.networks import foreign
+from condense.networks import factories
 from condense.networks.build import build, canonical, initialise
 from condense.study.workers import Workers
 from condense.training.evaluate import Evaluation
@@ -86,7 +86,7 @@ def test_grey_images_are_taken(name):
 
 
 def test_fresh_weights_follow_from_seed_and_step_alone():
-    name = foreign.adopt(small)
+    name = factories.adopt(small)
     network, other = build(name, DIGITS.shape, 10), build(name, DIGITS.shape, 10)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -116,7 +116,7 @@ def test_fresh_weights_follow_from_seed_and_step_alone():
 )
 def test_what_is_no_network_is_one_line(factory, message):
     with pytest.raises(UserError, match=message) as caught:
-        build(foreign.adopt(factory), DIGITS.shape, 10)
+        build(factories.adopt(factory), DIGITS.shape, 10)
     assert "\n" not in str(caught.value)
 
 
@@ -159,7 +159,7 @@ def test_functions_are_evaluated_here_and_by_workers():
 def test_a_worker_that_never_saw_a_function_is_sent_it(monkeypatch):
     bench = Evaluation.of(few(), DIGITS, small, 1, QUICK, seed=0)
     packed = pickle.dumps(bench)
-    monkeypatch.setattr(foreign, "_ADOPTED", {})
+    monkeypatch.setattr(factories, "_ADOPTED", {})
     with pytest.raises(UserError, match="not given"):
         bench.run(bench.tasks[0])
     assert pickle.loads(packed).run(bench.tasks[0])["accuracy"] > 0
@@ -169,7 +169,7 @@ def test_the_name_of_a_result_changes_with_the_layers():
     def net(shape, classes, hidden):
         return nn.Sequential(flat(shape, hidden), nn.Linear(hidden, classes))
 
-    names = {canonical(foreign.adopt(partial(net, hidden=n)), DIGITS.shape) for n in (5, 6, 5)}
+    names = {canonical(factories.adopt(partial(net, hidden=n)), DIGITS.shape) for n in (5, 6, 5)}
     assert len(names) == 2
 
 
@@ -190,7 +190,7 @@ def test_a_function_in_a_file_of_a_run_is_never_imported(tmp_path, monkeypatch):
     how = {"ipc": 1, "recipe": recipe, "network": small, "device": "cpu", "quiet": True}
     condense(DIGITS, out=tmp_path / "run", **how)
     (tmp_path / "run" / "set.safetensors").unlink()
-    monkeypatch.setattr(foreign, "_ADOPTED", {})
+    monkeypatch.setattr(factories, "_ADOPTED", {})
     with pytest.raises(UserError, match="which this program was not given"):
         resume(tmp_path / "run", quiet=True)
 
@@ -249,7 +249,7 @@ def test_the_command_takes_a_function_in_a_file(tmp_path, capsys, monkeypatch):
     code, _, err = run(capsys, monkeypatch, "condense", *data, *network, "--out", out)
     assert code == 0, err
     (out / "set.safetensors").unlink()
-    monkeypatch.setattr(foreign, "_ADOPTED", {})
+    monkeypatch.setattr(factories, "_ADOPTED", {})
     code, _, err = run(capsys, monkeypatch, "condense", "--resume", out)
     assert (code, "name it by --network" in err) == (2, True)
     assert run(capsys, monkeypatch, "condense", "--resume", out, *network)[0] == 0
