@@ -98,7 +98,8 @@ class Run:
     out: Path | None = None
     """Run folder, made here."""
     resume: Path | None = None
-    """Go on with the run in this folder; no other flag is needed."""
+    """Go on with the run in this folder; no other flag is needed, but for `--network` where that is
+    a function of yours."""
     dry_run: bool = False
     """Print the resolved recipe, and time and memory of a few steps."""
     checkpoint_every: int = 200
@@ -159,8 +160,10 @@ def condense(
     A run can be stopped or killed at any time; resumed, it ends with the same file as if it had not
     been. A setting that is not given is the recipe's: `condensekit recipes paper` prints them.
     """
+    from condense.networks.factories import adopt_named
     from condense.runs import rehearsal, run
 
+    adopt_named(recipe.get("network", ""))
     if output.resume is not None:
         run.resume(output.resume)
         show_set(output.resume, output.json)

@@ -25,7 +25,8 @@ class Trials:
     """
 
     network: tuple[str, ...] = ("convnet",)
-    """Network to train; may be repeated."""
+    """Network to train; may be repeated. Also timm/NAME, torchvision/NAME, or FILE.py:FUNCTION for
+    your own: a function of the image shape and the number of classes."""
     repeats: int = 20
     """Networks trained on each set."""
     seed: int = 0
@@ -92,6 +93,7 @@ def evaluate(
     Each accuracy is kept in the run folder as soon as its network is tested. Stopped or killed, the
     same command goes on; with more --repeats it trains only the new networks.
     """
+    from condense.networks.factories import adopt_named
     from condense.runs import scored
     from condense.runs.evaluations import measure, store_of
     from condense.runs.shelf import source_of
@@ -99,6 +101,8 @@ def evaluate(
     from condense.training.evaluate import Evaluation
     from condense.training.protocol import protocol_for
 
+    for name in trials.network:
+        adopt_named(name)
     sets = [read_set(path) for path in runs]
     data_dir = None if data.data_dir is None else str(data.data_dir)
     source = data.source() if data.dataset else source_of(runs[0], data_dir)

@@ -120,7 +120,8 @@ class Recipe:
     method: Method
     """The method, with its own hyperparameters."""
     network: str = "convnet"
-    """The network, by name (see `condense.networks.build`).
+    """The network, by name (see `condense.networks.build`): one of ours, timm/NAME,
+    torchvision/NAME, or FILE.py:FUNCTION for your own.
 
     Images are matched under random initialisations of it."""
     real_batch: int = 256

@@ -3,7 +3,7 @@
 A ConvNet is called `convnet`, followed by any of these parts in any order: depth (`d3`), width
 (`w128`), normalisation, activation, pooling. A part that is left out has its default: the depth
 that suits the image size, and `w128-instance-relu-avg`. The other names are those of
-`condense.networks.zoo`.
+`condense.networks.zoo`, and of networks that are not ours, `condense.networks.factories`.
 """
 
 import math
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from condense.errors import UserError, unknown
+from condense.networks import factories
 from condense.networks.base import InstanceNorm, Network, Shape, Staged, extra_padding
+from condense.networks.foreign import LAYERS, NORMS, Foreign
 from condense.networks.zoo import ZOO
 from condense.randomness import uniforms
 
@@ -41,6 +43,7 @@ NETWORKS: dict[str, str] = {
         "the same in full; also batch, layer, group, none; sigmoid, leakyrelu; max, none"
     ),
     **{name: entry.about for name, entry in ZOO.items()},
+    **factories.ABOUT,
 }
 _ALIASES = {"resnet18": "resnet18-bn"}
 
@@ -179,6 +182,8 @@ def canonical(name: str, shape: Shape) -> str:
     >>> canonical("convnet", (3, 32, 32))
     'convnet-d3-w128-instance-relu-avg'
     """
+    if factories.is_foreign(name):
+        return factories.canonical(name, shape)
     name = _ALIASES.get(name, name)
     if name.split("-")[0] == "convnet":
         return ConvNetSpec.parse(name, shape).name
@@ -200,6 +205,10 @@ def build(name: str, shape: Shape, num_classes: int) -> Network:
     Traceback (most recent call last):
     condense.errors.UserError: network `lenet` needs images of at least 16 px, these are 8 x 8
     """
+    if factories.is_foreign(name):
+        made = Foreign(factories.made(name, shape, num_classes), name, shape, num_classes)
+        initialise(made, 0, 0)
+        return made.to(torch.get_default_device())
     name = canonical(name, shape)
 
     def make() -> Network:
@@ -244,8 +253,9 @@ def initialise(network: nn.Module, seed: int, step: int | Tensor) -> None:
     The weights depend only on (seed, step). Weights and biases of convolutions and linear layers
     are uniform within 1 / sqrt(fan_in). Normalisations start with weight 1 and bias 0, and their
     running statistics are reset. Class tokens and positions are normal with standard deviation
-    0.02. `step` may be an int64 tensor on the network's device, where everything is computed. The
-    memory layout of a weight makes no difference.
+    0.02. Vectors of other layers, which only foreign networks have, start as they were made. `step`
+    may be an int64 tensor on the network's device, where everything is computed. The memory layout
+    of a weight makes no difference.
 
     >>> network = build("convnet-d2-w8", (1, 8, 8), num_classes=10)
     >>> initialise(network, seed=0, step=1)
@@ -260,15 +270,18 @@ def initialise(network: nn.Module, seed: int, step: int | Tensor) -> None:
     # Each parameter with the bound of its uniform distribution, or None for a normal one.
     drawn: list[tuple[nn.Parameter, float | None]] = []
     for module in network.modules():
-        if isinstance(module, nn.GroupNorm | nn.LayerNorm | nn.BatchNorm2d):
+        if isinstance(module, NORMS):
             module.reset_parameters()
-        else:
-            bound = (
-                module.weight[0].numel() ** -0.5
-                if isinstance(module, nn.Conv2d | nn.Linear)
-                else None
-            )
-            drawn += [(parameter, bound) for parameter in module.parameters(recurse=False)]
+            continue
+        layer = isinstance(module, LAYERS)
+        bound = module.weight[0].numel() ** -0.5 if layer else None
+        drawn += [
+            (parameter, bound)
+            for parameter in module.parameters(recurse=False)
+            if layer or parameter.ndim > 1
+        ]
+    if isinstance(network, Foreign):
+        network.restore()
     sizes = [parameter.numel() for parameter, _ in drawn]
     # One draw serves all parameters. Number k is in row k // 1024 and column k % 1024, so it does
     # not depend on the size of the network, and the generator only has to compute its per-row and

@@ -26,6 +26,7 @@ from condense.methods.base import Diverged, Learner, Matching, Recipe
 from condense.methods.recipes import recipe_for
 from condense.networks.accelerate import worth_compiling
 from condense.networks.build import build
+from condense.networks.factories import Factory, adopt
 from condense.progress import progress, until
 from condense.report.curves import curves
 from condense.report.pictures import grid
@@ -52,6 +53,7 @@ def condense(
     *,
     ipc: int,
     recipe: str | Recipe = "best",
+    network: str | Factory | None = None,
     steps: int | None = None,
     minutes: float | None = None,
     preprocess: Preprocess | None = None,
@@ -72,6 +74,8 @@ def condense(
     dataset: what `load_dataset` gives, or any dataset that `as_dataset` takes: of torch,
         torchvision or Hugging Face, or a pair of arrays.
     recipe: a name of `RECIPES`, or a `Recipe`.
+    network: replaces the recipe's network: a name, or a function of the image shape and the number
+        of classes that makes a module.
     steps: replaces the recipe's number of steps.
     minutes: how long the run may take. The recipe's number of steps, and the training of its pool,
         are chosen to fit; a few steps are timed for that. The run ends in time even if later steps
@@ -98,6 +102,7 @@ def condense(
     if isinstance(recipe, str):
         recipe = recipe_for(recipe, dataset.name, dataset.shape, ipc)
     recipe = recipe.override({} if steps is None else {"steps": steps})
+    recipe = recipe.override({} if network is None else {"network": _named(network)})
     recipe = recipe.override({} if preprocess is None else {"preprocess": preprocess.name})
     if checkpoint_every < 1:
         raise UserError(f"--checkpoint-every {checkpoint_every}: it must be 1 or more")
@@ -114,12 +119,18 @@ def condense(
     return _begin(None if out is None else Path(out), job, dataset, preprocess, quiet, deadline)
 
 
-def resume(out: str | Path, dataset: Dataset | Own = None, *, quiet: bool = False) -> CondensedSet:
+def resume(
+    out: str | Path,
+    dataset: Dataset | Own = None,
+    *,
+    network: Factory | None = None,
+    quiet: bool = False,
+) -> CondensedSet:
     """Continue the run in folder `out` from its last good checkpoint.
 
     The resulting file is the same as if the run had never stopped. `dataset` is needed only if no
-    name loads it: give what `condense` was given. Raises `UserError` if the folder holds no run or
-    the dataset has changed, and what `condense` raises.
+    name loads it, `network` only if it is a function: give what `condense` was given. Raises
+    `UserError` if the folder holds no run or the dataset has changed, and what `condense` raises.
 
     >>> from tempfile import TemporaryDirectory
     >>> from condense import load_dataset, recipe_for
@@ -132,6 +143,8 @@ def resume(out: str | Path, dataset: Dataset | Own = None, *, quiet: bool = Fals
     True
     """
     folder, ranks = Path(out), Ranks.join()
+    if network is not None:
+        adopt(network)
     if not (folder / "run.json").exists():
         raise UserError(
             f"{folder} holds no run (no run.json): start one with `condense --out {folder}`"
@@ -150,6 +163,10 @@ def resume(out: str | Path, dataset: Dataset | Own = None, *, quiet: bool = Fals
                 f"but {dataset.name} now has content {dataset.fingerprint}"
             )
         return _go_on(folder, job, dataset, ranks, quiet)
+
+
+def _named(network: str | Factory) -> str:
+    return network if isinstance(network, str) else adopt(network)
 
 
 def _dataset_of(job: Job) -> Dataset:

@@ -10,7 +10,8 @@ from condense.data.preprocess import Preprocess, make_preprocess
 from condense.errors import UserError
 from condense.methods import Looping
 from condense.methods import selection as select
-from condense.methods.base import Learner, Problem
+from condense.methods.base import Learner, Matching, Problem
+from condense.networks.foreign import Foreign
 from condense.runs.engine import Engine
 from condense.runs.job import Job
 from condense.runs.pools import pool_of
@@ -123,7 +124,7 @@ def make_learner(
         return recipe.method.learner(
             Problem(dataset=dataset, recipe=recipe, start=start, seed=job.seed, device=place)
         )
-    return Engine(
+    engine = Engine(
         dataset,
         recipe,
         start.preprocess,
@@ -135,6 +136,10 @@ def make_learner(
         ranks=ranks.count,
         pool=pool,
     )
+    assert isinstance(recipe.method, Matching)
+    if isinstance(engine.network, Foreign):  # whose layers may not show what the method matches
+        recipe.method.describe(engine.network, torch.zeros(2, *dataset.shape, device=place))
+    return engine
 
 
 def _check_looping(job: Job, ranks: Ranks) -> None:

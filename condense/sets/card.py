@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from condense.sets.condensed import CondensedSet
@@ -104,7 +105,7 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (float
 
 def _numbers(values: Any) -> list[float]:
     """Float32 values as the shortest numbers that give them back."""
-    return [float(f"{float(value):.9g}") for value in values]
+    return [float(str(np.float32(value))) for value in values]
 
 
 @cache

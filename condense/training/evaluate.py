@@ -30,6 +30,7 @@ from condense.data.own import Own, as_dataset
 from condense.errors import UserError
 from condense.networks.accelerate import accelerate
 from condense.networks.build import build, canonical, initialise
+from condense.networks.factories import Factory, adopt, adopted
 from condense.progress import Progress
 from condense.randomness import derive
 from condense.sets.condensed import CondensedSet
@@ -49,7 +50,7 @@ KIND = "evaluate"
 def evaluate(
     sets: CondensedSet | Sequence[CondensedSet],
     dataset: Dataset | Own,
-    networks: str | Sequence[str] = ("convnet",),
+    networks: str | Factory | Sequence[str | Factory] = ("convnet",),
     repeats: int = 20,
     protocol: Protocol | str = "dm",
     seed: int = 0,
@@ -66,7 +67,9 @@ def evaluate(
     ----------
     sets: made from `dataset` under one preprocessing, which the test images get too.
     dataset: what `load_dataset` gives, or `as_dataset(train, test)` of a dataset of your own.
-    networks: names; the result has a `Score` for each.
+    networks: names, or functions of the image shape and the number of classes that make a module;
+        the result has a `Score` for each name, which for a function is `MODULE:NAME`. Weights are
+        drawn by our rules (`condense.networks.build.initialise`), whoever made the module.
     protocol: a name of `condense.training.protocol.PROTOCOLS`, or a `Protocol`, taken literally. (A
         name never mirrors digits.)
     seed: with a set's position and the repeat it determines weights, order and augmentation, so
@@ -150,6 +153,8 @@ class Evaluation:
     """The same in words."""
     networks: tuple[str, ...]
     """Names, none twice."""
+    own: dict[str, Factory]
+    """The functions among them, for the workers."""
     repeats: int
     """Networks of each name on each set."""
     seed: int
@@ -161,7 +166,7 @@ class Evaluation:
         cls,
         sets: CondensedSet | Sequence[CondensedSet],
         dataset: Dataset,
-        networks: str | Sequence[str],
+        networks: str | Factory | Sequence[str | Factory],
         repeats: int,
         protocol: Protocol | str,
         seed: int,
@@ -171,7 +176,12 @@ class Evaluation:
         Raises its `UserError`s here, so that what is wrong shows before the first hour of training.
         """
         sets = (sets,) if isinstance(sets, CondensedSet) else tuple(sets)
-        names = (networks,) if isinstance(networks, str) else tuple(dict.fromkeys(networks))
+        given = (
+            networks
+            if isinstance(networks, Sequence) and not isinstance(networks, str)
+            else [networks]
+        )
+        names = tuple(dict.fromkeys(one if isinstance(one, str) else adopt(one) for one in given))
         if not sets or not names or repeats < 1:
             raise UserError(
                 f"nothing to evaluate: {len(sets)} sets, {len(names)} networks, {repeats} repeats; "
@@ -198,6 +208,7 @@ class Evaluation:
             test=dataset.test,
             tested_on=dataset.tested_on,
             networks=names,
+            own=adopted(names),
             repeats=repeats,
             seed=seed,
         )
@@ -272,6 +283,11 @@ class Evaluation:
     def __getstate__(self) -> dict[str, Any]:
         """What travels to a worker: the fields, and not the networks and images of this process."""
         return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In a worker: the functions that make networks are made known there."""
+        self.__dict__.update(state)
+        adopted(self.own)
 
     def _seed(self, position: int) -> int:
         return derive(self.seed, "evaluate", position)

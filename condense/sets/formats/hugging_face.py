@@ -25,6 +25,9 @@ from condense.writing import write_bytes
 
 EXACT, SOFT = "preprocessed", "soft_label"
 """The columns with the floats of each image, and with its soft label."""
+_KIND = "ARROW:extension:name"
+_OF_KIND = "ARROW:extension:metadata"
+_ARRAY_3D = "datasets.features.features.Array3DExtensionType"
 
 
 def read(path: Path) -> Read:
@@ -73,12 +76,20 @@ def write(condensed: CondensedSet, folder: Path) -> None:
     }
     if condensed.soft:
         size = len(condensed.classes)
-        columns[SOFT] = _nested(pa, condensed.labels.numpy(), (size,))
+        soft = pa.array(condensed.labels.numpy().reshape(-1))
+        columns[SOFT] = pa.FixedSizeListArray.from_arrays(soft, size)
         value = {"dtype": "float32", "_type": "Value"}
         features[SOFT] = {"feature": value, "length": size, "_type": "List"}
-    table = pa.table(columns).replace_schema_metadata(
-        {METADATA: json.dumps({"info": {"features": features}})}
+    # `datasets` reads nested lists as an array only if the column says so.
+    array = {_KIND: _ARRAY_3D, _OF_KIND: json.dumps([condensed.shape, "float32"])}
+    schema = pa.schema(
+        [
+            pa.field(name, column.type, metadata=array if name == EXACT else None)
+            for name, column in columns.items()
+        ],
+        metadata={METADATA: json.dumps({"info": {"features": features}})},
     )
+    table = pa.table(columns, schema=schema)
     sink = io.BytesIO()
     pa.parquet.write_table(table, sink)
     name = f"ipc{condensed.ipc}"
