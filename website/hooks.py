@@ -20,7 +20,7 @@ from condense.options import without_backticks
 from condense.report.tables import markdown
 from condense.settings import described
 from condense.training.experts import Training
-from condense.training.train import Protocol
+from condense.training.protocol import Protocol
 from continual.plan import Plan
 from nas.regime import Regime
 

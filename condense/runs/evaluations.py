@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from condense.networks.accelerate import worth_compiling
 from condense.progress import notice, progress, until
 from condense.sets.condensed import CondensedSet
 from condense.study.study import Store, Study
@@ -154,7 +155,9 @@ def measure(
 
 def _tell_time(bench: Evaluation, left: Sequence[Task]) -> None:
     """Say on stderr how long the networks that are left take, unless they are quick."""
-    if bench.is_long(left):
+    images = len(bench.sets[0].images) * bench.sets[0].formation ** 2 * len(left)
+    pixels = images * bench.sets[0].images[0, 0].numel()
+    if worth_compiling(3.0 * bench.protocols[0].epochs * pixels):
         with notice("timing a few steps, to tell how long the evaluation takes", quiet=False):
             seconds = bench.seconds(left)
         print(f"{len(left)} networks: {until(seconds)}", file=sys.stderr, flush=True)

@@ -30,7 +30,7 @@ from condense.data.augment import make_augment
 from condense.data.images import Dataset, Images
 from condense.data.own import Own, as_dataset
 from condense.errors import UserError
-from condense.networks.accelerate import accelerate, worth_compiling
+from condense.networks.accelerate import accelerate
 from condense.networks.build import build, canonical, initialise
 from condense.progress import Progress
 from condense.randomness import derive
@@ -255,12 +255,6 @@ class Evaluation:
                 progress(done, f"{names[trial.key]} {trial.result['accuracy']:.1%}")
 
         return report
-
-    def is_long(self, tasks: Sequence[Task]) -> bool:
-        """Whether these networks take long enough for that to be told before they begin."""
-        images = sum(len(self.sets[task.position]) * self.sets[0].formation ** 2 for task in tasks)
-        pixels = self.sets[0].images[0, 0].numel()
-        return worth_compiling(3.0 * images * self.protocols[0].epochs * pixels)
 
     def seconds(self, tasks: Sequence[Task]) -> float:
         """How long these networks take, one after another; some steps of each name are timed."""
