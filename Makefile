@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast faults lint format clean
+.PHONY: demo test test-fast faults lint format docs package clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,16 @@ lint: $(VENV)/.installed  ## style, types, and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+docs: $(VENV)/.installed  ## the documentation as a site in build/site; any warning fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+package: $(VENV)/.installed  ## build the wheel, install it into a clean environment, run the tutorials with it
+	rm -rf build/wheel && $(BIN)/python -m build --outdir build/wheel
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/pip install --quiet -c constraints.txt build/wheel/*.whl
+	cd build/wheel && venv/bin/python ../../tests/docs/blocks.py ../../docs/tutorial/*.md
+	du -sh build/wheel/venv
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

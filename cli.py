@@ -4,6 +4,8 @@ import click
 
 from condense.command import COMMANDS
 from condense.command.guard import run
+from condense.options import Group
+from condense.version import version as installed
 from continual.command import continual
 from nas.command import nas
 
@@ -13,8 +15,14 @@ def main() -> None:
     run(cli)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-def cli() -> None:
+@click.group(
+    cls=Group,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.option("--version", is_flag=True, help="Show the version and exit.")
+@click.pass_context
+def cli(context: click.Context, version: bool) -> None:
     """Distil an image dataset into a few synthetic images per class, and put them to work.
 
     \b
@@ -23,6 +31,11 @@ def cli() -> None:
       condensekit evaluate runs/digits --repeats 5 --epochs 300
       condensekit show runs/digits
     """
+    if version:
+        click.echo(f"condensekit {installed()}")
+        context.exit()
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 for command in (*COMMANDS, continual, nas):

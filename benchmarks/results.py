@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from condense.sets.provenance import version
+from condense.version import version
 from condense.writing import write_bytes, write_json
 
 FOLDER = Path(__file__).parent / "results"

@@ -1,14 +1,23 @@
-"""Progress of a long task, shown on stderr: a live bar on a terminal, else a line now and then."""
+"""Progress of a long task, shown on stderr: a live bar on a terminal, else a line now and then.
+
+Functions that are told to be `quiet` or not show a `progress`. What lies deeper, such as whitening,
+is heard only inside `aloud`, which the command line is.
+"""
 
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Protocol
 
 _PLAIN_EVERY = 10.0
 """Seconds between two plain lines."""
+_PATIENCE = 2.0
+"""Seconds of silence before a `notice`."""
+_ALOUD = ContextVar("_ALOUD", default=False)
 
 
 class Progress(Protocol):
@@ -41,16 +50,62 @@ def duration(seconds: float) -> str:
     return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
-def until(seconds: float) -> str:
-    """A length of time from now, and when it ends by the clock.
+def until(seconds: float, word: str = "") -> str:
+    """A length of time from now, with a `word` after it, and when it ends by the clock.
 
     >>> until(600)
     '10 min, done about ...'
+    >>> until(600, "left")
+    '10 min left, done about ...'
     """
     now = datetime.now()
     end = now + timedelta(seconds=seconds)
     day = "" if end.date() == now.date() else f"{end:%A} "
-    return f"{duration(seconds)}, done about {day}{end:%H:%M}"
+    length = f"{duration(seconds)} {word}".strip()
+    return f"{length}, done about {day}{end:%H:%M}"
+
+
+@contextmanager
+def aloud() -> Iterator[None]:
+    """Inside, work that is not told whether to be quiet says on stderr what it does.
+
+    >>> with aloud():
+    ...     heard()
+    True
+    """
+    token = _ALOUD.set(True)
+    try:
+        yield
+    finally:
+        _ALOUD.reset(token)
+
+
+def heard() -> bool:
+    """Whether this runs inside `aloud`.
+
+    >>> heard()
+    False
+    """
+    return _ALOUD.get()
+
+
+@contextmanager
+def notice(text: str, *, quiet: bool | None = None) -> Iterator[None]:
+    """Say `text` on stderr if what is inside takes longer than two seconds.
+
+    Without `quiet`, it is said where it is `heard`.
+
+    >>> with notice("whitening 50,000 images"):
+    ...     pass
+    """
+    timer = threading.Timer(_PATIENCE, lambda: print(f"{text} ...", file=sys.stderr, flush=True))
+    timer.daemon = True
+    if not (not heard() if quiet is None else quiet):
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager
@@ -76,13 +131,7 @@ def progress(title: str, total: int, start: int = 0, *, quiet: bool = False) -> 
 @contextmanager
 def _bar(title: str, total: int, start: int) -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
     columns = (
@@ -90,16 +139,30 @@ def _bar(title: str, total: int, start: int) -> Iterator[Progress]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
     )
     note = TextColumn("{task.fields[note]}", markup=False)
     with Bar(*columns, note, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, completed=start, note="")
-        yield lambda done, note="": bar.update(task, completed=done, note=note)
+        task = bar.add_task(title, total=total, completed=start, note="", left="")
+        left = _left(total, start)
+        yield lambda done, note="": bar.update(task, completed=done, note=note, left=left(done))
+
+
+def _left(total: int, start: int) -> Callable[[int], str]:
+    """The function that says, from the units done, how long the rest takes and when it ends."""
+    began = time.monotonic()
+
+    def text(done: int) -> str:
+        if done <= start or done >= total:
+            return ""
+        return until((time.monotonic() - began) / (done - start) * (total - done), "left")
+
+    return text
 
 
 def _lines(title: str, total: int, start: int) -> Progress:
     began = printed = time.monotonic()
+    left = _left(total, start)
 
     def report(done: int, note: str = "") -> None:
         nonlocal printed
@@ -107,11 +170,7 @@ def _lines(title: str, total: int, start: int) -> Progress:
         if now - printed < _PLAIN_EVERY and done < total:
             return
         printed = now
-        left = (now - began) / max(done - start, 1) * (total - done)
-        print(
-            f"{title}: {done}/{total}, {duration(now - began)}, {duration(left)} left  {note}",
-            file=sys.stderr,
-            flush=True,
-        )
+        parts = (f"{title}: {done}/{total}", f"{duration(now - began)} so far", left(done))
+        print(f"{', '.join(filter(None, parts))}  {note}", file=sys.stderr, flush=True)
 
     return report

@@ -104,7 +104,7 @@ def continual(
     from continual import study
     from continual.plan import METHODS
 
-    session: dict[str, Any] = {"workers": workers, "minutes": output.minutes, "quiet": output.json}
+    session: dict[str, Any] = {"workers": workers, "minutes": output.minutes}
     if output.resume is not None:
         measured = study.resume(output.resume, cache=output.cache, **session)
     else:

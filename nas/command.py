@@ -94,11 +94,7 @@ def nas(
                 f"{', '.join(fixed)} cannot change in a search that is under way: "
                 "leave it out or start another"
             )
-        further: dict[str, Any] = {
-            "workers": workers,
-            "minutes": session.minutes,
-            "quiet": session.json,
-        }
+        further: dict[str, Any] = {"workers": workers, "minutes": session.minutes}
         _tell(search.resume(session.resume, **further), session.json)
     else:
         choices = dataclasses.asdict(judged) | {"regime": trainings.regime("REGIME")}
@@ -160,7 +156,6 @@ def _work(
         store=session.store,
         workers=workers,
         minutes=session.minutes,
-        quiet=session.json,
         **choices,
     )
     _tell(found, session.json)
@@ -253,7 +248,6 @@ def within_budget(
         seed=trainings.seed,
         workers=workers,
         minutes=session.minutes,
-        quiet=session.json,
         source=source,
         only=trainings.only(),
         held_out=trainings.held_out,

@@ -8,11 +8,11 @@ from typing import Any
 
 from condense.data.catalogue import Source
 from condense.errors import unknown
-from condense.sets.provenance import version
 from condense.settings import at_least, plain, read, read_text, replaced, require
 from condense.study.record import Record
 from condense.study.study import MOST_TASKS
 from condense.training.protocol import Protocol
+from condense.version import version
 from nas.own import Own
 from nas.proxies import FREE
 from nas.reference import Reference, load

@@ -156,13 +156,13 @@ def test_a_field_without_a_default_is_an_option_that_must_be_given(
 
 
 def test_doctor_tells_versions_device_and_threads() -> None:
-    told = json.loads(run("doctor", "--json").output)
+    told = json.loads(run("doctor", "--no-speed", "--json").output)
     assert told["python"].startswith("3.")
     assert told["cores"] >= 1
     assert {"condensekit", "torch", "device", "torch threads", "OMP_NUM_THREADS", *PASSIVE} < set(
         told
     )
-    assert "before torch is imported" in run("doctor").output
+    assert "before torch is imported" in run("doctor", "--no-speed").output
 
 
 def _environment(**given: str) -> dict[str, str]:
@@ -177,7 +177,7 @@ def test_threads_wait_passively_unless_the_user_says_how(
     given: dict[str, str], passive: bool
 ) -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "cli.py", "doctor", "--json"],
+        [sys.executable, ROOT / "cli.py", "doctor", "--no-speed", "--json"],
         env=_environment(**given),
         capture_output=True,
         text=True,

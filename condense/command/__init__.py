@@ -3,10 +3,12 @@
 What a command computes it imports when it runs, so that listing the commands imports no torch.
 """
 
+from condense.command.doctor import doctor
 from condense.command.make import condense, experts, pool
 from condense.command.measure import evaluate
 from condense.command.sets import export_command, import_command, select, sets, show
-from condense.command.tell import data, doctor, recipes
+from condense.command.tell import data, recipes
+from condense.command.watch import watch
 
 COMMANDS = (
     condense,
@@ -16,6 +18,7 @@ COMMANDS = (
     select,
     sets,
     show,
+    watch,
     export_command,
     import_command,
     data,

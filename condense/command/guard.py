@@ -15,6 +15,7 @@ from typing import NoReturn
 import click
 
 from condense.errors import UserError, one_line
+from condense.progress import aloud
 from condense.study.interrupt import Interrupted, stoppable
 from condense.study.record import folder_of
 from condense.threads import wait_passively
@@ -27,7 +28,7 @@ _NO_MEMORY = ("can't allocate memory", "out of memory", "Unable to allocate")
 def run(command: click.Command) -> None:
     """Run a command line; unless all is well, end this process with an exit code.
 
-    Inside, SIGTERM acts like Ctrl-C.
+    Inside, SIGTERM acts like Ctrl-C, and all work tells what it does.
 
     >>> import sys
     >>> @click.command()
@@ -43,7 +44,7 @@ def run(command: click.Command) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of files may not be UTF-8
     try:
-        with stoppable():
+        with aloud(), stoppable():
             command.main(standalone_mode=False)
     except UserError as error:
         _end(f"error: {error}", 2)

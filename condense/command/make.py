@@ -7,14 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from condense.command.shared import Data, Device, Output, pairs, show_facts, show_set
+from condense.command.advice import of_recipe, warn
+from condense.command.shared import (
+    Data,
+    Device,
+    Output,
+    pairs,
+    recipe_rows,
+    show_facts,
+    show_rows,
+    show_set,
+)
 from condense.errors import UserError
 from condense.options import Command, Heading, Part, Rows, setting_rows
+from condense.progress import duration, notice, until
 from condense.settings import described
 
 if TYPE_CHECKING:
     from condense.data.images import Dataset
     from condense.methods.base import Recipe
+    from condense.runs.rehearsal import Rehearsal
     from condense.training.experts import Training
 
 
@@ -174,18 +186,47 @@ def condense(
             "--out is missing: name the run folder (or --dry-run to see what would be done)"
         )
     real = source.load(download=data.download)
+    chosen = choice.resolve(real, amount.ipc, recipe)
+    warn(of_recipe(chosen))
     job: dict[str, Any] = {
-        "ipc": amount.ipc, "recipe": choice.resolve(real, amount.ipc, recipe), "seed": amount.seed,
+        "ipc": amount.ipc, "recipe": chosen, "seed": amount.seed,
         "device": machine.device, "chunk": machine.chunk,
     }  # fmt: skip
     if output.dry_run or output.out is None:
-        show_facts(rehearsal.rehearse(real, pools=output.pools, **job).to_json(), output.json)
+        with notice("timing a few steps"):
+            told = rehearsal.rehearse(real, pools=output.pools, evaluation=True, **job)
+        _show_plan(told, real, output.json)
         return
     run.condense(
         real, out=output.out, source=source, storage=output.storage, minutes=amount.minutes,
         checkpoint_every=output.checkpoint_every, pools=output.pools, **job,
     )  # fmt: skip
     show_set(output.out, output.json)
+
+
+def _show_plan(told: "Rehearsal", real: "Dataset", as_json: bool) -> None:
+    """Print what a run would do, how long its parts take here, and every setting."""
+    if as_json:
+        show_facts(told.to_json(), as_json=True)
+        return
+    from condense.runs.rehearsal import NETWORKS
+
+    recipe, evaluation = told.recipe, told.evaluation or 0.0
+    pool = f"training {recipe.pool} networks to match under (or those not there yet)"
+    steps = f"{recipe.steps:,} steps of {duration(told.step)} each"
+    times = [(duration(told.pool), pool)] if recipe.pool else []
+    times += [
+        (duration(told.step * recipe.steps), steps),
+        (duration(told.total), f"the run in all: {until(told.total)} if it began now"),
+        (duration(evaluation), f"then `evaluate` with its defaults, {NETWORKS} networks"),
+    ]
+    work = [
+        ("dataset", f"{real.name}, {len(real.train):,} images of {len(real.classes)} classes"),
+        ("images", f"{told.ipc} per class, by recipe {recipe.name}"),
+        ("device", f"{told.device}, {told.chunk} classes at once"),
+        ("memory", f"{told.peak_memory / 1e9:.1f} GB"),
+    ]
+    show_rows({"What would be done": work, "How long it takes here": times, **recipe_rows(recipe)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,7 +270,7 @@ def pool(data: Data, choice: Choice, machine: Device, output: PoolOutput) -> Non
         raise UserError(f"recipe `{recipe.name}` has no pool: add one by --set pool=5")
     pool_of(
         real, recipe, make_preprocess(recipe.preprocess, real), seed=output.seed,
-        device=pick_device(machine.device), shared=output.out, quiet=output.json,
+        device=pick_device(machine.device), shared=output.out, quiet=False,
     )  # fmt: skip
     facts = {"folder": str(output.out), "networks": recipe.pool, "steps": steps_of(recipe, real)}
     show_facts(facts, output.json)
@@ -285,8 +326,6 @@ def experts(
     """
     from condense.training.experts import train_experts
 
-    made = train_experts(
-        data.load(), training, amount.count, output.out, device=machine.device, quiet=output.json
-    )
+    made = train_experts(data.load(), training, amount.count, output.out, device=machine.device)
     facts = {"folder": str(output.out), "experts": made.count, "passes": made.passes}
     show_facts(facts, output.json)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from condense.command.advice import of_networks, warn
 from condense.command.shared import Data, Printed, score_text
 from condense.options import PATH, Command, Heading, Part
 from condense.settings import plain
@@ -109,17 +110,15 @@ def evaluate(
     real = source.load(download=data.download)
     protocol = dataclasses.replace(protocol_for(trials.protocol, real.name), **changes)
     bench = Evaluation.of(sets, real, trials.network, trials.repeats, protocol, trials.seed)
-    measured = measure(
-        bench, runs, workers=workers, minutes=session.minutes, store=session.store,
-        quiet=session.json,
-    )  # fmt: skip
+    warn(of_networks(sets, trials.network))
+    measured = measure(bench, runs, workers=workers, minutes=session.minutes, store=session.store)
     robust = {}
     if trials.scores and not measured.left:
         robust = scored.scores(
             sets,
             scored.Bench(
                 dataset=real, network=trials.network[0], repeats=trials.repeats, protocol=protocol,
-                seed=trials.seed, workers=workers, quiet=session.json,
+                seed=trials.seed, workers=workers,
                 store=session.store or store_of(runs[0]),
             ),
             trials.real_accuracy,

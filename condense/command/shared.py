@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from condense.errors import UserError
-from condense.options import Rows
+from condense.options import Rows, without_backticks
+from condense.settings import Setting, described
 
 if TYPE_CHECKING:
     from condense.data.catalogue import Source
     from condense.data.images import Dataset
+    from condense.methods.base import Recipe
     from condense.training.score import Score
 
 
@@ -134,6 +136,32 @@ def show_rows(sections: Mapping[str, Rows]) -> None:
         with formatter.section(heading):
             formatter.write_dl(rows)
     click.echo(formatter.getvalue().strip())
+
+
+def recipe_rows(recipe: "Recipe") -> dict[str, Rows]:
+    """Every setting of a recipe and of its method, with what it means.
+
+    >>> from condense import recipe_for
+    >>> sections = recipe_rows(recipe_for("dm", "digits", (1, 8, 8), 2))
+    >>> list(sections)
+    ['Settings of recipe dm', 'Its method, dm']
+    >>> ("real_batch=256", "Real images per class and step.") in sections["Settings of recipe dm"]
+    True
+    """
+    own = [one for one in described(type(recipe)) if one.name not in ("name", "method")]
+    method = recipe.method
+    return {
+        f"Settings of recipe {recipe.name}": _setting_rows(own, recipe),
+        f"Its method, {method.name}": _setting_rows(described(type(method)), method)
+        or [(method.name, "has no settings of its own")],
+    }
+
+
+def _setting_rows(settings: list[Setting], config: Any) -> Rows:
+    return [
+        (f"{setting.name}={getattr(config, setting.name)}", without_backticks(setting.doc))
+        for setting in settings
+    ]
 
 
 def show_set(folder: Path, as_json: bool) -> None:

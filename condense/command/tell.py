@@ -1,24 +1,15 @@
-"""`condensekit data`, `recipes` and `doctor`: what there is to work with."""
+"""`condensekit data` and `recipes`: what there is to work with."""
 
-import os
-import platform
 from dataclasses import dataclass
-from typing import Any
 
 import click
 
-from condense.command.shared import Data, Printed, show_facts, show_rows
-from condense.options import Command, Heading, Part, Rows, without_backticks
-from condense.settings import Setting, at_least, described
-from condense.threads import PASSIVE, cores, waits_passively
+from condense.command.shared import Data, Printed, recipe_rows, show_facts, show_rows
+from condense.options import Command, Heading, Part
+from condense.settings import at_least
 
 _CIFAR10 = ("cifar10", (3, 32, 32))
 """What recipes are resolved for unless another dataset is named; needs no files."""
-_ADVICE = (
-    "threads that spin while they wait slow down everything on a shared machine: in your own "
-    f"programs set {' and '.join(f'{name}={value}' for name, value in PASSIVE.items())} "
-    "before torch is imported"
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,15 +106,8 @@ def recipes(name: str | None, data: Data, amount: Resolved, output: Printed) -> 
     if output.json:
         show_facts(recipe.to_json(), as_json=True)
         return
-    own = [setting for setting in described(type(recipe)) if setting.name not in ("name", "method")]
-    method = recipe.method
-    show_rows(
-        {
-            f"{name} for {dataset_name}, {amount.ipc} images per class": _rows(own, recipe),
-            f"Its method, {method.name}": _rows(described(type(method)), method)
-            or [(method.name, "has no settings of its own")],
-        }
-    )
+    click.echo(f"{name} for {dataset_name}, {amount.ipc} images per class\n")
+    show_rows(recipe_rows(recipe))
 
 
 def _list_recipes(as_json: bool) -> None:
@@ -143,31 +127,3 @@ def _list_recipes(as_json: bool) -> None:
             "Methods (--method), each with its authors' settings": [*methods.items()],
         }
     )
-
-
-def _rows(settings: list[Setting], config: Any) -> Rows:
-    return [
-        (f"{setting.name}={getattr(config, setting.name)}", without_backticks(setting.doc))
-        for setting in settings
-    ]
-
-
-@click.command(cls=Command, parts={"output": Part(kind=Printed, heading=Heading.OUTPUT)})
-def doctor(output: Printed) -> None:
-    """Say what this installation and this machine are, and how waiting threads behave."""
-    import torch
-
-    from condense.device import pick_device
-    from condense.sets.provenance import version
-
-    facts: dict[str, Any] = {
-        "condensekit": version(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": pick_device("auto").type,
-        "cores": cores(),
-        "torch threads": torch.get_num_threads(),
-    }
-    facts |= {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", *PASSIVE)}
-    facts |= {"threads wait passively": waits_passively(), "advice": _ADVICE}
-    show_facts(facts, output.json)

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from condense.data.foreign import picture, upright
 from condense.errors import UserError
+from condense.progress import notice
 from condense.reading import open_file
 from condense.writing import replacing
 
@@ -229,10 +230,11 @@ def _build(
         )
         title, hidden = f"decoding {path.stem}", not console.is_terminal
         progress = track(images, title, len(files), console=console, disable=hidden)
-        for (image, was_turned), owner in zip(progress, owners, strict=True):
-            out.write(image)
-            contents[owner].update(image)
-            turned += was_turned
+        with notice(f"decoding {len(files):,} pictures", quiet=None if hidden else True):
+            for (image, was_turned), owner in zip(progress, owners, strict=True):
+                out.write(image)
+                contents[owner].update(image)
+                turned += was_turned
         total = out.tell()
         seal = key + b"".join(content.digest() for content in contents)
         check = _check(out, total, seal)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from condense.errors import UserError, unknown
+from condense.progress import notice
 
 if TYPE_CHECKING:
     from condense.data.images import Dataset
@@ -287,7 +288,8 @@ def make_preprocess(name: str, dataset: "Dataset") -> Preprocess:
         return Standardize(mean=torch.tensor(mean), std=torch.tensor(std))
     fitted = _FITTED.setdefault(dataset, {})
     if name not in fitted:
-        fitted[name] = _kind(name).fit(dataset.train.pixels)
+        with notice(f"fitting `{name}` to {len(dataset.train):,} images"):
+            fitted[name] = _kind(name).fit(dataset.train.pixels)
     return fitted[name]
 
 

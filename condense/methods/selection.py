@@ -18,6 +18,7 @@ from condense.device import pick_device
 from condense.errors import UserError, unknown
 from condense.networks import build as networks
 from condense.networks.accelerate import accelerate
+from condense.progress import heard, progress
 from condense.randomness import derive, generator
 from condense.sets.condensed import CondensedSet
 from condense.sets.mosaics import check, encode
@@ -116,6 +117,8 @@ def start(
     if init == "noise":
         made = noise(dataset, ipc, preprocess=preprocess, seed=seed)
         return dataclasses.replace(made, formation=formation)
+    if init not in SELECTIONS:
+        raise unknown("starting point", init, ["noise", *SELECTIONS])
     count = ipc * formation**2
     chosen = select(init, dataset, count, preprocess=preprocess, seed=seed, device=device)
     images, labels = encode(chosen.images, formation), chosen.labels[:: formation**2]
@@ -289,9 +292,12 @@ def _train(
     """
     images = dataset.train
     history = torch.zeros(epochs, len(images), dtype=torch.bool)
-    meetings = torch.zeros(len(images), dtype=torch.int64)
+    meetings, seen = torch.zeros(len(images), dtype=torch.int64), 0
 
     def record(chosen: Tensor, logits: Tensor) -> None:
+        nonlocal seen
+        seen += len(chosen)
+        report(seen // len(images))
         chosen, answers = chosen.cpu(), logits.argmax(dim=1).cpu()
         history[meetings[chosen], chosen] = answers == images.labels[chosen]
         meetings[chosen] += 1
@@ -300,7 +306,8 @@ def _train(
     passed = 3 * epochs * images.pixels[:, 0].numel()  # a backward pass counts as two forward ones
     fast = accelerate(model, passed, next(model.parameters()).device)
     further: dict[str, Any] = {"prepare": preprocess.apply, "watch": record}
-    train(fast, images.pixels, images.labels, protocol, derive(seed, "select"), **further)
+    with progress("train the feature network, passes", epochs, quiet=not heard()) as report:
+        train(fast, images.pixels, images.labels, protocol, derive(seed, "select"), **further)
     return history
 
 

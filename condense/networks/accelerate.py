@@ -7,6 +7,8 @@ left uncompiled.
 """
 
 import copy
+import importlib
+import logging
 import re
 import sys
 from collections.abc import Callable
@@ -57,6 +59,7 @@ class Compiled(Generic[T]):
         # a code object of its own.
         call.__code__ = call.__code__.replace()
         self._plain = run
+        _import_builder()
         self._compiled: Callable[[Tensor], T] | None = torch.compile(call, dynamic=False)
         # Compile the backward pass early: a failure can be handled here, but not later, when
         # gradients are first computed.
@@ -86,6 +89,25 @@ class Compiled(Generic[T]):
                     )
                 return result
         return self._plain(images)
+
+
+def _import_builder() -> None:
+    """Import the module that PyTorch builds its compiled code with, without a warning of it.
+
+    It warns of every machine that has the compiler of CUDA and no GPU, which is no fault.
+    """
+    name = "torch.utils.cpp_extension"
+
+    def is_another(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("No CUDA runtime is found")
+
+    logger = logging.getLogger(name)
+    logger.addFilter(is_another)
+    try:
+        with suppress(ImportError):  # the compiler fails on it, too, and says so
+            importlib.import_module(name)
+    finally:
+        logger.removeFilter(is_another)
 
 
 def _unfinished_discarded(error: Exception) -> bool:

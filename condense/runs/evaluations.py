@@ -7,6 +7,7 @@ outside a run folder keeps nothing, unless the user names one file for the trial
 """
 
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from condense.progress import progress
+from condense.networks.accelerate import worth_compiling
+from condense.progress import notice, progress, until
 from condense.sets.condensed import CondensedSet
 from condense.study.study import Store, Study
 from condense.study.trials import Key, Trial, Trials, reading
 from condense.study.workers import Workers
-from condense.training.evaluate import KIND, Evaluation
+from condense.training.evaluate import KIND, Evaluation, Task
 from condense.training.protocol import PROTOCOLS
 from condense.training.score import Score
 
@@ -141,10 +143,24 @@ def measure(
     how = "the same command goes on" if kept else lost
     with _opened(bench.sets, runs, store) as trials:
         study = Study(trials, bench.tasks, bench.key)
+        if workers.processes() == 0 and workers.cluster is None:
+            bench = bench.to(workers.place())
+            if not quiet and minutes is None:
+                _tell_time(bench, study.left)
         with progress("evaluate", study.total, study.done, quiet=quiet) as report:
             study.work(bench, workers, bench.reporter(report), how_to_go_on=how, minutes=minutes)
         scores = bench.scores(study.results())
         return Measured(scores=scores, done=study.done, total=study.total, how_to_go_on=how)
+
+
+def _tell_time(bench: Evaluation, left: Sequence[Task]) -> None:
+    """Say on stderr how long the networks that are left take, unless they are quick."""
+    images = len(bench.sets[0].images) * bench.sets[0].formation ** 2 * len(left)
+    pixels = images * bench.sets[0].images[0, 0].numel()
+    if worth_compiling(3.0 * bench.protocols[0].epochs * pixels):
+        with notice("timing a few steps, to tell how long the evaluation takes", quiet=False):
+            seconds = bench.seconds(left)
+        print(f"{len(left)} networks: {until(seconds)}", file=sys.stderr, flush=True)
 
 
 def rows(run: str | Path, condensed: CondensedSet) -> list[Row]:

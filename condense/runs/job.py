@@ -26,9 +26,9 @@ from condense.methods import recipes
 from condense.methods.base import Recipe
 from condense.runs.ranks import Ranks
 from condense.sets.condensed import STORAGES
-from condense.sets.provenance import version
 from condense.settings import at_least, plain, read_value, require, within
 from condense.study.record import differences, read_record, write_record
+from condense.version import version
 
 _KEEP = 2
 """Checkpoints that are kept: the last, and the one before it in case the last is damaged."""

@@ -25,8 +25,11 @@ from condense.runs.job import Job
 from condense.runs.pools import protocol_of, shortened, steps_left, steps_of
 from condense.runs.ranks import Ranks
 from condense.runs.setup import make_learner, make_pool
+from condense.training.evaluate import Evaluation
 from condense.training.pool import seconds_a_step
 
+NETWORKS = 20
+"""The networks of an evaluation that is timed: as many as `evaluate` trains by default."""
 _POOL_SHARE = 0.4
 """The largest part of a budget that the training of the pool may take."""
 _MARGIN = 0.9
@@ -61,6 +64,8 @@ class Rehearsal:
     """A step of that training."""
     peak_memory: int
     """Bytes."""
+    evaluation: float | None = None
+    """The evaluation of the set by `evaluate` with its defaults, where it was asked for."""
 
     @property
     def step(self) -> float:
@@ -89,6 +94,9 @@ class Rehearsal:
             "seconds_of_steps": [round(one, 4) for one in self.steps],
             "seconds_of_the_pool": round(self.pool),
             "seconds_in_all": round(self.total),
+            "seconds_of_the_evaluation": None
+            if self.evaluation is None
+            else round(self.evaluation),
             "peak_memory_MB": round(self.peak_memory / 1e6),
         }
 
@@ -103,10 +111,12 @@ def rehearse(
     chunk: int | None = None,
     pools: str | Path | None = None,
     steps: int = 3,
+    evaluation: bool = False,
 ) -> Rehearsal:
     """What `condense` would do, with its time and memory measured on a few steps.
 
-    Does `steps` steps, 2 or more. The first one warms up and is not counted. Nothing is written.
+    Does `steps` steps, 2 or more. The first one warms up and is not counted. With `evaluation`, a
+    few steps of an evaluation by the defaults are timed, too. Nothing is written.
     Raises `UserError` for what `condense` would refuse.
 
     >>> from condense import load_dataset, recipe_for
@@ -141,6 +151,9 @@ def rehearse(
         pool_step = seconds_a_step(
             dataset, recipe.network, recipe.pool, protocol, preprocess=preprocess, device=place
         )
+    memory, bench = peak_memory(place), None
+    if evaluation:
+        bench = Evaluation.of(start, dataset, "convnet", NETWORKS, "dm", seed).to(place)
     return Rehearsal(
         recipe=recipe,
         ipc=ipc,
@@ -149,7 +162,8 @@ def rehearse(
         steps=tuple(timed),
         pool=pool_step * left,
         pool_step=pool_step,
-        peak_memory=peak_memory(place),
+        peak_memory=memory,
+        evaluation=bench and bench.seconds(bench.tasks),
     )
 
 

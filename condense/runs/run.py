@@ -27,7 +27,7 @@ from condense.methods.recipes import recipe_for
 from condense.networks.accelerate import worth_compiling
 from condense.networks.build import build
 from condense.networks.factories import Factory, adopt
-from condense.progress import progress, until
+from condense.progress import notice, progress, until
 from condense.report.curves import curves
 from condense.report.pictures import grid
 from condense.runs.job import Checkpoints, Job, check_free, check_there, load_record, record
@@ -150,6 +150,8 @@ def resume(
             f"{folder} holds no run (no run.json): start one with `condense --out {folder}`"
         )
     if load_record(folder)[0].finished and (folder / FILE_NAME).exists():
+        if not quiet:
+            print(f"{folder} is finished: nothing is left to do", file=sys.stderr)
         return CondensedSet.load(folder)  # also where nothing can be written
     with _owned(folder, ranks):
         _, job = load_record(folder)
@@ -184,10 +186,11 @@ def _planned(
     """
     if deadline is None and (quiet or _is_short(job, dataset)):
         return job, start
-    told = rehearse(
-        dataset, ipc=job.ipc, recipe=job.recipe, seed=job.seed, device=job.device,
-        chunk=job.chunk, pools=job.pools,
-    )  # fmt: skip
+    with notice("timing a few steps, to tell how long the run takes", quiet=quiet):
+        told = rehearse(
+            dataset, ipc=job.ipc, recipe=job.recipe, seed=job.seed, device=job.device,
+            chunk=job.chunk, pools=job.pools,
+        )  # fmt: skip
     if deadline is not None:
         told = fitted(told, dataset, deadline - time.monotonic())
     if not quiet:
@@ -230,7 +233,7 @@ def _in_memory(
         raise UserError("several ranks need a run folder that all of them see: give --out")
     start = starting_set(dataset, job, preprocess)
     job, start = _planned(job, start, dataset, deadline, quiet)
-    pool = make_pool(dataset, job, start, ranks)
+    pool = make_pool(dataset, job, start, ranks, quiet=quiet)
     learner = make_learner(dataset, job, start, ranks, pool)
     keep, draw = (lambda step: None), (lambda step, losses, seconds: None)
     steps = _steps(learner, job, 0, keep, draw, quiet, deadline)
@@ -277,7 +280,7 @@ def _go_on(
     """Do the steps that are left of the run in `folder`, and write the files of a finished run."""
     start = CondensedSet.load(folder / "start.safetensors")
     began = time.monotonic()
-    pool = make_pool(dataset, job, start, ranks, folder)
+    pool = make_pool(dataset, job, start, ranks, folder, quiet=quiet)
     trained = time.monotonic()
     learner = make_learner(dataset, job, start, ranks, pool)
     checkpoints = Checkpoints(folder, ranks)

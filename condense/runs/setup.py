@@ -62,7 +62,13 @@ def starting_set(dataset: Dataset, job: Job, preprocess: Preprocess | None = Non
 
 
 def make_pool(
-    dataset: Dataset, job: Job, start: CondensedSet, ranks: Ranks, folder: Path | None = None
+    dataset: Dataset,
+    job: Job,
+    start: CondensedSet,
+    ranks: Ranks,
+    folder: Path | None = None,
+    *,
+    quiet: bool = True,
 ) -> Pool | None:
     """The trained networks that the recipe asks for; None if it asks for none.
 
@@ -92,6 +98,7 @@ def make_pool(
         device=ranks.place(torch.device(job.device)),
         folder=folder and folder / "pool",
         shared=None if job.pools is None else Path(job.pools),
+        quiet=quiet or not ranks.leads,
     )
     if ranks.leads:
         ranks.wait()

@@ -9,6 +9,7 @@ flipped bit is detected.
 """
 
 import json
+import mimetypes
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ from condense.sets.mosaics import check, decode
 
 FORMAT = 4  # of the file; raise it when an older version would misread a newer file
 FILE_NAME = "set.safetensors"  # inside a run folder
+_IMPORT = "make it a set first with `condensekit import`"
 STORAGES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
 
 
@@ -245,10 +247,9 @@ class CondensedSet:
         path = published.file(str(path)) if published.is_name(path) else Path(path)
         file = _file(path)
         if path.is_file() and path != file:
-            raise UserError(f"{path} is not a .safetensors file: import it first")
+            raise UserError(f"{path} is not a .safetensors file: {_IMPORT}")
         if not file.exists():
-            hint = "the run has not ended, resume it" if path.is_dir() else "check the path"
-            raise UserError(f"no condensed set at {file}: {hint}")
+            raise UserError(f"no condensed set at {file}: {_what_is(path)}")
         tensors, header = load_tensors(file)
         if header.get("format") not in range(1, FORMAT + 1):
             version = header.get("format", "none")
@@ -367,6 +368,19 @@ def _dtype(storage: str) -> torch.dtype:
     if storage not in STORAGES:
         raise unknown("storage", storage, STORAGES)
     return STORAGES[storage]
+
+
+def _what_is(path: Path) -> str:
+    """What a path without a set is instead, and what to do about it."""
+    if (path / "run.json").exists():
+        return f"the run has not ended, go on with `condensekit condense --resume {path}`"
+    if path.is_dir() and any(_is_picture(file) for file in path.glob("*/*")):
+        return f"it is a folder of pictures, {_IMPORT}"
+    return "the folder holds no run" if path.is_dir() else "check the path"
+
+
+def _is_picture(file: Path) -> bool:
+    return (mimetypes.guess_type(file.name)[0] or "").startswith("image/")
 
 
 def _file(path: Path) -> Path:

@@ -4,8 +4,6 @@ The provenance holds versions, the dataset, and how the set was made.
 """
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed
 from typing import Any
 
 import torch
@@ -13,18 +11,7 @@ import torch
 from condense.data.images import Dataset
 from condense.errors import UserError
 from condense.sets.condensed import CondensedSet
-
-
-def version() -> str:
-    """The installed version of condensekit, or `source` if it runs from an uninstalled checkout.
-
-    >>> isinstance(version(), str)
-    True
-    """
-    try:
-        return installed("condensekit")
-    except PackageNotFoundError:
-        return "source"
+from condense.version import version
 
 
 def provenance(dataset: Dataset, **facts: Any) -> dict[str, Any]:

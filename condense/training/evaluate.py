@@ -14,6 +14,8 @@ evaluate on what it returns, whose test images are held-out training images. The
 are for the end.
 """
 
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -39,10 +41,13 @@ from condense.settings import require
 from condense.study.study import MOST_TASKS, Store, Study
 from condense.study.trials import Key, Trial, Trials
 from condense.study.workers import Workers
+from condense.training.pace import seconds_a_step
 from condense.training.protocol import Protocol, protocol_for
 from condense.training.score import Score
 from condense.training.train import accuracy, check_labels, train
 
+_TIMED = 500
+"""Test images that are timed, to tell how long a test takes."""
 KIND = "evaluate"
 """The kind of the trials of evaluations in a store."""
 
@@ -242,7 +247,7 @@ class Evaluation:
 
     def to(self, device: torch.device) -> Self:
         """The same, to be worked on `device`; what is to be there goes there when it is used."""
-        return replace(self, device=device)
+        return self if device == self.device else replace(self, device=device)
 
     def run(self, task: Task) -> dict[str, Any]:
         """Train and test a network: its `accuracy` in [0, 1], and in words what it is `tested_on`.
@@ -261,6 +266,11 @@ class Evaluation:
                 progress(done, f"{names[trial.key]} {trial.result['accuracy']:.1%}")
 
         return report
+
+    def seconds(self, tasks: Sequence[Task]) -> float:
+        """How long these networks take, one after another; some steps of each name are timed."""
+        names = Counter(task.network for task in tasks)
+        return sum(count * self._networks(name, 0).seconds() for name, count in names.items())
 
     def scores(self, results: Mapping[Task, dict[str, Any]]) -> dict[str, Score]:
         """A score for each architecture, over the repeats that are finished on every set.
@@ -366,6 +376,19 @@ class Repeats:
         seed = derive(self._seed, "train", repeat)
         train(self._fast, self._images, self._labels, self._protocol, seed, augment=self._augment)
         return accuracy(self._fast, *self._test)
+
+    def seconds(self) -> float:
+        """How long a network takes to be trained and tested: some of its steps are timed."""
+        initialise(self._network, self._seed, 0)
+        step = seconds_a_step(
+            self._fast, self._images, self._labels, self._protocol, augment=self._augment
+        )
+        few = [part[:_TIMED] for part in self._test]
+        accuracy(self._fast, *few)  # the first time it may be compiled
+        began = time.perf_counter()
+        accuracy(self._fast, *few)
+        test = (time.perf_counter() - began) * len(self._test[0]) / len(few[0])
+        return step * self._protocol.length(len(self._images)) + test
 
 
 @contextmanager

@@ -11,9 +11,7 @@ draw is an indexing of one tensor, so that a step can still be captured as one C
 
 import math
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +27,10 @@ from condense.files import load_tensors, save_tensors
 from condense.networks import build as networks
 from condense.networks.accelerate import accelerate
 from condense.networks.base import Network
-from condense.progress import progress
+from condense.progress import Progress, progress
 from condense.randomness import derive, uniforms
 from condense.sets.condensed import CondensedSet
+from condense.training import pace
 from condense.training.descent import weights_of
 from condense.training.protocol import Protocol
 from condense.training.train import train
@@ -214,7 +213,7 @@ def train_pool(
     With `every_pass` these are the weights before the first pass and after every pass, float16
     [P, epochs + 1, W]. If there is a `folder`, each network is saved there when it is trained;
     networks that are already there are read instead of trained. The weights of a network do not
-    depend on `count`. Unless `quiet`, it is told how many are there.
+    depend on `count`. Unless `quiet`, its progress is shown.
 
     >>> from condense import load_dataset
     >>> from condense.data.preprocess import make_preprocess
@@ -234,10 +233,11 @@ def train_pool(
     """
     network, fast = _built(dataset, name, count, protocol, device)
     images, apply = dataset.train, preprocess.to(device).apply
-    trained = []
-    with progress("pool", count, quiet=quiet) as report:
-        for which in range(count):
-            path = folder / f"network-{which:02}.safetensors" if folder else None
+    trained, steps = [], protocol.length(len(images))
+    paths = [folder and folder / f"network-{which:02}.safetensors" for which in range(count)]
+    there = sum(path is not None and path.exists() for path in paths)
+    with progress("train the pool", count * steps, there * steps, quiet=quiet) as report:
+        for which, path in enumerate(paths):
             weights = _kept(path)
             if weights is None:
                 begin(network, seed, which)
@@ -245,13 +245,12 @@ def train_pool(
                 own = derive(seed, "pool", which)
                 train(
                     fast, images.pixels, images.labels, protocol, own,
-                    prepare=apply, watch=passes,
+                    prepare=apply, watch=_Told(report, protocol, len(images), which, passes),
                 )  # fmt: skip
                 weights = passes.weights() if passes else weights_of(network).cpu()
                 if path:
                     save_tensors(path, {"weights": weights}, {})
             trained.append(weights.to(device))
-            report(which + 1, f"network {which + 1}")
     return torch.stack(trained)
 
 
@@ -278,14 +277,8 @@ def seconds_a_step(
     True
     """
     _, fast = _built(dataset, name, count, protocol, device)
-    times: list[float] = []
-    train(
-        fast, dataset.train.pixels, dataset.train.labels, replace(protocol, epochs=9, steps=9),
-        seed=0, prepare=preprocess.to(device).apply,
-        watch=lambda chosen, logits: times.append(time.perf_counter()),
-    )  # fmt: skip
-    # The first steps compile and warm up. Steps differ in what was drawn for them.
-    return (times[-1] - times[2]) / (len(times) - 3)
+    images, apply = dataset.train, preprocess.to(device).apply
+    return pace.seconds_a_step(fast, images.pixels, images.labels, protocol, prepare=apply)
 
 
 def _built(
@@ -297,6 +290,29 @@ def _built(
     seen = count * protocol.length(len(images)) * protocol.batch
     pixels = 3.0 * seen * images.pixels[0, 0].numel()
     return network, accelerate(network, pixels, device)
+
+
+class _Told:
+    """Reports each step of the training of network number `which`; a `watch` before another."""
+
+    def __init__(
+        self,
+        report: Progress,
+        protocol: Protocol,
+        images: int,
+        which: int,
+        further: "_Passes | None",
+    ) -> None:
+        self._report, self._which, self._further, self._step = report, which, further, 0
+        self._steps, self._of_a_pass = protocol.length(images), protocol.steps_of_a_pass(images)
+
+    def __call__(self, chosen: Tensor, logits: Tensor) -> None:
+        if self._further:
+            self._further(chosen, logits)
+        done, passes = self._which * self._steps + self._step, self._step // self._of_a_pass
+        self._step += 1
+        total = math.ceil(self._steps / self._of_a_pass)
+        self._report(done + 1, f"network {self._which + 1}, pass {passes + 1} of {total}")
 
 
 class _Passes:

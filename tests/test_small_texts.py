@@ -1,0 +1,213 @@
+"""What the commands say on the way: where one starts, while they work, and when nothing is left."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+
+import cli
+from condense import load_dataset, progress, recipe_for
+from condense.command import guard
+from condense.command.advice import of_networks
+from condense.data.preprocess import make_preprocess
+from condense.device import pick_device
+from condense.methods.selection import select
+from condense.runs import standard
+from condense.runs.pools import pool_of
+from condense.runs.run import condense, resume
+from condense.version import version
+
+ROOT = Path(__file__).parents[1]
+TINY = {"network": "convnet-d1-w8", "steps": 2, "real_batch": 4}
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of one command in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["condensekit", *map(str, arguments)])
+        try:
+            guard.run(cli.cli)
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "made"
+    digits = load_dataset("digits")
+    recipe = recipe_for("dm", "digits", digits.shape, 2).override(TINY)
+    condense(digits, ipc=2, recipe=recipe, device="cpu", out=folder, quiet=True)
+    return folder
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys)
+    assert (code, err) == (0, "")
+    assert "condense   Condense a dataset" in out
+    assert run(capsys, "--version")[1] == f"condensekit {version()}\n"
+
+
+@pytest.mark.parametrize("command", [("conden",), ("nas", "serch")])
+def test_an_unknown_command_lists_all(
+    capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    code, _, err = run(capsys, *command)
+    assert code == 2
+    assert "known: " in err
+    assert f"did you mean `{'condense' if len(command) == 1 else 'search'}`" in err
+
+
+def test_a_folder_of_pictures_is_called_what_it_is(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path
+) -> None:
+    assert run(capsys, "export", made, "--out", tmp_path / "pictures")[0] == 0
+    code, _, err = run(capsys, "evaluate", tmp_path / "pictures")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "is a folder of pictures, make it a set first with `condensekit import`" in err
+    assert "holds no run" in run(capsys, "evaluate", tmp_path)[2]
+
+
+def test_going_on_with_a_finished_run_says_that_it_is_finished(
+    capsys: pytest.CaptureFixture[str], made: Path
+) -> None:
+    code, out, err = run(capsys, "condense", "--resume", made)
+    assert (code, err) == (0, f"{made} is finished: nothing is left to do\n")
+    assert "set.safetensors" in out
+    resume(made, quiet=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_training_of_a_pool_shows_its_passes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_PLAIN_EVERY", 0.0)
+    digits = load_dataset("digits")
+    tiny = {"network": "convnet-d1-w8", "pool": 2, "pool_steps": 30}
+    recipe = recipe_for("best", "digits", digits.shape, 1).override(tiny)
+    preprocess, place = make_preprocess("standard", digits), pick_device("cpu")
+    pool_of(digits, recipe, preprocess, seed=0, device=place, quiet=False)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 60
+    assert re.match(
+        r"train the pool: 30/60, .* left, done about .*network 1, pass 2 of 2", lines[29]
+    )
+    assert "network 2, pass 1 of 2" in lines[30]
+
+
+def test_json_leaves_the_progress_on_stderr(capsys: pytest.CaptureFixture[str], made: Path) -> None:
+    flags = ["--network", "mlp", "--epochs", "1", "--repeats", "2", "--device", "cpu", "--json"]
+    _, out, err = run(capsys, "evaluate", made, *flags)
+    assert json.loads(out)["done"] == 2
+    assert "evaluate: 2/2" in err
+
+
+def test_what_lies_deep_is_heard_where_someone_asked_for_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_PATIENCE", 0.01)
+    monkeypatch.setattr(progress, "_PLAIN_EVERY", 0.0)
+    digits, tiny = load_dataset("digits"), {"network": "convnet-d1-w8", "feature_epochs": 2}
+    standard = make_preprocess("standard", digits)
+
+    def work(seed: int) -> str:
+        with progress.notice("whitening"):
+            time.sleep(0.2)
+        select("herding", digits, 1, preprocess=standard, seed=seed, device="cpu", **tiny)
+        return capsys.readouterr().err
+
+    assert work(seed=0) == ""
+    with progress.aloud():
+        told = work(seed=1)
+    assert told.startswith("whitening ...\n")
+    assert "train the feature network, passes: 2/2" in told
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "network", "warned"),
+    [
+        ("zca", "convnet-d1-w8-batch", True),
+        ("zca", "mlp", False),
+        ("standard", "convnet-d1-w8-batch", False),
+    ],
+)
+def test_whitened_sets_and_batch_norm_are_warned_of(
+    tmp_path: Path, preprocess: str, network: str, warned: bool
+) -> None:
+    digits = load_dataset("digits")
+    chosen = select("random", digits, 1, preprocess=make_preprocess(preprocess, digits), seed=0)
+    lines = of_networks([chosen], (network,))
+    assert bool(lines) is warned
+    assert all(network in line for line in lines)
+
+
+def test_a_dry_run_is_a_table_with_times(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--dataset", "digits", "--recipe", "dm", "--ipc", "1", "--device", "cpu"]
+    tiny = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    with torch.compiler.set_stance("force_eager"):  # what is said does not depend on the speed
+        code, out, _ = run(capsys, "condense", *flags, *tiny, "--dry-run")
+    assert code == 0
+    assert re.search(r"the run in all: .*done about \d\d:\d\d if it began now", out)
+    assert "then `evaluate` with its defaults, 20 networks" in out
+    assert re.search(r"real_batch=4 +Real images", out)
+
+
+def test_doctor_measures_the_speed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = standard.images_a_second
+    monkeypatch.setattr(standard, "images_a_second", lambda: measure(0.1, "convnet-d1-w8"))
+    told = json.loads(run(capsys, "doctor", "--json")[1])
+    assert "digits" in told["data"]
+    assert told["images a second"] > 0
+    assert "min" in told["a standard run"] or "h" in told["a standard run"]
+
+
+def test_compiling_says_nothing_of_a_machine_without_a_gpu() -> None:
+    code = (
+        "import torch; torch.cuda._is_compiled = lambda: True; torch.version.cuda = '13.0'; "
+        "torch.cuda.is_available = lambda: False; "
+        "from condense.networks.accelerate import Compiled; "
+        "Compiled(lambda images: images); import torch.utils.cpp_extension as c; print(c.CUDA_HOME)"
+    )
+    environment = os.environ | {"CUDA_HOME": str(ROOT), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(ROOT)
+    assert done.stderr == ""
+
+
+@pytest.mark.slow
+def test_watch_serves_the_curves_to_this_machine_until_it_is_stopped(made: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "cli.py", "watch", str(made)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    try:
+        url = process.stdout.readline().split()[0]
+        assert url.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(url, timeout=60) as page:
+            assert page.status == 200
+    finally:
+        process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+
+
+def test_watch_needs_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, err = run(capsys, "watch", tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "has no curves" in err
