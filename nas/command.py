@@ -343,7 +343,8 @@ def _tell_explored(found: "Exploration", as_json: bool) -> None:
     if as_json:
         click.echo((found.folder / "incumbents.json").read_text().rstrip())
         return
-    costs = sorted({max(1, found.budget * part // 4) for part in (1, 2, 3, 4)})
+    judged = any(one.regret is not None for one in found.incumbents)
+    costs = sorted({max(1, found.budget * part // 4) for part in (1, 2, 3, 4)}) if judged else []
     rows = []
     for row in (row for row in found.rows() if row["cost"] == found.ended[row["strategy"]].cost):
         held = [found.at(row["strategy"], cost) for cost in costs]
@@ -351,7 +352,10 @@ def _tell_explored(found: "Exploration", as_json: bool) -> None:
                    for one in held]  # fmt: skip
         rows.append([row["strategy"], *regrets, str(row["index"]), row["arch"]])
     headers = ["strategy", *(f"after {cost}" for cost in costs), "index", "arch"]
-    click.echo("regret in percent by trainings, and the best at the end")
+    known = (
+        "regret in percent by trainings" if judged else "no reference, so that no regret is known"
+    )
+    click.echo(f"{known}, and the best at the end")
     click.echo("\n".join(aligned(headers, rows)))
     for name in found.unfinished:
         click.echo(f"note: {name} is not at its end: the same command goes on")

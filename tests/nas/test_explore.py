@@ -242,6 +242,14 @@ def test_the_command_tells_regret_against_cost(digits, tmp_path, table, monkeypa
     headers = ["strategy", *(f"after {cost}" for cost in (2, 4, 6, 8)), "index", "arch"]
     assert lines[1].split() == " ".join(headers).split()
     assert [line.split()[0] for line in lines[2:6]] == ["random", "evolution", "halving", "free"]
+    blind = [*flags[: flags.index("--reference")], "--out", str(tmp_path / "blind")]
+    blind += ["--workers", "0", "--strategy", "random"]
+    monkeypatch.setattr(sys, "argv", ["cli.py", "nas", "search", *blind])
+    cli.main()
+    title, headers, row, _ = capsys.readouterr().out.splitlines()
+    assert title == "no reference, so that no regret is known, and the best at the end"
+    assert headers.split() == ["strategy", "index", "arch"]
+    assert row.startswith("random ")
     monkeypatch.setattr(sys, "argv", ["cli.py", "nas", "search", *flags, "--json"])
     cli.main()
     told = json.loads(capsys.readouterr().out)
