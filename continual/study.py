@@ -28,12 +28,15 @@ import torch
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from condense.data.preprocess import PUBLISHED, make_preprocess
+from condense.device import pick_device
 from condense.errors import UserError, unknown
 from condense.files import digest
 from condense.methods.base import Recipe
 from condense.methods.selection import check_ipc
 from condense.networks.build import build
 from condense.progress import progress
+from condense.report.page import write
+from condense.runs.job import environment
 from condense.runs.shelf import Selection, Shelf
 from condense.sets.condensed import CondensedSet
 from condense.settings import plain, read
@@ -369,10 +372,11 @@ class _Run:
         summary["methods"] = self.results.to_json()
         summary["differences"] = self._differences()
         summary["notes"] = results.explained(self.results)
+        summary["seen"] = seen = list(accumulate(len(group) for group in self.groups[0]))
+        summary["environment"] = environment(pick_device(self.plan.device).type)
         write_json(self.folder / "summary.json", {**job, **summary})
-        seen = list(accumulate(len(group) for group in self.groups[0]))
-        picture = report.plot(self.results, self.folder / "accuracy.png", title, seen)
-        report.page(self.results, self.folder / "report.html", picture, job, self.sizes)
+        report.plot(self.results, self.folder / "accuracy.png", title, seen)
+        write(self.folder / "report.html", report_of(self.folder))
 
     def _differences(self) -> dict[str, dict[str, Any]]:
         """What a method's final accuracy is above another's, by name of both."""

@@ -33,6 +33,7 @@ from condense.report.pictures import grid
 from condense.runs.job import Checkpoints, Job, check_free, check_there, load_record, record
 from condense.runs.ranks import Ranks
 from condense.runs.rehearsal import fitted, rehearse
+from condense.runs.report import write_report
 from condense.runs.setup import make_learner, make_pool, starting_set
 from condense.sets.condensed import FILE_NAME, CondensedSet
 from condense.study.interrupt import Interrupted, stop_signal
@@ -216,6 +217,7 @@ def _completed(folder: Path, job: Job, ranks: Ranks) -> CondensedSet:
         grid(result, folder / "grid.png")
         nothing = {"pool_seconds": 0.0, "seconds": 0.0}
         record(folder, job, steps_from=result.provenance["steps"], finished=True, **nothing)
+        write_report(folder)
     ranks.wait()
     return result
 
@@ -306,6 +308,7 @@ def _go_on(
             raise UserError(f"{diverged}{where}") from None
         except Interrupted as stopped:
             raise Interrupted(f"{stopped}; go on with `condense --resume {folder}`") from None
+        charts.save()
     parts = ranks.gather(_learned(learner))
     if ranks.leads:
         result = _finished(start, parts, learner.learned(), job.recipe, pool, steps)
@@ -314,6 +317,7 @@ def _go_on(
         check_there(folder)
         seconds = {"pool_seconds": trained - began, "seconds": time.monotonic() - trained}
         record(folder, job, steps_from=done, finished=True, **seconds)
+        write_report(folder)
     ranks.wait()
     return CondensedSet.load(folder)
 
