@@ -6,6 +6,9 @@ from typing import Any
 Rows = Sequence[Mapping[str, Any]]
 Spec = dict[str, Any]
 
+_FEW_TICKS: Spec = {"tickCount": {"expr": "ceil(width / 90)"}}
+"""Ticks of a horizontal axis that leave room for their labels, also on a phone."""
+
 
 def line(
     rows: Rows, x: str, y: str, color: str | None = None, *, log: bool = False, height: int = 220
@@ -15,9 +18,15 @@ def line(
     >>> line([{"step": 1, "loss": 0.5}], "step", "loss")["encoding"]["x"]["field"]
     'step'
     """
-    scale = {"type": "log"} if log else {"zero": False}
+    scale = {"type": "log", "nice": False} if log else {"zero": False}
     encoding: Spec = {
-        "x": {"field": x, "type": "quantitative", "title": x, "scale": {"nice": False}},
+        "x": {
+            "field": x,
+            "type": "quantitative",
+            "title": x,
+            "scale": {"nice": False},
+            "axis": {"tickMinStep": 1, **_FEW_TICKS},
+        },
         "y": {"field": y, "type": "quantitative", "title": y, "scale": scale},
         "tooltip": [{"field": field, "title": field} for field in (x, y, color) if field],
     }
@@ -70,7 +79,7 @@ def intervals(rows: Rows, value: str, *, zero: bool = False) -> Spec:
     >>> intervals([row], "accuracy")["layer"][0]["encoding"]["y"]["field"]
     'name'
     """
-    x: Spec = {"type": "quantitative", "title": value, "scale": {"zero": zero}}
+    x: Spec = {"type": "quantitative", "title": value, "scale": {"zero": zero}, "axis": _FEW_TICKS}
     source: Spec = {"field": "source", "type": "nominal", "sort": None, "title": None}
     if len({row["source"] for row in rows}) < 2:
         source["legend"] = None

@@ -215,7 +215,7 @@ def _provenance(
     again = condense_command(job, condensed.shape, folder, steps)
     times = {
         name: duration(record.progress[key])
-        for name, key in (("training of the pool", "pool_seconds"), ("steps", "seconds"))
+        for name, key in (("the pool took", "pool_seconds"), ("the steps took", "seconds"))
         if record.progress.get(key, 0) >= 1
     }
     return [
@@ -224,6 +224,6 @@ def _provenance(
             "into a folder that holds no run yet:"
         ),
         Command(again),
-        Facts({"time of the last session": times, **record.environment}),
+        Facts({**times, **record.environment}),
         Details("All settings", [Facts(facts)]),
     ]

@@ -63,7 +63,7 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a continual run of two methods."""
     folder = tmp_path_factory.mktemp("continual") / "run"
     plan = ("--steps", 2, "--orders", 3, "--repeats", 1, "--epochs", 1, "--network", "mlp")
-    methods = ("--method", "random", "--method", "kcenter")
+    methods = ("--method", "random", "--method", "dm:real_batch=4", "--condense-steps", 1)
     command("continual", *TINY, *plan, *methods, "--out", folder, "--json")
     return folder / "report.html"
 
@@ -74,11 +74,13 @@ def test_every_kind_of_report_fits_and_can_be_read_by_all(
 ) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     pages = {"dm": runs / "dm" / "report.html", "both": runs / "both.html"}
-    pages |= {"random": runs / "random" / "report.html", "nas": search, "continual": stream}
+    pages |= {"nas": search, "continual": stream}
     for name, file in pages.items():
         page = shown(file, width, theme)
         page.screenshot(path=tmp_path / f"{name}-{width}-{theme}.png", full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        if (width, theme) == (1280, "light"):
+            continue  # what can be read is the same as at the other width, and in the other theme
         for summary in page.locator("summary").all():
             summary.click()
         found = axe.run(page).response["violations"]

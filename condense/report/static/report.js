@@ -5,7 +5,7 @@
 const CONFIG = {
   background: null,
   aria: false, // the figure has a label, and the data is beside it as a table
-  font: "inherit",
+  font: getComputedStyle(document.body).fontFamily, // by name, since Vega measures text with it
   view: { stroke: null },
   axis: {
     labelColor: "var(--dim)", titleColor: "var(--ink)", gridColor: "var(--line)", domainColor: "var(--dim)",
@@ -19,9 +19,13 @@ const CONFIG = {
   text: { color: "var(--ink)" },
 };
 
-function draw(place, spec) {
+async function draw(place, spec) {
+  const inner = document.createElement("div");
+  inner.setAttribute("aria-hidden", "true"); // the place has a label of its own
+  place.replaceChildren(inner);
   const labels = { axis: { ...CONFIG.axis, labelLimit: Math.min(260, place.clientWidth * 0.4) } };
-  return vegaEmbed(place, { width: "container", ...spec }, { renderer: "svg", actions: false, logLevel: vega.Error, config: { ...CONFIG, ...labels }, tooltip: { theme: "page" } });
+  const options = { renderer: "svg", actions: false, logLevel: vega.Error, config: { ...CONFIG, ...labels } };
+  return (await vegaEmbed(inner, { width: "container", ...spec }, options)).view;
 }
 
 for (const figure of document.querySelectorAll(".chart")) {
@@ -281,7 +285,7 @@ function explorer(place) {
       return { field: name, type: "quantitative", title, scale: { type: wide ? "log" : "linear", zero: false, reverse: title === "rank" }, axis: { format: Math.max(...values.map(Math.abs)) < 1000 ? ".3~g" : "~s" } };
     };
     const number = { format: ".4~g" };
-    const { view } = await draw(find(".plot"), {
+    const view = await draw(find(".plot"), {
       data: { values: points },
       height: 340,
       params: [
