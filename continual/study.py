@@ -49,6 +49,7 @@ from condense.writing import write_json
 from continual import report, results
 from continual.memories import made_jointly, memories, parse, quantised, seconds
 from continual.orders import class_order, of_classes, split
+from continual.page import report_of
 from continual.plan import BYTES, CLASS_BALANCED, NOT_CONDENSED, Plan, filled
 from continual.results import Results
 from continual.scratch import ScratchBench
@@ -363,10 +364,8 @@ class _Run:
         """Write statistics, plot and report of what is measured."""
         classes = len(self.dataset.classes)
         training = "from scratch" if self.plan.mode == "scratch" else self.plan.strategy
-        title = (
-            f"{self.dataset.name}: {classes} classes in {self.plan.steps} steps, "
-            f"{self.plan.ipc} images a class, {training}"
-        )
+        name, steps = self.dataset.name, self.plan.steps
+        title = f"{name}: {classes} classes in {steps} steps, {self.plan.ipc} a class, {training}"
         job = plain(self.job)
         summary = {"left": self.results.left, "memory": self.sizes}
         summary["methods"] = self.results.to_json()

@@ -54,7 +54,10 @@ class Curves:
             )
 
     def save(self) -> None:
-        """Write the losses and times so far into the folder, for the report."""
+        """Write the losses and times so far into the folder, for the report.
+
+        >>> Curves(None).save()  # without a folder there is nowhere to write
+        """
         if self._folder and self._history.steps:
             self._history.save(self._folder)
 
@@ -81,7 +84,11 @@ def curves(folder: Path | None, done: int) -> Iterator[Curves]:
             "TensorBoard is not installed: its curves are not written (pip install tensorboard)",
             file=sys.stderr,
         )
-        yield Curves(None, folder, done)
+        run = Curves(None, folder, done)
+        yield run
+        run.save()
         return
     with SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1) as writer:
-        yield Curves(writer, folder, done)
+        run = Curves(writer, folder, done)
+        yield run
+        run.save()

@@ -22,9 +22,8 @@ from condense.data.preprocess import Preprocess
 from condense.device import pick_device
 from condense.errors import UserError, advice
 from condense.methods import selection as select
-from condense.methods.base import Diverged, Learner, Matching, Recipe
+from condense.methods.base import Diverged, Learner, Recipe
 from condense.methods.recipes import recipe_for
-from condense.networks.accelerate import worth_compiling
 from condense.networks.build import build
 from condense.networks.factories import Factory, adopt
 from condense.progress import notice, progress, until
@@ -32,7 +31,7 @@ from condense.report.curves import curves
 from condense.report.pictures import grid
 from condense.runs.job import Checkpoints, Job, check_free, check_there, load_record, record
 from condense.runs.ranks import Ranks
-from condense.runs.rehearsal import fitted, rehearse
+from condense.runs.rehearsal import fitted, is_short, rehearse
 from condense.runs.report import write_report
 from condense.runs.setup import make_learner, make_pool, starting_set
 from condense.sets.condensed import FILE_NAME, CondensedSet
@@ -185,7 +184,7 @@ def _planned(
 
     Some steps are timed for that, if there is a deadline or the run is long enough.
     """
-    if deadline is None and (quiet or _is_short(job, dataset)):
+    if deadline is None and (quiet or is_short(job, dataset)):
         return job, start
     with notice("timing a few steps, to tell how long the run takes", quiet=quiet):
         told = rehearse(
@@ -199,15 +198,6 @@ def _planned(
     facts = start.provenance | {"recipe": told.recipe.to_json()}
     planned = dataclasses.replace(job, recipe=told.recipe)
     return planned, dataclasses.replace(start, provenance=facts)
-
-
-def _is_short(job: Job, dataset: Dataset) -> bool:
-    """Whether a run is too short to time some of its steps first, or one of those takes long."""
-    if not isinstance(job.recipe.method, Matching):
-        return True
-    images = job.recipe.real_batch + 2 * job.ipc * job.recipe.formation**2
-    pixels = dataset.shape[1] * dataset.shape[2]
-    return not worth_compiling(job.recipe.steps * images * len(dataset.classes) * pixels)
 
 
 def _completed(folder: Path, job: Job, ranks: Ranks) -> CondensedSet:
@@ -308,7 +298,6 @@ def _go_on(
             raise UserError(f"{diverged}{where}") from None
         except Interrupted as stopped:
             raise Interrupted(f"{stopped}; go on with `condense --resume {folder}`") from None
-        charts.save()
     parts = ranks.gather(_learned(learner))
     if ranks.leads:
         result = _finished(start, parts, learner.learned(), job.recipe, pool, steps)
