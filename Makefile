@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast faults lint format docs package clean
+.PHONY: demo test test-fast faults lint format docs package browser clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -14,8 +14,13 @@ $(VENV)/.installed: pyproject.toml
 demo: $(VENV)/.installed  ## condense the embedded digits, compare with random real images, write a report
 	$(BIN)/python -m benchmarks.demo --out demo
 
-test: $(VENV)/.installed  ## the whole suite
+test: $(VENV)/.installed browser  ## the whole suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
+
+browser:  ## a Chromium for the tests of reports, which are skipped without one
+	@command -v chromium || command -v chromium-browser || command -v google-chrome \
+	|| { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
+	|| echo "no Chromium could be installed: install one to test reports in a browser"
 
 test-fast: $(VENV)/.installed  ## without the tests marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m "not slow"

@@ -4,10 +4,18 @@ import click
 
 from condense.command import COMMANDS
 from condense.command.guard import run
+from condense.command.look import report_command
 from condense.options import Group
 from condense.version import version as installed
 from continual.command import continual
 from nas.command import nas
+
+REPORTS = {
+    "run.json": "condense.runs.report:report_of",
+    "plan.json": "continual.page:report_of",
+    "search.json": "nas.results:report_of",
+}
+"""What makes the report of a run folder, by the file that tells what kind of folder it is."""
 
 
 def main() -> None:
@@ -29,7 +37,7 @@ def cli(context: click.Context, version: bool) -> None:
     Start here:
       condensekit condense --dataset digits --ipc 5 --minutes 1 --out runs/digits
       condensekit evaluate runs/digits --repeats 5 --epochs 300
-      condensekit show runs/digits
+      condensekit report runs/digits
     """
     if version:
         click.echo(f"condensekit {installed()}")
@@ -38,7 +46,7 @@ def cli(context: click.Context, version: bool) -> None:
         click.echo(context.get_help())
 
 
-for command in (*COMMANDS, continual, nas):
+for command in (*COMMANDS, report_command(REPORTS), continual, nas):
     cli.add_command(command)
 
 

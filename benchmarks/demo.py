@@ -13,9 +13,10 @@ from condense.command import guard
 from condense.data.preprocess import make_preprocess
 from condense.methods.selection import select
 from condense.progress import progress
-from condense.report import html as report
-from condense.report.figures import bars
-from condense.report.pictures import grid
+from condense.report import blocks
+from condense.report.blocks import Command, Facts, Report, Section, Text
+from condense.report.frames import pictures
+from condense.report.page import write
 
 IPC, STEPS, REPEATS = 2, 300, 10
 PROTOCOL = Protocol(epochs=300, augment="dsa-noflip")
@@ -44,30 +45,22 @@ def main(out: Path) -> None:
             scores[name] = evaluate(chosen, digits, **options, progress=watch)["convnet"]
 
     condensed.save(out)
-    grid(condensed, out / "condensed.png")
-    grid(random, out / "random.png")
-    bars(out / "accuracy.png", scores, "test accuracy")
     images = len(digits.train)
-    page = report.html_report(
-        out / "report.html",
-        f"{images} digits in {len(condensed)} images",
-        report.section(
-            "Accuracy",
-            report.paragraph(
-                f"{REPEATS} networks trained on {IPC} images per class each, tested on "
-                f"{len(digits.test)} real images. "
-                "Both sets are of the same size; the interval is over the networks, for this one "
-                "seed of each set."
-            ),
-            report.scores(scores),
-            report.image(out / "accuracy.png"),
-        ),
-        report.section("Condensed by DataDAM", report.image(out / "condensed.png")),
-        report.section("Random real images", report.image(out / "random.png")),
-        report.section(
-            "How", report.command("python -m benchmarks.demo"), report.facts(condensed.provenance)
-        ),
+    explained = (
+        f"{REPEATS} networks trained on {IPC} images per class each, tested on {len(digits.test)} "
+        "real images. Both sets are of the same size; the interval is over the networks, for this "
+        "one seed of each set."
     )
+    report = Report(
+        f"{images} digits in {len(condensed)} images",
+        [
+            Section("Accuracy", Text(explained), blocks.scores(scores)),
+            Section("Condensed by DataDAM", pictures(condensed)),
+            Section("Random real images", pictures(random)),
+            Section("How", Command("python -m benchmarks.demo"), Facts(condensed.provenance)),
+        ],
+    )
+    page = write(out / "report.html", report)
     for name, score in scores.items():
         low, high = score.ci95
         click.echo(f"{name:<20} {score.mean:.1%}  (95 % interval {low:.1%} to {high:.1%})")

@@ -13,11 +13,11 @@ from typing import Any
 import click
 
 from benchmarks import results
-from benchmarks.tables.published import MAIN
 from condense import Score, UserError
 from condense.command import guard
 from condense.networks.build import canonical
 from condense.reading import read_json
+from condense.report.papers import MAIN
 from condense.report.tables import markdown, percent
 from condense.runs.evaluations import protocol_text
 from condense.writing import write_bytes

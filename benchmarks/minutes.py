@@ -17,13 +17,13 @@ import click
 
 from benchmarks import results
 from benchmarks.options import Benchmark
-from benchmarks.tables.published import MAIN
 from condense import CondensedSet, Score, UserError, condense, load_dataset, recipe_for
 from condense.command import guard
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from condense.reading import read_json
 from condense.report.figures import panel, save_figure
+from condense.report.papers import MAIN
 from condense.report.tables import markdown, percent
 from condense.runs.evaluations import measure
 from condense.study.workers import Workers

@@ -2,11 +2,11 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from condense.report.figures import panel, panels, save_figure
+from condense.report.figures import literal, panel, panels, save_figure
 from condense.report.tables import markdown
 from condense.study.trials import Trials
 from nas.agreement import Estimate, agreement
@@ -20,9 +20,11 @@ from nas.report import (
     agreement_rows,
     difference_rows,
     interval,
-    scatter,
 )
 from nas.training import SCORES, SearchTask
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _EARLIER_FREE = " + ".join(FREE_PARTS)
 """What `free` is called in kept results of before. Averages with it weighed each part alike."""
@@ -191,3 +193,38 @@ def _draw_sizes(axes: Any, ranking: Ranking) -> None:
     )
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
+
+
+def scatter(path: Path, ranking: Ranking, proxy: str) -> Path:
+    """Write a PNG of a proxy's scores, and of the number of parameters, against the truth.
+
+    The ranking must have a truth. Better scores are on the right. Returns `path`.
+    """
+    assert ranking.truth is not None
+    columns = [f"{proxy} {score}" for score in ranking.scores] + [YARDSTICK]
+    figure, panes = panels(3.1 * len(columns), 3.2, columns=len(columns), sharey=True)
+    for axes, column in zip(panes.flat, columns, strict=True):
+        finite = np.isfinite(ranking.columns[column])
+        values = np.abs(ranking.columns[column][finite])  # losses are negated in the ranking
+        axes.scatter(
+            values, 100 * ranking.truth[finite], s=12, color="#5b7fb8", alpha=0.8, linewidths=0
+        )
+        axes.set_title(f"Spearman {interval(ranking.agreements[column]['spearman'])}", fontsize=9)
+        _draw_axis(axes, column.removeprefix(f"{proxy} ").replace("_", " "), values)
+    figure.axes[0].set_ylabel("true test accuracy, %")
+    figure.suptitle(literal(f"trained on {proxy}"), fontsize=10)
+    return save_figure(figure, path)
+
+
+def _draw_axis(axes: "Axes", label: str, values: np.ndarray) -> None:
+    """The horizontal axis of a score: reversed for a loss, logarithmic over a wide range."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    axes.set_xlabel(f"{label} (reversed)" if label.endswith("loss") else label)
+    if label.endswith("loss"):
+        axes.invert_xaxis()
+    if len(values) and values.max() > 4 * values.min() > 0 and label != "accuracy":
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_minor_formatter(NullFormatter())

@@ -28,12 +28,15 @@ import torch
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from condense.data.preprocess import PUBLISHED, make_preprocess
+from condense.device import pick_device
 from condense.errors import UserError, unknown
 from condense.files import digest
 from condense.methods.base import Recipe
 from condense.methods.selection import check_ipc
 from condense.networks.build import build
 from condense.progress import progress
+from condense.report.page import write
+from condense.runs.job import environment
 from condense.runs.shelf import Selection, Shelf
 from condense.sets.condensed import CondensedSet
 from condense.settings import plain, read
@@ -46,6 +49,7 @@ from condense.writing import write_json
 from continual import report, results
 from continual.memories import made_jointly, memories, parse, quantised, seconds
 from continual.orders import class_order, of_classes, split
+from continual.page import report_of
 from continual.plan import BYTES, CLASS_BALANCED, NOT_CONDENSED, Plan, filled
 from continual.results import Results
 from continual.scratch import ScratchBench
@@ -360,19 +364,18 @@ class _Run:
         """Write statistics, plot and report of what is measured."""
         classes = len(self.dataset.classes)
         training = "from scratch" if self.plan.mode == "scratch" else self.plan.strategy
-        title = (
-            f"{self.dataset.name}: {classes} classes in {self.plan.steps} steps, "
-            f"{self.plan.ipc} images a class, {training}"
-        )
+        name, steps = self.dataset.name, self.plan.steps
+        title = f"{name}: {classes} classes in {steps} steps, {self.plan.ipc} a class, {training}"
         job = plain(self.job)
         summary = {"left": self.results.left, "memory": self.sizes}
         summary["methods"] = self.results.to_json()
         summary["differences"] = self._differences()
         summary["notes"] = results.explained(self.results)
+        summary["seen"] = seen = list(accumulate(len(group) for group in self.groups[0]))
+        summary["environment"] = environment(pick_device(self.plan.device).type)
         write_json(self.folder / "summary.json", {**job, **summary})
-        seen = list(accumulate(len(group) for group in self.groups[0]))
-        picture = report.plot(self.results, self.folder / "accuracy.png", title, seen)
-        report.page(self.results, self.folder / "report.html", picture, job, self.sizes)
+        report.plot(self.results, self.folder / "accuracy.png", title, seen)
+        write(self.folder / "report.html", report_of(self.folder))
 
     def _differences(self) -> dict[str, dict[str, Any]]:
         """What a method's final accuracy is above another's, by name of both."""

@@ -78,8 +78,8 @@ def nas(
 
     Every ranking stands beside what costs nothing (parameters, FLOPs, synflow, ...): a proxy that
     does not beat them is of no use. A search can be stopped or killed at any time; every finished
-    training is kept. The folder then holds ranking.csv and ranking.json, report.html, and a scatter
-    plot of each proxy against the truth.
+    training is kept. The folder then holds ranking.csv and ranking.json, and report.html, which
+    shows every score against the truth.
     """
     from nas import search
 

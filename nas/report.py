@@ -1,23 +1,23 @@
-"""The report of a search: each proxy's scores against the truth, and one HTML page."""
+"""The report of a search: how far its scores agree with the truth, and every candidate to look at.
 
+Architectures are drawn where their space is a graph of a few operations, as NAS-Bench-201's is.
+"""
+
+import dataclasses
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from condense.report import html as report
-from condense.report.figures import literal, panels, save_figure
+from condense.report.blocks import Command, Explorer, Facts, Report, Section, Table, Text
+from condense.runs.commands import command
 from nas.agreement import Agreement, Estimate
+from nas.plan import SearchPlan
 from nas.ranking import YARDSTICK, Ranking
 from nas.spaces import space
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-_ROWS = 20
-"""Architectures that the page lists."""
+INDICES = "indices.txt"
+"""The candidates, one a line, for the command that ranks them again."""
 _SHOWN = {
     "spearman": "Spearman",
     "spearman_top20": "top 20 %",
@@ -29,53 +29,6 @@ DIFFERENCE_HEADERS = ("score", *_SHOWN.values())
 """The headers of `difference_rows`."""
 AGREEMENT_HEADERS = ("score", *_SHOWN.values(), "top-1, %")
 """The headers of `agreement_rows`."""
-
-
-def scatter(path: Path, ranking: Ranking, proxy: str) -> Path:
-    """Write a PNG of a proxy's scores, and of the number of parameters, against the truth.
-
-    The ranking must have a truth. Better scores are on the right. Returns `path`.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> columns = {"random accuracy": np.array([0.2, 0.4, 0.3])}
-    >>> ranking = Ranking(
-    ...     space="nasbench201", indices=(5, 7, 9),
-    ...     columns=columns | {"parameters": np.array([1e5, 3e5, 2e5])},
-    ...     diverged={"random": np.zeros(3)}, trainings={"random": np.ones(3)},
-    ...     by="random accuracy", truth=np.array([0.8, 0.9, 0.7]),
-    ... )
-    >>> with TemporaryDirectory() as folder:
-    ...     scatter(Path(folder, "random.png"), ranking, "random").exists()
-    True
-    """
-    assert ranking.truth is not None
-    columns = [f"{proxy} {score}" for score in ranking.scores] + [YARDSTICK]
-    figure, panes = panels(3.1 * len(columns), 3.2, columns=len(columns), sharey=True)
-    for axes, column in zip(panes.flat, columns, strict=True):
-        finite = np.isfinite(ranking.columns[column])
-        values = np.abs(ranking.columns[column][finite])  # losses are negated in the ranking
-        axes.scatter(
-            values, 100 * ranking.truth[finite], s=12, color="#5b7fb8", alpha=0.8, linewidths=0
-        )
-        axes.set_title(f"Spearman {interval(ranking.agreements[column]['spearman'])}", fontsize=9)
-        _draw_axis(axes, column.removeprefix(f"{proxy} ").replace("_", " "), values)
-    figure.axes[0].set_ylabel("true test accuracy, %")
-    figure.suptitle(literal(f"trained on {proxy}"), fontsize=10)
-    return save_figure(figure, path)
-
-
-def _draw_axis(axes: "Axes", label: str, values: np.ndarray) -> None:
-    """The horizontal axis of a score: reversed for a loss, logarithmic over a wide range."""
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-
-    axes.set_xlabel(f"{label} (reversed)" if label.endswith("loss") else label)
-    if label.endswith("loss"):
-        axes.invert_xaxis()
-    if len(values) and values.max() > 4 * values.min() > 0 and label != "accuracy":
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def interval(estimate: Estimate, sign: str = "") -> str:
@@ -121,51 +74,106 @@ def difference_rows(differences: dict[str, Agreement]) -> list[list[str]]:
     return [[name, *(interval(a[m], "+") for m in _SHOWN)] for name, a in differences.items()]
 
 
-def write_report(
-    folder: Path, ranking: Ranking, notes: Sequence[str], facts: dict[str, Any]
-) -> Path:
-    """Write `report.html` into `folder`, and with a truth also a `scatter-*.png` for each proxy.
+def report(
+    ranking: Ranking, notes: Sequence[str], facts: dict[str, Any], folder: Path, again: str | None
+) -> Report:
+    """What is told of a ranking: `notes` first, then the scores, and `facts` last.
 
-    `notes` are shown first, `facts` last. Returns the path of the page.
+    `again` is the command that ranks the same candidates again, if there is one.
 
-    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
     >>> scores = {"random accuracy": np.array([0.2, 0.4])}
     >>> ranking = Ranking("nasbench201", (5, 7), scores, {}, {}, by="random accuracy")
-    >>> with TemporaryDirectory() as folder:
-    ...     write_report(Path(folder), ranking, ["no reference"], {"seeds": 3}).name
-    'report.html'
+    >>> report(ranking, ["no reference"], {"seeds": 3}, Path("run"), None).sections[0].title
+    'To know'
     """
-    sections = []
-    if notes:
-        sections.append(report.section("To know", *map(report.paragraph, notes)))
+    sections = [Section("To know", *map(Text, notes))] if notes else []
+    sections.append(Section("The candidates", _candidates(ranking)))
     if ranking.agreements:
-        sections += _agreement_sections(folder, ranking)
-    sections.append(report.section("The best", _best_table(ranking)))
-    sections.append(report.section("How", report.facts(facts)))
-    return report.html_report(
-        folder / "report.html",
-        f"{len(ranking)} architectures of {space(ranking.space).NAME}",
-        *sections,
+        sections += _agreement_sections(ranking)
+    made = [Command(again)] if again else []
+    sections.append(Section("How it was measured", *made, Facts(facts)))
+    best = ranking.rows()[0]
+    return Report(
+        title=f"{len(ranking)} architectures of {space(ranking.space).NAME}",
+        sections=sections,
+        summary={
+            "run": folder.name,
+            "space": space(ranking.space).NAME,
+            "candidates": len(ranking),
+            "ranked by": ranking.by,
+            "Spearman": _spearman(ranking),
+            "best": best["index"],
+            "truth of the best, %": 100 * best["truth"] if "truth" in best else None,
+        },
     )
 
 
-def _agreement_sections(folder: Path, ranking: Ranking) -> list[report.Html]:
-    """What the truth says about the scores: agreements, pictures and differences."""
+def command_of(plan: SearchPlan, folder: Path) -> str | None:
+    """The command that ranks the candidates of a plan again; None for those that Python made.
+
+    >>> from condense.data.catalogue import Source
+    >>> plan = SearchPlan(
+    ...     space="nasbench201", source=Source(name="digits"), fingerprint="0123",
+    ...     proxies=("random",), indices=(5, 7), seeds=2, regime=space("nasbench201").REGIME,
+    ...     held_out=100, num_classes=10, by="random accuracy",
+    ... )
+    >>> print(command_of(plan, Path("run")))
+    condensekit nas --dataset digits --space nasbench201 --proxy random --indices run/indices.txt
+      --seeds 2 --held-out 100 --by 'random accuracy' --out run
+    """
+    if plan.own:
+        return None
+    usual = space(plan.space).REGIME
+    options: dict[str, Any] = {"space": plan.space, "proxy": plan.proxies}
+    options["indices"] = folder / INDICES
+    options |= {"seeds": plan.seeds, "held-out": plan.held_out, "by": plan.by}
+    options |= {"reference": plan.reference, "truth": plan.reference and plan.truth}
+    options["set"] = [
+        f"{name}={value}" for name, value in _settings(plan.regime).items()
+        if value != _settings(usual)[name]
+    ]  # fmt: skip
+    return command("nas", plan.source, options, folder)
+
+
+def _settings(regime: Any) -> dict[str, Any]:
+    """Every setting of a regime by the name that `--set` has for it."""
+    protocol = dataclasses.asdict(regime.protocol)
+    return protocol | regime.sizes | {"statistics": regime.statistics}
+
+
+def _candidates(ranking: Ranking) -> Explorer:
+    rows = ranking.rows()
+    truth = ["truth"] if ranking.truth is not None else []
+    scores = [ranking.by, *(name for name in ranking.columns if name != ranking.by)]
+    headers = ["rank", ranking.by, *truth, "arch", "index", *scores[1:]]
+    other = next((name for name in (YARDSTICK, *scores[1:]) if name in ranking.columns), "rank")
+    cells = [[_short(row[name]) for name in headers] for row in rows]
+    return Explorer(headers, cells, ranking.by, "truth" if truth else other)
+
+
+def _short(value: Any) -> Any:
+    """Five digits of a number: thousands of candidates are then a page of a few megabytes."""
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def _spearman(ranking: Ranking) -> str | None:
+    found = ranking.agreements.get(ranking.by)
+    return interval(found["spearman"]) if found else None
+
+
+def _agreement_sections(ranking: Ranking) -> list[Section]:
+    """What the truth says about the scores: agreements and differences."""
     explanation = (
         f"Agreement of each score with the true test accuracy of {len(ranking)} architectures, "
         "with bootstrap 95 % intervals. Ties share their mean rank; trainings that diverged rank "
         "last. A proxy is of no use if it does not beat the scores that cost nothing."
     )
-    files = {proxy: f"scatter-{proxy.replace(':', '-')}.png" for proxy in ranking.trainings}
-    pictures = [
-        report.image(scatter(folder / file, ranking, proxy), proxy) for proxy, file in files.items()
-    ]
     sections = [
-        report.section(
+        Section(
             "How far the rankings can be trusted",
-            report.paragraph(explanation),
-            report.table(AGREEMENT_HEADERS, agreement_rows(ranking.shown)),
-            *pictures,
+            Text(explanation),
+            Table(AGREEMENT_HEADERS, agreement_rows(ranking.shown)),
         )
     ]
     caption = "An interval that excludes 0 means a real difference."
@@ -174,17 +182,5 @@ def _agreement_sections(folder: Path, ranking: Ranking) -> list[report.Html]:
         ("Proxy against proxy, and what a proxy adds", ranking.contrasts),
     ):
         rows = difference_rows(differences)
-        sections.append(report.section(title, report.table(DIFFERENCE_HEADERS, rows, caption)))
+        sections.append(Section(title, Table(DIFFERENCE_HEADERS, rows, caption)))
     return sections
-
-
-def _best_table(ranking: Ranking) -> report.Html:
-    """The table of the architectures that are ranked best."""
-    rows = ranking.rows()[:_ROWS]
-    shown = ("rank", "index", ranking.by, YARDSTICK, "truth", "arch")
-    names = [name for name in dict.fromkeys(shown) if name in rows[0]]
-    return report.table(
-        names,
-        [["diverged" if row[name] is None else row[name] for name in names] for row in rows],
-        f"ranked by {ranking.by}; losses are negated",
-    )

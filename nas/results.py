@@ -1,8 +1,7 @@
 """What a search has found so far: its ranking or its reference table, what to know, and the files.
 
 ranking.csv/.json  the candidates, best first, with every score and, with a reference, its agreement
-scatter-*.png      each proxy's scores against the truth, if there is a reference
-report.html        the ranking as a page
+report.html        the ranking as a page, and indices.txt the candidates for its command
 reference.csv      made by a reference run in place of a ranking: the truth for other searches
 """
 
@@ -13,12 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from condense.errors import UserError
+from condense.report.blocks import Report
+from condense.report.page import write
+from condense.runs.job import environment
 from condense.study.study import Study
-from condense.study.trials import Trials
-from nas.plan import SearchPlan, write_plan
+from condense.study.trials import Trials, reading
+from condense.writing import write_bytes
+from nas.plan import SearchPlan, load_plan, write_plan
 from nas.ranking import Ranking, collect
 from nas.reference import OFFICIAL, PUBLISHED, Reference, load
-from nas.report import write_report
+from nas.report import INDICES, command_of, report
 from nas.spaces import space
 from nas.training import SearchTask
 
@@ -101,8 +105,35 @@ def write_result(folder: Path, plan: SearchPlan, store: Trials) -> SearchResult:
             table.save(folder / "reference.csv")
     elif len(result.ranking):
         result.ranking.save(folder)
-        write_report(folder, result.ranking, result.notes, _facts(plan))
+        if not plan.own:
+            write_bytes(folder / INDICES, "".join(f"{i}\n" for i in plan.indices).encode())
+        write(folder / "report.html", _report(folder, plan, result))
     return result
+
+
+def report_of(folder: Path) -> Report:
+    """What is told of the search in `folder`, as far as it is done.
+
+    Raises `UserError` if it holds no search, or one that ranks nothing yet.
+
+    >>> report_of(Path("nowhere"))
+    Traceback (most recent call last):
+    condense.errors.UserError: nowhere holds no search (no search.json): start one with ...
+    """
+    plan = load_plan(folder)
+    with reading(store_path(folder, plan)) as store:
+        result = result_of(folder, plan, store)
+    if result.ranking is None or not len(result.ranking):
+        raise UserError(
+            f"{folder} has no ranking to show: `condensekit nas show` says how far it is"
+        )
+    return _report(folder, plan, result)
+
+
+def _report(folder: Path, plan: SearchPlan, result: SearchResult) -> Report:
+    assert result.ranking is not None
+    facts = _facts(plan) | {"versions and machine": environment("cpu")}
+    return report(result.ranking, result.notes, facts, folder, command_of(plan, folder))
 
 
 def truth_of(plan: SearchPlan) -> NDArray[np.float64] | None:

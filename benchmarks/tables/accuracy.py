@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
-from benchmarks.tables import published
 from benchmarks.tables.entries import Entry
 from benchmarks.tables.lines import (
     POOLS,
@@ -19,6 +18,7 @@ from benchmarks.tables.lines import (
 from condense.data.catalogue import Source
 from condense.methods import METHODS
 from condense.methods.recipes import published_as
+from condense.report import papers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +27,7 @@ class Table:
 
     title: str
     entries: tuple[Entry, ...]
-    published: published.Figures
+    published: papers.Figures
     notes: tuple[str, ...] = ()
 
 
@@ -80,7 +80,7 @@ def main(scale: TableScale) -> Table:
     return Table(
         title="Accuracy by method",
         entries=tuple(chain.from_iterable(map(_judged, entries))),
-        published=published.MAIN,
+        published=papers.MAIN,
         notes=(
             "Preprocessing: standardisation; ZCA where the line says so, for `datadam` (the "
             "paper's, on CIFAR) and for methods published with it. `dm` was published without. "
@@ -116,7 +116,7 @@ def order(scale: TableScale) -> Table:
     return Table(
         title="The order of the methods",
         entries=_entries(scale, {(Source(name=dataset), ipc): chosen}),
-        published=published.MAIN,
+        published=papers.MAIN,
         notes=(
             "`best` and `datadam` are under ZCA, the paper's preprocessing; `dm` was published "
             "without: compare it by `dm, ZCA`.",
@@ -135,7 +135,7 @@ def high_resolution(scale: TableScale) -> Table:
     return Table(
         title="Accuracy on larger images",
         entries=_entries(scale, dict.fromkeys(_HIGH_RESOLUTION[scale.name], lines)),
-        published=published.HIGH_RESOLUTION,
+        published=papers.HIGH_RESOLUTION,
     )
 
 
@@ -176,7 +176,7 @@ def cross(scale: TableScale) -> Table:
             for row, of_row in sets.items()
             for column, network in networks.items()
         ),
-        published=published.CROSS,
+        published=papers.CROSS,
         notes=(
             "`datadam` has loss scale 100 and, but where the row says so, ZCA: compare it with "
             "the random "
@@ -234,7 +234,7 @@ def ablation(scale: TableScale) -> Table:
     return Table(
         title=f"DataDAM with one thing changed, {dataset}, {ipc} images per class",
         entries=tuple(entries),
-        published=published.ABLATION,
+        published=papers.ABLATION,
         notes=(
             "The base is the recipe `paper` with loss scale 100: p = 4, lambda = 0.01, mse, l2, "
             "attention of all layers but the last, random real images to start from.",

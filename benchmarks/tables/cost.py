@@ -11,13 +11,13 @@ from typing import Any
 from benchmarks.step import apart, noise_dataset
 from benchmarks.tables.bench import TableBench, TableWork
 from benchmarks.tables.lines import Place, TableScale, method_lines
-from benchmarks.tables.published import COST
 from condense import UserError
 from condense.data.catalogue import Source
 from condense.device import reset_peak_memory
 from condense.methods import METHODS
 from condense.report import tables
 from condense.report.figures import panels, save_figure
+from condense.report.papers import COST
 from condense.runs.rehearsal import rehearse
 from condense.training.score import Statistic
 

@@ -91,12 +91,14 @@ def evaluate(
     RUNS are run folders, set files, or what `export` wrote. Several are sets of one kind (say, five
     seeds): the interval is then over the sets.
 
-    Each accuracy is kept in the run folder as soon as its network is tested. Stopped or killed, the
+    Each accuracy is kept in the run folder as soon as its network is tested, and its report.html
+    shows all of them. Stopped or killed, the
     same command goes on; with more --repeats it trains only the new networks.
     """
     from condense.networks.factories import adopt_named
     from condense.runs import scored
-    from condense.runs.evaluations import measure, store_of
+    from condense.runs.evaluations import folder_of, measure, store_of
+    from condense.runs.report import write_report
     from condense.runs.shelf import source_of
     from condense.sets.exchange import read_set
     from condense.training.evaluate import Evaluation
@@ -123,6 +125,9 @@ def evaluate(
             ),
             trials.real_accuracy,
         )  # fmt: skip
+    for run in runs:
+        if (folder := folder_of(run)) is not None:
+            write_report(folder)
     if session.json:
         document = {
             "scores": {name: one.to_json() for name, one in robust.items()},

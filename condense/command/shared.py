@@ -170,9 +170,11 @@ def show_set(folder: Path, as_json: bool) -> None:
     >>> show_set(Path("runs"), as_json=False)
     set              runs/set.safetensors
     picture          runs/grid.png
+    report           runs/report.html
     run              runs/run.json
     """
-    names = {"set": "set.safetensors", "picture": "grid.png", "run": "run.json"}
+    names = {"set": "set.safetensors", "picture": "grid.png"}
+    names |= {"report": "report.html", "run": "run.json"}
     show_facts({fact: str(folder / name) for fact, name in names.items()}, as_json)
 
 

@@ -1,4 +1,4 @@
-"""Loss curves and pictures for TensorBoard, if it is installed."""
+"""Loss curves and pictures of a run: for its report, and for TensorBoard if it is installed."""
 
 import contextlib
 import sys
@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
+from condense.report.history import History, keep_frame, resumed
 from condense.sets.condensed import CondensedSet
 
 
 class Curves:
-    """What a run records for TensorBoard. Without a `writer` nothing is recorded.
+    """What a run records: for TensorBoard with a `writer`, and for its report with a `folder`.
 
     >>> class Printer:  # in place of TensorBoard's SummaryWriter
     ...     def add_scalar(self, name: str, value: float, step: int) -> None:
@@ -25,11 +26,13 @@ class Curves:
     seconds a step 0.1 10
     """
 
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
+    def __init__(self, writer: Any, folder: Path | None = None, done: int = 0) -> None:
+        self._writer, self._folder = writer, folder
+        self._history = resumed(folder, done) if folder else History()
 
     def losses(self, step: int, losses: Mapping[str, float], seconds: float) -> None:
         """Record each term of the loss, their sum, and the time of a step."""
+        self._history.add(step, losses, seconds)
         if self._writer:
             for name, loss in losses.items():
                 self._writer.add_scalar(f"loss/{name}", loss, step)
@@ -37,20 +40,34 @@ class Curves:
             self._writer.add_scalar("seconds a step", seconds, step)
 
     def picture(self, step: int, state: CondensedSet) -> None:
-        """Record up to ten images of each of the first ten classes."""
+        """Record the images, and write what the report needs into the folder.
+
+        TensorBoard gets up to ten images of each of the first ten classes.
+        """
+        if self._folder:
+            keep_frame(self._folder, step, state)
+        self.save()
         if self._writer:
             pixels, classes = state.pixels(), range(min(len(state.classes), 10))
             self._writer.add_images(
                 "images", torch.cat([pixels[state.class_of() == c][:10] for c in classes]), step
             )
 
+    def save(self) -> None:
+        """Write the losses and times so far into the folder, for the report.
+
+        >>> Curves(None).save()  # without a folder there is nowhere to write
+        """
+        if self._folder and self._history.steps:
+            self._history.save(self._folder)
+
 
 @contextlib.contextmanager
 def curves(folder: Path | None, done: int) -> Iterator[Curves]:
-    """Record curves in `folder`/tensorboard, from step `done` on.
+    """Record curves in `folder` and in `folder`/tensorboard, from step `done` on.
 
-    Without a folder nothing is recorded. Without TensorBoard nothing is recorded either, and one
-    message says so.
+    Without a folder nothing is recorded. Without TensorBoard one message says that its curves are
+    not written.
 
     >>> with curves(folder=None, done=0) as run:
     ...     run.losses(10, {"mmd": 0.5}, seconds=0.1)
@@ -64,10 +81,14 @@ def curves(folder: Path | None, done: int) -> Iterator[Curves]:
             from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         print(
-            "TensorBoard is not installed: no curves are written (pip install tensorboard)",
+            "TensorBoard is not installed: its curves are not written (pip install tensorboard)",
             file=sys.stderr,
         )
-        yield Curves(None)
+        run = Curves(None, folder, done)
+        yield run
+        run.save()
         return
     with SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1) as writer:
-        yield Curves(writer)
+        run = Curves(writer, folder, done)
+        yield run
+        run.save()

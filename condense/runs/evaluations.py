@@ -209,9 +209,19 @@ def store_of(run: str | Path) -> Path | None:
     >>> store_of("nowhere") is None
     True
     """
+    folder = folder_of(run)
+    return folder / FILE_NAME if folder else None
+
+
+def folder_of(run: str | Path) -> Path | None:
+    """A run folder, or the one that a set file is in; None outside run folders.
+
+    >>> folder_of("nowhere") is None
+    True
+    """
     run = Path(run)
     folder = run if run.is_dir() else run.parent
-    return folder / FILE_NAME if (folder / "run.json").exists() else None
+    return folder if (folder / "run.json").exists() else None
 
 
 @contextmanager

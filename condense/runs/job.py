@@ -6,6 +6,8 @@ checkpoints/         the last two states of the engine, for each rank if several
 zca-*.safetensors    a large transform, which the two sets above share
 run.json             all settings of the run (dataset, recipe, seed, device), versions and timings
 grid.png             the set as a picture
+report.html          all of it to look at
+history.json         losses and times of steps, and frames/ the images at some steps, for the report
 tensorboard/         loss curves and image grids
 """
 
@@ -108,6 +110,35 @@ class RunRecord:
         return self.progress.get("finished") is True
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeptRecord:
+    """The content of `run.json` beside a set that no run made.
+
+    >>> KeptRecord(source=Source(name="digits"), provenance={"method": "random"}).source.name
+    'digits'
+    """
+
+    source: Source
+    """Where its dataset is."""
+    provenance: dict[str, Any]
+    """That of the set."""
+
+
+def record_of(folder: Path) -> RunRecord | KeptRecord | None:
+    """What `run.json` in a folder says of a set that a run made, or no run; None if there is none.
+
+    >>> record_of(Path("nowhere")) is None
+    True
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        return None
+    content = read_record(path)
+    with within(f"{path} is not of this version of condensekit"):
+        kind = KeptRecord if "provenance" in content else RunRecord
+        return read_value(kind, content, "")
+
+
 def load_record(folder: Path) -> tuple[RunRecord, Job]:
     """What `run.json` in `folder` records, and the job in it.
 
@@ -168,17 +199,28 @@ def record(folder: Path, job: Job, **progress: Any) -> None:
     ...     sorted(read_record(Path(folder, "run.json")))
     ['environment', 'job', 'progress', 'source']
     """
-    environment = {
+    content = RunRecord(
+        source=job.source,
+        job=job.to_json(),
+        environment=environment(job.device),
+        progress=progress,
+    )
+    write_record(folder / "run.json", plain(content))
+
+
+def environment(device: str) -> dict[str, Any]:
+    """The software and the machine, `device` (`cpu` or `cuda`) of it.
+
+    >>> list(environment("cpu"))
+    ['condensekit', 'torch', 'python', 'machine', 'threads']
+    """
+    return {
         "condensekit": version(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "machine": torch.cuda.get_device_name() if job.device == "cuda" else platform.machine(),
+        "machine": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
     }
-    content = RunRecord(
-        source=job.source, job=job.to_json(), environment=environment, progress=progress
-    )
-    write_record(folder / "run.json", plain(content))
 
 
 def check_there(folder: Path) -> None:

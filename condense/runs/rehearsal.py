@@ -18,7 +18,8 @@ from condense.data.preprocess import make_preprocess
 from condense.device import peak_memory, pick_device
 from condense.errors import UserError
 from condense.methods import selection as select
-from condense.methods.base import Diverged, Learner, Recipe
+from condense.methods.base import Diverged, Learner, Matching, Recipe
+from condense.networks.accelerate import worth_compiling
 from condense.progress import duration
 from condense.runs.engine import Engine
 from condense.runs.job import Job
@@ -216,3 +217,22 @@ def _timed(learner: Learner, steps: int) -> list[float]:
             learner.read(totals, step + 1)
         seconds.append(time.perf_counter() - began)
     return seconds
+
+
+def is_short(job: Job, dataset: Dataset) -> bool:
+    """Whether a run is too short to time some of its steps first, or one of those takes long.
+
+    >>> from condense import load_dataset, recipe_for
+    >>> recipe = recipe_for("dm", "digits", (1, 8, 8), 1).override({"steps": 10})
+    >>> job = Job(
+    ...     source=Source(name="digits"), fingerprint="0123", ipc=1, seed=0, recipe=recipe,
+    ...     device="cpu", chunk=None, checkpoint_every=200,
+    ... )
+    >>> is_short(job, load_dataset("digits"))
+    True
+    """
+    if not isinstance(job.recipe.method, Matching):
+        return True
+    images = job.recipe.real_batch + 2 * job.ipc * job.recipe.formation**2
+    pixels = dataset.shape[1] * dataset.shape[2]
+    return not worth_compiling(job.recipe.steps * images * len(dataset.classes) * pixels)

@@ -22,9 +22,8 @@ from condense.data.preprocess import Preprocess
 from condense.device import pick_device
 from condense.errors import UserError, advice
 from condense.methods import selection as select
-from condense.methods.base import Diverged, Learner, Matching, Recipe
+from condense.methods.base import Diverged, Learner, Recipe
 from condense.methods.recipes import recipe_for
-from condense.networks.accelerate import worth_compiling
 from condense.networks.build import build
 from condense.networks.factories import Factory, adopt
 from condense.progress import notice, progress, until
@@ -32,7 +31,8 @@ from condense.report.curves import curves
 from condense.report.pictures import grid
 from condense.runs.job import Checkpoints, Job, check_free, check_there, load_record, record
 from condense.runs.ranks import Ranks
-from condense.runs.rehearsal import fitted, rehearse
+from condense.runs.rehearsal import fitted, is_short, rehearse
+from condense.runs.report import write_report
 from condense.runs.setup import make_learner, make_pool, starting_set
 from condense.sets.condensed import FILE_NAME, CondensedSet
 from condense.study.interrupt import Interrupted, stop_signal
@@ -184,7 +184,7 @@ def _planned(
 
     Some steps are timed for that, if there is a deadline or the run is long enough.
     """
-    if deadline is None and (quiet or _is_short(job, dataset)):
+    if deadline is None and (quiet or is_short(job, dataset)):
         return job, start
     with notice("timing a few steps, to tell how long the run takes", quiet=quiet):
         told = rehearse(
@@ -200,15 +200,6 @@ def _planned(
     return planned, dataclasses.replace(start, provenance=facts)
 
 
-def _is_short(job: Job, dataset: Dataset) -> bool:
-    """Whether a run is too short to time some of its steps first, or one of those takes long."""
-    if not isinstance(job.recipe.method, Matching):
-        return True
-    images = job.recipe.real_batch + 2 * job.ipc * job.recipe.formation**2
-    pixels = dataset.shape[1] * dataset.shape[2]
-    return not worth_compiling(job.recipe.steps * images * len(dataset.classes) * pixels)
-
-
 def _completed(folder: Path, job: Job, ranks: Ranks) -> CondensedSet:
     """The set in `folder`, of a run that was killed after it had written the set."""
     result = CondensedSet.load(folder)
@@ -216,6 +207,7 @@ def _completed(folder: Path, job: Job, ranks: Ranks) -> CondensedSet:
         grid(result, folder / "grid.png")
         nothing = {"pool_seconds": 0.0, "seconds": 0.0}
         record(folder, job, steps_from=result.provenance["steps"], finished=True, **nothing)
+        write_report(folder)
     ranks.wait()
     return result
 
@@ -314,6 +306,7 @@ def _go_on(
         check_there(folder)
         seconds = {"pool_seconds": trained - began, "seconds": time.monotonic() - trained}
         record(folder, job, steps_from=done, finished=True, **seconds)
+        write_report(folder)
     ranks.wait()
     return CondensedSet.load(folder)
 

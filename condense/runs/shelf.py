@@ -32,9 +32,10 @@ from condense.methods.base import Recipe
 from condense.methods.selection import FEATURE_EPOCHS, select
 from condense.reading import check_file, read_json
 from condense.report.pictures import grid
-from condense.runs.job import RunRecord
+from condense.runs.job import KeptRecord, RunRecord, record_of
 from condense.runs.ranks import Ranks
 from condense.runs.rehearsal import rehearse
+from condense.runs.report import write_report
 from condense.runs.run import condense, resume
 from condense.sets import published
 from condense.sets.condensed import FILE_NAME, CondensedSet
@@ -42,7 +43,7 @@ from condense.sets.exchange import import_set
 from condense.sets.formats import ddranking
 from condense.sets.provenance import check_belongs
 from condense.settings import plain, read_value, within
-from condense.study.record import locked, read_record, write_record
+from condense.study.record import locked, write_record
 from condense.writing import write_json
 
 
@@ -212,20 +213,6 @@ class Shelf:
         return recipe.override({"steps": max(1, int(seconds / max(told.step, 1e-4)))})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KeptRecord:
-    """The content of `run.json` beside a set that no run made.
-
-    >>> KeptRecord(source=Source(name="digits"), provenance={"method": "random"}).source.name
-    'digits'
-    """
-
-    source: Source
-    """Where its dataset is."""
-    provenance: dict[str, Any]
-    """That of the set."""
-
-
 def select_into(
     folder: Path,
     dataset: Dataset,
@@ -310,14 +297,13 @@ def keep(folder: Path, source: Source, storage: str, condensed: CondensedSet) ->
     True
     """
     with locked(folder):
-        if (folder / FILE_NAME).exists() or isinstance(_record(folder), RunRecord):
+        if (folder / FILE_NAME).exists() or isinstance(record_of(folder), RunRecord):
             raise UserError(f"{folder} already holds a run: choose another --out")
         record = KeptRecord(source=source, provenance=condensed.provenance)
         write_record(folder / "run.json", plain(record))
         grid(condensed, folder / "grid.png")
-        condensed.save(
-            folder, storage=storage, alone=False
-        )  # last: this file says that all is made
+        condensed.save(folder, storage=storage, alone=False)  # this file says that all is made
+        write_report(folder)
     return condensed
 
 
@@ -336,24 +322,13 @@ def source_of(path: Path, data_dir: str | None = None) -> Source:
     """
     if published.is_name(path):
         return Source(name=published.dataset_of(str(path)), data_dir=data_dir)
-    record = _record(path if path.is_dir() else path.parent)
+    record = record_of(path if path.is_dir() else path.parent)
     if record is None:
         raise UserError(
             f"{path} does not say where its dataset is (no run.json beside it): "
             "give --dataset and --data-dir"
         )
     return dataclasses.replace(record.source, data_dir=data_dir) if data_dir else record.source
-
-
-def _record(folder: Path) -> RunRecord | KeptRecord | None:
-    """What `run.json` in a folder says; None if there is none."""
-    path = folder / "run.json"
-    if not path.exists():
-        return None
-    content = read_record(path)
-    with within(f"{path} is not of this version of condensekit"):
-        kind = KeptRecord if "provenance" in content else RunRecord
-        return read_value(kind, content, "")
 
 
 @contextlib.contextmanager

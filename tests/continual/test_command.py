@@ -1,6 +1,9 @@
 """The `continual` command as a user runs it."""
 
+import html
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -47,6 +50,13 @@ def run(
     return code, *capsys.readouterr()
 
 
+def command_in(report: Path, out: Path) -> list[str]:
+    """The arguments of the command that a report tells, with another folder."""
+    (found,) = re.findall("<code>condensekit (.*?)</code>", report.read_text())
+    *arguments, _ = shlex.split(html.unescape(found))
+    return [*arguments, str(out)]
+
+
 def test_it_measures_prints_and_resumes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -61,6 +71,9 @@ def test_it_measures_prints_and_resumes(
     }
     code, out, _ = run(capsys, monkeypatch, "continual", "--resume", tmp_path / "run", "--json")
     assert json.loads(out) == measured
+    again = command_in(tmp_path / "run" / "report.html", out=tmp_path / "again")
+    code, out, _ = run(capsys, monkeypatch, *again, "--json")
+    assert json.loads(out) == measured  # the command that the report tells
     code, out, _ = run(capsys, monkeypatch, "continual", "--resume", tmp_path / "run")
     assert "random" in out
     assert "report.html" in out

@@ -116,7 +116,7 @@ def test_a_search_from_start_to_end(tmp_path: Path) -> None:
         "ranking.csv",
         "ranking.json",
         "report.html",
-        "scatter-random-2.png",
+        "indices.txt",
         "search.json",
         "trials.sqlite",
     } <= {path.name for path in (tmp_path / "runs" / "a").iterdir()}

@@ -114,6 +114,9 @@ def test_without_a_folder_it_is_the_same_set(digits: Dataset, tmp_path: Path) ->
         "run.json",
         "grid.png",
         "checkpoints",
+        "history.json",
+        "frames",
+        "report.html",
         "tensorboard",
     }
     assert json.loads((tmp_path / "run.json").read_text())["progress"]["finished"] is True

@@ -92,3 +92,19 @@ COST = {  # table 4, two A100s: seconds a step at IPC 1, 10 and 50, and MB of GP
     "mtt": ("0.36 0.40 OOM", "2711 8049 OOM"),
     "datadam": ("0.09 0.08 0.16", "3452 3561 3724"),
 }
+
+
+def figures(column: str) -> dict[str, tuple[float, float]]:
+    """The figures of a column of the main table by method: mean and standard deviation, in percent.
+
+    >>> figures("cifar10 IPC 1")["datadam"]
+    (32.0, 1.2)
+    >>> figures("digits IPC 1")
+    {}
+    """
+    found = {row: text.split(" ± ") for (row, of), text in MAIN.items() if of == column}
+    return {
+        row: (float(mean), float(*deviation) if deviation else 0.0)
+        for row, (mean, *deviation) in found.items()
+        if row not in _SAME
+    }

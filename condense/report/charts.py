@@ -1,0 +1,112 @@
+"""Charts as Vega-Lite specifications: plain data. The page adds width, colours and fonts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Rows = Sequence[Mapping[str, Any]]
+Spec = dict[str, Any]
+
+_FEW_TICKS: Spec = {"tickCount": {"expr": "ceil(width / 90)"}}
+"""Ticks of a horizontal axis that leave room for their labels, also on a phone."""
+
+
+def line(
+    rows: Rows, x: str, y: str, color: str | None = None, *, log: bool = False, height: int = 220
+) -> Spec:
+    """Lines of `y` over `x`, one for each value of `color`; on a logarithmic scale if asked.
+
+    >>> line([{"step": 1, "loss": 0.5}], "step", "loss")["encoding"]["x"]["field"]
+    'step'
+    """
+    scale = {"type": "log", "nice": False} if log else {"zero": False}
+    encoding: Spec = {
+        "x": {
+            "field": x,
+            "type": "quantitative",
+            "title": x,
+            "scale": {"nice": False},
+            "axis": {"tickMinStep": 1, **_FEW_TICKS},
+        },
+        "y": {"field": y, "type": "quantitative", "title": y, "scale": scale},
+        "tooltip": [{"field": field, "title": field} for field in (x, y, color) if field],
+    }
+    if color:
+        encoding["color"] = {"field": color, "type": "nominal", "title": None, "sort": None}
+    mark = {"type": "line", "point": len(rows) < 20, "interpolate": "linear", "strokeWidth": 1.6}
+    return {"data": {"values": list(rows)}, "height": height, "mark": mark, "encoding": encoding}
+
+
+def series(rows: Rows, x: str, y: str, color: str, ticks: Sequence[int]) -> Spec:
+    """Lines with intervals, one for each value of `color`; rows have `low` and `high`, or None.
+
+    >>> row = {"classes": 2, "accuracy": 90.0, "low": None, "high": None, "method": "dm"}
+    >>> series([row], "classes", "accuracy", "method", [2])["layer"][0]["mark"]["type"]
+    'line'
+    """
+    tooltip = [{"field": field, "title": field} for field in (color, x)]
+    tooltip += [{"field": field, "title": field, "format": ".2f"} for field in (y, "low", "high")]
+    of_y: Spec = {"type": "quantitative", "title": y, "scale": {"zero": False}}
+    named: Spec = {"field": color, "type": "nominal", "sort": None, "title": None}
+    return {
+        "data": {"values": list(rows)},
+        "height": 300,
+        "encoding": {
+            "x": {"field": x, "type": "quantitative", "axis": {"values": list(ticks)}, "title": x},
+            "color": named,
+            "tooltip": tooltip,
+        },
+        "layer": [
+            {"mark": {"type": "line", "strokeWidth": 1.8}, "encoding": {"y": {"field": y, **of_y}}},
+            {
+                "transform": [{"filter": "isValid(datum.low)"}],
+                "mark": {"type": "rule", "strokeWidth": 1.4, "opacity": 0.7},
+                "encoding": {"y": {"field": "low", **of_y}, "y2": {"field": "high"}},
+            },
+            {
+                "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1},
+                "encoding": {"y": {"field": y, **of_y}, "shape": named},
+            },
+        ],
+    }
+
+
+def intervals(rows: Rows, value: str, *, zero: bool = False) -> Spec:
+    """Values by name as dots with intervals from `low` to `high`, in colours by `source`.
+
+    With `zero`, a line marks 0, as for differences.
+
+    >>> row = {"name": "dm", "accuracy": 50.0, "low": 40.0, "high": 60.0, "source": "measured"}
+    >>> intervals([row], "accuracy")["layer"][0]["encoding"]["y"]["field"]
+    'name'
+    """
+    x: Spec = {"type": "quantitative", "title": value, "scale": {"zero": zero}, "axis": _FEW_TICKS}
+    source: Spec = {"field": "source", "type": "nominal", "sort": None, "title": None}
+    if len({row["source"] for row in rows}) < 2:
+        source["legend"] = None
+    tooltip: list[Spec] = [{"field": "name", "title": "name"}]
+    tooltip += [
+        {"field": field, "title": field, "format": ".2f"} for field in (value, "low", "high")
+    ]
+    y: Spec = {"field": "name", "type": "nominal", "sort": None, "title": None}
+    y["axis"] = {"labelExpr": "split(datum.label, ', ')"}  # a line for each part
+    line_at_0: list[Spec] = [{"mark": {"type": "rule"}, "encoding": {"x": {"datum": 0}}}]
+    return {
+        "data": {"values": list(rows)},
+        "height": {"step": 30},
+        "layer": [
+            *(line_at_0 if zero else []),
+            {
+                "mark": {"type": "rule", "strokeWidth": 2},
+                "encoding": {
+                    "x": {"field": "low", **x}, "x2": {"field": "high"}, "y": y, "color": source,
+                },
+            },
+            {
+                "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
+                "encoding": {
+                    "x": {"field": value, **x}, "y": y, "color": source, "shape": source,
+                    "tooltip": [*tooltip, {"field": "source", "title": "source"}],
+                },
+            },
+        ],
+    }  # fmt: skip
