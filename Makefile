@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast faults lint format docs package browser clean
+.PHONY: demo test test-fast coverage faults lint format docs package browser clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,11 @@ browser:  ## a Chromium for the tests of reports, which are skipped without one
 
 test-fast: $(VENV)/.installed  ## without the tests marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m "not slow"
+
+coverage: $(VENV)/.installed  ## which branches the suite does not reach
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --show-missing --skip-covered
 
 faults: $(VENV)/.installed  ## many more injected faults and random inputs than the suite tries: an hour or more; goes on
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/long.py faults.jsonl

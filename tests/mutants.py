@@ -101,18 +101,26 @@ def run_tests(tests: list[str], seconds: float, told: Path | None = None) -> tup
     """
     child = os.fork()
     if not child:
+        _run(tests, int(seconds), told)
+    status, used = os.wait4(child, 0)[1:]
+    return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
+
+
+def _run(tests: list[str], seconds: int, told: Path | None) -> None:
+    code = 1
+    try:
         import pytest
 
         null = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):
             os.dup2(null, stream)
-        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
-        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests])
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        options = ["-x", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        code = int(pytest.main([*options, *tests]))
         if told is not None:
             told.write_text("\n".join(name for name in sys.modules if not name.startswith(OURS)))
-        os._exit(int(code))
-    status, used = os.wait4(child, 0)[1:]
-    return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
+    finally:
+        os._exit(code)
 
 
 def main(sample: int, name: str, tests: list[str]) -> None:
@@ -134,6 +142,8 @@ def main(sample: int, name: str, tests: list[str]) -> None:
         for library in libraries.read_text().splitlines():
             with suppress(Exception):
                 importlib.import_module(library)
+        code, seconds = run_tests(tests, 3600)
+        assert code == 0, f"the tests fail where the libraries are loaded before: {code}"
         survived = []
         for number in chosen:
             text, shown = changed(source, number)

@@ -77,12 +77,15 @@ def test_what_is_unexpected_leaves_its_trace_in_the_run_folder_or_the_temporary_
     assert "Traceback" in trace.read_text()
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["DefaultCPUAllocator: can't allocate memory: you tried ...", "could not create a primitive"],
+)
 def test_no_memory_is_said_as_that(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
-    assert ended(error, monkeypatch) == 2
+    assert ended(RuntimeError(text), monkeypatch) == 2
     assert "memory ran out: choose something smaller" in capsys.readouterr().err
 
 

@@ -21,8 +21,13 @@ from condense.study.record import folder_of
 from condense.threads import wait_passively
 from condense.writing import write_bytes
 
-_NO_MEMORY = ("can't allocate memory", "out of memory", "Unable to allocate")
-"""What torch and NumPy say when there is no memory. Not all of their errors are `MemoryError`s."""
+_NO_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "Unable to allocate",
+    "could not create a primitive",
+)
+"""What torch, NumPy and oneDNN say when there is no memory. Not all are `MemoryError`s."""
 
 
 def run(command: click.Command) -> None:

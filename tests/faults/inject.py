@@ -158,17 +158,17 @@ def jumping_clock(trial: Trial, fault: str, most: int) -> None:
 
 def little_memory(trial: Trial, fault: str, most: int) -> None:
     """The process may take only some bytes of memory more than it has at its start."""
-    mib = [0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 192, 256]
+    mib = [0, *(2 ** (half / 2) for half in range(-4, 16))]
     for more in mib[:: max(1, len(mib) // most)]:
         folder = trial.fresh()
 
-        def limit(more: int = more) -> None:
+        def limit(more: float = more) -> None:
             pages = int(Path("/proc/self/statm").read_text().split()[0])
-            bound = pages * resource.getpagesize() + more * 2**20
+            bound = pages * resource.getpagesize() + int(more * 2**20)
             resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
 
         attempt = start(trial.command(folder), limit)()
-        trial.check(f"{more} MiB of memory", attempt, {2, 0}, folder)
+        trial.check(f"{more:.2f} MiB of memory", attempt, {2, 0}, folder)
 
 
 def dying_workers(trial: Trial, fault: str, most: int) -> None:

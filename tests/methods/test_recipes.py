@@ -27,7 +27,7 @@ def test_paper_is_taken_literally() -> None:
     )
     assert recipe_for("paper", "tinyimagenet", (3, 64, 64), 10).method.task_balance == 0.02
     assert recipe_for("paper", "tinyimagenet", (3, 64, 64), 10).preprocess == "standard"
-    assert recipe_for("paper", *CIFAR, 51).lr == 10.0
+    assert [recipe_for("paper", *CIFAR, ipc).lr for ipc in (50, 51)] == [1.0, 10.0]
 
 
 def test_datadam_is_the_paper_but_for_the_scale() -> None:
