@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from condense.progress import progress
+from condense.progress import progress, until
 from condense.report.tables import terminal
 from nas.agreement import agreement
 from nas.ranking import Ranking
@@ -86,7 +86,7 @@ def _live(
 
     def render(done: int) -> "Table":
         left = (time.monotonic() - began) / max(1, done - start) * (total - done)
-        return _table(f"{title}: {done} of {total} trainings, {left:.0f} s left", look())
+        return _table(f"{title}: {done} of {total} trainings, {until(left, 'left')}", look())
 
     with Live(render(done), console=Console(stderr=True), auto_refresh=False) as live:
 

@@ -1,6 +1,8 @@
 """What the commands say on the way: where one starts, while they work, and when nothing is left."""
 
+import importlib
 import json
+import logging
 import os
 import re
 import signal
@@ -20,12 +22,14 @@ from condense.command.advice import of_networks
 from condense.data.preprocess import make_preprocess
 from condense.device import pick_device
 from condense.methods.selection import select
+from condense.networks.accelerate import Compiled
 from condense.runs import standard
 from condense.runs.pools import pool_of
 from condense.runs.run import condense, resume
 from condense.version import version
 
 ROOT = Path(__file__).parents[1]
+_JOINING = "convnet-d1-w8-batch"
 TINY = {"network": "convnet-d1-w8", "steps": 2, "real_batch": 4}
 
 
@@ -68,12 +72,14 @@ def test_an_unknown_command_lists_all(
 
 
 def test_a_folder_of_pictures_is_called_what_it_is(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert run(capsys, "export", made, "--out", tmp_path / "pictures")[0] == 0
+    (tmp_path / "pictures" / "zero").mkdir(parents=True)
+    (tmp_path / "pictures" / "zero" / "1.png").touch()
     code, _, err = run(capsys, "evaluate", tmp_path / "pictures")
     assert (code, err.count("\n")) == (2, 1)
-    assert "is a folder of pictures, make it a set first with `condensekit import`" in err
+    assert "pictures" in err
+    assert "by `condensekit import" in err
     assert "holds no run" in run(capsys, "evaluate", tmp_path)[2]
 
 
@@ -172,39 +178,43 @@ def test_doctor_measures_the_speed(
     assert "min" in told["a standard run"] or "h" in told["a standard run"]
 
 
-def test_compiling_says_nothing_of_a_machine_without_a_gpu() -> None:
-    code = (
-        "import torch; torch.cuda._is_compiled = lambda: True; torch.version.cuda = '13.0'; "
-        "torch.cuda.is_available = lambda: False; "
-        "from condense.networks.accelerate import Compiled; "
-        "Compiled(lambda images: images); import torch.utils.cpp_extension as c; print(c.CUDA_HOME)"
-    )
-    environment = os.environ | {"CUDA_HOME": str(ROOT), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == str(ROOT)
-    assert done.stderr == ""
+def test_compiling_says_nothing_of_a_machine_without_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name, warned = "torch.utils.cpp_extension", list[logging.LogRecord]()
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", warned.append)
+    monkeypatch.setenv("CUDA_HOME", str(ROOT))
+    monkeypatch.setattr(torch.cuda, "_is_compiled", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
+    try:
+        Compiled(lambda images: images)
+        assert not warned
+        importlib.reload(sys.modules[name])  # outside of our code nothing has changed
+        assert "No CUDA runtime is found" in warned[0].getMessage()
+    finally:
+        logger.removeHandler(handler)
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.slow
 def test_watch_serves_the_curves_to_this_machine_until_it_is_stopped(made: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "cli.py", "watch", str(made)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stdout is not None
-    try:
+    command = [sys.executable, ROOT / "cli.py", "watch", str(made)]
+    told = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=told) as process:
+        assert process.stdout is not None
         url = process.stdout.readline().split()[0]
-        assert url.startswith("http://127.0.0.1:")
-        with urllib.request.urlopen(url, timeout=60) as page:
-            assert page.status == 200
-    finally:
-        process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
+        try:
+            assert url.startswith("http://127.0.0.1:")
+            with urllib.request.urlopen(url, timeout=60) as page:
+                assert page.status == 200
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
 
 
 def test_watch_needs_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

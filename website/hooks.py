@@ -70,7 +70,9 @@ def on_page_markdown(text: str, page: Page, config: MkDocsConfig, files: Files) 
 def _settings() -> Iterator[str]:
     """A table of every dataclass of settings."""
     for heading, kind in _SETTINGS.items():
-        rows = [_row(setting) for setting in described(kind) if setting.name != "method"]
+        rows = [
+            _row(setting) for setting in described(kind) if setting.name not in ("name", "method")
+        ]
         table = markdown(["setting", "default", "meaning"], rows) if rows else ["It has none."]
         yield from ["", f"## {heading}", *table, ""]
 

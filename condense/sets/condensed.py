@@ -9,7 +9,6 @@ flipped bit is detected.
 """
 
 import json
-import mimetypes
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +27,6 @@ from condense.sets.mosaics import check, decode
 
 FORMAT = 4  # of the file; raise it when an older version would misread a newer file
 FILE_NAME = "set.safetensors"  # inside a run folder
-_IMPORT = "make it a set first with `condensekit import`"
 STORAGES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
 
 
@@ -247,7 +245,7 @@ class CondensedSet:
         path = published.file(str(path)) if published.is_name(path) else Path(path)
         file = _file(path)
         if path.is_file() and path != file:
-            raise UserError(f"{path} is not a .safetensors file: {_IMPORT}")
+            raise UserError(f"{path} is not a .safetensors file: import it first")
         if not file.exists():
             raise UserError(f"no condensed set at {file}: {_what_is(path)}")
         tensors, header = load_tensors(file)
@@ -374,13 +372,7 @@ def _what_is(path: Path) -> str:
     """What a path without a set is instead, and what to do about it."""
     if (path / "run.json").exists():
         return f"the run has not ended, go on with `condensekit condense --resume {path}`"
-    if path.is_dir() and any(_is_picture(file) for file in path.glob("*/*")):
-        return f"it is a folder of pictures, {_IMPORT}"
     return "the folder holds no run" if path.is_dir() else "check the path"
-
-
-def _is_picture(file: Path) -> bool:
-    return (mimetypes.guess_type(file.name)[0] or "").startswith("image/")
 
 
 def _file(path: Path) -> Path:

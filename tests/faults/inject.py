@@ -289,7 +289,7 @@ def damaged(trial: Trial, fault: str, most: int) -> None:
 def _plain(printed: str, folder: Path) -> str:
     """What a command printed, without its folder and without lines about progress."""
     lines = printed.replace(str(folder), "FOLDER").splitlines()
-    return "\n".join(line for line in lines if " s left" not in line)
+    return "\n".join(line for line in lines if " so far" not in line)
 
 
 EXPERIMENTS: dict[str, Callable[[Trial, str, int], None]] = {

@@ -236,8 +236,12 @@ def test_missing_foreign_and_future_files(tmp_path):
         UserError, match=r"no condensed set at .*nowhere.*set.safetensors: check the path"
     ):
         CondensedSet.load(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="resume it"):
+    with pytest.raises(UserError, match="holds no run"):
         CondensedSet.load(tmp_path)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "run.json").touch()
+    with pytest.raises(UserError, match="has not ended, go on with `condensekit condense --resume"):
+        CondensedSet.load(tmp_path / "begun")
     (tmp_path / "a.pt").write_bytes(b"x")
     with pytest.raises(UserError, match="import it first"):
         CondensedSet.load(tmp_path / "a.pt")
