@@ -1,7 +1,6 @@
-"""The page on use in a program, and the examples that it names, run."""
+"""The examples that the page on use in a program names run."""
 
 import importlib.util
-import re
 from pathlib import Path
 from types import ModuleType
 
@@ -38,15 +37,3 @@ def test_a_set_trains_a_timm_network_in_lightning(run: Path) -> None:
 
 def test_a_set_trains_a_network_in_a_plain_loop(run: Path) -> None:
     assert example("plain_loop").main(str(run), epochs=100) > 0.5
-
-
-def test_the_page_on_programs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (DOCS / "how" / "program.md").read_text()
-    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
-    short = f"recipe_for('dm', 'own', (3, 16, 16), 1).override({TINY})"
-    code = code.replace("minutes=1", f"recipe={short}, device='cpu', quiet=True")
-    code = code.replace('protocol="dc"', 'protocol=Protocol(epochs=1), device="cpu"')
-    monkeypatch.chdir(tmp_path)
-    space: dict = {}
-    exec("from condense import Protocol, recipe_for\n" + code, space)
-    assert len(space["scores"]) == 2
