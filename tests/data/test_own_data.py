@@ -261,3 +261,18 @@ def test_a_damaged_parquet_is_refused_or_intact(parquet, tmp_path):
         else:
             assert got.shape == DIGITS.shape
     assert refused
+
+
+def test_a_name_that_is_no_folder_is_loaded_from_the_hub(parquet, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    _, splits, (train, test) = parquet
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "load_dataset", {"someone/digits": splits}.__getitem__)
+    got = load_dataset("hf:someone/digits")
+    assert got.name == "hf:someone/digits"
+    assert got.train.fingerprint == train.fingerprint
+    assert got.test.fingerprint == test.fingerprint
+    with pytest.raises(UserError, match=r"someone/else: no such folder, and not loaded from the"):
+        load_dataset("hf:someone/else")
+    with pytest.raises(UserError, match="no such folder; expected Parquet files"):
+        load_dataset("hf:/no/such/folder")
