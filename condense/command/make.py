@@ -324,8 +324,10 @@ def experts(
     condensekit condense --method mtt --experts runs/experts --dataset cifar10 --data-dir DIR \\
         --out runs/mtt
     """
+    from condense.networks.factories import adopt_named
     from condense.training.experts import train_experts
 
+    adopt_named(training.network)
     made = train_experts(data.load(), training, amount.count, output.out, device=machine.device)
     facts = {"folder": str(output.out), "experts": made.count, "passes": made.passes}
     show_facts(facts, output.json)

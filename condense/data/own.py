@@ -118,6 +118,9 @@ def joined(
     (8, 2)
     """
     values = np.unique(train.labels)
+    if train.names is not None and not 0 <= values[0] <= values[-1] < len(train.names):
+        wrong = values[0] if values[0] < 0 else values[-1]
+        raise UserError(f"{name}: a label is {wrong}, but there are {len(train.names)} classes")
     if len(values) < 2:
         raise UserError(f"{name} has images of {len(values)} class: two are needed at least")
     pixels = _stacked(f"training image of {name}", train.images, resolution)
@@ -271,8 +274,6 @@ def _pairs(data: Own) -> Labelled:
     names = getattr(whole, "classes", None)
     if _name(data) == "mnist":
         names = TEN  # torchvision calls them `0 - zero`
-    if names is not None and not all(0 <= label < len(names) for label in labels):
-        raise UserError(f"a label is {max(labels)}, but `classes` has {len(names)} names")
     return Labelled(images=images, labels=np.array(labels, dtype=np.int64), names=names)
 
 

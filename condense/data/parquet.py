@@ -195,6 +195,8 @@ def _read(path: Path, arrays: Sequence[str]) -> Rows:
             image, label = _column(path, schema, features, "Image"), _label(path, schema, features)
             wanted = [name for name in arrays if name in schema.names]
             table = content.read(columns=[image, label, *wanted])
+            if table[label].null_count:
+                raise UserError(f"{path}: {table[label].null_count} images have no label")
             return Rows(
                 place=path,
                 pictures=_pictures(path, table[image].combine_chunks()),

@@ -273,12 +273,11 @@ def initialise(network: nn.Module, seed: int, step: int | Tensor) -> None:
         if isinstance(module, NORMS):
             module.reset_parameters()
             continue
-        layer = isinstance(module, LAYERS)
-        bound = module.weight[0].numel() ** -0.5 if layer else None
+        bound = module.weight[0].numel() ** -0.5 if isinstance(module, LAYERS) else None
         drawn += [
             (parameter, bound)
             for parameter in module.parameters(recurse=False)
-            if layer or parameter.ndim > 1
+            if bound or parameter.ndim > 1
         ]
     if isinstance(network, Foreign):
         network.restore()

@@ -11,7 +11,7 @@ stands in a file is never imported.
 import hashlib
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def adopt_named(name: str) -> None:
     Traceback (most recent call last):
     condense.errors.UserError: network `no_such_file.py:net`: no_such_file.py does not exist
     """
-    if not is_foreign(name) or "/NAME" in name or ":" not in name:
+    if ":" not in name:
         return
     place, _, function = name.rpartition(":")
     try:
@@ -89,16 +89,23 @@ def adopt_named(name: str) -> None:
     _ADOPTED[name] = getattr(module, function)
 
 
-def adopted(names: Mapping[str, Factory] | tuple[str, ...]) -> dict[str, Factory]:
-    """The functions among `names`, to be sent to another process; a mapping makes them known here.
+def adopted(names: Iterable[str]) -> dict[str, Factory]:
+    """The functions that are known here among `names`, to be sent to another process.
 
     >>> adopted(("convnet",))
     {}
     """
-    if isinstance(names, Mapping):
-        _ADOPTED.update(names)
-        return dict(names)
     return {name: _ADOPTED[name] for name in names if name in _ADOPTED}
+
+
+def adopt_sent(functions: Mapping[str, Factory]) -> None:
+    """Make functions known that another process has sent, as `adopted` gave them there.
+
+    >>> adopt_sent({"mine:small": lambda shape, classes: nn.Linear(shape[0], classes)})
+    >>> list(adopted(("convnet", "mine:small")))
+    ['mine:small']
+    """
+    _ADOPTED.update(functions)
 
 
 def canonical(name: str, shape: Shape) -> str:
@@ -151,7 +158,7 @@ def _factory(name: str) -> Factory:
     if name not in _ADOPTED:
         raise UserError(
             f"network `{name}` is a function of your own, which this program was not given: name "
-            "it by --network, or give it as `network`"
+            "it by --network of `condense`, `experts` or `evaluate`, or give it as `network`"
         )
     return _ADOPTED[name]
 

@@ -36,6 +36,8 @@ class Foreign(Network):
     def __init__(self, module: nn.Module, name: str, shape: Shape, num_classes: int) -> None:
         super().__init__()
         self.module, self._name = module, name
+        if not any(parameter.ndim > 1 for parameter in module.parameters()):
+            raise UserError(f"network `{name}` has no weights that could be trained")
         _switch_off_dropout(module)
         outputs = _outputs(name, module, shape, num_classes)
         sizes = {
@@ -134,14 +136,13 @@ class Foreign(Network):
 
 
 def _switch_off_dropout(module: nn.Module) -> None:
+    """Set the probability of every dropout to 0, and that of leaving out whole branches."""
     for one in module.modules():
-        if (
-            isinstance(one, nn.modules.dropout._DropoutNd)
-            or type(one).__name__ == "StochasticDepth"
-        ):
-            one.p = 0.0
+        dropout = isinstance(one, nn.modules.dropout._DropoutNd)
+        if dropout or type(one).__name__ == "StochasticDepth":
+            one.p = 0.0  # type: ignore[assignment]
         if isinstance(getattr(one, "drop_prob", None), float):  # timm's DropPath
-            one.drop_prob = 0.0
+            one.drop_prob = 0.0  # type: ignore[assignment]
 
 
 def _is_map(height: int, width: int, shape: Shape) -> bool:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from condense.data.catalogue import NAMED
+from condense.errors import one_line
 from condense.sets.condensed import CondensedSet
 from condense.sets.formats import ddranking
 from condense.sets.formats.base import dataset_of
@@ -75,6 +77,7 @@ def card(condensed: CondensedSet, form: str, name: str, results: Sequence[Result
         "name": name,
         "form": form,
         "dataset": dataset,
+        "known": dataset if dataset in NAMED else "NAME",
         "ipc": condensed.ipc,
         "per_class": decoded.ipc,
         "images": len(decoded),
@@ -117,10 +120,15 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["quoted"] = _quoted
+    environment.filters |= {"quoted": _quoted, "cell": _cell}
     return environment
 
 
 def _quoted(value: Any) -> str:
-    """A value as JSON, which YAML, Python and a cell of a table can hold."""
-    return json.dumps(value, ensure_ascii=False).replace("|", "\\u007c")
+    """A value as JSON, which YAML and Python can hold."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _cell(text: str) -> str:
+    """A text in a cell of a table."""
+    return one_line(text).replace("|", "\\|")

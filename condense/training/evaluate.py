@@ -32,7 +32,7 @@ from condense.data.own import Own, as_dataset
 from condense.errors import UserError
 from condense.networks.accelerate import accelerate
 from condense.networks.build import build, canonical, initialise
-from condense.networks.factories import Factory, adopt, adopted
+from condense.networks.factories import Factory, adopt, adopt_sent, adopted
 from condense.progress import Progress
 from condense.randomness import derive
 from condense.sets.condensed import CondensedSet
@@ -297,7 +297,7 @@ class Evaluation:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In a worker: the functions that make networks are made known there."""
         self.__dict__.update(state)
-        adopted(self.own)
+        adopt_sent(self.own)
 
     def _seed(self, position: int) -> int:
         return derive(self.seed, "evaluate", position)

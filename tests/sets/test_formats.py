@@ -187,7 +187,7 @@ def test_a_card_says_what_there_is(form, tmp_path):
     assert "| mlp | dm | 30 images | 55.5 % |" in body
     for value in want.preprocess.mean.tolist():
         assert str(np.float32(value)) in body
-    assert re.search(r"\| 1 \| \"T-shirt/top\" \|", body)
+    assert "| 1 | T-shirt/top |" in body
     assert "state the licence of the real images" in body
     (facts,) = re.findall(r"```json\n(.*?)```", body, re.DOTALL)
     assert json.loads(facts) == want.provenance

@@ -251,7 +251,7 @@ def test_the_command_takes_a_function_in_a_file(tmp_path, capsys, monkeypatch):
     (out / "set.safetensors").unlink()
     monkeypatch.setattr(factories, "_ADOPTED", {})
     code, _, err = run(capsys, monkeypatch, "condense", "--resume", out)
-    assert (code, "name it by --network" in err) == (2, True)
+    assert (code, "name it by --network of `condense`" in err) == (2, True)
     assert run(capsys, monkeypatch, "condense", "--resume", out, *network)[0] == 0
     quick = ["--repeats", "1", "--epochs", "1", "--json", "--device", "cpu"]
     code, told, err = run(capsys, monkeypatch, "evaluate", out, *network, *quick)

@@ -116,7 +116,10 @@ LABELS = torch.arange(4)
         (TensorDataset(ZEROS, LABELS / 2), "item 1: its label is tensor.0.5.*whole number"),
         (TensorDataset(ZEROS), "item 0: a tuple is no pair"),
         (Pairs(DIGITS.train, lambda pixels: "a.png"), "item 0: a str is no image"),
-        (Pairs(DIGITS.train, FORMS["uint8 [ch, H, W]"], classes="abc"), "a label is 9.* 3 names"),
+        (
+            Pairs(DIGITS.train, FORMS["uint8 [ch, H, W]"], classes="abc"),
+            "own: a label is 9, but there are 3 classes",
+        ),
         ({"test": (ZEROS, LABELS)}, "no `train` among test"),
     ],
 )
@@ -215,6 +218,7 @@ def test_parquet_of_another_program_is_read_by_its_columns(tmp_path):
         ({"image": [picture], "label": ["cat"]}, "`label` is string: labels are whole numbers"),
         ({"image": ["a.png"], "label": [1]}, "images are string, not pictures as bytes"),
         ({"image": [{"bytes": None, "path": "a"}], "label": [1]}, "not pictures|does not hold"),
+        ({"image": [picture] * 2, "label": [1, None]}, "1 images have no label"),
         ({"x": [1]}, "has the columns x: none is `image`"),
         ({"image": [b"no picture"], "label": [1]}, "images of 1 class"),
         (
@@ -261,3 +265,18 @@ def test_a_damaged_parquet_is_refused_or_intact(parquet, tmp_path):
         else:
             assert got.shape == DIGITS.shape
     assert refused
+
+
+def test_a_name_that_is_no_folder_is_loaded_from_the_hub(parquet, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    _, splits, (train, test) = parquet
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "load_dataset", {"someone/digits": splits}.__getitem__)
+    got = load_dataset("hf:someone/digits")
+    assert got.name == "hf:someone/digits"
+    assert got.train.fingerprint == train.fingerprint
+    assert got.test.fingerprint == test.fingerprint
+    with pytest.raises(UserError, match=r"someone/else: no such folder, and not loaded from the"):
+        load_dataset("hf:someone/else")
+    with pytest.raises(UserError, match="no such folder; expected Parquet files"):
+        load_dataset("hf:/no/such/folder")
