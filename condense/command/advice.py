@@ -24,7 +24,8 @@ def of_recipe(recipe: "Recipe") -> list[str]:
     >>> line[:40]
     'with a loss scale of 1, DataDAM hardly m'
     """
-    if recipe.method.name == "datadam" and recipe.method.loss_scale == 1:
+    method = recipe.to_json()["method"]
+    if method["name"] == "datadam" and method["loss_scale"] == 1:
         return [
             "with a loss scale of 1, DataDAM hardly moves the pixels in the steps of this recipe: "
             "`--recipe datadam` multiplies the loss by 100, as the published code does, and "

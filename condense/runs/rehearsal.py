@@ -164,7 +164,7 @@ def rehearse(
         pool=pool_step * left,
         pool_step=pool_step,
         peak_memory=memory,
-        evaluation=bench and bench.seconds(bench.tasks),
+        evaluation=bench.seconds(bench.tasks) if bench else None,
     )
 
 

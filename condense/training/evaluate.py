@@ -383,11 +383,11 @@ class Repeats:
         step = seconds_a_step(
             self._fast, self._images, self._labels, self._protocol, augment=self._augment
         )
-        few = [part[:_TIMED] for part in self._test]
-        accuracy(self._fast, *few)  # the first time it may be compiled
+        images, labels = (part[:_TIMED] for part in self._test)
+        accuracy(self._fast, images, labels)  # the first time it may be compiled
         began = time.perf_counter()
-        accuracy(self._fast, *few)
-        test = (time.perf_counter() - began) * len(self._test[0]) / len(few[0])
+        accuracy(self._fast, images, labels)
+        test = (time.perf_counter() - began) * len(self._test[0]) / len(images)
         return step * self._protocol.length(len(self._images)) + test
 
 
