@@ -10,6 +10,7 @@ from typing import Any
 from condense.data.catalogue import Source
 from condense.methods.recipes import recipe_for
 from condense.runs.job import Job
+from condense.sets.condensed import CondensedSet
 
 
 def condense_command(job: Job, shape: tuple[int, int, int], out: Path, steps: int) -> str:
@@ -45,15 +46,20 @@ def condense_command(job: Job, shape: tuple[int, int, int], out: Path, steps: in
     return command("condense", job.source, options, out)
 
 
-def select_command(source: Source, provenance: Mapping[str, Any], out: Path) -> str:
-    """The command that selects the same real images again, by the provenance of their set.
+def select_command(source: Source, condensed: CondensedSet, out: Path) -> str:
+    """The command that selects the images of a set again, by its provenance.
 
-    >>> facts = {"method": "random", "ipc": 10, "seed": 0}
-    >>> print(select_command(Source(name="digits"), facts, Path("again")))
-    condensekit select --dataset digits --method random --ipc 10 --seed 0 --out again
+    >>> from condense.data.preprocess import make_preprocess
+    >>> from condense.methods.selection import select
+    >>> source = Source(name="digits")
+    >>> digits = source.load()
+    >>> few = select("random", digits, 2, preprocess=make_preprocess("zca", digits), seed=0)
+    >>> print(select_command(source, few, Path("again")))
+    condensekit select --dataset digits --method random --ipc 2 --seed 0 --preprocess zca
+      --out again
     """
-    options = {name: provenance[name] for name in ("method", "ipc", "seed")}
-    return command("select", source, options, out)
+    options = {name: condensed.provenance[name] for name in ("method", "ipc", "seed")}
+    return command("select", source, options | {"preprocess": condensed.preprocess.name}, out)
 
 
 def command(name: str, source: Source, options: Mapping[str, Any], out: Path) -> str:

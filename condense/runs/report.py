@@ -208,7 +208,7 @@ def _provenance(
     facts = condensed.provenance
     if isinstance(record, KeptRecord):
         chosen = "method" in facts and "seed" in facts
-        selected = [Command(select_command(record.source, facts, folder))] if chosen else []
+        selected = [Command(select_command(record.source, condensed, folder))] if chosen else []
         return [*selected, Facts(facts)]
     job = Job.from_json(record.job)
     steps = facts["steps"] if finished else job.recipe.steps
