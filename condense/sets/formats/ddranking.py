@@ -35,7 +35,7 @@ def write(condensed: CondensedSet, folder: Path) -> None:
 
     >>> write(CondensedSet.load("cifar10-ipc1-best").decoded(), Path("scored"))
     >>> sorted(file.name for file in Path("scored").iterdir())
-    ['images.pt', 'labels.pt', 'soft_labels.pt']
+    ['images.pt', 'labels.pt']
     """
     if condensed.shape[0] != 3:
         raise UserError(f"DD-Ranking takes 3 channels, these images have {condensed.shape[0]}")
