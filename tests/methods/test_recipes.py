@@ -18,6 +18,7 @@ def test_paper_is_taken_literally() -> None:
     assert recipe.method == DataDAM(
         power=4.0, normalise="l2", error="mse", task_balance=0.01, loss_scale=1.0
     )
+    assert recipe.method == DataDAM()  # whoever calls it without settings gets the paper's
     assert (recipe.real_batch, recipe.steps, recipe.lr, recipe.momentum, recipe.preprocess) == (
         256,
         8000,

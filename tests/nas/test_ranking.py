@@ -174,14 +174,22 @@ def test_baselines_that_rank_alike_are_shown_once(ranking: Ranking) -> None:
     assert "flops" not in ranking.shown
     assert "flops" in ranking.agreements
     assert "flops" not in ranking.gains
-    single = dataclasses.replace(
-        ranking,
-        indices=(5,),
-        columns={name: values[:1] for name, values in ranking.columns.items()},
-        truth=ranking.truth[:1],
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_agreement_takes_two(ranking: Ranking, count: int) -> None:
+    names = ("parameters", "flops", "synflow")
+    few = Ranking(
+        space="nasbench201",
+        indices=CELLS[:count],
+        columns={name: ranking.columns[name][:count] for name in names},
+        diverged={},
+        trainings={},
+        by="parameters",
+        truth=ranking.truth[:count],
     )
-    assert single.repeats == {}
-    assert single.agreements == {}
+    assert few.repeats == ({"flops": "parameters"} if count == 2 else {})
+    assert list(few.agreements) == (list(names) if count == 2 else [])
 
 
 def test_without_the_yardstick_there_are_no_gains(ranking: Ranking) -> None:
