@@ -16,6 +16,7 @@ def plot(results: Results, path: Path, title: str, classes: int | Sequence[int])
     `classes` is the number of classes of each step, or the number seen after each of the steps.
 
     >>> from tempfile import TemporaryDirectory
+    >>> from continual.results import Row
     >>> results = Results(("random",), steps=1)
     >>> results.add(Row("random", 0, 0, 0, (0.5,), (10,)))
     >>> with TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ is added what it makes to draw K - 1 of the K sets with replacement, minus the m
 draws vary as the mean of K sets does, and the mean is subtracted because fewer sets are noisier.
 
 Two measures have no interval: the architecture that is ranked best decides `top1` and `regret`,
-and a resample often lacks it. Nominal intervals of 95 % held the true value in 65 to 92 % of
+and a resample often lacks it. Nominal intervals of 95 % held the true value in 81 to 92 % of
 simulated samples. `benchmarks/nas_coverage.py` repeats the simulation.
 
 Shapes: n architectures, b resamples, K sets.
