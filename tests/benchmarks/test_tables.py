@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from benchmarks import results
 from benchmarks.campaign import __main__ as campaign
 from benchmarks.campaign.sets import SetJob, condense_and_evaluate
-from benchmarks.tables import accuracy, bench, embedding, published, render
+from benchmarks.tables import accuracy, bench, embedding, render
 from benchmarks.tables.__main__ import main
 from benchmarks.tables.bench import Trained
 from benchmarks.tables.entries import Entry, EntryResult
@@ -25,6 +25,7 @@ from condense import Protocol, Recipe, Score
 from condense.data.catalogue import Source
 from condense.methods import METHODS
 from condense.methods.recipes import RECIPES, published_as
+from condense.report import papers
 from condense.runs import shelf
 from condense.runs.shelf import Made, Selection
 from condense.study.workers import Workers
@@ -169,22 +170,22 @@ def test_the_full_scale_is_the_papers() -> None:
             assert made.how == RECIPES[published_as(method)](
                 made.source.name, (3, size, size), made.ipc
             )
-    assert {column for _, column in published.MAIN} <= set(columns)
-    assert published.MAIN["datadam", "cifar10 IPC 10"] == "54.2 ± 0.8"
-    assert published.MAIN["herding", "tinyimagenet IPC 50"] == "16.7 ± 0.3"
-    assert published.HIGH_RESOLUTION["dm", "imagesquawk IPC 1"] == "31.2 ± 0.7"
+    assert {column for _, column in papers.MAIN} <= set(columns)
+    assert papers.MAIN["datadam", "cifar10 IPC 10"] == "54.2 ± 0.8"
+    assert papers.MAIN["herding", "tinyimagenet IPC 50"] == "16.7 ± 0.3"
+    assert papers.HIGH_RESOLUTION["dm", "imagesquawk IPC 1"] == "31.2 ± 0.7"
     for name, figures in (
-        ("high-resolution", published.HIGH_RESOLUTION),
-        ("ablation", published.ABLATION),
+        ("high-resolution", papers.HIGH_RESOLUTION),
+        ("ablation", papers.ABLATION),
     ):
         there = {
             (entry.row, entry.column) for entry in accuracy.TABLES[name](SCALES["full"]).entries
         }
         assert set(figures) <= there
-    for figures in (published.MAIN, published.HIGH_RESOLUTION, published.CROSS, published.ABLATION):
+    for figures in (papers.MAIN, papers.HIGH_RESOLUTION, papers.CROSS, papers.ABLATION):
         assert all(re.fullmatch(r"\d+\.\d( ± \d+\.\d)?", figure) for figure in figures.values())
     crossed = {(entry.row, entry.column) for entry in accuracy.cross(SCALES["full"]).entries}
-    assert {key for key in published.CROSS if key[0].split()[0] in METHODS} <= crossed
+    assert {key for key in papers.CROSS if key[0].split()[0] in METHODS} <= crossed
 
 
 def test_a_row_says_what_is_known() -> None:
@@ -197,7 +198,7 @@ def test_a_row_says_what_is_known() -> None:
     entry = Entry(
         "dm", "cifar10 IPC 1", (made,), Trained(network="n", protocol=Protocol(), repeats=2)
     )
-    table = accuracy.Table(title="t", entries=(entry,), published=published.MAIN)
+    table = accuracy.Table(title="t", entries=(entry,), published=papers.MAIN)
     score = Score((0.5, 0.52, 0.6, 0.62), 2)
     low, high = (100 * end for end in score.ci95)
     row = f"| dm | 56.0 | {low:.1f} to {high:.1f} | 2 x 2 (3 sets to come) | 26.0 ± 0.8 |"
