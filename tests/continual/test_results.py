@@ -45,10 +45,10 @@ def test_forward_transfer_is_what_a_network_gains_on_classes_before_their_step(
     """
     methods = ("class-balanced",) if mode == "replay" else ("random",)
     plan = Plan(
-        steps=2, mode=mode, methods=methods, ipc=2, orders=4, repeats=1, network="mlp", epochs=0
+        steps=2, mode=mode, methods=methods, ipc=2, orders=2, repeats=1, network="mlp", epochs=0
     )
     idle = run(world.dataset, plan, tmp_path / "idle", quiet=True)
-    learning = dataclasses.replace(plan, epochs=5, batch=8)
+    learning = dataclasses.replace(plan, epochs=3, batch=16)
     busy = run(world.dataset, learning, tmp_path / "busy", quiet=True)
     assert idle.fwt(methods[0]).mean == 0
     assert busy.fwt(methods[0]).mean < 0
