@@ -25,6 +25,10 @@ _SHOWN = {
     "kendall": "Kendall",
 }
 """The measures that the tables show, with their headers."""
+_DRAWN = (
+    "Cells are drawn from their input (left) to their output (right): 3 is a convolution of 3 x 3, "
+    "1 one of 1 x 1, p average pooling, and a dashed line passes its input on."
+)
 DIFFERENCE_HEADERS = ("score", *_SHOWN.values())
 """The headers of `difference_rows`."""
 AGREEMENT_HEADERS = ("score", *_SHOWN.values(), "top-1, %")
@@ -88,7 +92,8 @@ def report(
     'To know'
     """
     sections = [Section("To know", *map(Text, notes))] if notes else []
-    sections.append(Section("The candidates", _candidates(ranking)))
+    drawn = [Text(_DRAWN)] if space(ranking.space).NAME == "nasbench201" else []
+    sections.append(Section("The candidates", *drawn, _candidates(ranking)))
     if ranking.agreements:
         sections += _agreement_sections(ranking)
     made = [Command(again)] if again else []

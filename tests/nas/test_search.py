@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -17,8 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from scipy.stats import rankdata, spearmanr
 
+import cli
 from condense import UserError, load_dataset
 from condense.data.catalogue import Source
 from condense.data.preprocess import make_preprocess
@@ -27,7 +30,8 @@ from condense.study.workers import Workers
 from nas import reference
 from nas.agreement import difference
 from nas.free import BASELINES
-from nas.plan import change, find_reference
+from nas.plan import change, find_reference, load_plan
+from nas.report import command_of
 from nas.search import describe, resume, search, show, train_reference
 from nas.spaces import nasbench201, space
 
@@ -447,6 +451,11 @@ def test_the_report_shows_scores_before_names(digits, tmp_path):
     data = json.loads(re.findall(r'<script type="application/json">([^<]*)</script>', page)[0])
     assert data["headers"][:4] == ["rank", found.ranking.by, "truth", "arch"]
     assert [row[0] for row in data["rows"]] == [1, 2, 3, 4, 5]
+    *again, _ = shlex.split(command_of(load_plan(tmp_path / "run"), tmp_path / "run"))
+    result = CliRunner().invoke(cli.cli, [*again[1:], str(tmp_path / "again"), "--workers", "0"])
+    assert result.exit_code == 0, result.output
+    first, second = (tmp_path / name / "ranking.csv" for name in ("run", "again"))
+    assert first.read_bytes() == second.read_bytes()  # by the command that the report tells
 
 
 def test_a_ranking_is_judged_by_another_column(digits, tmp_path):
