@@ -145,7 +145,7 @@ def recipe_rows(recipe: "Recipe") -> dict[str, Rows]:
     >>> sections = recipe_rows(recipe_for("dm", "digits", (1, 8, 8), 2))
     >>> list(sections)
     ['Settings of recipe dm', 'Its method, dm']
-    >>> ("real_batch=256", "Real images per class and step.") in sections["Settings of recipe dm"]
+    >>> ("real_batch=256", "Real images of each class per step.") in sections["Settings of recipe dm"]
     True
     """
     own = [one for one in described(type(recipe)) if one.name not in ("name", "method")]

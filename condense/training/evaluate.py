@@ -1,20 +1,17 @@
 """What a condensed set is worth: the accuracy on real test images of networks trained on it alone.
 
-One call takes one set or several (made by the same recipe from other seeds), and one network or
-several (a cross-architecture table). The number of a published table is one of 5 sets with 20
-networks each.
+One call takes one set or several (of one recipe, from other seeds), and one network or several (a
+cross-architecture table). A number of a published table is one of 5 sets with 20 networks each.
 
 An evaluation is a study (see `condense.study.study`). Each of its tasks trains one network, and its
 trial is kept as soon as that network is tested. The accuracy depends on the set and its position
 among the sets, on architecture, protocol, seed, repeat and test images. All of these are in the key
 of the trial, so a store may hold any number of evaluations, and none takes another's numbers.
 
-Choices (a recipe, a learning rate) are made with `dataset.hold_out(count, seed)`: condense and
-evaluate on what it returns, whose test images are held-out training images. The real test images
-are for the end.
+Choices (a recipe, a rate) are made with `dataset.hold_out(count, seed)`: condense and evaluate on
+what it returns, whose test images are held-out training images. Real test images are for the end.
 """
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,13 +38,11 @@ from condense.settings import require
 from condense.study.study import MOST_TASKS, Store, Study
 from condense.study.trials import Key, Trial, Trials
 from condense.study.workers import Workers
-from condense.training.pace import seconds_a_step
+from condense.training.pace import seconds_a_network
 from condense.training.protocol import Protocol, protocol_for
 from condense.training.score import Score
 from condense.training.train import accuracy, check_labels, train
 
-_TIMED = 500
-"""Test images that are timed, to tell how long a test takes."""
 KIND = "evaluate"
 """The kind of the trials of evaluations in a store."""
 
@@ -331,9 +326,7 @@ class Repeats:
     They share one network in memory. Whether it is compiled depends on the work of all `repeats`
     networks, however many of them are trained here: so each comes out as if all were.
 
-    name: of the architecture.
-    test: images in the space of the set, float32 [N, ch, H, W], and their labels, int64 [N], both
-        on `device`.
+    test: images in the space of the set, float32 [N, ch, H, W], and labels, int64 [N], on `device`.
     seed: with the number of a repeat it determines weights, order and augmentation.
 
     >>> from condense import load_dataset
@@ -380,15 +373,8 @@ class Repeats:
     def seconds(self) -> float:
         """How long a network takes to be trained and tested: some of its steps are timed."""
         initialise(self._network, self._seed, 0)
-        step = seconds_a_step(
-            self._fast, self._images, self._labels, self._protocol, augment=self._augment
-        )
-        images, labels = (part[:_TIMED] for part in self._test)
-        accuracy(self._fast, images, labels)  # the first time it may be compiled
-        began = time.perf_counter()
-        accuracy(self._fast, images, labels)
-        test = (time.perf_counter() - began) * len(self._test[0]) / len(images)
-        return step * self._protocol.length(len(self._images)) + test
+        trained = (self._fast, self._images, self._labels, self._protocol, self._test)
+        return seconds_a_network(*trained, augment=self._augment)
 
 
 @contextmanager

@@ -17,10 +17,12 @@ from pathlib import Path
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.S | re.M)
 _TINY = ("--steps", "2", "--real-batch", "4", "--network", "convnet-d1-w8", "--device", "cpu")
 _POOL = ("--set", "pool=1", "--set", "pool_steps=2")
+_MTT = ("--set", "max_start=1", "--set", "expert_passes=1")
+"""What a trajectory of two passes allows."""
 _SHORT = {
     "condense": _TINY,
     "pool": (*_POOL, "--set", "network=convnet-d1-w8", "--device", "cpu"),
-    "experts": ("--count", "1", "--passes", "1", "--network", "convnet-d1-w8"),
+    "experts": ("--count", "1", "--passes", "2", "--network", "convnet-d1-w8"),
     "evaluate": ("--epochs", "1", "--repeats", "1", "--device", "cpu"),
     "continual": ("--orders", "1", "--repeats", "1", "--epochs", "1", "--network", "convnet-d1-w8"),
     "nas": ("--held-out", "50", "--seeds", "1", "--epochs", "1", "--workers", "0"),
@@ -32,14 +34,12 @@ _DROPPED = {"--data-dir", "--minutes", "--cluster", "--workers"}
 _SMALLER = [
     (r'load_dataset\("cifar100?"[^)]*\)', 'load_dataset("digits")'),
     (r"minutes=\d+", "recipe=short"),
-    (
-        r'networks=\["convnet", "[^"]*"\], repeats=\d+',
-        'networks="convnet", repeats=1, protocol="dc"',
-    ),
+    (r"repeats=\d+", "repeats=1, protocol=brief"),
 ]
 """What is replaced in Python."""
 PRELUDE = """
-from condense import recipe_for
+from condense import Protocol, recipe_for
+brief = Protocol(epochs=1, augment="none")
 short = recipe_for("dm", "digits", (1, 8, 8), 10).override(
     {"steps": 2, "real_batch": 4, "network": "convnet-d1-w8"}
 )
@@ -75,6 +75,8 @@ def shortened(words: list[str]) -> list[str]:
     more = list(_SHORT.get(command, ()))
     if command == "condense" and not {"--recipe", "--method"} & set(kept):
         more += _POOL
+    if "mtt" in kept and command == "condense":
+        more += _MTT
     if own == "reference":
         more = [*more[:2], *more[4:]]  # the truth has a seed of its own
     return [*kept, *more]
