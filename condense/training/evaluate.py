@@ -23,6 +23,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Self
 
+import cloudpickle
 import torch
 from torch import Tensor
 
@@ -291,11 +292,17 @@ class Evaluation:
         return scores
 
     def __getstate__(self) -> dict[str, Any]:
-        """What travels to a worker: the fields, and not the networks and images of this process."""
-        return {one.name: getattr(self, one.name) for one in fields(self)}
+        """What travels to a worker: the fields, and not the networks and images of this process.
+
+        The functions that make networks may be lambdas, or of the script that runs.
+        """
+        state = {one.name: getattr(self, one.name) for one in fields(self)}
+        return state | ({"own": cloudpickle.dumps(self.own)} if self.own else {})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In a worker: the functions that make networks are made known there."""
+        if state["own"]:
+            state = state | {"own": cloudpickle.loads(state["own"])}
         self.__dict__.update(state)
         adopt_sent(self.own)
 
