@@ -29,8 +29,8 @@ from condense.reading import read_json
 from condense.runs.shelf import Made, Selection, Shelf
 from condense.sets.provenance import check_belongs
 from condense.settings import read_value
-from condense.training.evaluate import Repeats
 from condense.training.protocol import protocol_for
+from condense.training.repeats import Repeats
 from condense.writing import write_json
 
 

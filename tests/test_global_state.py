@@ -203,7 +203,8 @@ def test_loading(digits: Dataset, tmp_path: Path) -> None:
         make_preprocess(kind, load_dataset("digits"))
 
 
-@pytest.mark.parametrize("form", EXPORTERS)
+# DD-Ranking takes colour images alone, and digits are grey.
+@pytest.mark.parametrize("form", [form for form in EXPORTERS if form != "ddranking"])
 def test_sets_and_their_exchange(form: str, made: CondensedSet, tmp_path: Path) -> None:
     path = export_set(made, tmp_path / f"a.{form}", form)
     import_set(path, made.classes, made.preprocess)

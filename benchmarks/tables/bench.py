@@ -33,11 +33,12 @@ from condense.methods import MTT
 from condense.progress import progress
 from condense.randomness import derive
 from condense.runs.shelf import Made, Shelf
+from condense.sets.provenance import check_belongs
 from condense.study.study import Study
 from condense.study.trials import Key, Trial, Trials
 from condense.study.workers import Workers
-from condense.training.evaluate import Repeats, check_belongs
 from condense.training.experts import Training, train_experts
+from condense.training.repeats import Repeats
 
 CHECKPOINT_EVERY = 200
 """Steps of a condensation that are lost at most when it is killed."""

@@ -20,15 +20,14 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Self
 
+import cloudpickle
 import torch
 from torch import Tensor
 
-from condense.data.augment import make_augment
 from condense.data.images import Dataset, Images
 from condense.data.own import Own, as_dataset
 from condense.errors import UserError
-from condense.networks.accelerate import accelerate
-from condense.networks.build import build, canonical, initialise
+from condense.networks.build import build, canonical
 from condense.networks.factories import Factory, adopt, adopt_sent, adopted
 from condense.progress import Progress
 from condense.randomness import derive
@@ -38,10 +37,10 @@ from condense.settings import require
 from condense.study.study import MOST_TASKS, Store, Study
 from condense.study.trials import Key, Trial, Trials
 from condense.study.workers import Workers
-from condense.training.pace import seconds_a_network
 from condense.training.protocol import Protocol, protocol_for
+from condense.training.repeats import Repeats
 from condense.training.score import Score
-from condense.training.train import accuracy, check_labels, train
+from condense.training.train import check_labels
 
 KIND = "evaluate"
 """The kind of the trials of evaluations in a store."""
@@ -286,11 +285,17 @@ class Evaluation:
         return scores
 
     def __getstate__(self) -> dict[str, Any]:
-        """What travels to a worker: the fields, and not the networks and images of this process."""
-        return {one.name: getattr(self, one.name) for one in fields(self)}
+        """What travels to a worker: the fields, and not the networks and images of this process.
+
+        The functions that make networks may be lambdas, or of the script that runs.
+        """
+        state = {one.name: getattr(self, one.name) for one in fields(self)}
+        return state | ({"own": cloudpickle.dumps(self.own)} if self.own else {})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In a worker: the functions that make networks are made known there."""
+        if state["own"]:
+            state = state | {"own": cloudpickle.loads(state["own"])}
         self.__dict__.update(state)
         adopt_sent(self.own)
 
@@ -304,11 +309,11 @@ class Evaluation:
         return images.to(self.device), self.test.labels.to(self.device)
 
     @cached_property
-    def _networks(self) -> Callable[[str, int], "Repeats"]:
+    def _networks(self) -> Callable[[str, int], Repeats]:
         """`_begun`, which keeps what it made for as many sets as there are: an architecture's."""
         return lru_cache(maxsize=len(self.sets))(self._begun)
 
-    def _begun(self, name: str, position: int) -> "Repeats":
+    def _begun(self, name: str, position: int) -> Repeats:
         return Repeats(
             name,
             self.sets[position],
@@ -318,63 +323,6 @@ class Evaluation:
             self._seed(position),
             self.device,
         )
-
-
-class Repeats:
-    """Networks of one architecture that are trained on one set, each from weights of its own.
-
-    They share one network in memory. Whether it is compiled depends on the work of all `repeats`
-    networks, however many of them are trained here: so each comes out as if all were.
-
-    test: images in the space of the set, float32 [N, ch, H, W], and labels, int64 [N], on `device`.
-    seed: with the number of a repeat it determines weights, order and augmentation.
-
-    >>> from condense import load_dataset
-    >>> from condense.data.preprocess import make_preprocess
-    >>> from condense.methods.selection import select
-    >>> digits, cpu = load_dataset("digits"), torch.device("cpu")
-    >>> few = select("random", digits, 1, preprocess=make_preprocess("standard", digits), seed=0)
-    >>> test = few.preprocess.apply(digits.test.pixels), digits.test.labels
-    >>> networks = Repeats("mlp", few, test, 20, Protocol(epochs=2), 0, cpu)
-    >>> networks.accuracy(3) == networks.accuracy(3)
-    True
-    """
-
-    def __init__(
-        self,
-        name: str,
-        condensed: CondensedSet,
-        test: tuple[Tensor, Tensor],
-        repeats: int,
-        protocol: Protocol,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        condensed = condensed.decoded()
-        self._test, self._protocol, self._seed = test, protocol, seed
-        self._images, self._labels = condensed.images.to(device), condensed.labels.to(device)
-        self._augment = make_augment(protocol.augment, condensed.preprocess.to(device))
-        self._network = build(name, condensed.shape, len(condensed.classes)).to(device)
-        # A backward pass costs two forward ones.
-        passed = repeats * (3 * protocol.epochs * len(self._images) + len(test[0]))
-        pixels = passed * self._images[0, 0].numel()
-        self._fast = accelerate(self._network, pixels, device)
-
-    def accuracy(self, repeat: int) -> float:
-        """Train and test network number `repeat`; its accuracy in [0, 1].
-
-        Raises `Diverged` (a `UserError`) when its weights cease to be finite.
-        """
-        initialise(self._network, self._seed, repeat)
-        seed = derive(self._seed, "train", repeat)
-        train(self._fast, self._images, self._labels, self._protocol, seed, augment=self._augment)
-        return accuracy(self._fast, *self._test)
-
-    def seconds(self) -> float:
-        """How long a network takes to be trained and tested: some of its steps are timed."""
-        initialise(self._network, self._seed, 0)
-        trained = (self._fast, self._images, self._labels, self._protocol, self._test)
-        return seconds_a_network(*trained, augment=self._augment)
 
 
 @contextmanager

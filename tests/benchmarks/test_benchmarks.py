@@ -139,10 +139,7 @@ def test_stopped_while_condensing_it_ends_with_the_same_set(
 def test_stopped_while_evaluating_it_keeps_the_networks_it_has(
     tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained, module = (
-        [],
-        sys.modules["condense.training.evaluate"],
-    )  # the package has a function of that name
+    trained, module = [], sys.modules["condense.training.repeats"]
     train = module.train
 
     def interrupted(
@@ -174,7 +171,7 @@ from condense.runs.engine import Engine
 
 place, name, call = sys.argv[1:4]
 bench.CHECKPOINT_EVERY = 2
-owner = {"step": Engine, "train": sys.modules["condense.training.evaluate"]}[name]
+owner = {"step": Engine, "train": sys.modules["condense.training.repeats"]}[name]
 work, calls = getattr(owner, name), []
 
 def killed(*args, **options):

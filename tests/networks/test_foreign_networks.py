@@ -157,7 +157,7 @@ def test_functions_are_evaluated_here_and_by_workers():
 
 
 def test_a_worker_that_never_saw_a_function_is_sent_it(monkeypatch):
-    bench = Evaluation.of(few(), DIGITS, small, 1, QUICK, seed=0)
+    bench = Evaluation.of(few(), DIGITS, lambda *sizes: small(*sizes), 1, QUICK, seed=0)
     packed = pickle.dumps(bench)
     monkeypatch.setattr(factories, "_ADOPTED", {})
     with pytest.raises(UserError, match="not given"):

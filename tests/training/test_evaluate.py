@@ -213,7 +213,7 @@ def test_what_is_in_the_store_is_not_trained_again(digits, whitened, tmp_path, m
     assert counts == [(3, NETWORK)]
     assert three[:2] == two
     assert three == run(whitened, digits, repeats=3)[NETWORK].accuracies
-    monkeypatch.setattr(import_module("condense.training.evaluate"), "train", None)
+    monkeypatch.setattr(import_module("condense.training.repeats"), "train", None)
     full = "convnet-d2-w16-instance-relu-avg"  # another name of the same network
     assert run(whitened, digits, networks=full, repeats=3, store=file)[full].accuracies == three
     with Trials(file) as store:
@@ -301,7 +301,7 @@ def test_compiling_is_decided_by_all_repeats_whichever_are_left(
         pixels.append(passed)
         return network
 
-    monkeypatch.setattr(import_module("condense.training.evaluate"), "accelerate", accelerate)
+    monkeypatch.setattr(import_module("condense.training.repeats"), "accelerate", accelerate)
     run(whitened, digits, repeats=3)
     run(whitened, digits, repeats=1, store=tmp_path / "e.sqlite")
     run(whitened, digits, repeats=3, store=tmp_path / "e.sqlite")
@@ -354,7 +354,7 @@ def test_a_set_under_another_preprocessing_is_refused(digits, whitened):
 def test_nothing_and_unknown_names_are_refused_before_training(digits, whitened, monkeypatch):
     # By `import_module`, since the package has a function of the module's name. Training would
     # fail.
-    monkeypatch.setattr(import_module("condense.training.evaluate"), "train", None)
+    monkeypatch.setattr(import_module("condense.training.repeats"), "train", None)
     for options in ({"repeats": 0}, {"networks": []}):
         with pytest.raises(UserError, match="nothing to evaluate"):
             run(whitened, digits, **options)
