@@ -53,7 +53,7 @@ def run(command: click.Command) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of files may not be UTF-8
     try:
-        with aloud(), stoppable():
+        with aloud(), stoppable(), _quiet_threads():
             command.main(standalone_mode=False)
     except UserError as error:
         _end(f"error: {error}", 2)
@@ -69,7 +69,7 @@ def run(command: click.Command) -> None:
 
 @contextmanager
 def _quiet_threads() -> Iterator[None]:
-    """Inside, a thread that cannot use a file prints no trace: who waits for it raises the error."""
+    """Inside, a thread that cannot use a file prints no trace. Who waits for it raises the error."""
     before = threading.excepthook
 
     def report(failure: threading.ExceptHookArgs) -> None:
