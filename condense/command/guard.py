@@ -69,7 +69,7 @@ def run(command: click.Command) -> None:
 
 @contextmanager
 def _quiet_threads() -> Iterator[None]:
-    """Inside, a thread that cannot use a file prints no trace. Who waits for it raises the error."""
+    """Inside, a thread that cannot use a file prints no trace: who waits for it raises it."""
     before = threading.excepthook
 
     def report(failure: threading.ExceptHookArgs) -> None:
