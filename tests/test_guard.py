@@ -1,10 +1,12 @@
 """How commands end: one line, an exit code, and a trace in a file where nobody expected it."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -75,6 +77,29 @@ def test_what_is_unexpected_leaves_its_trace_in_the_run_folder_or_the_temporary_
     assert line.count("\n") == 1
     assert trace.read_text().startswith("fail now\n")
     assert "Traceback" in trace.read_text()
+
+
+def test_a_full_disk_is_said_as_that(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(OSError(errno.ENOSPC, "No space left on device"), monkeypatch) == 2
+    assert "cannot write: No space left on device" in capsys.readouterr().err
+
+
+def test_a_thread_that_cannot_write_prints_no_trace(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    @click.command()
+    def write() -> None:
+        thread = threading.Thread(target=open, args=("/no/such/folder/file", "w"))
+        thread.start()
+        thread.join()
+
+    hook = threading.excepthook
+    monkeypatch.setattr("sys.argv", ["write"])
+    guard.run(write)
+    assert capfd.readouterr().err == ""
+    assert threading.excepthook is hook
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,15 @@
 latter is written to a file, and the line says where.
 """
 
+import errno
 import os
 import shlex
 import sys
 import tempfile
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -49,7 +53,7 @@ def run(command: click.Command) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of files may not be UTF-8
     try:
-        with aloud(), stoppable():
+        with aloud(), stoppable(), _quiet_threads():
             command.main(standalone_mode=False)
     except UserError as error:
         _end(f"error: {error}", 2)
@@ -63,6 +67,22 @@ def run(command: click.Command) -> None:
         _end(*_unforeseen(error))
 
 
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Inside, a thread that cannot use a file prints no trace: who waits for it raises it."""
+    before = threading.excepthook
+
+    def report(failure: threading.ExceptHookArgs) -> None:
+        if not issubclass(failure.exc_type, OSError):
+            before(failure)
+
+    threading.excepthook = report
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
 def _end(message: str, code: int) -> NoReturn:
     click.echo(one_line(message), err=True)
     sys.exit(code)
@@ -72,6 +92,8 @@ def _unforeseen(error: Exception) -> tuple[str, int]:
     """What to say about an error that no code of ours has named, and the exit code."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"error: cannot use {error.filename}: {error.strerror}", 2
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"error: cannot write: {error.strerror}; free some space", 2
     where = _written(error)
     if isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY):
         return f"error: memory ran out: choose something smaller (full trace: {where})", 2

@@ -24,6 +24,8 @@ VERSION = 2
 """The version of the file. Version 1 had one column for each field of a training's key."""
 _APPLICATION = 0x434B4E41
 """`CKNA` in ASCII: marks our files among other SQLite databases."""
+_PAGE = 512
+"""The bytes that a database has at least. SQLite takes a smaller file for an empty one."""
 _WAIT = 60.0
 """Seconds that a writer waits for another one."""
 _TABLE = """CREATE TABLE trials (
@@ -96,6 +98,11 @@ class Trials:
             if not self._one("SELECT count(*) FROM sqlite_master") and not self._one(
                 "PRAGMA application_id"
             ):
+                if self.path.exists() and 0 < self.path.stat().st_size < _PAGE:
+                    raise UserError(
+                        f"`{self.path}` is damaged (it was cut short): restore it, or name another "
+                        "file"
+                    )
                 self._db.execute(_TABLE)
                 self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
                 self._db.execute(f"PRAGMA user_version = {VERSION}")
@@ -110,6 +117,7 @@ class Trials:
                     f"this program writes version {VERSION}: name another file"
                 )
         if (fault := self._one("PRAGMA integrity_check")) != "ok":
+            fault = fault.splitlines()[-1]  # a headline comes first
             raise UserError(f"`{self.path}` is damaged ({fault}): restore it, or name another file")
         if self._one("PRAGMA journal_mode") != "wal":  # the switch needs the file to itself
             self._db.execute("PRAGMA journal_mode = WAL")

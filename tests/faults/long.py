@@ -30,7 +30,7 @@ FAULTS = [
 WORKERS = 5
 """Workers that die. Beginning one takes so long that nothing else happens to this scenario."""
 INPUTS, ROUNDS = 1000, 7
-"""Random inputs to each test of `test_fuzz.py` in a round, and rounds, each with other inputs."""
+"""Random inputs to each test in a round, and rounds, each with other inputs."""
 
 
 def parts() -> Iterator[tuple[str, str, int]]:
@@ -43,11 +43,14 @@ def parts() -> Iterator[tuple[str, str, int]]:
 
 
 def fuzz(turn: str, inputs: int) -> dict[str, Any]:
-    """Give this many random inputs to each reader, each record and the command line."""
-    test = Path(__file__).with_name("test_fuzz.py")
+    """Give this many random inputs to each reader, each record and the command line.
+
+    Readers of binary formats get whole files that were damaged, too.
+    """
+    tests = [Path(__file__).with_name(f"test_{name}.py") for name in ("fuzz", "damage")]
     options = ["-q", "-p", "no:cacheprovider", "--hypothesis-show-statistics"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", test, *options, f"--hypothesis-seed={turn}"],
+        [sys.executable, "-m", "pytest", *tests, *options, f"--hypothesis-seed={turn}"],
         env={**os.environ, "INPUTS": str(inputs)},
         stdout=subprocess.PIPE,
         text=True,
