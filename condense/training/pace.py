@@ -59,9 +59,9 @@ def seconds_a_network(
     True
     """
     step = seconds_a_step(network, images, labels, protocol, **further)
-    few = [part[:_TESTED] for part in test]
-    accuracy(network, *few)  # the first time it may be compiled
+    some, truth = (part[:_TESTED] for part in test)
+    accuracy(network, some, truth)  # the first time it may be compiled
     began = time.perf_counter()
-    accuracy(network, *few)
-    tested = (time.perf_counter() - began) * len(test[0]) / len(few[0])
+    accuracy(network, some, truth)
+    tested = (time.perf_counter() - began) * len(test[0]) / len(some)
     return step * protocol.length(len(images)) + tested
