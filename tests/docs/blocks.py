@@ -34,7 +34,7 @@ _DROPPED = {"--data-dir", "--minutes", "--cluster", "--workers"}
 _SMALLER = [
     (r'load_dataset\("cifar100?"[^)]*\)', 'load_dataset("digits")'),
     (r"minutes=\d+", "recipe=short"),
-    (r"repeats=\d+", "repeats=1, protocol=brief"),
+    (r"repeats=\d+\)", "repeats=1, protocol=brief)"),
 ]
 """What is replaced in Python."""
 PRELUDE = """
