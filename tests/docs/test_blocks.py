@@ -5,6 +5,7 @@ import importlib
 import re
 import sys
 import tomllib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 import blocks
 
 import cli
+
+with warnings.catch_warnings():
+    # JAXopt, which Avalanche's dependencies import, says that it is no longer maintained.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import avalanche.training.supervised  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -40,7 +46,6 @@ def names(pages: list[Path]) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:JAXopt is no longer maintained:DeprecationWarning")
 @names(RUN)
 def test_the_blocks_of_a_page_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -108,7 +113,6 @@ def parsed(command: click.Command, arguments: list[str]) -> None:
             parsed(sub, left)
 
 
-@pytest.mark.filterwarnings("ignore:JAXopt is no longer maintained:DeprecationWarning")
 @names(ALL)
 def test_every_python_block_of_a_page_imports_what_there_is(page: Path) -> None:
     for language, text in blocks.blocks(page):
