@@ -5,16 +5,21 @@ step and saves its state: `stop_signal`. A study of many tasks drops its current
 finished tasks are already stored: `stoppable`.
 """
 
+import _weakrefset
 import signal
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from condense.errors import UserError
 
 _A_YEAR = 366 * 24 * 60
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_WEAK = (weakref.__file__, _weakrefset.__file__)
+"""The files whose functions run when a weak reference is cleared."""
 
 
 class Interrupted(Exception):
@@ -68,9 +73,20 @@ def stoppable(minutes: float | None = None) -> Iterator[Callable[[], bool]]:
     # A shell starts background jobs with SIGINT ignored. Here it gets its usual effect back.
     handlers: dict[int, Any] = dict.fromkeys(_SIGNALS, signal.default_int_handler)
     if minutes is not None:
-        handlers[signal.SIGALRM] = lambda *_: signal.raise_signal(signal.SIGINT)
+        handlers[signal.SIGALRM] = _on_alarm
     with _handlers(handlers) as in_main_thread, _alarm(60 * (minutes or 0) * in_main_thread):
         yield lambda: time.monotonic() >= end
+
+
+def _on_alarm(number: int, frame: FrameType | None) -> None:
+    """Act like Ctrl-C; a moment later if an exception would be lost now.
+
+    Python drops an exception that is raised while a weak reference is cleared.
+    """
+    if frame is not None and frame.f_code.co_filename in _WEAK:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager

