@@ -19,7 +19,7 @@ def export_run(run: str | Path, path: str | Path, form: str, *, force: bool = Fa
     >>> file = export_run("cifar10-ipc1-best", "ten.npz", "npz")
     >>> [line] = [line for line in Path("ten.npz.md").read_text().splitlines() if "44.1" in line]
     >>> print(line)
-    | convnet-d3-w128-instance-relu-avg | idc | the test images of cifar10 | 44.1 % (...; 5 networks) |
+    | convnet-d3-w128-... | idc | the test images of cifar10 | 44.1 % (... to 45.0; 5 networks) |
     """
     condensed = read_set(run)
     return export_set(condensed, path, form, force=force, results=_results(run, condensed))
