@@ -102,7 +102,7 @@ WORKS = {
 class Asked:
     """What is timed."""
 
-    work: tuple[str, ...] = tuple(WORKS)
+    line: tuple[str, ...] = tuple(WORKS)
     """A line of the table; may be repeated."""
     steps: int = 20
     """Steps of a turn."""
@@ -224,10 +224,10 @@ def main(asked: Asked) -> None:
     """Time trainings our way, plainly, and beside the floor."""
     _, rates = rates_of(pick_device("cpu"))
     works: dict[str, Any] = {}
-    for name in asked.work:
+    for name in asked.line:
         works[name] = measure(WORKS[name], asked, rates)
         click.echo(f"{name}: {works[name]['ratio']:.1f} times plain")
-        rows = [_row(line, of) for line, of in works.items()]
+        rows = [_row(known, of) for known, of in works.items()]
         document = {"rates": rates, "works": works}
         results.write(asked.name, document, markdown(HEADERS, rows))
 
