@@ -163,7 +163,9 @@ def _write(name: str, asked: Asked, found: dict[int, Coverage]) -> None:
         f"95 % intervals of {asked.samples} samples each, with {asked.resamples} bootstrap "
         "resamples:"
     )
-    document = {"asked": dataclasses.asdict(asked), "coverage": found}
+    settings = dataclasses.asdict(asked)
+    settings.pop("reference", None)  # a file of this machine
+    document = {"asked": settings, "coverage": found}
     results.write(f"nas_coverage_{name}", document, [title, "", *markdown(headers, rows)])
 
 

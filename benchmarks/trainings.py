@@ -16,19 +16,19 @@ bytes, every convolution's output is written and read three times: once forward,
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 import click
 import torch
 import torch.nn.functional as F
-from scipy import stats
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import results
 from benchmarks.options import Benchmark
-from benchmarks.step import rates_of
+from benchmarks.step import rates_of, ratio
 from condense import Protocol
 from condense.command import guard
 from condense.data.augment import make_augment
@@ -189,16 +189,13 @@ def measure(work: Work, asked: Asked, rates: dict[str, float]) -> dict[str, Any]
             run(images, labels, asked.steps)
             if turn >= 0:
                 times[name].append((time.perf_counter() - began) / asked.steps)
-    medians = {name: float(torch.tensor(taken).median()) for name, taken in times.items()}
-    logs = torch.log(torch.tensor(times["plain"]) / torch.tensor(times["ours"])).numpy()
-    low, high = stats.t.interval(0.95, len(logs) - 1, logs.mean(), max(stats.sem(logs), 1e-12))
+    medians = {name: median(taken) for name, taken in times.items()}
     batch = min(protocol.batch, count)
     lowest = floor(work, batch, rates, work.compiled and fast_bfloat16(device))
     return {
         "plain_s": medians["plain"],
         "ours_s": medians["ours"],
-        "ratio": medians["plain"] / medians["ours"],
-        "ratio_ci95": [float(torch.tensor(low).exp()), float(torch.tensor(high).exp())],
+        **ratio(times["plain"], times["ours"]),
         "floor_s": lowest,
         "times_the_floor": medians["ours"] / lowest,
         "images_a_second": batch / medians["ours"],

@@ -8,6 +8,7 @@ This is the space of Zhao, Mopuri and Bilen ("Dataset Condensation with Gradient
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 from math import prod
 from typing import Any
@@ -20,6 +21,7 @@ from condense.networks.build import ConvNetSpec, build
 from condense.randomness import generator
 from condense.training.protocol import Protocol
 from nas.regime import Regime
+from nas.spaces import indices
 
 NAME = "convnet720"
 GRID: dict[str, tuple[Any, ...]] = {
@@ -130,9 +132,7 @@ def architecture(key: int | str) -> ConvNet:
             near = unknown("ConvNet", key, _BY_NAME).args[0].split(" known: ")[0]
             raise UserError(f"{near} {SIZE} are known, named like `{_ALL[400].name}`")
         return _BY_NAME[key]
-    if not 0 <= int(key) < SIZE:
-        raise UserError(f"no architecture {key} in {NAME}: indices are 0 to {SIZE - 1}")
-    return _ALL[int(key)]
+    return _ALL[indices.checked(key, NAME, SIZE)]
 
 
 def sample(count: int | None = None, seed: int = 0, *, stratified: bool = True) -> list[int]:
@@ -146,13 +146,8 @@ def sample(count: int | None = None, seed: int = 0, *, stratified: bool = True) 
     >>> sorted(architecture(index).depth for index in indices)
     [1, 1, 2, 2, 3, 3, 4, 4]
     """
-    if count is None:
-        return list(range(SIZE))
-    if not 1 <= count <= SIZE:
-        raise UserError(f"cannot sample {count} architectures from {NAME}: ask for 1 to {SIZE}")
-    if stratified:
-        return sorted(_balanced(seed)[:count])
-    return sorted(torch.randperm(SIZE, generator=generator(seed, "nas/sample")).tolist()[:count])
+    order = _balanced if stratified else partial(indices.shuffled, SIZE)
+    return indices.first(count, partial(order, seed), NAME, SIZE)
 
 
 def neighbours(index: int) -> list[int]:

@@ -10,7 +10,7 @@ is the operation on the edge from node i.
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from itertools import product
 from random import Random
 
@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from condense.errors import UserError
 from condense.networks.base import Network, Shape
-from condense.networks.build import initialise
-from condense.randomness import generator
+from condense.networks.build import fresh
 from condense.training.protocol import Protocol
 from nas.regime import Regime
+from nas.spaces import indices
 from nas.spaces.layers import Reduction, reduction_weights, relu_conv_bn
 
 NAME = "nasbench201"
@@ -172,12 +172,11 @@ class Cell:
         Its weights are those of `initialise(network, 0, 0)`. Raises `UserError` for images whose
         height or width is not a multiple of 4.
         """
-        device = torch.get_default_device()
-        with torch.device("meta"):  # no random numbers are drawn on this device
-            network = CellNetwork(self, shape, num_classes, cells, width)
-        network.to_empty(device=device)
-        initialise(network, 0, 0)
-        return network
+        return fresh(
+            lambda: CellNetwork(self, shape, num_classes, cells, width),
+            0,
+            torch.get_default_device(),
+        )
 
     def _edge_weights(self, channels: int) -> int:
         return sum(_KERNELS.get(op, 0) ** 2 for op in self.operations) * channels**2
@@ -254,9 +253,7 @@ def architecture(key: int | str) -> Cell:
     """
     if isinstance(key, str) and not re.fullmatch(r"[0-9]{1,9}", key):
         return parse(key)
-    if not 0 <= int(key) < SIZE:
-        raise UserError(f"no architecture {key} in {NAME}: indices are 0 to {SIZE - 1}")
-    return _official_order()[0][int(key)]
+    return _official_order()[0][indices.checked(key, NAME, SIZE)]
 
 
 def sample(count: int | None = None, seed: int = 0) -> list[int]:
@@ -268,11 +265,7 @@ def sample(count: int | None = None, seed: int = 0) -> list[int]:
     >>> len(sample(100, seed=0))
     100
     """
-    if count is None:
-        return list(range(SIZE))
-    if not 1 <= count <= SIZE:
-        raise UserError(f"cannot sample {count} architectures from {NAME}: ask for 1 to {SIZE}")
-    return sorted(torch.randperm(SIZE, generator=generator(seed, "nas/sample")).tolist()[:count])
+    return indices.first(count, partial(indices.shuffled, SIZE, seed), NAME, SIZE)
 
 
 def neighbours(index: int) -> list[int]:

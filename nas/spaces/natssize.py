@@ -9,6 +9,7 @@ slowest.
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -16,11 +17,10 @@ from torch import Tensor, nn
 
 from condense.errors import UserError
 from condense.networks.base import Network, Shape
-from condense.networks.build import initialise
-from condense.randomness import generator
+from condense.networks.build import fresh
 from condense.training.protocol import Protocol
 from nas.regime import Regime
-from nas.spaces import nasbench201
+from nas.spaces import indices, nasbench201
 from nas.spaces.layers import Reduction, reduction_weights, relu_conv_bn
 
 NAME = "natssize"
@@ -92,12 +92,7 @@ class Sizes:
 
         Raises `UserError` for images whose height or width is not a multiple of 4.
         """
-        device = torch.get_default_device()
-        with torch.device("meta"):  # no random numbers are drawn on this device
-            network = SizesNetwork(self, shape, num_classes)
-        network.to_empty(device=device)
-        initialise(network, 0, 0)
-        return network
+        return fresh(lambda: SizesNetwork(self, shape, num_classes), 0, torch.get_default_device())
 
     def _cells(self) -> list[tuple[int, int]]:
         """The channels that go into each cell and come out of it."""
@@ -143,9 +138,8 @@ def architecture(key: int | str) -> Sizes:
             counts = ", ".join(known)
             raise UserError(f"unknown sizes `{key}`: give five of {counts}, such as 8:16:32:48:64")
         return Sizes(channels)
-    if not 0 <= int(key) < SIZE:
-        raise UserError(f"no architecture {key} in {NAME}: indices are 0 to {SIZE - 1}")
-    places = [int(key) // len(CHANNELS) ** layer % len(CHANNELS) for layer in range(LAYERS)]
+    index = indices.checked(key, NAME, SIZE)
+    places = [index // len(CHANNELS) ** layer % len(CHANNELS) for layer in range(LAYERS)]
     return Sizes(tuple(CHANNELS[place] for place in reversed(places)))
 
 
@@ -157,11 +151,7 @@ def sample(count: int | None = None, seed: int = 0) -> list[int]:
     >>> len(sample(100, seed=0))
     100
     """
-    if count is None:
-        return list(range(SIZE))
-    if not 1 <= count <= SIZE:
-        raise UserError(f"cannot sample {count} architectures from {NAME}: ask for 1 to {SIZE}")
-    return sorted(torch.randperm(SIZE, generator=generator(seed, "nas/sample")).tolist()[:count])
+    return indices.first(count, partial(indices.shuffled, SIZE, seed), NAME, SIZE)
 
 
 def neighbours(index: int) -> list[int]:

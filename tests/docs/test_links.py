@@ -48,3 +48,8 @@ def test_every_kept_result_is_listed() -> None:
     for path in sorted(RESULTS.glob("*.json")):
         assert f"| `{path.stem}` |" in listed
         assert path.with_suffix(".md").exists()
+
+
+def test_no_kept_result_names_a_path_of_the_machine() -> None:
+    for path in sorted([*RESULTS.rglob("*.json"), *RESULTS.rglob("*.md")]):
+        assert not re.search(r'["\s=](/[\w.-]+){2,}', path.read_text()), path

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -16,9 +17,10 @@ def browser() -> Iterator[Any]:
     """The browser. Without one tests are skipped, but for CI, where they fail."""
     executable = next(filter(None, map(shutil.which, NAMES)), None)
     if executable is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("no Chromium: see .ci/run")
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(
+            "no Chromium: `make browser` installs one"
+        )
+    with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield launched
         launched.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from naive import Weights
 from torch.nn import functional as F
 
 from condense.errors import UserError
@@ -111,26 +112,11 @@ def _naive(cell: Cell, network, x: torch.Tensor, cells: int) -> torch.Tensor:
     """The definition, written with functions and the weights in the order in which they stand in
     the network.
     """
-    weights = iter(network.state_dict().items())
-
-    def take(suffix: str) -> torch.Tensor:
-        name, value = next(weights)
-        assert name.endswith(suffix), name
-        return value
-
-    def bn(x: torch.Tensor) -> torch.Tensor:
-        scale, shift, mean, var, _ = (take(s) for s in ("weight", "bias", "mean", "var", "tracked"))
-        return F.batch_norm(x, mean, var, scale, shift)
-
-    def relu_conv_bn(x: torch.Tensor, stride: int = 1) -> torch.Tensor:
-        weight = take("weight")
-        return bn(F.conv2d(F.relu(x), weight, stride=stride, padding=weight.shape[2] // 2))
-
-    x = bn(F.conv2d(x, take("weight"), padding=1))
+    weights = Weights(network)
+    x = weights.bn(F.conv2d(x, weights.take("weight"), padding=1))
     for stage in range(3):
         if stage:
-            path = relu_conv_bn(relu_conv_bn(x, stride=2))
-            x = path + F.conv2d(F.avg_pool2d(x, 2), take("weight"))
+            x = weights.reduction(x)
         for _ in range(cells):
             nodes = [x]
             edges = iter(cell.operations)
@@ -141,7 +127,7 @@ def _naive(cell: Cell, network, x: torch.Tensor, cells: int) -> torch.Tensor:
                     if operation == "skip_connect":
                         total = total + nodes[source]
                     elif operation.startswith("nor_conv"):
-                        total = total + relu_conv_bn(nodes[source])
+                        total = total + weights.relu_conv_bn(nodes[source])
                     elif operation == "avg_pool_3x3":
                         ones = F.avg_pool2d(torch.ones_like(x), 3, 1, 1)
                         total = (
@@ -149,8 +135,8 @@ def _naive(cell: Cell, network, x: torch.Tensor, cells: int) -> torch.Tensor:
                         )  # the mean of what is inside
                 nodes.append(total)
             x = nodes[3]
-    x = F.relu(bn(x)).mean((2, 3))
-    return x @ take("weight").T + take("bias")
+    x = F.relu(weights.bn(x)).mean((2, 3))
+    return x @ weights.take("weight").T + weights.take("bias")
 
 
 @pytest.mark.parametrize("index", [0, 6111, 1234, 9])

@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 import torch
+from naive import Weights
 from torch.nn import functional as F
 
 from condense.errors import UserError
@@ -44,36 +45,23 @@ def test_costs_equal_the_built_network(name, shape, classes):
 
 def _naive(sizes: Sizes, network, x: torch.Tensor) -> torch.Tensor:
     """The definition, with functions, and the weights in the order in which they stand."""
-    weights = iter(network.state_dict().items())
-
-    def take(suffix: str) -> torch.Tensor:
-        name, value = next(weights)
-        assert name.endswith(suffix), name
-        return value
-
-    def bn(x: torch.Tensor) -> torch.Tensor:
-        scale, shift, mean, var, _ = (take(s) for s in ("weight", "bias", "mean", "var", "tracked"))
-        return F.batch_norm(x, mean, var, scale, shift)
-
-    def relu_conv_bn(x: torch.Tensor, stride: int = 1) -> torch.Tensor:
-        return bn(F.conv2d(F.relu(x), take("weight"), stride=stride, padding=1))
-
-    x = bn(F.conv2d(x, take("weight"), padding=1))
+    weights = Weights(network)
+    x = weights.bn(F.conv2d(x, weights.take("weight"), padding=1))
     for layer, out in enumerate(sizes.channels):
         if layer % 2:
-            path = relu_conv_bn(relu_conv_bn(x, stride=2))
-            x = path + F.conv2d(F.avg_pool2d(x, 2), take("weight"))
+            x = weights.reduction(x)
         else:  # |c~0|+|c~0|c~1|+|skip_connect~0|c~1|c~2|
-            first = relu_conv_bn(x)
-            second = relu_conv_bn(x)
-            second = second + relu_conv_bn(first)
-            third = relu_conv_bn(first)
-            third = third + relu_conv_bn(second)
+            first = weights.relu_conv_bn(x)
+            second = weights.relu_conv_bn(x)
+            second = second + weights.relu_conv_bn(first)
+            third = weights.relu_conv_bn(first)
+            third = third + weights.relu_conv_bn(second)
             # A skip between unequal widths is a convolution without a ReLU.
-            x = third + (x if x.shape[1] == out else bn(F.conv2d(x, take("weight"))))
+            skip = x if x.shape[1] == out else weights.bn(F.conv2d(x, weights.take("weight")))
+            x = third + skip
         assert x.shape[1] == out
-    x = F.relu(bn(x)).mean((2, 3))
-    return x @ take("weight").T + take("bias")
+    x = F.relu(weights.bn(x)).mean((2, 3))
+    return x @ weights.take("weight").T + weights.take("bias")
 
 
 @pytest.mark.parametrize("name", NAMES)
