@@ -18,14 +18,10 @@ from condense.methods import recipes
 from condense.reading import read_json
 from condense.runs.evaluations import protocol_text
 from condense.sets import published
+from condense.sets.card import licence_of
 from condense.sets.published import Card
 from condense.settings import plain
 from condense.writing import write_json
-
-_LICENCES = {
-    "cifar10": "CIFAR-10 states no licence; it asks to cite Krizhevsky (2009)",
-    "cifar100": "CIFAR-100 states no licence; it asks to cite Krizhevsky (2009)",
-}
 
 
 @click.command()
@@ -75,7 +71,7 @@ def _card(name: str, record: dict[str, Any], condensed: CondensedSet) -> Card:
         protocol=protocol_text(record["protocol"]),
         accuracies=tuple(record["score"]["accuracies"]),
         command=" ".join(command),
-        licence=_LICENCES[dataset],
+        licence=licence_of(dataset)[1],
         measured=f"benchmarks/results/full/{name}.json",
     )
 

@@ -76,7 +76,7 @@ def report_of(folder: Path) -> Report:
     job = Job.from_json(record.job) if isinstance(record, RunRecord) else None
     what = job.recipe.name if job else facts.get("method", "imported")
     sections = [
-        Section("Accuracy", *_accuracy(folder, record, condensed, evaluations, what)),
+        Section("Accuracy", *_accuracy(folder, record, condensed, evaluations)),
         Section("Images", *_images(folder, condensed, start, finished)),
     ]
     if curves := _curves(History.of(folder)):
@@ -103,7 +103,6 @@ def _accuracy(
     record: RunRecord | KeptRecord,
     condensed: CondensedSet,
     evaluations: Sequence[Row],
-    what: str,
 ) -> list[Block]:
     """What networks reach that are trained on the set, beside published figures."""
     run = f"condensekit evaluate {folder}"
@@ -112,7 +111,7 @@ def _accuracy(
             Text("No network has been trained on this set yet. This trains some:"),
             Command(run),
         ]
-    published = _published(record, condensed, evaluations)
+    published = _published(record, condensed)
     blocks: list[Block] = [
         Text(
             "Each dot is the mean over networks of one kind that were trained on this set, and "
@@ -153,7 +152,7 @@ def _label(row: Row, among: Sequence[Row]) -> str:
 
 
 def _published(
-    record: RunRecord | KeptRecord, condensed: CondensedSet, evaluations: Sequence[Row]
+    record: RunRecord | KeptRecord, condensed: CondensedSet
 ) -> dict[str, tuple[float, float]]:
     """What papers print for this dataset and number of images, by method, in percent."""
     source = record.source

@@ -23,7 +23,7 @@ from condense.sets.formats.pictures import folder_names
 
 _FOLDER = Path(__file__).parent / "cards"
 _NON_COMMERCIAL = "for non-commercial research and education only (image-net.org)"
-_CIFAR = "states no licence; asks to cite Krizhevsky (2009)"
+_CIFAR = "CIFAR states no licence; it asks to cite Krizhevsky (2009)"
 _LICENCES = {
     "cifar10": ("unknown", _CIFAR),
     "cifar100": ("unknown", _CIFAR),
@@ -62,6 +62,15 @@ class Result:
     """Mean, interval and number of networks."""
 
 
+def licence_of(dataset: str) -> tuple[str, str]:
+    """The licence of the real images of a dataset: as Hugging Face calls it, and in words.
+
+    >>> licence_of("fashionmnist")
+    ('mit', 'MIT (Zalando SE)')
+    """
+    return _LICENCES.get(dataset, _UNKNOWN)
+
+
 def card(condensed: CondensedSet, form: str, name: str, results: Sequence[Result]) -> bytes:
     """The card of the export of a set as the file or folder called `name`, as UTF-8.
 
@@ -71,7 +80,7 @@ def card(condensed: CondensedSet, form: str, name: str, results: Sequence[Result
     '# cifar10, condensed to 1 image per class'
     """
     decoded, dataset = condensed.decoded(), dataset_of(condensed)
-    licence_id, licence = _LICENCES.get(dataset, _UNKNOWN)
+    licence_id, licence = licence_of(dataset)
     preprocess, scored = condensed.preprocess, ddranking.transform(dataset)
     facts = {
         "name": name,

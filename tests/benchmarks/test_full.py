@@ -47,7 +47,6 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_measured_set_is_published_with_its_card_and_found_by_name(
     full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish, "_LICENCES", {"digits": "BSD"})
     monkeypatch.setattr(published, "FOLDER", tmp_path / "shipped")
     publish.publish("digits-ipc1-datadam-seed0", full, tmp_path / "shipped")
     (card,) = published.cards().values()
