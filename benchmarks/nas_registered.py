@@ -44,19 +44,17 @@ class Registration:
     cells: int = 100
     draw: int = 16
     """The seed that draws the cells."""
-    sizes: tuple[int, ...] = (1, 10, 50)
+    sizes: tuple[int, ...] = (10,)
     """Images per class."""
     decides: int = 10
     """The size whose contrast decides."""
-    large: int = 500
-    """Images per class of random images alone."""
     steps: int = 80
     """Of every training."""
     sets: int = 5
     runs: int = 3
     """Runs of early stopping."""
     recipe: dict[str, Any] = field(
-        default_factory=lambda: {"steps": 1000, "preprocess": "standard"}
+        default_factory=lambda: {"steps": 300, "preprocess": "standard"}
     )
     families: dict[str, dict[str, Any]] = field(
         default_factory=lambda: {
@@ -138,9 +136,7 @@ class Experiment:
             seed=registered.draw,
             seeds=1,
             regime=change(space(SPACE).REGIME, **changes),
-            by=f"{next(iter(registered.families))} summed_loss + {FREE}"
-            if size in registered.sizes
-            else None,
+            by=f"{next(iter(registered.families))} summed_loss + {FREE}",
             held_out=0,
             reference=self.asked.reference,
             source=source,
@@ -163,12 +159,11 @@ class Experiment:
             return None
         found = {}
         for sample in SAMPLES:
-            for size in (*registered.sizes, registered.large):
+            for size in registered.sizes:
                 proxies = draws(f"random:{size}", registered.sets)
-                if size != registered.large:
-                    families = registered.families
-                    proxies += [f"{arm}={path}" for arm in families for path in sets[arm, size]]
-                    proxies += draws(f"early-stop:{registered.steps}", registered.runs)
+                for arm in registered.families:
+                    proxies += [f"{arm}={path}" for path in sets[arm, size]]
+                proxies += draws(f"early-stop:{registered.steps}", registered.runs)
                 one = self.search(source, dataset, sample, size, proxies)
                 click.echo(f"{sample}, {size} a class: {one.done} of {one.total} trainings")
                 found[sample, size] = one

@@ -131,6 +131,11 @@ class Trials:
         """Turn errors of the file or the disk into a `UserError`, since the user can mend them."""
         try:
             yield
+        except UnicodeDecodeError as error:  # SQLite quotes the damaged name of a table
+            raise UserError(
+                f"`{self.path}` is damaged (it names tables by bytes that are no text): restore it, "
+                "or name another file"
+            ) from error
         except (sqlite3.Error, OSError) as error:
             raise UserError(
                 f"`{self.path}` cannot be used as a store of trials: {error}; name another file"

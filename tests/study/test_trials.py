@@ -91,6 +91,15 @@ def test_a_damaged_file_is_an_error_of_one_line(tmp_path, place):
     assert "\n" not in str(error.value)
 
 
+def test_a_table_named_by_no_text_is_an_error_of_one_line(tmp_path):
+    path = tmp_path / "t.sqlite"
+    with Trials(path):
+        pass
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE", b"CREA\x80E TABLE"))
+    with pytest.raises(UserError, match="no text"), Trials(path):
+        pass
+
+
 def _write_for_ever(path, announce):
     with Trials(path) as store:
         number = 0
