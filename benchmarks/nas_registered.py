@@ -51,11 +51,9 @@ class Registration:
     steps: int = 80
     """Of every training."""
     sets: int = 5
-    runs: int = 3
+    runs: int = 1
     """Runs of early stopping."""
-    recipe: dict[str, Any] = field(
-        default_factory=lambda: {"steps": 300, "preprocess": "standard"}
-    )
+    recipe: dict[str, Any] = field(default_factory=lambda: {"steps": 300, "preprocess": "standard"})
     families: dict[str, dict[str, Any]] = field(
         default_factory=lambda: {
             "condensed": {},
