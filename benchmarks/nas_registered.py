@@ -53,7 +53,14 @@ class Registration:
     sets: int = 5
     runs: int = 1
     """Runs of early stopping."""
-    recipe: dict[str, Any] = field(default_factory=lambda: {"steps": 300, "preprocess": "standard"})
+    recipe: dict[str, Any] = field(
+        default_factory=lambda: {
+            "steps": 100,
+            "preprocess": "standard",
+            "pool": 1,
+            "pool_steps": 1564,
+        }
+    )
     families: dict[str, dict[str, Any]] = field(
         default_factory=lambda: {
             "condensed": {},
