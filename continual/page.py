@@ -22,6 +22,7 @@ from condense.report.blocks import (
 from condense.report.tables import percent
 from condense.runs.commands import command
 from condense.settings import read
+from condense.words import counted
 from continual.results import SUMMARIES
 
 _MEANING = (
@@ -66,12 +67,13 @@ def _report(document: Mapping[str, Any], folder: Path) -> Report:
     plan, methods = document["plan"], document["methods"]
     dataset = document["source"]["name"]
     training = "from scratch" if plan["mode"] == "scratch" else plan["strategy"]
+    steps = counted(plan["steps"], "step")
     notes = [Text(note) for note in document["notes"]]
     if left := document["left"]:
-        notes.insert(0, Text(f"{left} networks are still to be tested."))
+        notes.insert(0, Text(f"Still to be tested: {counted(left, 'network')}."))
     last = {f"{method}: final accuracy": _text(of["final"]) for method, of in methods.items()}
     return Report(
-        title=f"{dataset} in {plan['steps']} steps, {plan['ipc']} images a class, {training}",
+        title=f"{dataset} in {steps}, {counted(plan['ipc'], 'image')} a class, {training}",
         sections=[
             Section("Accuracy", Text(_MEANING), *_accuracy(methods, document["seen"]), *notes),
             Section("Differences", Text(_PAIRED), *_differences(document["differences"])),

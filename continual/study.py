@@ -45,6 +45,7 @@ from condense.study.record import Record, locked
 from condense.study.study import Study
 from condense.study.trials import Trial, Trials
 from condense.study.workers import Bench, Workers
+from condense.words import counted
 from condense.writing import write_json
 from continual import report, results
 from continual.memories import made_jointly, memories, parse, quantised, seconds
@@ -364,8 +365,8 @@ class _Run:
         """Write statistics, plot and report of what is measured."""
         classes = len(self.dataset.classes)
         training = "from scratch" if self.plan.mode == "scratch" else self.plan.strategy
-        name, steps = self.dataset.name, self.plan.steps
-        title = f"{name}: {classes} classes in {steps} steps, {self.plan.ipc} a class, {training}"
+        name, steps = self.dataset.name, counted(self.plan.steps, "step")
+        title = f"{name}: {classes} classes in {steps}, {self.plan.ipc} a class, {training}"
         job = plain(self.job)
         summary = {"left": self.results.left, "memory": self.sizes}
         summary["methods"] = self.results.to_json()

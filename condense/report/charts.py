@@ -20,13 +20,7 @@ def line(
     """
     scale = {"type": "log", "nice": False} if log else {"zero": False}
     encoding: Spec = {
-        "x": {
-            "field": x,
-            "type": "quantitative",
-            "title": x,
-            "scale": {"nice": False},
-            "axis": {"tickMinStep": 1, **_FEW_TICKS},
-        },
+        "x": _across(x),
         "y": {"field": y, "type": "quantitative", "title": y, "scale": scale},
         "tooltip": [{"field": field, "title": field} for field in (x, y, color) if field],
     }
@@ -70,6 +64,41 @@ def series(rows: Rows, x: str, y: str, color: str, ticks: Sequence[int]) -> Spec
     }
 
 
+def stairs(
+    rows: Rows, y: str, x: str, color: str, also: Sequence[str] = (), *, level: float
+) -> Spec:
+    """Values `y` that hold until the next, one line for each value of `color`.
+
+    A dashed line marks the `level` that they are measured by. The fields `also` are told with them.
+
+    >>> row = {"trainings": 2, "regret": 1.5, "strategy": "random"}
+    >>> stairs([row], "regret", "trainings", "strategy", level=0)["layer"][1]["mark"]["interpolate"]
+    'step-after'
+    """
+    of_y: Spec = {"field": y, "type": "quantitative", "title": y, "scale": {"zero": False}}
+    named: Spec = {"field": color, "type": "nominal", "sort": None, "title": None}
+    tooltip: list[Spec] = [{"field": color, "title": color}, {"field": x, "title": x}]
+    tooltip += [{"field": y, "title": y, "format": ".2f"}]
+    tooltip += [{"field": field, "title": field} for field in also]
+    rule = {"type": "rule", "strokeDash": [5, 4]}
+    line: Spec = {"type": "line", "interpolate": "step-after", "strokeWidth": 1.8}
+    points: Spec = {"type": "point", "filled": True, "size": 60, "opacity": 1}
+    return {
+        "data": {"values": list(rows)},
+        "height": 260,
+        "layer": [
+            {"mark": rule, "encoding": {"y": {"datum": level, "type": "quantitative"}}},
+            {"mark": line, "encoding": {"x": _across(x), "y": of_y, "color": named}},
+            {
+                "mark": points,
+                "encoding": {
+                    "x": _across(x), "y": of_y, "color": named, "shape": named, "tooltip": tooltip,
+                },
+            },
+        ],
+    }  # fmt: skip
+
+
 def intervals(rows: Rows, value: str, *, zero: bool = False) -> Spec:
     """Values by name as dots with intervals from `low` to `high`, in colours by `source`.
 
@@ -109,4 +138,13 @@ def intervals(rows: Rows, value: str, *, zero: bool = False) -> Spec:
                 },
             },
         ],
+    }  # fmt: skip
+
+
+def _across(field: str) -> Spec:
+    """A horizontal axis of whole numbers, such as steps."""
+    axis: Spec = {"tickMinStep": 1, **_FEW_TICKS}
+    return {
+        "field": field, "type": "quantitative", "title": field, "scale": {"nice": False},
+        "axis": axis,
     }  # fmt: skip

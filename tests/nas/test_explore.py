@@ -246,7 +246,12 @@ def test_the_command_tells_regret_against_cost(digits, tmp_path, table, monkeypa
     blind += ["--workers", "0", "--strategy", "random"]
     monkeypatch.setattr(sys, "argv", ["cli.py", "nas", "search", *blind])
     cli.main()
-    title, headers, row, _ = capsys.readouterr().out.splitlines()
+    title, headers, row, *files = capsys.readouterr().out.splitlines()
+    assert [Path(file).name for file in files] == [
+        "incumbents.csv",
+        "incumbents.json",
+        "report.html",
+    ]
     assert title == "no reference, so that no regret is known, and the best at the end"
     assert headers.split() == ["strategy", "index", "arch"]
     assert row.startswith("random ")
