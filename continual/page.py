@@ -6,6 +6,7 @@ from typing import Any
 
 from condense.data.catalogue import Source
 from condense.errors import UserError
+from condense.progress import duration
 from condense.reading import read_json
 from condense.report import charts
 from condense.report.blocks import (
@@ -68,6 +69,7 @@ def _report(document: Mapping[str, Any], folder: Path) -> Report:
     dataset = document["source"]["name"]
     training = "from scratch" if plan["mode"] == "scratch" else plan["strategy"]
     steps = counted(plan["steps"], "step")
+    took = f"{duration(document['seconds'])}, one after the other"
     notes = [Text(note) for note in document["notes"]]
     if left := document["left"]:
         notes.insert(0, Text(f"Still to be tested: {counted(left, 'network')}."))
@@ -81,7 +83,7 @@ def _report(document: Mapping[str, Any], folder: Path) -> Report:
             Section(
                 "How it was measured",
                 Command(_command(document, folder)),
-                Facts(document["environment"]),
+                Facts({"the trainings took": took, **document["environment"]}),
                 Details(
                     "All settings",
                     [Facts({name: document[name] for name in ("source", "fingerprint", "plan")})],

@@ -275,6 +275,7 @@ class _Run:
                         tested = f"{len(self.results.rows)} of {self.results.total} networks tested"
                         stopped = f"stopped with {tested}; {self.how_to_go_on}"
                         raise Interrupted(stopped) from None
+            self.seconds = sum(study.seconds for study in studies.values())
         self._write()
         return self.results
 
@@ -367,14 +368,13 @@ class _Run:
         training = "from scratch" if self.plan.mode == "scratch" else self.plan.strategy
         name, steps = self.dataset.name, counted(self.plan.steps, "step")
         title = f"{name}: {classes} classes in {steps}, {self.plan.ipc} a class, {training}"
-        job = plain(self.job)
-        summary = {"left": self.results.left, "memory": self.sizes}
+        summary = {"left": self.results.left, "memory": self.sizes, "seconds": self.seconds}
         summary["methods"] = self.results.to_json()
         summary["differences"] = self._differences()
         summary["notes"] = results.explained(self.results)
         summary["seen"] = seen = list(accumulate(len(group) for group in self.groups[0]))
         summary["environment"] = environment(pick_device(self.plan.device).type)
-        write_json(self.folder / "summary.json", {**job, **summary})
+        write_json(self.folder / "summary.json", {**plain(self.job), **summary})
         report.plot(self.results, self.folder / "accuracy.png", title, seen)
         write(self.folder / "report.html", report_of(self.folder))
 

@@ -31,6 +31,7 @@ from condense.report.blocks import (
 from condense.report.page import write
 from condense.words import counted
 from condense.writing import write_bytes, write_json
+from nas.report import DRAWN
 from nas.spaces import space
 
 _FILE = "incumbents.json"
@@ -144,15 +145,16 @@ def _report(document: Mapping[str, Any], folder: Path) -> Report:
     sections = [Section("To know", *map(Text, notes))] if notes else []
     if best is not None:
         sections.append(Section("Regret by trainings", *_charts(changes, best, budget)))
-    last = _table([*ended.values()], best, "What each strategy holds for the best at its end.")
-    every = _table(changes, best, "Every incumbent: a row for each time that it changed.")
+    drawn = [Text(DRAWN)] if document["space"] == "nasbench201" else []
+    last, every = (_table(of, best) for of in (list(ended.values()), changes))
     trainings = counted(made["trainings"], "training")
     took = f"{duration(made['seconds'])} for {trainings}, one after the other"
     return Report(
         title=f"{document['space']} searched within {counted(budget, 'training')}",
         sections=[
             *sections,
-            Section("The best architectures", last, every),
+            Section("What each strategy ended with", *drawn, last),
+            Section("Every incumbent", Text("A row for each time that it changed."), every),
             Section(
                 "How it was measured",
                 Command(made["command"]),
@@ -198,7 +200,7 @@ def _charts(rows: Sequence[Mapping[str, Any]], best: float, budget: int) -> list
     ]
 
 
-def _table(rows: Sequence[Mapping[str, Any]], best: float | None, caption: str) -> Table:
+def _table(rows: Sequence[Mapping[str, Any]], best: float | None) -> Table:
     headers = ["strategy", "trainings", "index", "arch"]
     cells = [[row["strategy"], row["cost"], row["index"], row["arch"]] for row in rows]
     if best is not None:
@@ -206,7 +208,7 @@ def _table(rows: Sequence[Mapping[str, Any]], best: float | None, caption: str) 
         for row, line in zip(rows, cells, strict=True):
             accuracy = 100 * (best - row["regret"])
             line[2:2] = [f"{_points(row['regret']):.2f}", f"{accuracy:.2f}"]
-    return Table(headers, cells, caption)
+    return Table(headers, cells)
 
 
 def _points(regret: float | None) -> float | None:

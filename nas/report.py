@@ -26,10 +26,11 @@ _SHOWN = {
     "kendall": "Kendall",
 }
 """The measures that the tables show, with their headers."""
-_DRAWN = (
+DRAWN = (
     "Cells are drawn from their input (left) to their output (right): 3 is a convolution of 3 x 3, "
     "1 one of 1 x 1, p average pooling, and a dashed line passes its input on."
 )
+"""How to read the drawings of NAS-Bench-201."""
 DIFFERENCE_HEADERS = ("score", *_SHOWN.values())
 """The headers of `difference_rows`."""
 AGREEMENT_HEADERS = ("score", *_SHOWN.values(), "top-1, %")
@@ -93,7 +94,7 @@ def report(
     'To know'
     """
     sections = [Section("To know", *map(Text, notes))] if notes else []
-    drawn = [Text(_DRAWN)] if space(ranking.space).NAME == "nasbench201" else []
+    drawn = [Text(DRAWN)] if space(ranking.space).NAME == "nasbench201" else []
     sections.append(Section("The candidates", *drawn, _candidates(ranking)))
     if ranking.agreements:
         sections += _agreement_sections(ranking)

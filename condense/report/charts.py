@@ -45,7 +45,13 @@ def series(rows: Rows, x: str, y: str, color: str, ticks: Sequence[int]) -> Spec
         "data": {"values": list(rows)},
         "height": 300,
         "encoding": {
-            "x": {"field": x, "type": "quantitative", "axis": {"values": list(ticks)}, "title": x},
+            "x": {
+                "field": x,
+                "type": "quantitative",
+                "title": x,
+                "axis": {"values": list(ticks)},
+                "scale": {"zero": False, "nice": False, "padding": 12},
+            },
             "color": named,
             "tooltip": tooltip,
         },
@@ -108,7 +114,8 @@ def intervals(rows: Rows, value: str, *, zero: bool = False) -> Spec:
     >>> intervals([row], "accuracy")["layer"][0]["encoding"]["y"]["field"]
     'name'
     """
-    x: Spec = {"type": "quantitative", "title": value, "scale": {"zero": zero}, "axis": _FEW_TICKS}
+    axis: Spec = {"format": "~g", **_FEW_TICKS}
+    x: Spec = {"type": "quantitative", "title": value, "scale": {"zero": zero}, "axis": axis}
     source: Spec = {"field": "source", "type": "nominal", "sort": None, "title": None}
     if len({row["source"] for row in rows}) < 2:
         source["legend"] = None
@@ -117,11 +124,13 @@ def intervals(rows: Rows, value: str, *, zero: bool = False) -> Spec:
         {"field": field, "title": field, "format": ".2f"} for field in (value, "low", "high")
     ]
     y: Spec = {"field": "name", "type": "nominal", "sort": None, "title": None}
-    y["axis"] = {"labelExpr": "split(datum.label, ', ')"}  # a line for each part
+    # On a narrow page a label has a line for each part.
+    y["axis"] = {"labelExpr": "width > 480 ? datum.label : split(datum.label, ', ')"}
+    parts = max(str(row["name"]).count(", ") + 1 for row in rows)
     line_at_0: list[Spec] = [{"mark": {"type": "rule"}, "encoding": {"x": {"datum": 0}}}]
     return {
         "data": {"values": list(rows)},
-        "height": {"step": 30},
+        "height": {"step": max(30, 17 * parts)},
         "layer": [
             *(line_at_0 if zero else []),
             {

@@ -128,8 +128,10 @@ WIDER = """width => [...document.querySelectorAll("main *")].filter((part) => {
 }).map((part) => part.outerHTML.slice(0, 200))"""
 """The parts of a page that go beyond its width, or show less of what they hold."""
 DARK = """() => [...document.querySelectorAll("html, body, main, main *")].filter((part) => {
-    const [red, green, blue, alpha] = getComputedStyle(part).backgroundColor.match(/[\\d.]+/g);
-    return (alpha ?? 1) > 0 && Math.min(red, green, blue) < 128;
+    const color = getComputedStyle(part).backgroundColor;
+    const most = color.startsWith("color") ? 1 : 255;
+    const [red, green, blue, alpha] = color.match(/[\\d.]+/g);
+    return (alpha ?? 1) > 0 && Math.max(red, green, blue) < most / 2;
 }).map((part) => part.outerHTML.slice(0, 200))"""
 
 

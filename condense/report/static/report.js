@@ -9,9 +9,9 @@ const CONFIG = {
   view: { stroke: null },
   axis: {
     labelColor: "var(--dim)", titleColor: "var(--ink)", gridColor: "var(--line)", domainColor: "var(--dim)",
-    tickColor: "var(--line)", labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", labelLimit: 220,
+    tickColor: "var(--line)", labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", titlePadding: 10, labelLimit: 220,
   },
-  legend: { labelColor: "var(--ink)", titleColor: "var(--ink)", labelFontSize: 12, labelLimit: 400, orient: "top", columns: 0 },
+  legend: { labelColor: "var(--ink)", titleColor: "var(--ink)", labelFontSize: 12, orient: "top" },
   header: { labelColor: "var(--ink)", titleColor: "var(--ink)" },
   range: { category: Array.from({ length: 8 }, (_, n) => `var(--c${n + 1})`) },
   mark: { color: "var(--c1)" },
@@ -23,8 +23,10 @@ async function draw(place, spec) {
   const inner = document.createElement("div");
   inner.setAttribute("aria-hidden", "true"); // the place has a label of its own
   place.replaceChildren(inner);
-  const labels = { axis: { ...CONFIG.axis, labelLimit: Math.min(260, place.clientWidth * 0.4) } };
-  const options = { renderer: "svg", actions: false, logLevel: vega.Error, config: { ...CONFIG, ...labels } };
+  const width = place.clientWidth;
+  const axis = { ...CONFIG.axis, labelLimit: Math.min(260, width * 0.4) };
+  const legend = { ...CONFIG.legend, labelLimit: width - 40, columns: width < 420 ? 1 : 0 };
+  const options = { renderer: "svg", actions: false, logLevel: vega.Error, config: { ...CONFIG, axis, legend } };
   return (await vegaEmbed(inner, { width: "container", ...spec }, options)).view;
 }
 
@@ -281,6 +283,7 @@ function explorer(place) {
     );
     find("output").value = `${shown.length} of ${rows.length}`;
     more.hidden = shown.length <= choice.length;
+    find("caption").textContent = more.hidden ? "" : `The first ${choice.length} of ${shown.length}`;
   };
 
   const chart = async () => {
