@@ -27,7 +27,7 @@ import torch
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from condense.errors import UserError, unknown
-from condense.progress import progress
+from condense.progress import Progress, progress
 from condense.randomness import generator
 from condense.runs.job import environment
 from condense.study.record import Record, locked
@@ -244,22 +244,31 @@ def explore(
         ):
             record.write({"plan": fixed})
             best = None if truth is None else float(truth.max())
-            found = Exploration(folder, space_name, budget, [], best=best)
+            again = search_command(plan, folder, budget, strategies, seed, only)
             scorer = _Scorer(
                 plan=plan, bench=bench, store=store, workers=workers, until=until, seed=seed
             )
-            for number, name in enumerate(strategies):
-                try:
-                    for cost, index in STRATEGIES[name](scorer, budget):
-                        line(number * budget + cost, name)
-                        regret = _regret(plan, truth, index)
-                        found.incumbents.append(Incumbent(name, cost, index, regret))
-                except _OutOfTime:
-                    found.unfinished.append(name)
-            again = search_command(plan, folder, budget, strategies, seed, only)
-            found = dataclasses.replace(found, made={"command": again, **_made(scorer)})
+            incumbents, unfinished = _followed(scorer, strategies, budget, truth, line)
+            made = {"command": again, **_made(scorer)}
+            found = Exploration(folder, space_name, budget, incumbents, unfinished, best, made)
             found.save()
             return found
+
+
+def _followed(
+    scorer: _Scorer, strategies: Sequence[str], budget: int, truth: Floats | None, line: Progress
+) -> tuple[list[Incumbent], list[str]]:
+    """The incumbents of each strategy, and the strategies that are not at their end."""
+    incumbents, unfinished = list[Incumbent](), list[str]()
+    for number, name in enumerate(strategies):
+        try:
+            for cost, index in STRATEGIES[name](scorer, budget):
+                line(number * budget + cost, name)
+                regret = _regret(scorer.plan, truth, index)
+                incumbents.append(Incumbent(name, cost, index, regret))
+        except _OutOfTime:
+            unfinished.append(name)
+    return incumbents, unfinished
 
 
 def _made(scorer: _Scorer) -> dict[str, Any]:

@@ -280,7 +280,7 @@ def measured_point(name: str, score: Measured) -> dict[str, Any]:
     """
     ends = score.ci95 if len(score.accuracies) > 1 else (score.mean, score.mean)
     low, high = (100 * end for end in ends)
-    source = "measured here, 95 % interval"
+    source = "here, 95 % interval"
     return {"name": name, "source": source, ACCURACY: 100 * score.mean, "low": low, "high": high}
 
 
@@ -291,7 +291,7 @@ def published_point(name: str, mean: float, deviation: float) -> dict[str, Any]:
     54.5
     """
     low, high = mean - deviation, mean + deviation
-    source = "published, standard deviation"
+    source = "published, std. dev."
     return {"name": name, "source": source, ACCURACY: mean, "low": low, "high": high}
 
 

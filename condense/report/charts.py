@@ -114,7 +114,7 @@ def intervals(rows: Rows, value: str, *, zero: bool = False) -> Spec:
     >>> intervals([row], "accuracy")["layer"][0]["encoding"]["y"]["field"]
     'name'
     """
-    axis: Spec = {"format": "~g", **_FEW_TICKS}
+    axis: Spec = {"format": ".6~g", **_FEW_TICKS}
     x: Spec = {"type": "quantitative", "title": value, "scale": {"zero": zero}, "axis": axis}
     source: Spec = {"field": "source", "type": "nominal", "sort": None, "title": None}
     if len({row["source"] for row in rows}) < 2:
@@ -126,7 +126,7 @@ def intervals(rows: Rows, value: str, *, zero: bool = False) -> Spec:
     y: Spec = {"field": "name", "type": "nominal", "sort": None, "title": None}
     # On a narrow page a label has a line for each part.
     y["axis"] = {"labelExpr": "width > 480 ? datum.label : split(datum.label, ', ')"}
-    parts = max(str(row["name"]).count(", ") + 1 for row in rows)
+    parts = max((str(row["name"]).count(", ") + 1 for row in rows), default=1)
     line_at_0: list[Spec] = [{"mark": {"type": "rule"}, "encoding": {"x": {"datum": 0}}}]
     return {
         "data": {"values": list(rows)},
