@@ -154,7 +154,7 @@ def test_a_search_within_a_budget_tells_its_incumbents(explored: Path, shown: Sh
     assert rows.locator("svg.cell").count() == 7
     page.get_by_role("button", name="regret, points").last.click()
     assert rows.first.locator("td").all_inner_texts()[:3] == ["evolution", "15", "0.00"]
-    page.locator(".plot svg .mark-symbol path").first.hover()
+    page.locator(".role-mark.mark-symbol path").last.hover()
     tooltip = page.locator("#vg-tooltip-element.visible")
     tooltip.wait_for()
     assert "nor_conv" in tooltip.inner_text()
@@ -166,7 +166,7 @@ def test_a_table_of_accuracies_has_the_papers_figures_beside(table: Path, shown:
     row = page.locator("tbody tr").filter(has_text="datadam, scale 100")
     mean, among, sets, paper = row.locator("td").all_inner_texts()[1:]
     assert (len(among.split(" to ")), sets, paper) == (2, "8 x 1", "54.2 \u00b1 0.8")
-    page.locator(".plot svg .mark-symbol path").last.hover()
+    page.locator(".role-mark.mark-symbol path").last.hover()
     tooltip = page.locator("#vg-tooltip-element.visible")
     tooltip.wait_for()
     assert "published" in tooltip.inner_text()
