@@ -95,8 +95,8 @@ def _other_table(kind: Any) -> Callable[[Path, str, Document], Any]:
 
     def draw_it(folder: Path, name: str, document: Document) -> None:
         kind.draw(folder, name, document)
-        title = kind.markdown(document)[0].removeprefix("# ")
-        results.write_page(folder / f"{name}.html", title, kind.sections(document), document)
+        sections = kind.sections(document)
+        results.write_page(folder / f"{name}.html", kind.title(document), sections, document)
 
     return draw_it
 

@@ -67,10 +67,15 @@ def point(method: str, scale: TableScale, ipc: int, bench: TableBench) -> dict[s
     }
 
 
+def title(document: dict[str, Any]) -> str:
+    """What the table is called."""
+    return "Seconds a step and peak memory by method"
+
+
 def markdown(document: dict[str, Any]) -> list[str]:
     """The records as a table, beside the paper's."""
     return [
-        "# Seconds a step and peak memory by method",
+        f"# {title(document)}",
         "",
         *tables.markdown(HEADERS, map(_row, document["records"])),
         "",

@@ -132,12 +132,18 @@ def compare(
     return {"own": own, "offset": offset}
 
 
+def title(document: dict[str, Any]) -> str:
+    """What the table is called."""
+    plan = document["plan"]
+    place = f"{plan['dataset']}, {plan['ipc']} images per class"
+    return f"Synthetic images in the embedding of a ResNet-18: {place}"
+
+
 def markdown(document: dict[str, Any]) -> list[str]:
     """The two numbers of each set."""
-    plan, meaning = document["plan"], _meaning(document)
+    meaning = _meaning(document)
     return [
-        "# Synthetic images in the embedding of a ResNet-18: "
-        f"{plan['dataset']}, {plan['ipc']} images per class",
+        f"# {title(document)}",
         "",
         *tables.markdown(HEADERS, _rows(document)),
         *(line for paragraph in meaning for line in ("", paragraph)),
