@@ -14,6 +14,7 @@ REPORTS = {
     "run.json": "condense.runs.report:report_of",
     "plan.json": "continual.page:report_of",
     "search.json": "nas.results:report_of",
+    "explore.json": "nas.incumbents:report_of",
 }
 """What makes the report of a run folder, by the file that tells what kind of folder it is."""
 

@@ -1,7 +1,7 @@
 """Draw the pictures of kept results again: `python -m benchmarks.draw nas_cells tables_main_cpu`.
 
-Only the pictures that a document shows are in the repository. All others follow from the numbers
-in `benchmarks/results/NAME.json`.
+The pages of tables are written again too. Only the pictures that a document shows are in the
+repository. All others follow from the numbers in `benchmarks/results/NAME.json`.
 """
 
 import math
@@ -86,6 +86,19 @@ def _table(folder: Path, name: str, document: Document) -> None:
         score = one["score"] and Score(tuple(one["score"]["accuracies"]), one["score"]["sets"])
         known[entry] = EntryResult(score, one["missing_sets"], one["failed"])
     render.draw(folder / f"{name}.png", table, known)
+    sections = render.sections(table, known)
+    results.write_page(folder / f"{name}.html", table.title, sections, document)
+
+
+def _other_table(kind: Any) -> Callable[[Path, str, Document], Any]:
+    """What draws the pictures of a table that is none of accuracies, and writes its page."""
+
+    def draw_it(folder: Path, name: str, document: Document) -> None:
+        kind.draw(folder, name, document)
+        sections = kind.sections(document)
+        results.write_page(folder / f"{name}.html", kind.title(document), sections, document)
+
+    return draw_it
 
 
 DRAW: dict[str, Callable[[Path, str, Document], Any]] = {
@@ -95,8 +108,8 @@ DRAW: dict[str, Callable[[Path, str, Document], Any]] = {
     "nas_": _nas,
     "recipes": lambda folder, name, it: recipes.draw(folder / f"{name}.png", it),
     "scale_": lambda folder, name, it: scale.draw(folder / f"{name}.png", it["curves"]),
-    "tables_cost": cost.draw,
-    "tables_embedding": embedding.draw,
+    "tables_cost": _other_table(cost),
+    "tables_embedding": _other_table(embedding),
     "tables_": _table,
 }
 """How the pictures of a result are drawn, by the beginning of its name; the first that fits."""

@@ -5,11 +5,15 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from condense.progress import duration
+from condense.report import page
+from condense.report.blocks import Command, Facts, Report, Section
 from condense.version import version
 from condense.writing import write_bytes, write_json
 
@@ -52,10 +56,11 @@ def command() -> str:
     return shlex.join(["python", *name, *arguments])
 
 
-def write(name: str, document: dict[str, Any], lines: list[str]) -> None:
+def write(name: str, document: dict[str, Any], lines: list[str]) -> dict[str, Any]:
     """Write `results/NAME.json` and the same for people as `results/NAME.md`.
 
-    The conditions are added to the document, unless it has those of an earlier moment.
+    The conditions are added to the document, unless it has those of an earlier moment. Returns the
+    document.
     """
     document = {"conditions": conditions(), **document}
     write_json(FOLDER / f"{name}.json", document)
@@ -68,6 +73,17 @@ def write(name: str, document: dict[str, Any], lines: list[str]) -> None:
         f"{given['python']}, {given['date']}.",
     ]
     write_bytes(FOLDER / f"{name}.md", "\n".join([*lines, *footer, ""]).encode())
+    return document
+
+
+def write_page(path: Path, title: str, sections: Sequence[Section], document: Any) -> None:
+    """Write a result as a page: its sections, and the conditions of its document below them."""
+    facts = dict(document["conditions"])
+    again = Command(facts.pop("command"))
+    if "seconds" in document:
+        facts = {"the networks took": duration(document["seconds"]), **facts}
+    how = Section("How it was measured", again, Facts(facts))
+    page.write(path, Report(title, [*sections, how]))
 
 
 def processor() -> str:

@@ -133,5 +133,5 @@ def _tell(measured: "Results", folder: Path, as_json: bool) -> None:
     for note in measured.notes:
         click.echo(note, err=True)
     if measured.left:
-        tested = f"{measured.left} of {measured.total} networks are still to be tested"
-        click.echo(f"{tested}: go on with `continual --resume {folder}`", err=True)
+        tested = f"still to be tested: {measured.left} of {measured.total} networks"
+        click.echo(f"{tested}; go on with `continual --resume {folder}`", err=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from condense.data.catalogue import Source
 from condense.errors import UserError
+from condense.progress import duration
 from condense.reading import read_json
 from condense.report import charts
 from condense.report.blocks import (
@@ -22,6 +23,7 @@ from condense.report.blocks import (
 from condense.report.tables import percent
 from condense.runs.commands import command
 from condense.settings import read
+from condense.words import counted
 from continual.results import SUMMARIES
 
 _MEANING = (
@@ -66,12 +68,14 @@ def _report(document: Mapping[str, Any], folder: Path) -> Report:
     plan, methods = document["plan"], document["methods"]
     dataset = document["source"]["name"]
     training = "from scratch" if plan["mode"] == "scratch" else plan["strategy"]
+    steps = counted(plan["steps"], "step")
+    took = f"{duration(document['seconds'])}, one after the other"
     notes = [Text(note) for note in document["notes"]]
     if left := document["left"]:
-        notes.insert(0, Text(f"{left} networks are still to be tested."))
+        notes.insert(0, Text(f"Still to be tested: {counted(left, 'network')}."))
     last = {f"{method}: final accuracy": _text(of["final"]) for method, of in methods.items()}
     return Report(
-        title=f"{dataset} in {plan['steps']} steps, {plan['ipc']} images a class, {training}",
+        title=f"{dataset} in {steps}, {counted(plan['ipc'], 'image')} a class, {training}",
         sections=[
             Section("Accuracy", Text(_MEANING), *_accuracy(methods, document["seen"]), *notes),
             Section("Differences", Text(_PAIRED), *_differences(document["differences"])),
@@ -79,7 +83,7 @@ def _report(document: Mapping[str, Any], folder: Path) -> Report:
             Section(
                 "How it was measured",
                 Command(_command(document, folder)),
-                Facts(document["environment"]),
+                Facts({"the trainings took": took, **document["environment"]}),
                 Details(
                     "All settings",
                     [Facts({name: document[name] for name in ("source", "fingerprint", "plan")})],

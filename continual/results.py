@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from condense.report.tables import terminal
 from condense.training.score import Statistic
+from condense.words import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,8 +73,8 @@ class Measure(Statistic):
     def over(self) -> str:
         """What the interval is over."""
         if self.pooled or len(self.values) == 1:
-            return f"{sum(map(len, self.values))} trainings"
-        return f"{len(self.values)} orders"
+            return counted(sum(map(len, self.values)), "training")
+        return counted(len(self.values), "order")
 
     @property
     def ci95(self) -> tuple[float, float] | None:

@@ -45,6 +45,7 @@ from condense.study.record import Record, locked
 from condense.study.study import Study
 from condense.study.trials import Trial, Trials
 from condense.study.workers import Bench, Workers
+from condense.words import counted
 from condense.writing import write_json
 from continual import report, results
 from continual.memories import made_jointly, memories, parse, quantised, seconds
@@ -274,6 +275,7 @@ class _Run:
                         tested = f"{len(self.results.rows)} of {self.results.total} networks tested"
                         stopped = f"stopped with {tested}; {self.how_to_go_on}"
                         raise Interrupted(stopped) from None
+            self.seconds = sum(study.seconds for study in studies.values())
         self._write()
         return self.results
 
@@ -364,16 +366,15 @@ class _Run:
         """Write statistics, plot and report of what is measured."""
         classes = len(self.dataset.classes)
         training = "from scratch" if self.plan.mode == "scratch" else self.plan.strategy
-        name, steps = self.dataset.name, self.plan.steps
-        title = f"{name}: {classes} classes in {steps} steps, {self.plan.ipc} a class, {training}"
-        job = plain(self.job)
-        summary = {"left": self.results.left, "memory": self.sizes}
+        name, steps = self.dataset.name, counted(self.plan.steps, "step")
+        title = f"{name}: {classes} classes in {steps}, {self.plan.ipc} a class, {training}"
+        summary = {"left": self.results.left, "memory": self.sizes, "seconds": self.seconds}
         summary["methods"] = self.results.to_json()
         summary["differences"] = self._differences()
         summary["notes"] = results.explained(self.results)
         summary["seen"] = seen = list(accumulate(len(group) for group in self.groups[0]))
         summary["environment"] = environment(pick_device(self.plan.device).type)
-        write_json(self.folder / "summary.json", {**job, **summary})
+        write_json(self.folder / "summary.json", {**plain(self.job), **summary})
         report.plot(self.results, self.folder / "accuracy.png", title, seen)
         write(self.folder / "report.html", report_of(self.folder))
 

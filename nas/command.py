@@ -12,13 +12,14 @@ from click.core import ParameterSource
 from condense.command.shared import Data, Printed, show_facts
 from condense.errors import UserError
 from condense.options import PATH, Command, Group, Heading, Part, SettingOption
+from condense.words import counted
 from nas.options import Budget, Conversion, Judged, Session, Space, Trainings, Truth
 
 if TYPE_CHECKING:
     from condense.data.catalogue import Source
     from condense.data.images import Dataset
     from condense.study.workers import Workers
-    from nas.explore import Exploration
+    from nas.incumbents import Exploration
     from nas.search import SearchResult
 
 _BEST = 10
@@ -318,7 +319,7 @@ def _tell(found: "SearchResult", as_json: bool) -> None:
         told |= {"notes": found.notes, "files": files}
         click.echo(json.dumps(told | (ranking.to_json() if ranking is not None else {}), indent=2))
         return
-    click.echo(f"{found.done} of {found.total} trainings done")
+    click.echo(f"{found.done} of {counted(found.total, 'training')} done")
     if ranking is not None and ranking.agreements:
         click.echo(
             f"\nagreement with the true test accuracy of {len(ranking)} architectures, "
@@ -359,7 +360,8 @@ def _tell_explored(found: "Exploration", as_json: bool) -> None:
     click.echo("\n".join(aligned(headers, rows)))
     for name in found.unfinished:
         click.echo(f"note: {name} is not at its end: the same command goes on")
-    click.echo(found.folder / "incumbents.csv")
+    for name in ("incumbents.csv", "incumbents.json", "report.html"):
+        click.echo(found.folder / name)
 
 
 def _number(value: Any) -> str:

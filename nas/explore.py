@@ -14,9 +14,7 @@ then the best by the score is the *incumbent*, and its *regret* is how much the 
 the space is better in truth. What is trained is kept in a store: the same call goes on.
 """
 
-import csv
 import dataclasses
-import io
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,23 +27,25 @@ import torch
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
 from condense.errors import UserError, unknown
-from condense.progress import progress
+from condense.progress import Progress, progress
 from condense.randomness import generator
+from condense.runs.job import environment
 from condense.study.record import Record, locked
 from condense.study.study import Study
 from condense.study.trials import Trials
 from condense.study.workers import Workers
-from condense.writing import write_bytes, write_json
 from nas.columns import Floats
+from nas.incumbents import Exploration, Incumbent
 from nas.plan import SearchPlan, find_reference
 from nas.proxies import FREE
 from nas.ranking import collect
-from nas.results import truth_of
+from nas.report import search_command
+from nas.results import facts_of, truth_of
 from nas.sampler import SAMPLERS, Proposals
 from nas.sampling import Only, candidates, drawn
 from nas.search import planned
 from nas.spaces import space
-from nas.training import SearchBench
+from nas.training import SearchBench, SearchTask
 
 POPULATION, PARENTS = 20, 5
 """Architectures that live at once in an evolution, and how many of them a parent is chosen from."""
@@ -58,65 +58,6 @@ _FEW = 2
 
 Incumbents = Iterator[tuple[int, int]]
 """Costs, ascending, and the index of the architecture that is the best by then."""
-
-
-@dataclass(frozen=True)
-class Incumbent:
-    """The best architecture of a strategy at a cost.
-
-    >>> Incumbent("random", 10, 5, 0.02).cost
-    10
-    """
-
-    strategy: str
-    cost: int
-    index: int
-    regret: float | None
-    """In [0, 1]; None without a reference."""
-
-
-@dataclass(frozen=True)
-class Exploration:
-    """What strategies found within a budget.
-
-    >>> Exploration(Path("run"), "nasbench201", 10, [Incumbent("random", 10, 5, None)]).ended
-    {'random': Incumbent(strategy='random', cost=10, index=5, regret=None)}
-    """
-
-    folder: Path
-    space: str
-    budget: int
-    incumbents: list[Incumbent]
-    unfinished: list[str] = field(default_factory=list)
-    """The strategies that the time limit did not leave to their end."""
-
-    @property
-    def ended(self) -> dict[str, Incumbent]:
-        """The last incumbent of each strategy."""
-        return {one.strategy: one for one in self.incumbents}
-
-    def at(self, strategy: str, cost: int) -> Incumbent | None:
-        """The incumbent of a strategy once it has spent `cost`; None before its first."""
-        found = [one for one in self.incumbents if one.strategy == strategy and one.cost <= cost]
-        return found[-1] if found else None
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One dictionary of plain values for each incumbent."""
-        named = space(self.space).architecture
-        return [
-            {**dataclasses.asdict(one), "arch": named(one.index).name} for one in self.incumbents
-        ]
-
-    def save(self) -> None:
-        """Write `incumbents.csv` and `incumbents.json` into the folder."""
-        rows, text = self.rows(), io.StringIO()
-        names = ["strategy", "cost", "index", "regret", "arch"]
-        writer = csv.DictWriter(text, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_bytes(self.folder / "incumbents.csv", text.getvalue().encode())
-        document = {"space": self.space, "budget": self.budget, "unfinished": self.unfinished}
-        write_json(self.folder / "incumbents.json", document | {"incumbents": rows})
 
 
 class _OutOfTime(Exception):
@@ -134,6 +75,8 @@ class _Scorer:
     until: float | None
     """The end of the time limit, as `time.monotonic` tells it."""
     seed: int
+    asked: set[SearchTask] = field(default_factory=set)
+    """Every training and free score that was asked for."""
 
     @property
     def fits(self) -> Sequence[int]:
@@ -144,6 +87,7 @@ class _Scorer:
         """The architectures, the best first, by scores that are means over `seeds` trainings."""
         plan = dataclasses.replace(self.plan, indices=tuple(sorted(indices)), seeds=seeds)
         study = Study(self.store, plan.tasks(), plan.keys.of)
+        self.asked.update(study.tasks)
         if len(study.left) > _FEW or self.workers.cluster:
             self._work(study, self.workers)
         elif study.left:  # worker processes would take longer to start
@@ -265,8 +209,8 @@ def explore(
     choices: `proxies`, `only`, `regime`, `held_out`, `by`, `reference`, `truth`, `source` and
         `store` of `nas.search.search`. With a reference, only what it knows is searched.
 
-    Writes `incumbents.csv` and `incumbents.json` into `out`. Raises `UserError` for bad input and
-    for a folder of another search.
+    Writes `incumbents.csv`, `incumbents.json` and `report.html` into `out`. Raises `UserError` for
+    bad input and for a folder of another search.
 
     >>> from tempfile import TemporaryDirectory
     >>> from condense import load_dataset
@@ -284,7 +228,7 @@ def explore(
     """
     _check(budget, strategies)
     indices = _searched(dataset, space_name, **choices)
-    choices.pop("only", None)
+    only = choices.pop("only", None)
     plan, bench = planned(dataset, space_name=space_name, sample=indices, seeds=1, **choices)
     (workers := workers or Workers(threads=1)).check()
     folder, truth = Path(out), truth_of(plan)
@@ -299,20 +243,44 @@ def explore(
             progress(space_name, budget * len(strategies), 0, quiet=quiet) as line,
         ):
             record.write({"plan": fixed})
-            found = Exploration(folder, space_name, budget, [])
+            best = None if truth is None else float(truth.max())
+            again = search_command(plan, folder, budget, strategies, seed, only)
             scorer = _Scorer(
                 plan=plan, bench=bench, store=store, workers=workers, until=until, seed=seed
             )
-            for number, name in enumerate(strategies):
-                try:
-                    for cost, index in STRATEGIES[name](scorer, budget):
-                        line(number * budget + cost, name)
-                        regret = _regret(plan, truth, index)
-                        found.incumbents.append(Incumbent(name, cost, index, regret))
-                except _OutOfTime:
-                    found.unfinished.append(name)
+            incumbents, unfinished = _followed(scorer, strategies, budget, truth, line)
+            made = {"command": again, **_made(scorer)}
+            found = Exploration(folder, space_name, budget, incumbents, unfinished, best, made)
             found.save()
             return found
+
+
+def _followed(
+    scorer: _Scorer, strategies: Sequence[str], budget: int, truth: Floats | None, line: Progress
+) -> tuple[list[Incumbent], list[str]]:
+    """The incumbents of each strategy, and the strategies that are not at their end."""
+    incumbents, unfinished = list[Incumbent](), list[str]()
+    for number, name in enumerate(strategies):
+        try:
+            for cost, index in STRATEGIES[name](scorer, budget):
+                line(number * budget + cost, name)
+                regret = _regret(scorer.plan, truth, index)
+                incumbents.append(Incumbent(name, cost, index, regret))
+        except _OutOfTime:
+            unfinished.append(name)
+    return incumbents, unfinished
+
+
+def _made(scorer: _Scorer) -> dict[str, Any]:
+    """How what was found was made: the time of the trainings, the machine, the settings."""
+    plan = scorer.plan
+    study = Study(scorer.store, [*scorer.asked], plan.keys.of)
+    return {
+        "trainings": sum(task.proxy != FREE for task in study.results()),
+        "seconds": study.seconds,
+        "environment": environment("cpu"),
+        "settings": facts_of(plan),
+    }
 
 
 def _regret(plan: SearchPlan, truth: Floats | None, index: int) -> float | None:

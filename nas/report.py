@@ -4,13 +4,14 @@ Architectures are drawn where their space is a graph of a few operations, as NAS
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from condense.report.blocks import Command, Explorer, Facts, Report, Section, Table, Text
 from condense.runs.commands import command
+from condense.words import counted
 from nas.agreement import Agreement, Estimate
 from nas.plan import SearchPlan
 from nas.ranking import YARDSTICK, Ranking
@@ -25,10 +26,11 @@ _SHOWN = {
     "kendall": "Kendall",
 }
 """The measures that the tables show, with their headers."""
-_DRAWN = (
+DRAWN = (
     "Cells are drawn from their input (left) to their output (right): 3 is a convolution of 3 x 3, "
     "1 one of 1 x 1, p average pooling, and a dashed line passes its input on."
 )
+"""How to read the drawings of NAS-Bench-201."""
 DIFFERENCE_HEADERS = ("score", *_SHOWN.values())
 """The headers of `difference_rows`."""
 AGREEMENT_HEADERS = ("score", *_SHOWN.values(), "top-1, %")
@@ -92,7 +94,7 @@ def report(
     'To know'
     """
     sections = [Section("To know", *map(Text, notes))] if notes else []
-    drawn = [Text(_DRAWN)] if space(ranking.space).NAME == "nasbench201" else []
+    drawn = [Text(DRAWN)] if space(ranking.space).NAME == "nasbench201" else []
     sections.append(Section("The candidates", *drawn, _candidates(ranking)))
     if ranking.agreements:
         sections += _agreement_sections(ranking)
@@ -100,7 +102,7 @@ def report(
     sections.append(Section("How it was measured", *made, Facts(facts)))
     best = ranking.rows()[0]
     return Report(
-        title=f"{len(ranking)} architectures of {space(ranking.space).NAME}",
+        title=f"{counted(len(ranking), 'architecture')} of {space(ranking.space).NAME}",
         sections=sections,
         summary={
             "run": folder.name,
@@ -129,16 +131,49 @@ def command_of(plan: SearchPlan, folder: Path) -> str | None:
     """
     if plan.own:
         return None
-    usual = space(plan.space).REGIME
-    options: dict[str, Any] = {"space": plan.space, "proxy": plan.proxies}
-    options["indices"] = folder / INDICES
-    options |= {"seeds": plan.seeds, "held-out": plan.held_out, "by": plan.by}
+    options = {"indices": folder / INDICES, "seeds": plan.seeds}
+    return _command("nas", plan, options, folder)
+
+
+def search_command(
+    plan: SearchPlan,
+    folder: Path,
+    budget: int,
+    strategies: Sequence[str],
+    seed: int,
+    only: Mapping[str, Sequence[str]] | None,
+) -> str:
+    """The command that searches again within a budget; `only` is as in `nas.search.search`.
+
+    >>> from condense.data.catalogue import Source
+    >>> plan = SearchPlan(
+    ...     space="convnet720", source=Source(name="digits"), fingerprint="0123",
+    ...     proxies=("random",), indices=(5, 7), seeds=1, regime=space("convnet720").REGIME,
+    ...     held_out=100, num_classes=10, by="random accuracy",
+    ... )
+    >>> print(search_command(plan, Path("run"), 20, ["random"], 0, {"depth": ["1", "2"]}))
+    condensekit nas search --dataset digits --space convnet720 --proxy random --depth 1,2
+      --budget 20 --strategy random --seed 0 --held-out 100 --by 'random accuracy' --out run
+    """
+    flags = {"pool": "pooling"}
+    options: dict[str, Any] = {
+        flags.get(name, name): ",".join(values) for name, values in (only or {}).items()
+    }
+    options |= {"budget": budget, "strategy": strategies, "seed": seed}
+    return _command("nas search", plan, options, folder)
+
+
+def _command(name: str, plan: SearchPlan, how_much: Mapping[str, Any], folder: Path) -> str:
+    """A command about the candidates of a plan, with its proxies and what judges them."""
+    usual = _settings(space(plan.space).REGIME)
+    options: dict[str, Any] = {"space": plan.space, "proxy": plan.proxies, **how_much}
+    options |= {"held-out": plan.held_out, "by": plan.by}
     options |= {"reference": plan.reference, "truth": plan.reference and plan.truth}
     options["set"] = [
-        f"{name}={value}" for name, value in _settings(plan.regime).items()
-        if value != _settings(usual)[name]
+        f"{setting}={value}" for setting, value in _settings(plan.regime).items()
+        if value != usual[setting]
     ]  # fmt: skip
-    return command("nas", plan.source, options, folder)
+    return command(name, plan.source, options, folder)
 
 
 def _settings(regime: Any) -> dict[str, Any]:

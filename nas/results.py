@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condense.errors import UserError
+from condense.progress import duration
 from condense.report.blocks import Report
 from condense.report.page import write
 from condense.runs.job import environment
 from condense.study.study import Study
 from condense.study.trials import Trials, reading
+from condense.words import counted
 from condense.writing import write_bytes
 from nas.plan import SearchPlan, load_plan, write_plan
 from nas.ranking import Ranking, collect
@@ -45,6 +47,8 @@ class SearchResult:
     """None for a reference run."""
     notes: tuple[str, ...]
     """What a reader should know: what is missing, what diverged, and what could not be checked."""
+    seconds: float = 0.0
+    """How long the finished trainings took, one after the other."""
 
 
 def store_path(folder: Path, plan: SearchPlan) -> Path:
@@ -73,12 +77,13 @@ def result_of(folder: Path, plan: SearchPlan, store: Trials) -> SearchResult:
     ...     recipes={"random": ("4567", "epochs=20")},
     ... )
     >>> result_of(Path("run"), plan, Trials(":memory:")).notes
-    ('4 of 4 trainings are still to be made: resume the search',)
+    ('still to be made: 4 of 4 trainings; resume the search',)
     """
     study = Study(store, plan.tasks(), plan.keys.of)
     done, total = study.done, study.total
     ranking = collect(plan, store, truth_of(plan)) if plan.ranks else None
-    return SearchResult(folder, done, total, ranking, tuple(_notes(plan, ranking, done, total)))
+    notes = tuple(_notes(plan, ranking, done, total))
+    return SearchResult(folder, done, total, ranking, notes, study.seconds)
 
 
 def write_result(folder: Path, plan: SearchPlan, store: Trials) -> SearchResult:
@@ -132,7 +137,10 @@ def report_of(folder: Path) -> Report:
 
 def _report(folder: Path, plan: SearchPlan, result: SearchResult) -> Report:
     assert result.ranking is not None
-    facts = _facts(plan) | {"versions and machine": environment("cpu")}
+    facts = facts_of(plan) | {
+        "the trainings took": f"{duration(result.seconds)}, one after the other",
+        "versions and machine": environment("cpu"),
+    }
     return report(result.ranking, result.notes, facts, folder, command_of(plan, folder))
 
 
@@ -158,7 +166,9 @@ def truth_of(plan: SearchPlan) -> NDArray[np.float64] | None:
 def _notes(plan: SearchPlan, ranking: Ranking | None, done: int, total: int) -> list[str]:
     notes = []
     if done < total:
-        notes.append(f"{total - done} of {total} trainings are still to be made: resume the search")
+        notes.append(
+            f"still to be made: {total - done} of {counted(total, 'training')}; resume the search"
+        )
     if ranking is None:
         return notes
     if ranking.truth is None:
@@ -183,8 +193,9 @@ def _notes(plan: SearchPlan, ranking: Ranking | None, done: int, total: int) -> 
     for proxy, counts in ranking.diverged.items():
         if counts.any():
             notes.append(
-                f"{proxy}: {counts.sum():.0f} trainings of {(counts > 0).sum()} architectures "
-                "diverged; a score is the mean of the others, and an architecture without any "
+                f"{proxy}: {counted(int(counts.sum()), 'training')} of "
+                f"{counted(int((counts > 0).sum()), 'architecture')} diverged; "
+                "a score is the mean of the others, and an architecture without any "
                 "ranks last"
             )
     return notes
@@ -228,8 +239,18 @@ def _reference(plan: SearchPlan, store: Trials) -> Reference:
     return Reference(plan.space, "this run", columns)
 
 
-def _facts(plan: SearchPlan) -> dict[str, Any]:
-    """The settings of the search, for the report."""
+def facts_of(plan: SearchPlan) -> dict[str, Any]:
+    """The settings of a search, for its report.
+
+    >>> from condense.data.catalogue import Source
+    >>> plan = SearchPlan(
+    ...     space="nasbench201", source=Source(name="digits"), fingerprint="0123",
+    ...     proxies=("random",), indices=(5, 7), seeds=2, regime=space("nasbench201").REGIME,
+    ...     held_out=100, num_classes=10,
+    ... )
+    >>> facts_of(plan)["dataset"]
+    'digits (0123)'
+    """
     return {
         "space": plan.space,
         "dataset": f"{plan.source.name} ({plan.fingerprint})",

@@ -16,6 +16,8 @@ from condense.data.catalogue import Source
 from condense.device import reset_peak_memory
 from condense.methods import METHODS
 from condense.report import tables
+from condense.report.blocks import Chart, Section, Table
+from condense.report.charts import intervals
 from condense.report.figures import panels, save_figure
 from condense.report.papers import COST
 from condense.runs.rehearsal import rehearse
@@ -65,10 +67,15 @@ def point(method: str, scale: TableScale, ipc: int, bench: TableBench) -> dict[s
     }
 
 
+def title(document: dict[str, Any]) -> str:
+    """What the table is called."""
+    return "Seconds a step and peak memory by method"
+
+
 def markdown(document: dict[str, Any]) -> list[str]:
     """The records as a table, beside the paper's."""
     return [
-        "# Seconds a step and peak memory by method",
+        f"# {title(document)}",
         "",
         *tables.markdown(HEADERS, map(_row, document["records"])),
         "",
@@ -76,6 +83,24 @@ def markdown(document: dict[str, Any]) -> list[str]:
         "for what the scale changes (network, real batch, inner loops: see the records). A step is "
         "what each method calls one: not equal work.",
     ]
+
+
+def sections(document: dict[str, Any]) -> list[Section]:
+    """Time and memory by method, a section for each number of images per class."""
+    found = []
+    for ipc in sorted({record["ipc"] for record in document["records"]}):
+        records = [one for one in document["records"] if one["ipc"] == ipc]
+        times, peaks = [], []
+        for one in (one for one in records if "failed" not in one):
+            point, (low, high) = {"name": one["method"], "source": "measured here"}, one["ci95_s"]
+            times.append(point | {"seconds a step": one["mean_s"], "low": low, "high": high})
+            peak = one["peak_MB"]
+            peaks.append(point | {"peak memory, MB": peak, "low": peak, "high": peak})
+        time = Chart("Time of a step, 95 % interval", intervals(times, "seconds a step", zero=True))
+        memory = Chart("Peak memory", intervals(peaks, "peak memory, MB", zero=True))
+        table = Table(HEADERS, [*map(_row, records)])
+        found.append(Section(f"{ipc} per class", time, memory, table))
+    return found
 
 
 def _row(record: dict[str, Any]) -> list[Any]:

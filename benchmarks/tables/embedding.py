@@ -27,7 +27,8 @@ from condense.files import load_tensors, save_tensors
 from condense.networks.base import Network
 from condense.networks.build import build
 from condense.randomness import generator
-from condense.report import tables
+from condense.report import charts, tables
+from condense.report.blocks import Chart, Section, Table, Text
 from condense.report.figures import panel, save_figure
 from condense.runs.shelf import Made
 from condense.training.score import Statistic
@@ -131,25 +132,56 @@ def compare(
     return {"own": own, "offset": offset}
 
 
+def title(document: dict[str, Any]) -> str:
+    """What the table is called."""
+    plan = document["plan"]
+    place = f"{plan['dataset']}, {plan['ipc']} images per class"
+    return f"Synthetic images in the embedding of a ResNet-18: {place}"
+
+
 def markdown(document: dict[str, Any]) -> list[str]:
     """The two numbers of each set."""
-    plan = document["plan"]
+    meaning = _meaning(document)
+    return [
+        f"# {title(document)}",
+        "",
+        *tables.markdown(HEADERS, _rows(document)),
+        *(line for paragraph in meaning for line in ("", paragraph)),
+    ]
+
+
+def sections(document: dict[str, Any]) -> list[Section]:
+    """The two numbers of each set as charts, and as a table."""
+    found = []
+    measures = {"own": ("with their own class, %", 100), "offset": ("offset of the class mean", 1)}
+    for key, (name, factor) in measures.items():
+        points = []
+        for method, of in document["measures"].items():
+            values = Statistic(tuple((factor * value,) for value in of[key]))
+            low, high = values.ci95 or (values.mean, values.mean)
+            point = {"name": method, "source": "95 % interval", name: values.mean}
+            points.append(point | {"low": low, "high": high})
+        found.append(Chart(name.capitalize(), charts.intervals(points, name)))
+    table = Table(HEADERS, _rows(document))
+    return [Section("The sets", *found, table), Section("To know", *map(Text, _meaning(document)))]
+
+
+def _rows(document: dict[str, Any]) -> list[list[str]]:
     rows = [
         [name, *_interval([100 * one for one in of["own"]], 0), *_interval(of["offset"], 2)]
         for name, of in document["measures"].items()
     ]
-    rows += [[name, reason, "", "", ""] for name, reason in document["failed"].items()]
+    return rows + [[name, reason, "", "", ""] for name, reason in document["failed"].items()]
+
+
+def _meaning(document: dict[str, Any]) -> list[str]:
+    """What the two numbers are, and of which network."""
+    plan = document["plan"]
     return [
-        "# Synthetic images in the embedding of a ResNet-18: "
-        f"{plan['dataset']}, {plan['ipc']} images per class",
-        "",
-        *tables.markdown(HEADERS, rows),
-        "",
         "With their own class: synthetic images whose ten nearest real images are mostly of their "
         "class. Offset: distance from the real mean of the class, in within-class standard "
         "deviations; random images are off by chance. Intervals: over the classes (Student's t), "
         "one set of each method.",
-        "",
         f"ResNet-18 (batch norm) trained on {plan['trained_on']} real images for {plan['epochs']} "
         f"passes: {100 * document['resnet18_accuracy']:.1f} % of as many test images. Standardised "
         "images, for every method.",

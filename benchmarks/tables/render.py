@@ -1,11 +1,12 @@
-"""A table of accuracies as Markdown and as a picture."""
+"""A table of accuracies as Markdown, as a page and as a picture."""
 
 from pathlib import Path
 from typing import Any
 
 from benchmarks.tables.accuracy import Table
 from benchmarks.tables.entries import Entry, EntryResult
-from condense.report import tables
+from condense.report import blocks, charts, tables
+from condense.report.blocks import ACCURACY, Chart, Section, Text, measured_point, published_point
 from condense.report.figures import panels, save_figure
 
 HEADERS = ("", "test accuracy, %", "95 % interval", "sets x networks", "paper")
@@ -21,22 +22,42 @@ def markdown(table: Table, results: dict[Entry, EntryResult]) -> list[str]:
     for column in columns(table):
         rows = [_row(entry, of, table) for entry, of in results.items() if entry.column == column]
         lines += [f"## {column}", "", *tables.markdown(HEADERS, rows), ""]
-    protocol = next(iter(results)).trained.protocol
-    networks = sorted({entry.trained.network for entry in results})
-    lines += [
-        "Intervals are Student's t over the means of the sets (over the networks where there is "
-        "one set). Every set is judged by "
-        f"{', '.join(f'`{name}`' for name in networks)}, {protocol.epochs} passes, "
-        "on the whole test set, once.",
-        "",
-        *(f"{note}\n" for note in table.notes),
-    ]
+    lines += [_meaning(results), "", *(f"{note}\n" for note in table.notes)]
     return lines[:-1] if not lines[-1] else lines
+
+
+def sections(table: Table, results: dict[Entry, EntryResult]) -> list[Section]:
+    """A section for each column: our means and the paper's by method, and the same as a table."""
+    of_columns = []
+    for column in columns(table):
+        found = {entry: of for entry, of in results.items() if entry.column == column}
+        points = [measured_point(entry.row, of.score) for entry, of in found.items() if of.score]
+        for entry in found:
+            if paper := table.published.get((entry.row, column)):
+                mean, *deviation = map(float, paper.split(" \u00b1 "))
+                points.append(published_point(entry.row, mean, *deviation or [0.0]))
+        rows = [_row(entry, of, table) for entry, of in found.items()]
+        chart = Chart("Test accuracy", charts.intervals(points, ACCURACY))
+        drawn = [chart] if points else []
+        of_columns.append(Section(column, *drawn, blocks.Table(HEADERS, rows)))
+    return [*of_columns, Section("To know", *map(Text, (_meaning(results), *table.notes)))]
 
 
 def columns(table: Table) -> list[str]:
     """The columns, in order."""
     return list(dict.fromkeys(entry.column for entry in table.entries))
+
+
+def _meaning(results: dict[Entry, EntryResult]) -> str:
+    """What the intervals are, and how sets are judged."""
+    protocol = next(iter(results)).trained.protocol
+    networks = sorted({entry.trained.network for entry in results})
+    return (
+        "Intervals are Student's t over the means of the sets (over the networks where there is "
+        "one set). Every set is judged by "
+        f"{', '.join(f'`{name}`' for name in networks)}, {protocol.epochs} passes, "
+        "on the whole test set, once."
+    )
 
 
 def _row(entry: Entry, result: EntryResult, table: Table) -> list[str]:

@@ -1,4 +1,4 @@
-"""Each table from start to end: measure what is missing, write JSON, Markdown and pictures."""
+"""Each table from start to end: measure what is missing, write numbers, text, page, pictures."""
 
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
@@ -10,9 +10,10 @@ import click
 from benchmarks import results
 from benchmarks.tables import accuracy, cost, embedding, render
 from benchmarks.tables.bench import TableWork
-from benchmarks.tables.entries import lacking, results_of, work_through
+from benchmarks.tables.entries import Entry, lacking, results_of, work_through
 from benchmarks.tables.lines import SCALES
 from condense import UserError
+from condense.report.blocks import Section
 
 
 def fill(
@@ -45,15 +46,25 @@ def fill(
             {"row": entry.row, "column": entry.column, **result.to_json()}
             for entry, result in known.items()
         ]
-        _write(name, scale, {"entries": records}, render.markdown(table, known))
+        document = {"seconds": _seconds(table, work, failed), "entries": records}
+        lines = render.markdown(table, known)
+        _write(name, scale, document, lines, render.sections(table, known))
         render.draw(results.FOLDER / f"{name}.png", table, known)
     return sum(result.missing for result in known.values() if not result.failed)
+
+
+def _seconds(table: accuracy.Table, work: TableWork, failed: dict[Entry, str]) -> float:
+    """How long the networks took that are trained so far, one after the other."""
+    entries = [entry for entry in table.entries if entry not in failed]
+    seeds = {entry: range(len(entry.sets)) for entry in entries}
+    tasks = [task for entry in entries for seed in seeds[entry] for task in entry.networks(seed)]
+    return work.study(tasks).seconds
 
 
 def fill_with(kind: Any, scale: str, work: TableWork, name: str) -> int:
     """Measure what the module `kind` measures, and write its table and its pictures."""
     document = kind.measure(SCALES[scale], work)
-    _write(name, scale, document, kind.markdown(document))
+    _write(name, scale, document, kind.markdown(document), kind.sections(document))
     kind.draw(results.FOLDER, name, document)
     return 0
 
@@ -75,6 +86,14 @@ def _matches(text: str, patterns: Sequence[str]) -> bool:
     return not patterns or any(fnmatch(text, pattern) for pattern in patterns)
 
 
-def _write(name: str, scale: str, document: dict[str, Any], lines: list[str]) -> None:
-    results.write(name, {"scale": scale, **document}, lines)
+def _write(
+    name: str,
+    scale: str,
+    document: dict[str, Any],
+    lines: list[str],
+    sections: Sequence[Section],
+) -> None:
+    written = results.write(name, {"scale": scale, **document}, lines)
+    title = lines[0].removeprefix("# ")
+    results.write_page(results.FOLDER / f"{name}.html", title, sections, written)
     click.echo("\n".join(lines))

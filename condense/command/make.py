@@ -22,6 +22,7 @@ from condense.errors import UserError
 from condense.options import Command, Heading, Part, Rows, setting_rows
 from condense.progress import duration, notice, until
 from condense.settings import described
+from condense.words import counted
 
 if TYPE_CHECKING:
     from condense.data.images import Dataset
@@ -212,8 +213,8 @@ def _show_plan(told: "Rehearsal", real: "Dataset", as_json: bool) -> None:
     from condense.runs.rehearsal import NETWORKS
 
     recipe, evaluation = told.recipe, told.evaluation or 0.0
-    pool = f"training {recipe.pool} networks to match under (or those not there yet)"
-    steps = f"{recipe.steps:,} steps of {duration(told.step)} each"
+    pool = f"training {counted(recipe.pool, 'network')} to match under (those not there yet)"
+    steps = f"{counted(recipe.steps, 'step')} of {duration(told.step)} each"
     times = [(duration(told.pool), pool)] if recipe.pool else []
     times += [
         (duration(told.step * recipe.steps), steps),

@@ -12,6 +12,7 @@ from condense.command.advice import of_networks, warn
 from condense.command.shared import Data, Printed, score_text
 from condense.options import PATH, Command, Heading, Part
 from condense.settings import plain
+from condense.words import counted
 
 if TYPE_CHECKING:
     from condense.study.workers import Workers
@@ -142,8 +143,8 @@ def evaluate(
         click.echo(json.dumps(document, indent=2))
         return
     click.echo(
-        f"accuracy on {bench.tested_on}; {len(sets)} set(s) x {trials.repeats} network(s), "
-        f"{protocol.epochs} epochs"
+        f"accuracy on {bench.tested_on}; {counted(len(sets), 'set')} x "
+        f"{counted(trials.repeats, 'network')}, {counted(protocol.epochs, 'epoch')}"
     )
     for name, score in measured.scores.items():
         click.echo(f"{name:<40} {score_text(score)}")
@@ -152,6 +153,7 @@ def evaluate(
         click.echo(f"{name:<40} {one.value:.3f}  95 % interval {low:.3f} to {high:.3f}")
     if measured.left:
         click.echo(
-            f"note: {measured.left} of {measured.total} networks are still to be trained, and the "
-            f"scores are over those that are finished on every set; {measured.how_to_go_on}"
+            f"note: still to be trained: {measured.left} of "
+            f"{counted(measured.total, 'network')}; the scores are over those that "
+            f"are finished on every set; {measured.how_to_go_on}"
         )

@@ -8,6 +8,7 @@ import click
 
 from condense.command.shared import Data, Device, Output, Printed, score_text, show_facts, show_set
 from condense.options import PATH, Command, Heading, Part
+from condense.words import counted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +139,8 @@ def sets(output: Printed) -> None:
         show_facts(documents, as_json=True)
         return
     for name, (card, score) in found.items():
-        by = f"{len(card.accuracies)} networks `{card.network}` by protocol {card.protocol}"
+        networks = counted(len(card.accuracies), "network")
+        by = f"{networks} `{card.network}` by protocol {card.protocol}"
         click.echo(f"{name:<28} {score_text(score)}  {by}")
 
 
@@ -192,5 +194,5 @@ def show(path: Path, look: Look) -> None:
     show_facts(facts, as_json=False)
     for row in evaluations:
         how = f"by {row.protocol_text}, on {row.tested_on}"
-        count = len(row.score.accuracies)
-        click.echo(f"{row.network:<40} {score_text(row.score)}  {count} network(s) {how}")
+        count = counted(len(row.score.accuracies), "network")
+        click.echo(f"{row.network:<40} {score_text(row.score)}  {count} {how}")

@@ -7,6 +7,7 @@ import click
 from condense.command.shared import Data, Printed, recipe_rows, show_facts, show_rows
 from condense.options import Command, Heading, Part
 from condense.settings import at_least
+from condense.words import counted
 
 _CIFAR10 = ("cifar10", (3, 32, 32))
 """What recipes are resolved for unless another dataset is named; needs no files."""
@@ -106,7 +107,7 @@ def recipes(name: str | None, data: Data, amount: Resolved, output: Printed) -> 
     if output.json:
         show_facts(recipe.to_json(), as_json=True)
         return
-    click.echo(f"{name} for {dataset_name}, {amount.ipc} images per class\n")
+    click.echo(f"{name} for {dataset_name}, {counted(amount.ipc, 'image')} per class\n")
     show_rows(recipe_rows(recipe))
 
 

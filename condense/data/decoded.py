@@ -35,6 +35,7 @@ from condense.data.foreign import picture, upright
 from condense.errors import UserError
 from condense.progress import notice
 from condense.reading import open_file
+from condense.words import counted
 from condense.writing import replacing
 
 VERSION = 2  # of the decoding; raise it when the decoded pixels change
@@ -230,7 +231,7 @@ def _build(
         )
         title, hidden = f"decoding {path.stem}", not console.is_terminal
         progress = track(images, title, len(files), console=console, disable=hidden)
-        with notice(f"decoding {len(files):,} pictures", quiet=None if hidden else True):
+        with notice(f"decoding {counted(len(files), 'picture')}", quiet=None if hidden else True):
             for (image, was_turned), owner in zip(progress, owners, strict=True):
                 out.write(image)
                 contents[owner].update(image)
@@ -242,7 +243,7 @@ def _build(
         out.write(seal + check)
     if turned:
         print(
-            f"{turned} of {len(files)} pictures were turned upright, as their EXIF data says",
+            f"turned {turned} of {counted(len(files), 'picture')} upright, as their EXIF data says",
             file=sys.stderr,
         )
 

@@ -14,6 +14,8 @@ from condense.report import charts
 from condense.report.tables import percent
 from condense.training.score import Measured
 
+ACCURACY = "accuracy, %"
+
 
 @dataclass(frozen=True)
 class Block:
@@ -257,21 +259,40 @@ def scores(
     [['dm', '50.0', '0.0 to 100.0', 2, 'here'], ['DataDAM', '54.2', '± 0.8', None, 'published']]
     """
     rows: list[list[Any]] = []
-    points: list[dict[str, Any]] = []
     for name, score in results.items():
         trainings = len(score.accuracies)
-        ends = score.ci95 if trainings > 1 else (score.mean, score.mean)
-        among = percent(ends, 1) if trainings > 1 else None
+        among = percent(score.ci95, 1) if trainings > 1 else None
         rows.append([name, percent([score.mean], 1), among, trainings, "here"])
-        low, high = (100 * end for end in ends)
-        point = {"accuracy, %": 100 * score.mean, "low": low, "high": high}
-        points.append({"name": name, "source": "measured here, 95 % interval", **point})
     for name, (mean, deviation) in (published or {}).items():
         rows.append([name, f"{mean:.1f}", f"\u00b1 {deviation:.1f}", None, "published"])
-        point = {"accuracy, %": mean, "low": mean - deviation, "high": mean + deviation}
-        points.append({"name": name, "source": "published, standard deviation", **point})
+    points = [measured_point(name, score) for name, score in results.items()]
+    points += [published_point(name, *figure) for name, figure in (published or {}).items()]
     headers = ["", "accuracy, %", "95 % interval", "networks", "measured"]
-    return Chart(title, charts.intervals(points, "accuracy, %"), Table(headers, rows))
+    return Chart(title, charts.intervals(points, ACCURACY), Table(headers, rows))
+
+
+def measured_point(name: str, score: Measured) -> dict[str, Any]:
+    """A point of a chart of intervals: an accuracy in percent, with its 95 % interval.
+
+    >>> from condense.training.score import Score
+    >>> measured_point("dm", Score((0.5,)))["high"]
+    50.0
+    """
+    ends = score.ci95 if len(score.accuracies) > 1 else (score.mean, score.mean)
+    low, high = (100 * end for end in ends)
+    source = "here, 95 % interval"
+    return {"name": name, "source": source, ACCURACY: 100 * score.mean, "low": low, "high": high}
+
+
+def published_point(name: str, mean: float, deviation: float) -> dict[str, Any]:
+    """A point of a chart of intervals: a published mean and its standard deviation, in percent.
+
+    >>> published_point("DataDAM", 54.0, 0.5)["high"]
+    54.5
+    """
+    low, high = mean - deviation, mean + deviation
+    source = "published, std. dev."
+    return {"name": name, "source": source, ACCURACY: mean, "low": low, "high": high}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -20,13 +20,7 @@ def line(
     """
     scale = {"type": "log", "nice": False} if log else {"zero": False}
     encoding: Spec = {
-        "x": {
-            "field": x,
-            "type": "quantitative",
-            "title": x,
-            "scale": {"nice": False},
-            "axis": {"tickMinStep": 1, **_FEW_TICKS},
-        },
+        "x": _across(x),
         "y": {"field": y, "type": "quantitative", "title": y, "scale": scale},
         "tooltip": [{"field": field, "title": field} for field in (x, y, color) if field],
     }
@@ -51,7 +45,13 @@ def series(rows: Rows, x: str, y: str, color: str, ticks: Sequence[int]) -> Spec
         "data": {"values": list(rows)},
         "height": 300,
         "encoding": {
-            "x": {"field": x, "type": "quantitative", "axis": {"values": list(ticks)}, "title": x},
+            "x": {
+                "field": x,
+                "type": "quantitative",
+                "title": x,
+                "axis": {"values": list(ticks)},
+                "scale": {"zero": False, "nice": False, "padding": 12},
+            },
             "color": named,
             "tooltip": tooltip,
         },
@@ -70,6 +70,41 @@ def series(rows: Rows, x: str, y: str, color: str, ticks: Sequence[int]) -> Spec
     }
 
 
+def stairs(
+    rows: Rows, y: str, x: str, color: str, also: Sequence[str] = (), *, level: float
+) -> Spec:
+    """Values `y` that hold until the next, one line for each value of `color`.
+
+    A dashed line marks the `level` that they are measured by. The fields `also` are told with them.
+
+    >>> row = {"trainings": 2, "regret": 1.5, "strategy": "random"}
+    >>> stairs([row], "regret", "trainings", "strategy", level=0)["layer"][1]["mark"]["interpolate"]
+    'step-after'
+    """
+    of_y: Spec = {"field": y, "type": "quantitative", "title": y, "scale": {"zero": False}}
+    named: Spec = {"field": color, "type": "nominal", "sort": None, "title": None}
+    tooltip: list[Spec] = [{"field": color, "title": color}, {"field": x, "title": x}]
+    tooltip += [{"field": y, "title": y, "format": ".2f"}]
+    tooltip += [{"field": field, "title": field} for field in also]
+    rule = {"type": "rule", "strokeDash": [5, 4]}
+    line: Spec = {"type": "line", "interpolate": "step-after", "strokeWidth": 1.8}
+    points: Spec = {"type": "point", "filled": True, "size": 60, "opacity": 1}
+    return {
+        "data": {"values": list(rows)},
+        "height": 260,
+        "layer": [
+            {"mark": rule, "encoding": {"y": {"datum": level, "type": "quantitative"}}},
+            {"mark": line, "encoding": {"x": _across(x), "y": of_y, "color": named}},
+            {
+                "mark": points,
+                "encoding": {
+                    "x": _across(x), "y": of_y, "color": named, "shape": named, "tooltip": tooltip,
+                },
+            },
+        ],
+    }  # fmt: skip
+
+
 def intervals(rows: Rows, value: str, *, zero: bool = False) -> Spec:
     """Values by name as dots with intervals from `low` to `high`, in colours by `source`.
 
@@ -79,7 +114,8 @@ def intervals(rows: Rows, value: str, *, zero: bool = False) -> Spec:
     >>> intervals([row], "accuracy")["layer"][0]["encoding"]["y"]["field"]
     'name'
     """
-    x: Spec = {"type": "quantitative", "title": value, "scale": {"zero": zero}, "axis": _FEW_TICKS}
+    axis: Spec = {"format": ".6~g", **_FEW_TICKS}
+    x: Spec = {"type": "quantitative", "title": value, "scale": {"zero": zero}, "axis": axis}
     source: Spec = {"field": "source", "type": "nominal", "sort": None, "title": None}
     if len({row["source"] for row in rows}) < 2:
         source["legend"] = None
@@ -88,11 +124,13 @@ def intervals(rows: Rows, value: str, *, zero: bool = False) -> Spec:
         {"field": field, "title": field, "format": ".2f"} for field in (value, "low", "high")
     ]
     y: Spec = {"field": "name", "type": "nominal", "sort": None, "title": None}
-    y["axis"] = {"labelExpr": "split(datum.label, ', ')"}  # a line for each part
+    # On a narrow page a label has a line for each part.
+    y["axis"] = {"labelExpr": "width > 480 ? datum.label : split(datum.label, ', ')"}
+    parts = max((str(row["name"]).count(", ") + 1 for row in rows), default=1)
     line_at_0: list[Spec] = [{"mark": {"type": "rule"}, "encoding": {"x": {"datum": 0}}}]
     return {
         "data": {"values": list(rows)},
-        "height": {"step": 30},
+        "height": {"step": max(30, 17 * parts)},
         "layer": [
             *(line_at_0 if zero else []),
             {
@@ -109,4 +147,13 @@ def intervals(rows: Rows, value: str, *, zero: bool = False) -> Spec:
                 },
             },
         ],
+    }  # fmt: skip
+
+
+def _across(field: str) -> Spec:
+    """A horizontal axis of whole numbers, such as steps."""
+    axis: Spec = {"tickMinStep": 1, **_FEW_TICKS}
+    return {
+        "field": field, "type": "quantitative", "title": field, "scale": {"nice": False},
+        "axis": axis,
     }  # fmt: skip

@@ -108,7 +108,7 @@ def pictures(
     while between and sum(len(content) for _, content in between) > room:
         del between[::2]
     _, height, width = result.shape
-    left_out = f"{tiles.left_out} of {len(result)} images are not shown." if tiles.left_out else ""
+    left_out = f"Not shown: {tiles.left_out} of {len(result)} images." if tiles.left_out else ""
     return Pictures(
         classes=tiles.classes,
         frames=[

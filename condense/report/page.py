@@ -4,6 +4,7 @@ A report is looked at in a browser, printed, and read aloud; it follows the ligh
 the reader. Its charts are drawn by Vega-Lite, which is embedded once, and only where there are any.
 """
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -15,6 +16,7 @@ from condense.writing import write_bytes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 _LIBRARIES = ("vega", "vega-lite", "vega-embed")
 
@@ -71,7 +73,7 @@ def _environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"cell": _cell}
+    made.filters |= {"cell": _cell, "inline": _inline}
     made.tests |= {"numeric": _numeric}
     return made
 
@@ -79,6 +81,13 @@ def _environment() -> "Environment":
 @cache
 def _static(name: str) -> str:
     return (files("condense.report") / "static" / name).read_text(encoding="utf-8")
+
+
+def _inline(text: str) -> "Markup":
+    """A paragraph as HTML: what stands between backticks is code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _cell(value: Any) -> str:

@@ -24,6 +24,7 @@ from condense.study.workers import Workers
 from condense.training.evaluate import KIND, Evaluation, Task
 from condense.training.protocol import PROTOCOLS
 from condense.training.score import Score
+from condense.words import counted
 
 FILE_NAME = "evaluations.sqlite"  # inside a run folder
 
@@ -160,7 +161,7 @@ def _tell_time(bench: Evaluation, left: Sequence[Task]) -> None:
     if worth_compiling(3.0 * bench.protocols[0].epochs * pixels):
         with notice("timing a few steps, to tell how long the evaluation takes", quiet=False):
             seconds = bench.seconds(left)
-        print(f"{len(left)} networks: {until(seconds)}", file=sys.stderr, flush=True)
+        print(f"{counted(len(left), 'network')}: {until(seconds)}", file=sys.stderr, flush=True)
 
 
 def rows(run: str | Path, condensed: CondensedSet) -> list[Row]:

@@ -28,6 +28,7 @@ from condense.runs.ranks import Ranks
 from condense.runs.setup import make_learner, make_pool
 from condense.training.evaluate import Evaluation
 from condense.training.pool import seconds_a_step
+from condense.words import counted
 
 NETWORKS = 20
 """The networks of an evaluation that is timed: as many as `evaluate` trains by default."""
@@ -81,8 +82,8 @@ class Rehearsal:
     @property
     def text(self) -> str:
         """The work in words."""
-        pool = f"{self.recipe.pool} networks to match under, " if self.recipe.pool else ""
-        return f"{pool}{self.recipe.steps} steps"
+        pool, steps = self.recipe.pool, counted(self.recipe.steps, "step")
+        return f"{counted(pool, 'network')} to match under, {steps}" if pool else steps
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, rounded; `peak_memory_MB` is in 10^6 bytes."""

@@ -147,11 +147,20 @@ class Study(Generic[T]):
 
     def results(self) -> dict[T, dict[str, Any]]:
         """The results of the finished tasks, in the order of the tasks."""
+        return {task: trial.result for task, trial in self._finished.items()}
+
+    @property
+    def seconds(self) -> float:
+        """How long the finished tasks took, one after the other."""
+        return sum(trial.seconds for trial in self._finished.values())
+
+    @property
+    def _finished(self) -> dict[T, Trial]:
         stored = {
             key: trial for kind in self._kinds for key, trial in self.store.find(kind).items()
         }
         trials_of_tasks = ((task, stored.get(self.key(task))) for task in self.tasks)
-        return {task: trial.result for task, trial in trials_of_tasks if trial is not None}
+        return {task: trial for task, trial in trials_of_tasks if trial is not None}
 
     @property
     def _kinds(self) -> list[str]:

@@ -183,7 +183,7 @@ def test_when_the_time_is_up_what_is_finished_is_reported(
     assert len(part.rows) == part.total - part.left
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["left"] == part.left
-    assert "still to be tested" in (tmp_path / "run" / "report.html").read_text()
+    assert "Still to be tested" in (tmp_path / "run" / "report.html").read_text()
     again = resume(tmp_path / "run", minutes=1e-4, quiet=True)
     # Python drops an exception in some places: the alarm then ends the work after a task.
     assert again.rows.items() >= part.rows.items()

@@ -557,7 +557,7 @@ def test_pictures_are_turned_as_their_exif_orientation_says(tmp_path, capsys):
     assert len(train) == 12
     for pixels in train.pixels:
         assert np.array_equal(pixels.numpy(), upright.transpose(2, 0, 1))
-    assert "14 of 16 pictures were turned upright" in capsys.readouterr().err
+    assert "turned 14 of 16 pictures upright" in capsys.readouterr().err
 
 
 def test_a_portrait_photo_of_a_camera_is_cut_as_it_is_seen(tmp_path):

@@ -3,12 +3,14 @@
 import csv
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 import cli
 from condense import UserError, load_dataset
@@ -16,6 +18,7 @@ from condense.study import workers as processes
 from condense.study.workers import Workers
 from nas.explore import explore
 from nas.free import BASELINES
+from nas.incumbents import report_of
 from nas.sampler import SAMPLERS, Proposals
 from nas.spaces import SPACES, convnet720, nasbench201, space
 from nas.spaces.convnet720 import GRID
@@ -246,7 +249,12 @@ def test_the_command_tells_regret_against_cost(digits, tmp_path, table, monkeypa
     blind += ["--workers", "0", "--strategy", "random"]
     monkeypatch.setattr(sys, "argv", ["cli.py", "nas", "search", *blind])
     cli.main()
-    title, headers, row, _ = capsys.readouterr().out.splitlines()
+    title, headers, row, *files = capsys.readouterr().out.splitlines()
+    assert [Path(file).name for file in files] == [
+        "incumbents.csv",
+        "incumbents.json",
+        "report.html",
+    ]
     assert title == "no reference, so that no regret is known, and the best at the end"
     assert headers.split() == ["strategy", "index", "arch"]
     assert row.startswith("random ")
@@ -256,3 +264,20 @@ def test_the_command_tells_regret_against_cost(digits, tmp_path, table, monkeypa
     assert {row["strategy"] for row in told["incumbents"]} == {
         "random", "evolution", "halving", "free"
     }  # fmt: skip
+
+
+def test_the_report_tells_the_command_that_searches_again(digits, tmp_path, table):
+    choices = {"budget": 6, "only": {"depth": ["1"], "pool": ["none", "max"]}, "reference": None}
+    choices |= {"space_name": "convnet720", "strategies": ["random", "free"]}
+    _explore(digits, tmp_path / "run", table, **choices)
+    made = json.loads((tmp_path / "run" / "incumbents.json").read_text())["made"]
+    assert made["trainings"] == 6
+    (told,) = (block for section in report_of(tmp_path / "run").sections
+               for block in section.blocks if block.kind == "command")  # fmt: skip
+    *again, _ = shlex.split(told.text)
+    result = CliRunner().invoke(cli.cli, [*again[1:], str(tmp_path / "again"), "--workers", "0"])
+    assert result.exit_code == 0, result.output
+    first, second = (tmp_path / name / "incumbents.csv" for name in ("run", "again"))
+    assert first.read_bytes() == second.read_bytes()
+    result = CliRunner().invoke(cli.cli, ["report", str(tmp_path / "run")])
+    assert result.output.strip() == str(tmp_path / "run" / "report.html")

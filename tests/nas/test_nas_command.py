@@ -86,7 +86,7 @@ def test_a_search_from_start_to_end(tmp_path: Path) -> None:
         cwd=tmp_path, check=True, capture_output=True, text=True,
     )  # fmt: skip
     assert re.match("[0-7] of 8 trainings done", begun.stdout)
-    assert "of 8 trainings are still to be made" in begun.stdout
+    assert " of 8 trainings; resume the search" in begun.stdout
     ended = subprocess.run(
         [*command, "--resume", "runs/a", *threads],
         cwd=tmp_path,

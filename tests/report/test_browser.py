@@ -9,7 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 import cli
+from benchmarks import draw
 from condense.report.page import write
+from nas.incumbents import Exploration, Incumbent
 from nas.ranking import Ranking
 from nas.report import report
 
@@ -68,13 +70,42 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
+@pytest.fixture(scope="module")
+def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a search within a budget: two strategies and what is free."""
+    ends = {"random": [0.2, 0.1, 0.1], "evolution": [0.2, 0.05, 0.0], "free": [0.08]}
+    found = [
+        Incumbent(name, 0 if name == "free" else 5 * (at + 1), round(1e4 * regret), regret)
+        for name, regrets in ends.items()
+        for at, regret in enumerate(regrets)
+    ]
+    made = {"command": "condensekit nas search --space nasbench201", "environment": {"torch": "2"}}
+    made |= {"trainings": 30, "seconds": 100.0, "settings": {"dataset": "digits"}}
+    folder = tmp_path_factory.mktemp("explored")
+    Exploration(folder, "nasbench201", 15, found, ["halving"], best=0.9, made=made).save()
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a table of accuracies, from its kept numbers."""
+    folder = tmp_path_factory.mktemp("table")
+    draw.draw(folder, "tables_order_cpu")
+    return folder / "tables_order_cpu.html"
+
+
+@pytest.fixture(scope="module")
+def pages(runs: Path, search: Path, stream: Path, explored: Path, table: Path) -> dict[str, Path]:
+    """A page of every kind by name."""
+    found = {"dm": runs / "dm" / "report.html", "both": runs / "both.html", "table": table}
+    return found | {"nas": search, "continual": stream, "explored": explored}
+
+
 @pytest.mark.parametrize(("width", "theme"), [(360, "light"), (1280, "light"), (1280, "dark")])
 def test_every_kind_of_report_fits_and_can_be_read_by_all(
-    runs: Path, search: Path, stream: Path, shown: Show, width: int, theme: str, tmp_path: Path
+    pages: dict[str, Path], shown: Show, width: int, theme: str, tmp_path: Path
 ) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    pages = {"dm": runs / "dm" / "report.html", "both": runs / "both.html"}
-    pages |= {"nas": search, "continual": stream}
     for name, file in pages.items():
         page = shown(file, width, theme)
         page.screenshot(path=tmp_path / f"{name}-{width}-{theme}.png", full_page=True)
@@ -86,6 +117,63 @@ def test_every_kind_of_report_fits_and_can_be_read_by_all(
         found = axe.run(page).response["violations"]
         serious = [one["id"] for one in found if one["impact"] in ("serious", "critical")]
         assert serious == [], (name, [one for one in found if one["id"] in serious])
+
+
+PAPER = 688
+"""The width between the margins of A4, in CSS pixels."""
+WIDER = """width => [...document.querySelectorAll("main *")].filter((part) => {
+    const box = part.getBoundingClientRect(), style = getComputedStyle(part);
+    return box.width && style.clipPath === "none" && (box.right > width + 1
+        || (style.overflowX !== "visible" && part.scrollWidth > part.clientWidth + 1));
+}).map((part) => part.outerHTML.slice(0, 200))"""
+"""The parts of a page that go beyond its width, or show less of what they hold."""
+DARK = """() => [...document.querySelectorAll("html, body, main, main *")].filter((part) => {
+    const color = getComputedStyle(part).backgroundColor;
+    const most = color.startsWith("color") ? 1 : 255;
+    const [red, green, blue, alpha] = color.match(/[\\d.]+/g);
+    return (alpha ?? 1) > 0 && Math.max(red, green, blue) < most / 2;
+}).map((part) => part.outerHTML.slice(0, 200))"""
+
+
+def test_every_kind_of_report_can_be_printed(pages: dict[str, Path], shown: Show) -> None:
+    for name, file in pages.items():
+        page = shown(file, 1280, "dark")
+        screen = page.evaluate(DARK)
+        page.emulate_media(media="print", color_scheme="dark")
+        page.set_viewport_size({"width": PAPER, "height": 900})
+        assert page.evaluate(WIDER, PAPER) == [], name
+        assert screen, name
+        assert page.evaluate(DARK) == [], name
+        assert not any(one.is_visible() for one in page.locator("input, select, .more").all())
+
+
+def test_a_search_within_a_budget_tells_its_incumbents(explored: Path, shown: Show) -> None:
+    page = shown(explored)
+    rows = page.locator("table.sortable").last.locator("tbody tr")
+    assert rows.count() == 7
+    assert rows.locator("svg.cell").count() == 7
+    page.get_by_role("button", name="regret, points").last.click()
+    assert rows.first.locator("td").all_inner_texts()[:3] == ["evolution", "15", "0.00"]
+    page.locator(".role-mark.mark-symbol path").last.hover()
+    tooltip = page.locator("#vg-tooltip-element.visible")
+    tooltip.wait_for()
+    assert "nor_conv" in tooltip.inner_text()
+    assert "halving is not at its end" in page.locator("main").inner_text()
+
+
+def test_a_table_of_accuracies_has_the_papers_figures_beside(table: Path, shown: Show) -> None:
+    page = shown(table)
+    row = page.locator("tbody tr").filter(has_text="datadam, scale 100")
+    mean, among, sets, paper = row.locator("td").all_inner_texts()[1:]
+    assert (len(among.split(" to ")), sets, paper) == (2, "8 x 1", "54.2 \u00b1 0.8")
+    page.locator(".role-mark.mark-symbol path").last.hover()
+    tooltip = page.locator("#vg-tooltip-element.visible")
+    tooltip.wait_for()
+    assert "published" in tooltip.inner_text()
+    page.get_by_role("button", name="test accuracy").click()
+    means = [float(cell) for cell in page.locator("tbody td:nth-child(2)").all_inner_texts()[:7]]
+    assert means == sorted(means)
+    assert float(mean) in means
 
 
 def test_a_slider_shows_the_steps_and_a_click_enlarges_an_image(runs: Path, shown: Show) -> None:

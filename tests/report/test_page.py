@@ -114,7 +114,7 @@ def test_tiles_lie_by_class_and_show_the_start_and_the_end() -> None:
 def test_images_that_have_no_room_are_counted() -> None:
     block = frames.pictures(make_set([10, 20, 30], [0, 0, 1], side=1024))
     assert block.classes == (("cat", 1), ("dog", 1))
-    assert block.note == "1 of 3 images are not shown."
+    assert block.note == "Not shown: 1 of 3 images."
 
 
 def test_a_history_is_thinned_and_cut_where_a_run_goes_on(tmp_path: Path) -> None:

@@ -80,9 +80,9 @@ def test_show_lists_what_was_measured(runs):
     evaluated(runs[0], *held_out, "--protocol", "datadam-code")
     text = invoke("show", runs[0])
     assert (
-        "3 network(s) by dm with augment dsa-noflip, epochs 5, on 362 test images of digits" in text
+        "3 networks by dm with augment dsa-noflip, epochs 5, on 362 test images of digits" in text
     )
-    assert "1 network(s) by datadam-code with augment dsa-noflip, epochs 5" in text
+    assert "1 network by datadam-code with augment dsa-noflip, epochs 5" in text
     rows = json.loads(invoke("show", runs[0], "--json"))["evaluations"]
     (row,) = [row for row in rows if row["network"] == "convnet-d2-w8-instance-relu-avg"]
     score = measured["networks"]["convnet-d2-w8"]
@@ -129,7 +129,7 @@ def test_a_damaged_store_is_one_line(runs):
 
 def test_at_the_end_of_the_time_it_says_what_is_left(runs):
     text = invoke("evaluate", *runs, *LONG, "--minutes", "0.000001")
-    assert "note: 32 of 32 networks are still to be trained" in text
+    assert "note: still to be trained: 32 of 32 networks" in text
     assert text.rstrip().endswith("; the same command goes on")
     document = evaluated(*runs, *LONG, "--minutes", "0.000001")
     assert (document["networks"], document["done"], document["total"]) == ({}, 0, 32)

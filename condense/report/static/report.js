@@ -9,9 +9,9 @@ const CONFIG = {
   view: { stroke: null },
   axis: {
     labelColor: "var(--dim)", titleColor: "var(--ink)", gridColor: "var(--line)", domainColor: "var(--dim)",
-    tickColor: "var(--line)", labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", labelLimit: 220,
+    tickColor: "var(--line)", labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", titlePadding: 10, labelLimit: 220,
   },
-  legend: { labelColor: "var(--ink)", titleColor: "var(--ink)", labelFontSize: 12, labelLimit: 400, orient: "top", columns: 0 },
+  legend: { labelColor: "var(--ink)", titleColor: "var(--ink)", labelFontSize: 12, orient: "top" },
   header: { labelColor: "var(--ink)", titleColor: "var(--ink)" },
   range: { category: Array.from({ length: 8 }, (_, n) => `var(--c${n + 1})`) },
   mark: { color: "var(--c1)" },
@@ -23,13 +23,67 @@ async function draw(place, spec) {
   const inner = document.createElement("div");
   inner.setAttribute("aria-hidden", "true"); // the place has a label of its own
   place.replaceChildren(inner);
-  const labels = { axis: { ...CONFIG.axis, labelLimit: Math.min(260, place.clientWidth * 0.4) } };
-  const options = { renderer: "svg", actions: false, logLevel: vega.Error, config: { ...CONFIG, ...labels } };
+  const width = place.clientWidth;
+  const axis = { ...CONFIG.axis, labelLimit: Math.min(260, width * 0.4) };
+  const legend = { ...CONFIG.legend, labelLimit: width - 40, columns: width < 420 ? 1 : 0 };
+  const options = { renderer: "svg", actions: false, logLevel: vega.Error, config: { ...CONFIG, axis, legend } };
   return (await vegaEmbed(inner, { width: "container", ...spec }, options)).view;
 }
 
 for (const figure of document.querySelectorAll(".chart")) {
   draw(figure.querySelector(".plot"), JSON.parse(figure.querySelector("script").textContent));
+}
+
+// ---- architectures: cells of NAS-Bench-201 as small graphs
+
+const SVG = "http://www.w3.org/2000/svg";
+const NODES = [[8, 28], [34, 10], [58, 46], [84, 28]];
+const OPERATIONS = {
+  nor_conv_3x3: ["var(--c1)", "3"], nor_conv_1x1: ["var(--c3)", "1"], avg_pool_3x3: ["var(--c2)", "p"], skip_connect: ["var(--c6)", ""],
+};
+
+// A cell of NAS-Bench-201: |op~0|+|op~0|op~1|+|op~0|op~1|op~2|, drawn as a small graph.
+function drawing(name) {
+  const edges = name.split("+").flatMap((node, to) =>
+    [...node.matchAll(/([a-z0-9_]+)~(\d)/g)].map(([, operation, from]) => [operation, Number(from), to + 1]),
+  );
+  if (!name.startsWith("|") || !edges.length) return null;
+  const svg = document.createElementNS(SVG, "svg");
+  const add = (kind, attributes, text) => {
+    const part = document.createElementNS(SVG, kind);
+    for (const [attribute, value] of Object.entries(attributes)) part.setAttribute(attribute, value);
+    if (text) part.textContent = text;
+    svg.append(part);
+  };
+  svg.setAttribute("viewBox", "0 0 92 56");
+  svg.setAttribute("class", "cell");
+  svg.setAttribute("aria-hidden", "true");
+  for (const [operation, from, to] of edges) {
+    if (!(operation in OPERATIONS)) continue; // none: no edge
+    const [color, letter] = OPERATIONS[operation];
+    const [[x1, y1], [x2, y2]] = [NODES[from], NODES[to]];
+    const bend = from === 0 && to === 3 ? 26 : 0;
+    const middle = [(x1 + x2) / 2, (y1 + y2) / 2 + bend];
+    const path = `M${x1} ${y1} Q${middle[0]} ${middle[1] + bend} ${x2} ${y2}`;
+    const dash = operation === "skip_connect" ? "3 2" : "none";
+    add("path", { d: path, fill: "none", stroke: color, "stroke-width": 2, "stroke-dasharray": dash });
+    add("text", { x: middle[0] + 1, y: middle[1] - 2 }, letter);
+  }
+  for (const [cx, cy] of NODES) add("circle", { cx, cy, r: 3.5, fill: "var(--ink)" });
+  return svg;
+}
+
+// The value of a cell below a header; architectures that can be drawn are.
+function fill(box, header, value) {
+  const graph = header === "arch" && drawing(value);
+  if (!graph) {
+    box.textContent = value;
+    return;
+  }
+  const label = document.createElement("span");
+  label.className = "unseen";
+  label.textContent = box.title = value;
+  box.replaceChildren(label, graph);
 }
 
 // ---- tables: a click on a header sorts by its column, numbers as numbers
@@ -69,6 +123,8 @@ function sorted(items, keyOf, down) {
 
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
+  const arch = [...table.tHead.rows[0].cells].findIndex((header) => header.textContent === "arch");
+  if (arch >= 0) [...body.rows].forEach(({ cells }) => fill(cells[arch], "arch", cells[arch].textContent));
   if (body.rows.length < 2) continue;
   sortHeaders([...table.tHead.rows[0].cells], (column, down) =>
     body.append(...sorted([...body.rows], (row) => key(row.cells[column].textContent.trim()), down)),
@@ -109,9 +165,11 @@ function viewer(pictures) {
     return frame;
   });
   const chosen = pictures.querySelectorAll(".tiles.chosen");
+  const head = pictures.querySelector(".head p:last-child");
   let shown = frames.length - 1;
   const show = (number) => {
     shown = number;
+    if (head) head.textContent = frames[number].label;
     chosen.forEach((tiles) => tiles.style.setProperty("--frame", frames[number].url));
   };
   pictures.querySelectorAll(".tiles.start").forEach((tiles) => tiles.style.setProperty("--frame", frames[0].url));
@@ -187,43 +245,6 @@ document.querySelectorAll(".pictures").forEach(viewer);
 
 // ---- candidates: a chart of two columns and a table, which show the same choice
 
-const SVG = "http://www.w3.org/2000/svg";
-const NODES = [[8, 28], [34, 10], [58, 46], [84, 28]];
-const OPERATIONS = {
-  nor_conv_3x3: ["var(--c1)", "3"], nor_conv_1x1: ["var(--c3)", "1"], avg_pool_3x3: ["var(--c2)", "p"], skip_connect: ["var(--c6)", ""],
-};
-
-// A cell of NAS-Bench-201: |op~0|+|op~0|op~1|+|op~0|op~1|op~2|, drawn as a small graph.
-function drawing(name) {
-  const edges = name.split("+").flatMap((node, to) =>
-    [...node.matchAll(/([a-z0-9_]+)~(\d)/g)].map(([, operation, from]) => [operation, Number(from), to + 1]),
-  );
-  if (!name.startsWith("|") || !edges.length) return null;
-  const svg = document.createElementNS(SVG, "svg");
-  const add = (kind, attributes, text) => {
-    const part = document.createElementNS(SVG, kind);
-    for (const [attribute, value] of Object.entries(attributes)) part.setAttribute(attribute, value);
-    if (text) part.textContent = text;
-    svg.append(part);
-  };
-  svg.setAttribute("viewBox", "0 0 92 56");
-  svg.setAttribute("class", "cell");
-  svg.setAttribute("aria-hidden", "true");
-  for (const [operation, from, to] of edges) {
-    if (!(operation in OPERATIONS)) continue; // none: no edge
-    const [color, letter] = OPERATIONS[operation];
-    const [[x1, y1], [x2, y2]] = [NODES[from], NODES[to]];
-    const bend = from === 0 && to === 3 ? 26 : 0;
-    const middle = [(x1 + x2) / 2, (y1 + y2) / 2 + bend];
-    const path = `M${x1} ${y1} Q${middle[0]} ${middle[1] + bend} ${x2} ${y2}`;
-    const dash = operation === "skip_connect" ? "3 2" : "none";
-    add("path", { d: path, fill: "none", stroke: color, "stroke-width": 2, "stroke-dasharray": dash });
-    add("text", { x: middle[0] + 1, y: middle[1] - 2 }, letter);
-  }
-  for (const [cx, cy] of NODES) add("circle", { cx, cy, r: 3.5, fill: "var(--ink)" });
-  return svg;
-}
-
 const PAGE = 25;
 
 function explorer(place) {
@@ -254,22 +275,15 @@ function explorer(place) {
         const line = document.createElement("tr");
         row.forEach((cell, column) => {
           const box = line.insertCell();
-          const graph = headers[column] === "arch" && drawing(cell);
           if (typeof cell === "number") box.className = "number";
-          if (graph) {
-            const label = document.createElement("span");
-            label.className = "unseen";
-            label.textContent = box.title = cell;
-            box.append(graph, label);
-          } else {
-            box.textContent = cell ?? "diverged";
-          }
+          fill(box, headers[column], cell ?? "diverged");
         });
         return line;
       }),
     );
     find("output").value = `${shown.length} of ${rows.length}`;
     more.hidden = shown.length <= choice.length;
+    find("caption").textContent = more.hidden ? "" : `The first ${choice.length} of ${shown.length}`;
   };
 
   const chart = async () => {
