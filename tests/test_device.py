@@ -3,6 +3,7 @@
 import ctypes
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,6 +57,6 @@ def test_the_precision_of_a_gpu_is_told_in_words(
     half: bool, convolutions: bool, products: bool, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("condense.device.fast_bfloat16", lambda device: half)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", convolutions)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", products)
+    monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace(allow_tf32=convolutions))
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=products))
     assert precision(torch.device("cuda")) == told

@@ -148,12 +148,14 @@ class InBfloat16(nn.Module):
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         super().__init__()
         self.network, self._device = network.to(device), device
-        self._run: Callable[[Tensor], Tensor] = self.network
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits, float32 [N, num_classes]."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=fast_bfloat16(self._device)):
-            return self._run(images).float()
+            return self._answer(images).float()
+
+    def _answer(self, images: Tensor) -> Tensor:
+        return self.network(images)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
         """A copy of the plain network, since compiled code uses the weights of the original."""
@@ -170,7 +172,10 @@ class Accelerated(InBfloat16):
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         super().__init__(network.to(memory_format=LAYOUT[device.type]), device)
-        self._run = Compiled(network)
+        self._compiled = Compiled(network)
+
+    def _answer(self, images: Tensor) -> Tensor:
+        return self._compiled(images)
 
 
 class InBlocks(nn.Module):
