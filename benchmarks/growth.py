@@ -79,11 +79,13 @@ MEASURES: dict[str, Callable[[int, Path], dict[str, float]]] = {"trials": trials
 
 
 def slopes(points: list[dict[str, Any]]) -> dict[str, float]:
-    """The slope of the logarithms of each time against the size.
+    """The slope of the logarithms of each time against the size; none of a single point.
 
     >>> slopes([{"size": 1, "read_s": 2.0}, {"size": 100, "read_s": 200.0}])
     {'read_s': 1.0}
     """
+    if len(points) < 2:
+        return {}
     sizes = np.log([point["size"] for point in points])
     return {
         name: round(float(np.polyfit(sizes, np.log([point[name] for point in points]), 1)[0]), 6)
@@ -120,29 +122,36 @@ class Asked:
 @click.command(cls=Benchmark, asked=Asked)
 def main(asked: Asked) -> None:
     """Measure the processor time of stores and of folders of images by their size."""
-    curves: dict[str, Any] = {}
-    lines = ["Seconds of the processor, so that other work on the machine does not count.", ""]
+    curves: dict[str, list[dict[str, Any]]] = {}
     for curve in asked.curve:
-        points: list[dict[str, Any]] = []
         _measured(curve, 2 * _CLASSES)  # libraries load at their first use
         for size in (size for size in SIZES[curve] if size <= (asked.most or size)):
             rounds = [_measured(curve, size) for _ in range(asked.rounds)]
-            points.append({"size": size, **least(rounds)})
-            click.echo(f"{curve} {points[-1]}")
-        slope = slopes(points)
-        curves[curve] = {"points": points, "slopes": slope}
+            point = {"size": size, **least(rounds)}
+            click.echo(f"{curve} {point}")
+            curves.setdefault(curve, []).append(point)
+            # After every point: a run cut short has shown something.
+            shown = {
+                name: {"points": points, "slopes": slopes(points)}
+                for name, points in curves.items()
+            }
+            document = {"clock": "cpu", "rounds": asked.rounds, "curves": shown}
+            results.write(asked.name, document, table(shown))
+
+
+def table(curves: dict[str, Any]) -> list[str]:
+    """The curves as Markdown."""
+    lines = ["Seconds of the processor, so that other work on the machine does not count.", ""]
+    for name, curve in curves.items():
+        times = [field for field in curve["points"][0] if field.endswith("_s")]
         rows = [
-            [f"{size:,}", *(f"{one:.3f}" for one in times.values())]
-            for size, times in _split(points)
+            [f"{point['size']:,}", *(f"{point[field]:.3f}" for field in times)]
+            for point in curve["points"]
         ]
-        rows.append(["slope of the logarithms", *(f"{one:.2f}" for one in slope.values())])
-        lines += [*markdown((curve, *(name[:-2] for name in slope)), rows), ""]
-        results.write(asked.name, {"clock": "cpu", "rounds": asked.rounds, "curves": curves}, lines)
-
-
-def _split(points: list[dict[str, Any]]) -> list[tuple[int, dict[str, float]]]:
-    """Each size and its times."""
-    return [(point["size"], {k: v for k, v in point.items() if k != "size"}) for point in points]
+        slopes_of = [f"{slope:.2f}" for slope in curve["slopes"].values()]
+        rows += [["slope of the logarithms", *slopes_of]] if slopes_of else []
+        lines += [*markdown((name, *(field[:-2] for field in times)), rows), ""]
+    return lines
 
 
 if __name__ == "__main__":
