@@ -178,16 +178,25 @@ def loops(setting: Setting, device: torch.device) -> dict[str, Reference | Engin
     }
 
 
+def peak_of(loop: Reference | Engine, device: torch.device) -> int:
+    """The most memory, in bytes, that two steps of a loop take; the first one compiles.
+
+    On a GPU both count, since a graph takes its memory when it is captured, and replaying it takes
+    none. On a CPU the second step counts, since the compiler works in the memory of this process.
+    """
+    reset_peak_memory(device)
+    loop.step(0)
+    if device.type == "cpu":
+        reset_peak_memory(device)
+    loop.step(1)
+    return peak_memory(device)
+
+
 def measure(setting: Setting, turns: int, device: torch.device, clock: str) -> dict[str, Any]:
     """Medians, the ratio with its interval (Student's t on logarithms), and the floor."""
     compared = loops(setting, device)
-    compared["engine"].step(0)  # compiles
-    peaks: dict[str, int] = {}
-    # To warm up, too. In this order: on a CPU part of what is freed stays and is counted.
-    for name in ("engine", "reference"):
-        reset_peak_memory(device)
-        compared[name].step(1)
-        peaks[name] = peak_memory(device)
+    # In this order: on a CPU part of what is freed stays and is counted.
+    peaks = {name: peak_of(compared[name], device) for name in ("engine", "reference")}
     times: dict[str, list[float]] = {name: [] for name in compared}
     for turn in range(turns):
         for name, loop in compared.items():

@@ -84,6 +84,26 @@ def reset_peak_memory(device: torch.device) -> None:
             _STATUS.with_name("clear_refs").write_text("5")
 
 
+def precision(device: torch.device) -> str:
+    """In words, the types that networks are computed in on `device`.
+
+    Whether a GPU rounds float32 numbers to TF32 is a setting of PyTorch, which by default does so
+    in convolutions alone. It belongs to the whole process, so it is told here and not changed.
+
+    >>> precision(torch.device("cpu")).endswith("float32")
+    True
+    """
+    half = "bfloat16 if compiled, else " if fast_bfloat16(device) else ""
+    if device.type != "cuda":
+        return f"{half}float32"
+    backends = {
+        "convolutions": torch.backends.cudnn.allow_tf32,
+        "matrix products": torch.backends.cuda.matmul.allow_tf32,
+    }
+    rounded = [what for what, allowed in backends.items() if allowed]
+    return f"{half}float32" + (f", {' and '.join(rounded)} in TF32" if rounded else "")
+
+
 def fast_bfloat16(device: torch.device) -> bool:
     """Whether `device` multiplies matrices faster in bfloat16 than in float32.
 

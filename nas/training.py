@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from condense.data.augment import make_augment
 from condense.data.images import Images
 from condense.data.preprocess import Preprocess
-from condense.networks.accelerate import accelerate
+from condense.networks.accelerate import InBfloat16
 from condense.randomness import derive, generator
 from condense.study.trials import Key
 from condense.training.protocol import Protocol
@@ -41,10 +41,6 @@ FREE_BATCH = 64
 _TEST_BATCH = {"cpu": 50, "cuda": 1000}
 """Images that are tested at once."""
 _STATISTICS_BATCH, _STATISTICS_IMAGES = 250, 2000
-_COMPILING_COSTS = 10
-"""How many times longer than usual a training on a GPU must be to be worth compiling.
-
-A search compiles each network for a single training, so compiling must pay with a margin."""
 
 
 @dataclass(frozen=True, order=True)
@@ -195,11 +191,7 @@ class SearchBench:
         weights = derive(task.seed, "nas/weights")
         sizes = self.regime.sizes
         network = fresh(architecture, shape, self.num_classes, weights, self.device, **sizes)
-        # On a CPU, compiling does not make these networks faster. A step of a cell takes twice as
-        # long, and half of the ConvNets become slower too.
-        on_gpu = self.device.type == "cuda"
-        passed = 3 * protocol.epochs * len(proxy) * shape[1] * shape[2] if on_gpu else 0
-        fast = accelerate(network, passed / _COMPILING_COSTS, self.device)
+        fast = quick(network, self.device)
         losses, diverged = Losses(proxy, protocol), False
         seed = derive(task.seed, "nas/train", architecture.index)
         augment = make_augment(protocol.augment, proxy.preprocess)
@@ -221,6 +213,19 @@ class SearchBench:
         if diverged or not all(map(math.isfinite, (*curve, *scores.values()))):
             return {"loss": curve}, {**dict.fromkeys(scores, math.nan), "diverged": 1.0}
         return {"loss": curve}, {**scores, "diverged": 0.0}
+
+
+def quick(network: nn.Module, device: torch.device) -> nn.Module:
+    """`network` as a search trains it: on a GPU in bfloat16, step by step as CUDA graphs.
+
+    It is never compiled. A search trains each network once, and compiling takes longer than that.
+    On a CPU compiled cells, and half of the ConvNets, would even be slower.
+
+    >>> network = nn.Linear(2, 3)
+    >>> quick(network, torch.device("cpu")) is network
+    True
+    """
+    return network if device.type == "cpu" else InBfloat16(network, device)
 
 
 class Losses:

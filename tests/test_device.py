@@ -3,11 +3,13 @@
 import ctypes
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from condense import UserError
-from condense.device import pick_device
+from condense.device import pick_device, precision
 
 FAULTS = """
 import resource, sys, torch
@@ -41,3 +43,20 @@ def test_on_a_cpu_a_map_is_not_fetched_anew_each_time() -> None:
 def test_an_unknown_device_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="must be auto, cpu or cuda"):
         pick_device(name)
+
+
+@pytest.mark.parametrize(
+    ("half", "convolutions", "products", "told"),
+    [
+        (True, True, False, "bfloat16 if compiled, else float32, convolutions in TF32"),
+        (False, True, True, "float32, convolutions and matrix products in TF32"),
+        (False, False, False, "float32"),
+    ],
+)
+def test_the_precision_of_a_gpu_is_told_in_words(
+    half: bool, convolutions: bool, products: bool, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("condense.device.fast_bfloat16", lambda device: half)
+    monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace(allow_tf32=convolutions))
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=products))
+    assert precision(torch.device("cuda")) == told

@@ -201,8 +201,8 @@ class Recipe:
         if self.pool_training not in TRAININGS:
             raise unknown("training of a pool", self.pool_training, TRAININGS)
 
-    def rate(self, step: int | Tensor) -> float | Tensor:
-        """The learning rate of a step, counted from 0; a tensor where the step is one.
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0.
 
         >>> from condense.methods import DM
         >>> recipe = Recipe(name="mine", method=DM(), lr=2.0, steps=4, schedule="cosine")
@@ -211,9 +211,7 @@ class Recipe:
         """
         if self.schedule == "constant":
             return self.lr
-        part = math.pi * step / self.steps
-        cosine = torch.cos(part) if isinstance(part, Tensor) else math.cos(part)
-        return 0.5 * self.lr * (1 + cosine)
+        return 0.5 * self.lr * (1 + math.cos(math.pi * step / self.steps))
 
     def to_json(self) -> dict[str, Any]:
         """All hyperparameters; `condense.methods.recipes.from_json` reads them back."""

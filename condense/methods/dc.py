@@ -117,8 +117,8 @@ class GradientMatching(Loop):
         velocity, distance = torch.zeros_like(weights), weights.new_zeros(())
         for loop in range(self.method.outer_loops):
             number = step * self.method.outer_loops + loop  # of the matching, over the whole run
-            rows_of = torch.arange(len(self.images)).split(self.per_class)
-            for rows, label in zip(rows_of, self.classes.split(1), strict=True):
+            for place, label in enumerate(self.classes.split(1)):
+                rows = slice(place * self.per_class, (place + 1) * self.per_class)
                 part, gradient = self.gradient(weights, rows, label, number)
                 distance += part
                 self.momentum[rows] = self.recipe.momentum * self.momentum[rows] + gradient
@@ -128,7 +128,7 @@ class GradientMatching(Loop):
         return {"distance": distance / self.method.outer_loops}
 
     def gradient(
-        self, weights: Tensor, rows: Tensor, label: Tensor, number: int
+        self, weights: Tensor, rows: slice, label: Tensor, number: int
     ) -> tuple[Tensor, Tensor]:
         """D of one class, and its gradient with respect to the images at `rows`.
 
@@ -136,9 +136,9 @@ class GradientMatching(Loop):
         """
         real = self.augment.matching(self.real.batch(label, number), label, self.seed, number)
         wanted = self.loss.gradient(weights, real, label.expand(len(real)))[1]
-        leaf = self.images[rows].requires_grad_()
+        leaf = self.images[rows].clone().requires_grad_()
         drawn = self.augment.matching(leaf, label, self.seed, number)
-        labels = label.expand(len(rows))
+        labels = label.expand(len(leaf))
         given = self.loss.gradient(weights, drawn, labels)[1].requires_grad_()
         distance = gradient_distance(self.loss.layers(wanted), self.loss.layers(given))
         # D depends on the images through `given`. The gradient of D with respect to `given` is the

@@ -39,9 +39,12 @@ LAYOUT = {"cpu": torch.channels_last, "cuda": torch.channels_last}
 
 
 class Compiled(Generic[T]):
-    """A function of images [N, ch, H, W], compiled for each shape it is called with.
+    """A function of tensors, compiled for each combination of shapes it is called with.
 
-    If the compiler does not work here, the function runs uncompiled and one warning is printed.
+    Images [N, ch, H, W] are brought into the `LAYOUT` of their device. If the compiler does not
+    work here, the function runs uncompiled and one warning is printed. `draws` tells that random
+    numbers are drawn in it: positions are then multiplied modulo 2**64, which the compiler for GPUs
+    must not turn into 32-bit arithmetic on the position.
 
     >>> mean = Compiled(lambda images: images.mean())
     >>> with torch.compiler.set_stance("force_eager"):  # no need to compile for an example
@@ -51,25 +54,28 @@ class Compiled(Generic[T]):
 
     _warned = False
 
-    def __init__(self, run: Callable[[Tensor], T]) -> None:
-        def call(images: Tensor) -> T:
-            return run(images)
+    def __init__(self, run: Callable[..., T], *, draws: bool = False) -> None:
+        def call(*arguments: Tensor) -> T:
+            return run(*arguments)
 
         # PyTorch compiles a code object for at most eight shapes or models, so each instance gets
         # a code object of its own.
         call.__code__ = call.__code__.replace()
         self._plain = run
         _import_builder()
-        self._compiled: Callable[[Tensor], T] | None = torch.compile(call, dynamic=False)
+        options: Any = {"constant_and_index_propagation": False} if draws else None
+        self._compiled: Callable[..., T] | None = torch.compile(
+            call, dynamic=False, options=options
+        )
         # Compile the backward pass early: a failure can be handled here, but not later, when
         # gradients are first computed.
         autograd_config.force_non_lazy_backward_lowering = True
 
-    def __call__(self, images: Tensor) -> T:
-        images = images.contiguous(memory_format=LAYOUT[images.device.type])
+    def __call__(self, *arguments: Tensor) -> T:
+        arguments = tuple(map(_laid_out, arguments))
         while self._compiled is not None:
             try:
-                return self._compiled(images)
+                return self._compiled(*arguments)
             except torch.OutOfMemoryError:
                 raise
             # The compiler's errors have no narrower type in common.
@@ -77,7 +83,7 @@ class Compiled(Generic[T]):
                 if _unfinished_discarded(error):
                     continue
                 # If the compiler is not to blame, this raises the error again.
-                result = self._plain(images)
+                result = self._plain(*arguments)
                 self._compiled = None
                 if not Compiled._warned:
                     Compiled._warned = True
@@ -88,7 +94,14 @@ class Compiled(Generic[T]):
                         file=sys.stderr,
                     )
                 return result
-        return self._plain(images)
+        return self._plain(*arguments)
+
+
+def _laid_out(tensor: Tensor) -> Tensor:
+    """Images in the memory layout of their device; any other tensor as it is."""
+    if tensor.ndim != 4:
+        return tensor
+    return tensor.contiguous(memory_format=LAYOUT[tensor.device.type])
 
 
 def _import_builder() -> None:
@@ -124,10 +137,33 @@ def _unfinished_discarded(error: Exception) -> bool:
     return bool(unfinished) and not any(path.exists() for path in unfinished)
 
 
-class Accelerated(nn.Module):
-    """A network whose logits are computed by compiled code, in bfloat16 where that is fast.
+class InBfloat16(nn.Module):
+    """A network whose logits are computed in bfloat16 where that is fast; its weights stay float32.
 
-    The weights stay float32.
+    >>> network = InBfloat16(nn.Linear(3, 8), torch.device("cpu"))
+    >>> network(torch.ones(2, 3)).dtype, type(copy.deepcopy(network)).__name__
+    (torch.float32, 'Linear')
+    """
+
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.network, self._device = network.to(device), device
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits, float32 [N, num_classes]."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=fast_bfloat16(self._device)):
+            return self._answer(images).float()
+
+    def _answer(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        """A copy of the plain network, since compiled code uses the weights of the original."""
+        return copy.deepcopy(self.network, memo)
+
+
+class Accelerated(InBfloat16):
+    """A network whose logits are computed by compiled code, in bfloat16 where that is fast.
 
     >>> network = Accelerated(nn.Conv2d(3, 8, 3), torch.device("cpu"))
     >>> type(copy.deepcopy(network)).__name__
@@ -135,18 +171,11 @@ class Accelerated(nn.Module):
     """
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
-        super().__init__()
-        self.network = network.to(device).to(memory_format=LAYOUT[device.type])
-        self._compiled, self._device = Compiled(network), device
+        super().__init__(network.to(memory_format=LAYOUT[device.type]), device)
+        self._compiled = Compiled(network)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """The logits, float32 [N, num_classes]."""
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=fast_bfloat16(self._device)):
-            return self._compiled(images).float()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
-        """A copy of the plain network, since the compiled code uses the weights of the original."""
-        return copy.deepcopy(self.network, memo)
+    def _answer(self, images: Tensor) -> Tensor:
+        return self._compiled(images)
 
 
 class InBlocks(nn.Module):

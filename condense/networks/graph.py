@@ -53,7 +53,7 @@ class Graphed(Generic[R]):
         if shapes not in self._captured and not self._failed:
             self._capture(shapes, arguments)
         if shapes not in self._captured:
-            return self._run(*arguments)
+            return self._run(*(_tensor(value, self._device) for value in arguments))
         inputs, replay, result = self._captured[shapes]
         for place, value in zip(inputs, arguments, strict=True):
             place.copy_(value, non_blocking=True) if isinstance(value, Tensor) else place.fill_(
@@ -71,6 +71,8 @@ class Graphed(Generic[R]):
         try:
             replay, result = capture(lambda: self._run(*inputs), self._device)
             self._captured[shapes] = inputs, replay, result
+        except torch.OutOfMemoryError:
+            raise  # a smaller shape may fit
         except RuntimeError as error:
             self._failed = True
             if not Graphed._warned:
@@ -81,9 +83,10 @@ class Graphed(Generic[R]):
                     f"so kernels are launched one by one and slower: {reason}",
                     file=sys.stderr,
                 )
-        with torch.no_grad():
-            for tensor, value in zip(self._state, before, strict=True):
-                tensor.copy_(value)
+        finally:
+            with torch.no_grad():
+                for tensor, value in zip(self._state, before, strict=True):
+                    tensor.copy_(value)
 
 
 def has_graphs(device: torch.device) -> bool:

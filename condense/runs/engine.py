@@ -12,6 +12,10 @@ gradient is known. Apart from the images themselves, memory does not grow with t
 classes, and ranks can share the classes without communicating. BatchNorm joins the classes in its
 statistics, so a network with BatchNorm sees all classes in one chunk.
 
+On a GPU, giving the network its weights is one CUDA graph, and moving a chunk is another, which
+serves all chunks of its size. Draws and augmentation are hundreds of operations on few numbers, so
+they are compiled there, together with the network.
+
 Real images need no gradient. They are described in blocks of a few images, and their descriptors
 are averaged in float32. Where the hardware is fast at bfloat16, a compiled network multiplies in
 it, for real and synthetic images alike; pixels, weights and losses stay float32.
@@ -40,14 +44,13 @@ from condense.networks.accelerate import (
     joins_images,
     worth_compiling,
 )
-from condense.networks.graph import Graphed
+from condense.networks.graph import Graphed, has_graphs
+from condense.runs.chunks import chunks_of
 from condense.sets.mosaics import decode
 from condense.training.pool import Pool
 
-_CHUNK_PIXELS = {"cpu": 50 * 1024, "cuda": 512 * 1024}
-"""Pixels of the synthetic images that a chunk aims at.
-
-They fit into a CPU's cache, and keep a GPU busy with little memory."""
+Moved = tuple[dict[str, Tensor], Tensor, Tensor]
+"""The parts of a chunk's loss, each a scalar, and its images and their momentum after the step."""
 
 
 class Engine(Learner):
@@ -120,7 +123,8 @@ class Engine(Learner):
                 "so ranks cannot share them"
             )
         matched = self.per_class * recipe.formation**2  # decoded synthetic images per class
-        chunks = _chunks(chunk, num_classes, matched * pixels, joint, device, ranks)
+        loads = matched * pixels, recipe.real_batch * pixels
+        chunks = chunks_of(num_classes, *loads, chunk, joint=joint, device=device, ranks=ranks)
         self.chunks = chunks[rank::ranks]
         if not self.chunks:
             raise UserError(
@@ -144,26 +148,25 @@ class Engine(Learner):
             if recipe.calibration and recipe.calibrate_under == "last"
             else None
         )
-        self._graphed = (
-            Graphed(self._step, [self.images, self.momentum]) if device.type == "cuda" else None
-        )
+        self._begin: Callable[..., None] = self._initialise
+        self._drawn: Callable[..., Tensor] = self._draw
+        self._shown: Callable[..., Tensor] = self._show
+        self._advance: Callable[..., Moved] = self._move
+        if compiled and device.type == "cuda":
+            self._begin = Compiled(self._begin, draws=True)
+            self._drawn = Compiled(self._drawn, draws=True)
+            self._shown = Compiled(self._shown, draws=True)
+        if has_graphs(device):
+            # Nothing that they change outlives the next call, so that no state has to be put back.
+            self._begin = Graphed(self._begin, [self.classes])
+            self._advance = Graphed(self._advance, [self.classes])
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Carry out one step; returns each part of the loss, summed over this engine's classes.
 
-        The sums are scalar tensors on the device. They are valid until the next step, which may
-        overwrite them.
+        The sums are scalar tensors on the device.
         """
-        return self._graphed(step) if self._graphed else self._step(step)
-
-    def _step(self, step: int | Tensor) -> dict[str, Tensor]:
-        if self.recipe.pool:
-            assert self.pool
-            self.pool.draw(self.network, step)
-            if self.last:
-                self.pool.draw_last(self.last.network, step)
-        else:
-            networks.initialise(self.network, self.seed, step)
+        self._begin(step)
         totals: dict[str, Tensor] = {}
         rate = self.recipe.rate(step)
         first = 0
@@ -171,32 +174,59 @@ class Engine(Learner):
         while waiting:
             classes = waiting.pop(0)
             rows = slice(first, first + len(classes) * self.per_class)
+            before = self.images[rows], self.momentum[rows]
             try:
-                parts, gradient = self.gradient(classes, self.images[rows], step)
+                parts, *after = self._advance(classes, *before, step, rate)
             except torch.OutOfMemoryError:
                 if len(classes) == 1 or joins_images(self.network):
                     raise
                 waiting = self._halve(classes, waiting)
                 continue
-            self._move(rows, gradient, rate)
-            if self.last:
-                # It needs less memory than the gradient before, which fitted.
-                parts["calibration"], gradient = self.calibration(classes, self.images[rows], step)
-                self._move(rows, gradient, rate)
-            for name, losses_C in parts.items():
-                totals[name] = totals.get(name, 0) + losses_C.sum()
+            self.images[rows], self.momentum[rows] = after
+            totals = {name: totals.get(name, 0) + part for name, part in parts.items()}
             first = rows.stop
         return totals
 
-    def _move(self, rows: slice, gradient: Tensor, rate: float | Tensor) -> None:
-        """Move the images `rows` by SGD with momentum, at this learning rate.
+    def _initialise(self, step: int | Tensor) -> None:
+        """Give the network the weights of a step."""
+        if self.recipe.pool:
+            assert self.pool
+            self.pool.draw(self.network, step)
+            if self.last:
+                self.pool.draw_last(self.last.network, step)
+        else:
+            networks.initialise(self.network, self.seed, step)
+
+    def _move(
+        self,
+        classes: Tensor,
+        images: Tensor,
+        momentum: Tensor,
+        step: int | Tensor,
+        rate: float | Tensor,
+    ) -> Moved:
+        """What a step makes of the images of `classes`, float32 [C * I, ch, H, W], at this rate.
+
+        They move by SGD with momentum.
+        """
+        parts, gradient = self.gradient(classes, images, step)
+        images, momentum = self._descended(images, momentum, gradient, rate)
+        if self.last:
+            # It needs less memory than the gradient before, which fitted.
+            parts["calibration"], gradient = self.calibration(classes, images, step)
+            images, momentum = self._descended(images, momentum, gradient, rate)
+        return {name: losses_C.sum() for name, losses_C in parts.items()}, images, momentum
+
+    def _descended(
+        self, images: Tensor, momentum: Tensor, gradient: Tensor, rate: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Images and momentum after a move along a gradient.
 
         An optimiser of torch would need the gradients of all chunks at once.
         """
-        self.momentum[rows] = self.recipe.momentum * self.momentum[rows] + gradient
-        self.images[rows] -= rate * self.momentum[rows]
-        if self.recipe.clamp:
-            self.images[rows] = self._preprocess.clamp(self.images[rows])
+        momentum = self.recipe.momentum * momentum + gradient
+        images = images - rate * momentum
+        return self._preprocess.clamp(images) if self.recipe.clamp else images, momentum
 
     def gradient(
         self, classes: Tensor, images: Tensor, step: int | Tensor
@@ -207,8 +237,7 @@ class Engine(Learner):
         [C * I, ch, H, W], ordered by class. Each part is [C]. The gradient is that of the sum of
         all parts with respect to `images`.
         """
-        drawn = self.augment.matching(self.real.batch(classes, step), classes, self.seed, step)
-        real = self.describe.real(drawn, len(classes))
+        real = self.describe.real(self._drawn(classes, step), len(classes))
         leaf = images.detach().requires_grad_()
         synthetic = self.describe.synthetic(self._shown(leaf, classes, step), len(classes))
         parts = self.describe.method.parts(real, synthetic)
@@ -233,7 +262,11 @@ class Engine(Learner):
         (gradient,) = torch.autograd.grad(losses_C.sum(), leaf)
         return losses_C.detach(), gradient
 
-    def _shown(self, images: Tensor, classes: Tensor, step: int | Tensor) -> Tensor:
+    def _draw(self, classes: Tensor, step: int | Tensor) -> Tensor:
+        """The real images of `classes` in a step, augmented: [C * B, ch, H, W]."""
+        return self.augment.matching(self.real.batch(classes, step), classes, self.seed, step)
+
+    def _show(self, images: Tensor, classes: Tensor, step: int | Tensor) -> Tensor:
         """The images of `classes` as networks see them: decoded, augmented as the real ones."""
         decoded = decode(images, self.recipe.formation)
         return self.augment.matching(decoded, classes, self.seed, step)
@@ -346,31 +379,3 @@ def _cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
 
 def _by_class(described: Described, num_classes: int) -> Described:
     return [tensor.unflatten(0, (num_classes, -1)) for tensor in described]
-
-
-def _chunks(
-    chunk: int | None,
-    num_classes: int,
-    pixels_a_class: int,
-    joint: bool,
-    device: torch.device,
-    ranks: int,
-) -> list[Tensor]:
-    """All classes, int64, in chunks of `chunk` classes, or of a number that suits the device.
-
-    That number divides the number of classes, because each further shape would be compiled anew,
-    and leaves every rank at least one chunk, if there are as many classes as ranks.
-    """
-    if joint:
-        if chunk is not None and chunk < num_classes:
-            raise UserError(
-                f"--chunk {chunk}: BatchNorm joins all {num_classes} classes in its statistics; "
-                "leave --chunk out, or use an instance norm"
-            )
-        chunk = num_classes
-    elif chunk is None:
-        most = max(1, min(num_classes // ranks, _CHUNK_PIXELS[device.type] // pixels_a_class))
-        chunk = max(size for size in range(1, most + 1) if num_classes % size == 0)
-    if chunk < 1:
-        raise UserError(f"--chunk {chunk}: it must be 1 or more")
-    return list(torch.arange(num_classes, device=device).split(chunk))

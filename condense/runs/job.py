@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from condense.data.catalogue import Source
+from condense.device import precision
 from condense.errors import UserError, unknown
 from condense.files import load_tensors, save_tensors
 from condense.methods import recipes
@@ -212,7 +213,7 @@ def environment(device: str) -> dict[str, Any]:
     """The software and the machine, `device` (`cpu` or `cuda`) of it.
 
     >>> list(environment("cpu"))
-    ['condensekit', 'torch', 'python', 'machine', 'threads']
+    ['condensekit', 'torch', 'python', 'machine', 'threads', 'precision']
     """
     return {
         "condensekit": version(),
@@ -220,6 +221,7 @@ def environment(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
+        "precision": precision(torch.device(device)),
     }
 
 

@@ -32,6 +32,7 @@ from condense.randomness import derive, uniforms
 from condense.sets.condensed import CondensedSet
 from condense.training import pace
 from condense.training.descent import weights_of
+from condense.training.passes import Passes
 from condense.training.protocol import Protocol
 from condense.training.train import train
 
@@ -233,6 +234,7 @@ def train_pool(
     """
     network, fast = _built(dataset, name, count, protocol, device)
     images, apply = dataset.train, preprocess.to(device).apply
+    pixels = images.pixels.to(device)  # a step on images elsewhere cannot be a CUDA graph
     trained, steps = [], protocol.length(len(images))
     paths = [folder and folder / f"network-{which:02}.safetensors" for which in range(count)]
     there = sum(path is not None and path.exists() for path in paths)
@@ -241,10 +243,10 @@ def train_pool(
             weights = _kept(path)
             if weights is None:
                 begin(network, seed, which)
-                passes = _Passes(network, len(images)) if every_pass else None
+                passes = Passes(network, len(images), torch.float16) if every_pass else None
                 own = derive(seed, "pool", which)
                 train(
-                    fast, images.pixels, images.labels, protocol, own,
+                    fast, pixels, images.labels, protocol, own,
                     prepare=apply, watch=_Told(report, protocol, len(images), which, passes),
                 )  # fmt: skip
                 weights = passes.weights() if passes else weights_of(network).cpu()
@@ -277,8 +279,8 @@ def seconds_a_step(
     True
     """
     _, fast = _built(dataset, name, count, protocol, device)
-    images, apply = dataset.train, preprocess.to(device).apply
-    return pace.seconds_a_step(fast, images.pixels, images.labels, protocol, prepare=apply)
+    pixels, apply = dataset.train.pixels.to(device), preprocess.to(device).apply
+    return pace.seconds_a_step(fast, pixels, dataset.train.labels, protocol, prepare=apply)
 
 
 def _built(
@@ -301,7 +303,7 @@ class _Told:
         protocol: Protocol,
         images: int,
         which: int,
-        further: "_Passes | None",
+        further: Passes | None,
     ) -> None:
         self._report, self._which, self._further, self._step = report, which, further, 0
         self._steps, self._of_a_pass = protocol.length(images), protocol.steps_of_a_pass(images)
@@ -313,25 +315,6 @@ class _Told:
         self._step += 1
         total = math.ceil(self._steps / self._of_a_pass)
         self._report(done + 1, f"network {self._which + 1}, pass {passes + 1} of {total}")
-
-
-class _Passes:
-    """The weights of a network before its training, after every pass and at the end; a `watch`."""
-
-    def __init__(self, network: Network, images: int) -> None:
-        self._network, self._images, self._seen = network, images, 0
-        self._kept = [weights_of(network).cpu().half()]
-
-    def __call__(self, chosen: Tensor, logits: Tensor) -> None:
-        self._seen += len(chosen)
-        if self._seen % self._images == 0:
-            self._kept.append(weights_of(self._network).cpu().half())
-
-    def weights(self) -> Tensor:
-        """All of them, float16 [passes + 1, W]."""
-        if self._seen % self._images:  # the last pass was not a whole one
-            self._kept.append(weights_of(self._network).cpu().half())
-        return torch.stack(self._kept)
 
 
 def _kept(path: Path | None) -> Tensor | None:

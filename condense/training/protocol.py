@@ -8,6 +8,7 @@ from condense.errors import unknown
 from condense.settings import above, at_least, require, within
 
 SCHEDULES = {
+    "constant": "the rate stays as it is",
     "drop": (
         "after pass `(epochs + 1) // 2 + 1` the rate drops to a tenth and the momentum is reset"
     ),
@@ -129,6 +130,8 @@ class Protocol:
         >>> [round(stairs.rate(1, step, steps=6), 2) for step in range(6)]
         [1.0, 1.0, 1.0, 1.0, 0.2, 0.04]
         """
+        if self.schedule == "constant":
+            return self.lr
         if self.schedule == "cosine":
             return 0.5 * self.lr * (1 + math.cos(math.pi * step / steps))
         if self.schedule == "stairs":

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from condense.data.augment import DSA, Augment, Chain, make_augment
 from condense.data.cutmix import cutmix
 from condense.errors import UserError
-from condense.networks.accelerate import LAYOUT, Accelerated, block_size, joins_images
+from condense.networks.accelerate import (
+    LAYOUT,
+    Accelerated,
+    InBlocks,
+    block_size,
+    joins_images,
+)
 from condense.networks.graph import Graphed, has_graphs
 from condense.randomness import generator
 from condense.training.optimizers import SGD, AdamW
@@ -206,11 +212,14 @@ def accuracy(
     device, training = _device_of(network), network.training
     batch = batch or (_TEST_BATCH_CPU if device.type == "cpu" else _TEST_BATCH_GPU)
     network.eval()
+    # A compiled network would be compiled again for the smaller last batch.
+    compiled = isinstance(network, Accelerated)
+    answer = InBlocks(network, min(batch, len(images))) if compiled else network
     correct = torch.zeros((), dtype=torch.int64, device=device)
     for part, truth in zip(images.split(batch), labels.split(batch), strict=True):
         part = part.to(device)
         part = prepare(part) if prepare else part
-        logits = network(part.contiguous(memory_format=_layout(network, device)))
+        logits = answer(part.contiguous(memory_format=_layout(network, device)))
         correct += (logits.argmax(dim=1) == truth.to(device)).sum()
     network.train(training)
     return correct.item() / len(images)

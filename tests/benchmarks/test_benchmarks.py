@@ -19,7 +19,7 @@ import torch
 from click.testing import CliRunner, Result
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import breakdown, demo, judge, recipes, results, scale, trainings
+from benchmarks import breakdown, demo, growth, judge, recipes, results, scale, trainings
 from benchmarks.campaign import __main__ as campaign
 from benchmarks.campaign import workplace
 from condense import CondensedSet, Protocol
@@ -416,6 +416,25 @@ def test_scale_measures_and_draws_every_curve(
     )  # two points are on a line
     assert "slope of the logarithms" in (tmp_path / "tried.md").read_text()
     assert (tmp_path / "tried.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_stores_and_folders_are_timed_by_their_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    monkeypatch.setattr(growth, "SIZES", {"trials": (2, 20, 200), "images": (20, 40, 400)})
+    run(growth.main, "--rounds", 1, "--most", 40, "--name", "tried")
+    curves = json.loads((tmp_path / "tried.json").read_text())["curves"]
+    sizes = {name: [one["size"] for one in curve["points"]] for name, curve in curves.items()}
+    assert sizes == {"trials": [2, 20], "images": [20, 40]}
+    for curve in curves.values():
+        assert all(min(point.values()) > 0 for point in curve["points"])
+        assert curve["slopes"].keys() == curve["points"][0].keys() - {"size"}
+
+
+def test_a_slope_is_the_exponent_of_growth() -> None:
+    points = [{"size": size, "read_s": 0.1 * size**1.5} for size in (10, 100, 1000)]
+    assert growth.slopes(points) == {"read_s": 1.5}
 
 
 @pytest.mark.slow

@@ -5,12 +5,11 @@ What is drawn, by whom, how often; gradients.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
+from launches import Launches
 from scipy import stats
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from condense.data.augment import DSA, Chain, make_augment, suited
 from condense.data.operations import OPERATIONS
@@ -506,20 +505,6 @@ def test_policies_are_seeded_and_stay_pixels(name: str, channels: int) -> None:
     # Images draw on their own: copies of one image come out in several ways.
     copies = augment.training(expand(images[0], 16), seed=3, step=4)
     assert len({tuple(one.flatten().tolist()) for one in copies}) > 5
-
-
-class Launches(TorchDispatchMode):
-    """Counts operations that a GPU would launch a kernel for: those that make no view."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, arguments: Any = (), named: Any = None
-    ) -> Any:
-        self.count += not function.is_view and "empty" not in function.name()
-        return function(*arguments, **(named or {}))
 
 
 @pytest.mark.parametrize("name", ["dsa", "idc", "none", "color+crop"])

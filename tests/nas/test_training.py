@@ -10,13 +10,14 @@ from torch.nn import functional as F
 from condense import CondensedSet, Dataset, Images, Protocol, UserError
 from condense.data.preprocess import make_preprocess
 from condense.methods.selection import select, start
+from condense.networks.accelerate import InBfloat16
 from condense.networks.build import initialise
 from condense.randomness import derive, generator
 from condense.training.train import train
 from nas.proxies import FREE, Proxy, arms_of, make_proxies, seen_held_out
 from nas.spaces import convnet720 as convnet_space
 from nas.spaces import nasbench201
-from nas.training import Regime, SearchBench, SearchTask, settle
+from nas.training import Regime, SearchBench, SearchTask, quick, settle
 
 PLAIN = Protocol(epochs=3, batch=8, lr=0.05, augment="none")
 ARCHITECTURE = convnet_space.architecture("convnet-d1-w32-none-relu-avg")
@@ -421,3 +422,22 @@ def test_proxies_of_other_data_are_refused(dataset, tmp_path):
 def test_wrong_names_of_proxies(dataset, names, message):
     with pytest.raises(UserError, match=message):
         _proxies(dataset, *names)
+
+
+def test_a_network_is_never_compiled_and_on_a_gpu_trained_in_bfloat16(monkeypatch):
+    """Compiling takes longer than the training of the largest candidate."""
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
+    network = torch.nn.Linear(4, 2)
+    assert quick(network, torch.device("cpu")) is network
+    fast = quick(network, torch.device("meta"))  # stands for a GPU: it is moved there
+    assert (type(fast), network.weight.device.type) == (InBfloat16, "meta")
+
+
+def test_in_bfloat16_weights_and_logits_stay_float32(monkeypatch):
+    monkeypatch.setattr("condense.networks.accelerate.fast_bfloat16", lambda device: True)
+    network, types = torch.nn.Linear(4, 2), []
+    network.register_forward_hook(lambda module, inputs, output: types.append(output.dtype))
+    logits = InBfloat16(network, torch.device("cpu"))(torch.ones(1, 4))
+    assert (types, logits.dtype) == ([torch.bfloat16], torch.float32)
+    logits.sum().backward()
+    assert network.weight.grad.dtype == torch.float32

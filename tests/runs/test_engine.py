@@ -4,6 +4,7 @@ The same draws, but loops over classes and images, eager, in the default layout.
 """
 
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from condense.data.augment import make_augment
 from condense.data.batches import RealImages
@@ -21,6 +23,7 @@ from condense.methods import DataDAM
 from condense.methods.base import Diverged, Recipe
 from condense.networks.accelerate import Compiled
 from condense.networks.build import build, initialise
+from condense.runs.chunks import chunks_of
 from condense.runs.engine import Engine
 
 CPU = torch.device("cpu")
@@ -184,6 +187,26 @@ def test_every_rank_has_classes_unless_the_user_asks_for_larger_chunks(ranks: in
     assert sorted(chain(*shares)) == list(range(CLASSES))
 
 
+@pytest.mark.parametrize(
+    ("classes", "ipc", "size", "ranks", "wanted"),
+    [
+        (10, 50, 32, 1, 10),  # CIFAR-10 in one
+        (10, 50, 32, 8, 1),
+        (100, 1, 32, 1, 25),  # 256 real images of 32 classes at most
+        (1000, 50, 64, 1, 2),
+        (1000, 1, 224, 1, 1),  # not even one class fits: one it is
+    ],
+)
+def test_on_a_gpu_a_chunk_has_few_enough_real_and_synthetic_images(
+    classes: int, ipc: int, size: int, ranks: int, wanted: int
+) -> None:
+    place, loads = torch.device("cuda"), (ipc * size * size, 256 * size * size)
+    with FakeTensorMode():
+        chunks = chunks_of(classes, *loads, joint=False, device=place, ranks=ranks)
+    assert {len(chunk) for chunk in chunks} == {wanted}
+    assert len(chunks) >= ranks
+
+
 def test_batch_norm_refuses_chunks() -> None:
     with pytest.raises(UserError, match="BatchNorm joins all 6 classes"):
         engine({"network": "convnet-w16-batch"}, chunk=2)
@@ -281,17 +304,20 @@ def test_every_image_of_a_class_is_as_likely() -> None:
     assert chisquare(drawn.long().bincount(minlength=10).numpy()).pvalue > 1e-4
 
 
-def test_the_step_may_be_a_tensor_as_a_cuda_graph_needs_it() -> None:
-    by_number, by_tensor = engine(), engine()
+@pytest.mark.parametrize("chunk", [None, 4, 2])
+def test_as_graphs_a_step_gives_the_same_bits_and_all_chunks_of_a_size_share_one(
+    chunk: int | None, replays: Any
+) -> None:
+    plain, captured = engine(chunk=chunk), replays.engine(lambda: engine(chunk=chunk))
     for step in range(3):
-        by_number.step(step)
-        by_tensor._step(torch.tensor(step))
-    assert torch.equal(by_number.images, by_tensor.images)
+        assert captured.step(step) == plain.step(step)
+    assert torch.equal(captured.images, plain.images)
+    assert replays.captured == 1 + len({len(classes) for classes in captured.chunks})
 
 
 def test_a_step_never_waits_for_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading a number from a GPU stalls it, and a CUDA graph cannot hold it."""
-    fast, number = engine(), torch.tensor(3)
+    fast, number, rate = engine(), torch.tensor(3), torch.tensor(1.0)
 
     def read(*_: object, **__: object) -> None:
         raise AssertionError("a step read a value on the host")
@@ -308,7 +334,8 @@ def test_a_step_never_waits_for_a_value(monkeypatch: pytest.MonkeyPatch) -> None
         "__index__",
     ):
         monkeypatch.setattr(Tensor, name, read)
-    fast._step(number)
+    fast._initialise(number)
+    fast._move(fast.classes, fast.images, fast.momentum, number, rate)
 
 
 def test_without_a_compiler_it_goes_on_eagerly_and_says_so_once(
@@ -342,15 +369,19 @@ def test_on_a_gpu_the_captured_step_is_the_plain_one() -> None:
     dataset, chosen = dataset_of([20] * CLASSES), recipe()
     start = torch.randn(CLASSES * IPC, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
     preprocess = make_preprocess("standard", dataset)
-    captured, plain = (
-        Engine(
+
+    def on_a_gpu() -> Engine:
+        return Engine(
             dataset, chosen, preprocess, start, seed=7, device=torch.device("cuda"), compiled=False
         )
-        for _ in range(2)
-    )
+
+    captured = on_a_gpu()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("condense.runs.engine.has_graphs", lambda device: False)
+        plain = on_a_gpu()
     on_cpu = engine()
     for step in range(3):
         losses = captured.read(captured.step(step), step + 1)
-        assert losses == pytest.approx(plain.read(plain._step(step), step + 1), rel=1e-4)
+        assert losses == pytest.approx(plain.read(plain.step(step), step + 1), rel=1e-4)
         assert losses == pytest.approx(on_cpu.read(on_cpu.step(step), step + 1), rel=1e-2)
     torch.testing.assert_close(captured.images, plain.images, rtol=1e-3, atol=1e-4)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,3 +116,35 @@ def test_the_command(tmp_path: Path) -> None:
     assert len(wrong.stderr.splitlines()) == 1
     assert "int8" in wrong.stderr
     assert not (tmp_path / "f").exists()
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_as_graphs_an_expert_is_captured_once_for_each_size_of_its_batches(
+    passes: int, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captures = []
+
+    def capture(work: Any, device: torch.device) -> Any:
+        captures.append(1)
+        result = work().clone()
+        return lambda: result.copy_(work()), result
+
+    monkeypatch.setattr("condense.networks.graph.capture", capture)
+    monkeypatch.setattr("condense.training.train.has_graphs", lambda device: True)
+    training = replace(TRAINING, passes=passes, augment="none", batch=1000)
+    train_experts(digits, training, 1, tmp_path, device="cpu", quiet=True)
+    assert len(digits.train) % 1000
+    assert len(captures) == 2
+
+
+def test_the_file_of_an_expert_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    monkeypatch.setattr(
+        "condense.training.experts.load_tensors",
+        lambda path: read.append(path.name) or load_tensors(path),
+    )
+    experts = Experts(folder)
+    ends = [experts.weights(number, 0, 3)[1] for number in (0, 1, 0, 1)]
+    assert sorted(read) == ["expert-0000.safetensors", "expert-0001.safetensors"]
+    assert torch.equal(ends[0], ends[2])
+    assert not torch.equal(ends[0], ends[1])

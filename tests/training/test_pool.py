@@ -23,6 +23,7 @@ from condense.runs.pools import protocol_of
 from condense.runs.rehearsal import rehearse
 from condense.sets.mosaics import decode
 from condense.training.pool import Pool, begin, train_pool
+from condense.training.protocol import Protocol
 
 CPU, NAME, IPC = torch.device("cpu"), "convnet-d2-w8", 2
 
@@ -231,3 +232,22 @@ def test_what_a_pool_is_needed_for_is_refused_without_it(digits: Dataset) -> Non
 def test_a_rehearsal_counts_the_training_of_the_pool(digits: Dataset) -> None:
     told = rehearse(digits, ipc=IPC, recipe=small(digits, pool_steps=100_000, steps=1))
     assert told.total > 100
+
+
+def test_the_images_that_a_pool_is_trained_on_lie_on_its_device(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images that have to be fetched keep a step from becoming a CUDA graph."""
+    seen = []
+
+    def trained(network: Network, images: Tensor, *_: object, **__: object) -> None:
+        seen.append(images.device.type)
+        raise InterruptedError
+
+    monkeypatch.setattr("condense.training.pool.train", trained)
+    with pytest.raises(InterruptedError):
+        train_pool(
+            digits, "convnet-d1-w4", 1, Protocol(epochs=1), seed=0, folder=None,
+            preprocess=make_preprocess("standard", digits), device=torch.device("meta"),
+        )  # fmt: skip
+    assert seen == ["meta"]

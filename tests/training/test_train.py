@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from condense.data.cutmix import cutmix
 from condense.data.preprocess import Standardize
 from condense.errors import UserError
+from condense.networks import accelerate
 from condense.networks.build import build, initialise
 from condense.randomness import generator
 from condense.training.protocol import PROTOCOLS, Protocol, protocol_for
@@ -268,3 +269,25 @@ def test_the_drops_of_the_named_protocols():
 def test_a_protocol_out_of_range_is_refused(wrong):
     with pytest.raises(UserError, match=f"`{next(iter(wrong))}` is"):
         Protocol(**wrong)
+
+
+def test_a_compiled_network_is_tested_in_batches_of_one_shape(monkeypatch):
+    shapes = set()
+
+    class Compiled:
+        def __init__(self, run):
+            self.run = run
+
+        def __call__(self, images):
+            shapes.add(tuple(images.shape))
+            return self.run(images)
+
+    monkeypatch.setattr(accelerate, "Compiled", Compiled)
+    network = build("convnet-d1-w8", (1, 8, 8), 3)
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randn(25, 1, 8, 8, generator=draw)
+    labels = torch.randint(3, (25,), generator=draw)
+    fast = accelerate.Accelerated(network, torch.device("cpu"))
+    assert accuracy(fast, images, labels, 10) == accuracy(network, images, labels, 10)
+    assert accuracy(fast, images[:4], labels[:4], 10) == accuracy(network, images[:4], labels[:4])
+    assert shapes == {(10, 1, 8, 8), (4, 1, 8, 8)}
