@@ -19,6 +19,7 @@ from torch._functorch.aot_autograd import make_boxed_func
 
 from condense.methods import DataDAM
 from condense.networks import base
+from condense.networks.accelerate import Compiled
 from condense.networks.build import build
 
 fused = pytest.importorskip("condense.networks.fused", reason="needs Triton")
@@ -126,3 +127,22 @@ def test_a_program_fits_into_the_registers_of_a_gpu(side: int, tmp_path: Path) -
         needed = registers(kernel, values, side, tmp_path)
         assert "STACK:0 " in needed
         assert "LOCAL:0 " in needed
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_on_a_gpu_compiled_code_with_the_kernels_is_that_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = build("convnet", (3, 32, 32), 10).cuda().to(memory_format=torch.channels_last)
+    images = torch.randn(6, 3, 32, 32, device="cuda", requires_grad=True)
+    method, results = DataDAM(), []
+    for kernels in (True, False):
+        monkeypatch.setattr(base, "_takes_kernels", lambda x, kernels=kernels: kernels)
+        describe = Compiled(lambda images: method.describe(network, images))
+        described = describe(images)
+        (gradient,) = torch.autograd.grad(sum(part.square().sum() for part in described), images)
+        results.append([*described, gradient])
+    for with_them, without in zip(*results, strict=True):
+        assert (
+            with_them - without
+        ).norm() < 1e-2 * without.norm()  # convolutions may round to TF32
