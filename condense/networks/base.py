@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise, starmap
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +141,9 @@ class Staged(Network):
         from condense.networks.fused import norm_relu_pool  # needs Triton
 
         layers, attention = chosen(layers, len(self.bodies)), []
-        for layer, (convolution, norm, _) in enumerate(self.bodies):
+        body: Any
+        for layer, body in enumerate(self.bodies):
+            convolution, norm, _ = body
             # The norm takes away any constant, and so the convolution's bias, which would cost a
             # pass over the map. In training the bias still gets its gradient, which is 0.
             bias = norm.bias
