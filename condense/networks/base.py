@@ -124,7 +124,7 @@ class Staged(Network):
             for layer in (nn.Linear(*sizes), nn.ReLU(inplace=True))
         ]
         self.classifier = nn.Sequential(*layers[:-1])
-        self._has_kernel = all(starmap(_has_kernel, stages))
+        self._fused = all(starmap(_is_fused, stages))
 
     def observe(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         maps = []
@@ -136,7 +136,7 @@ class Staged(Network):
     def attend(
         self, x: Tensor, power: float, layers: Sequence[int] | None
     ) -> tuple[list[Tensor], Tensor]:
-        if not (self._has_kernel and _takes_kernels(x)):
+        if not (self._fused and _takes_kernels(x)):
             return super().attend(x, power, layers)
         from condense.networks.fused import norm_relu_pool  # needs Triton
 
@@ -199,7 +199,7 @@ def _takes_kernels(x: Tensor) -> bool:
     return x.is_cuda and torch.compiler.is_compiling()
 
 
-def _has_kernel(body: nn.Module, pool: nn.Module) -> bool:
+def _is_fused(body: nn.Module, pool: nn.Module) -> bool:
     """Whether `condense.networks.fused` computes what follows the convolution of this stage."""
     layers = [type(layer) for layer in body.children()]
     return (
