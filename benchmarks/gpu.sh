@@ -12,19 +12,21 @@ data=${DATA_DIR:-DATA_DIR} out=${OUT:-OUT}
 step="-m benchmarks.step --device cuda --norm instance --real-batch 256 --turns 20"
 lines=(
   # 1. Captured and compiled passes against the plain ones, and what a failed capture leaves behind.
-  "-m pytest -q tests/networks/test_graph.py tests/runs/test_engine.py tests/training/test_train.py tests/data/test_augment.py"
+  "-m pytest -q tests/networks/test_graph.py tests/networks/test_fused.py tests/runs/test_engine.py tests/training/test_train.py tests/data/test_augment.py"
   # 2. On an H200 at most 4 ms at IPC 50, 20 times as fast as the published loop, 3.7 GB, three times the floor.
   "$step --ipc 1 --ipc 10 --ipc 50 --name step_cuda"
   # 3. The other memory layout. If it is the faster one, change LAYOUT in condense/networks/accelerate.py.
   "$step --ipc 1 --ipc 10 --ipc 50 --layout contiguous --name step_cuda_contiguous"
   # 4. Where the time of a step goes.
   "-m benchmarks.breakdown --device cuda --ipc 10 --ipc 50 --turns 20 --name breakdown_cuda"
-  # 5, 6. Under 8 GB from 10 to 1,000 classes at 64 px and IPC 50; the cost is linear within 10 %.
+  # 5. Between two convolutions: the kernels at most 1.5 times the least time at 32 px, and faster than the compiler's code.
+  "-m benchmarks.kernel --name kernel_cuda"
+  # 6, 7. Under 8 GB from 10 to 1,000 classes at 64 px and IPC 50; the cost is linear within 10 %.
   "-m benchmarks.scale --device cuda --curve classes --name scale_cuda_classes"
   "-m benchmarks.scale --device cuda --curve ipc --curve size --curve ranks --name scale_cuda"
-  # 7. 20 networks at IPC 50 in under 60 s: one by one as graphs, stacked, or as graphs on several streams.
+  # 8. 20 networks at IPC 50 in under 60 s: one by one as graphs, stacked, or as graphs on several streams.
   "-m benchmarks.evaluate --device cuda --ipc 50 --epochs 1000 --repeats 10 --turns 50 --data-dir $data --name evaluate_cuda"
-  # 8. The tables, as often as there is time: each call goes on where the last one ended.
+  # 9. The tables, as often as there is time: each call goes on where the last one ended.
   "-m benchmarks.campaign --workers 8 --minutes 9 --out $out/campaign --data-dir $data"
 )
 number=${1:-0}

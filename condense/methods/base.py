@@ -385,14 +385,3 @@ class Loop(Learner):
         self.images = problem.start.images.to(problem.device, copy=True)
         self.per_class = len(self.images) // len(self.classes)
         self.augment = make_augment(problem.recipe.augment)
-
-
-def widen(values: Tensor) -> Tensor:
-    """Convert `values` to float32 if their type is narrower.
-
-    Half precision is too coarse for sums over channels and means over images.
-
-    >>> widen(torch.ones(2, dtype=torch.bfloat16)).dtype
-    torch.float32
-    """
-    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -26,9 +26,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from condense.methods.base import Learner, Loop, Looping, Problem, widen
+from condense.methods.base import Learner, Loop, Looping, Problem
 from condense.networks import build as networks
 from condense.networks.accelerate import block_size, joins_images
+from condense.networks.base import widen
 from condense.randomness import derive, generator
 from condense.settings import above, at_least, require
 

@@ -20,17 +20,12 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 from torch.nn import functional
 
-from condense.errors import UserError
-from condense.methods.base import Described, Matching, widen
+from condense.methods.base import Described, Matching
 from condense.methods.discrepancy import DISCREPANCIES, mean_error
-from condense.networks.base import Network
+from condense.networks.base import Network, chosen, widen
 from condense.settings import above, at_least, check_literals
 
-_SUMMED: dict[str, list[tuple[int, ...]]] = {
-    "spatial": [(1,)],
-    "channel": [(2, 3)],
-    "both": [(1,), (2, 3)],
-}
+_SUMMED: dict[str, list[tuple[int, ...]]] = {"channel": [(2, 3)], "both": [(1,), (2, 3)]}
 """The dimensions of a map [N, ch, H, W] over which each attention map sums."""
 
 
@@ -95,16 +90,14 @@ class DataDAM(Matching):
         Attention is [N, H_l * W_l] over positions and [N, ch_l] over channels. The embedding is
         [N, D].
         """
-        maps, embedding = network.observe(images)
-        layers = range(len(maps) - 1) if self.layers is None else self.layers
-        if self.layers and not all(0 <= layer < len(maps) for layer in self.layers):
-            raise UserError(
-                f"`layers` is {self.layers}: this network has layers 0 to {len(maps) - 1}"
-            )
-        return [
-            *(attention for layer in layers for attention in self._attention(maps[layer])),
-            widen(embedding),
-        ]
+        if self.attention == "spatial":
+            sums, embedding = network.attend(images, self.power, self.layers)
+        else:
+            maps, embedding = network.observe(images)
+            layers = chosen(self.layers, len(maps))
+            powers = [widen(maps[layer]).abs().pow(self.power) for layer in layers]
+            sums = [each.sum(dim=over) for each in powers for over in _SUMMED[self.attention]]
+        return [*(self._normalised(each.flatten(1)) for each in sums), widen(embedding)]
 
     def parts(self, real: Described, synthetic: Described) -> dict[str, Tensor]:
         """The two terms of each class, [C], with their weights; their sum is the loss."""
@@ -120,12 +113,7 @@ class DataDAM(Matching):
             "mmd": self.loss_scale * self.task_balance * mmd,
         }
 
-    def _attention(self, map_NCHW: Tensor) -> list[Tensor]:
-        powers = widen(map_NCHW).abs().pow(self.power)
-        summed = [powers.sum(dim=over).flatten(1) for over in _SUMMED[self.attention]]
+    def _normalised(self, attention: Tensor) -> Tensor:
         if self.normalise == "none":
-            return summed
-        return [
-            functional.normalize(each, p=2.0 if self.normalise == "l2" else 1.0, dim=1)
-            for each in summed
-        ]
+            return attention
+        return functional.normalize(attention, p=2.0 if self.normalise == "l2" else 1.0, dim=1)

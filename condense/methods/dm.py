@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from condense.methods.base import Described, Matching, widen
+from condense.methods.base import Described, Matching
 from condense.methods.discrepancy import DISCREPANCIES
-from condense.networks.base import Network
+from condense.networks.base import Network, widen
 from condense.settings import above, check_literals
 
 

@@ -1,10 +1,13 @@
 """The interface of a network, and the building blocks that several networks share."""
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import pairwise, starmap
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from condense.errors import UserError
 
 Shape = tuple[int, int, int]
 """The shape of an image: (channels, height, width)."""
@@ -47,9 +50,47 @@ class Network(nn.Module):
         """The embedding: the last map, pooled and flattened, [N, D]."""
         return self.observe(x)[1]
 
+    def attend(
+        self, x: Tensor, power: float, layers: Sequence[int] | None
+    ) -> tuple[list[Tensor], Tensor]:
+        """The spatial attention of `layers`, and the embedding.
+
+        The attention of a layer is the sum over channels of |map| ** power, [N, H_l, W_l], at least
+        float32. `layers` is as in `chosen`.
+        """
+        maps, embedding = self.observe(x)
+        powers = (widen(maps[layer]).abs().pow(power) for layer in chosen(layers, len(maps)))
+        return [each.sum(dim=1) for each in powers], embedding
+
     def forward(self, x: Tensor) -> Tensor:
         """The logits, [N, num_classes]."""
         return self.classifier(self.embed(x))
+
+
+def widen(values: Tensor) -> Tensor:
+    """Convert `values` to float32 if their type is narrower.
+
+    Half precision is too coarse for sums over channels and means over images.
+
+    >>> widen(torch.ones(2, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def chosen(layers: Sequence[int] | None, count: int) -> Sequence[int]:
+    """The layers to match, of a network with `count` layers; None means all but the last.
+
+    Raises `UserError` for a layer that the network does not have.
+
+    >>> list(chosen(None, 3)), list(chosen((0, 2), 3))
+    ([0, 1], [0, 2])
+    """
+    if layers is None:
+        return range(count - 1)
+    if not all(0 <= layer < count for layer in layers):
+        raise UserError(f"`layers` is {layers}: this network has layers 0 to {count - 1}")
+    return layers
 
 
 class Staged(Network):
@@ -83,6 +124,7 @@ class Staged(Network):
             for layer in (nn.Linear(*sizes), nn.ReLU(inplace=True))
         ]
         self.classifier = nn.Sequential(*layers[:-1])
+        self._fused = all(starmap(_is_fused, stages))
 
     def observe(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         maps = []
@@ -90,6 +132,31 @@ class Staged(Network):
             maps.append(body(x))
             x = pool(maps[-1])
         return maps, x.flatten(1)
+
+    def attend(
+        self, x: Tensor, power: float, layers: Sequence[int] | None
+    ) -> tuple[list[Tensor], Tensor]:
+        if not (self._fused and _takes_kernels(x)):
+            return super().attend(x, power, layers)
+        from condense.networks.fused import norm_relu_pool  # needs Triton
+
+        layers, attention = chosen(layers, len(self.bodies)), []
+        body: Any
+        for layer, body in enumerate(self.bodies):
+            convolution, norm, _ = body
+            # The norm takes away any constant, and so the convolution's bias, which would cost a
+            # pass over the map. In training the bias still gets its gradient, which is 0.
+            bias = norm.bias
+            if convolution.bias.requires_grad:
+                bias = bias + 0 * convolution.bias
+            x = convolution._conv_forward(x, convolution.weight, None)
+            of_layer = power if layer in layers else 0.0
+            x, summed = norm_relu_pool(x, norm.weight, bias, eps=norm.eps, power=of_layer)
+            attention.append(summed)
+        return [attention[layer] for layer in layers], x.flatten(1)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.attend(x, power=1.0, layers=())[1]
 
 
 class InstanceNorm(nn.GroupNorm):
@@ -122,6 +189,24 @@ class InstanceNorm(nn.GroupNorm):
         # that number. Otherwise it would compute the root and the division again for each pixel.
         scale = (torch.rsqrt(var + self.eps) * self.weight[:, None, None]).cumsum(dim=2)
         return ((wide - mean) * scale + self.bias[:, None, None]).to(x.dtype)
+
+
+def _takes_kernels(x: Tensor) -> bool:
+    """Whether `x` is on a GPU, in compiled code.
+
+    Such code is for first derivatives. The kernels have no second ones, which some methods need.
+    """
+    return x.is_cuda and torch.compiler.is_compiling()
+
+
+def _is_fused(body: nn.Module, pool: nn.Module) -> bool:
+    """Whether `condense.networks.fused` computes what follows the convolution of this stage."""
+    layers = [type(layer) for layer in body.children()]
+    return (
+        layers == [nn.Conv2d, InstanceNorm, nn.ReLU]
+        and isinstance(pool, nn.AvgPool2d)
+        and (pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode) == (2, 2, 0, False)
+    )
 
 
 def extra_padding(shape: Shape) -> int:
