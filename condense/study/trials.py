@@ -133,8 +133,8 @@ class Trials:
             yield
         except UnicodeDecodeError as error:  # SQLite quotes the damaged name of a table
             raise UserError(
-                f"`{self.path}` is damaged (it names tables by bytes that are no text): restore it, "
-                "or name another file"
+                f"`{self.path}` is damaged (it names tables by bytes that are no text): "
+                "restore it, or name another file"
             ) from error
         except (sqlite3.Error, OSError) as error:
             raise UserError(
