@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Tests start hundreds of interpreters. Where bytecode is not kept, each of them compiles all modules anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-fast coverage faults lint format docs package browser clean
 
 $(VENV)/.installed: pyproject.toml
