@@ -104,7 +104,11 @@ def test_a_thread_that_cannot_write_prints_no_trace(
 
 @pytest.mark.parametrize(
     "text",
-    ["DefaultCPUAllocator: can't allocate memory: you tried ...", "could not create a primitive"],
+    [
+        "DefaultCPUAllocator: can't allocate memory: you tried ...",
+        "could not create a primitive",
+        "can't start new thread",
+    ],
 )
 def test_no_memory_is_said_as_that(
     text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path

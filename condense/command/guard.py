@@ -30,8 +30,9 @@ _NO_MEMORY = (
     "out of memory",
     "Unable to allocate",
     "could not create a primitive",
+    "can't start new thread",
 )
-"""What torch, NumPy and oneDNN say when there is no memory. Not all are `MemoryError`s."""
+"""What torch, NumPy, oneDNN and Python say when there is no memory. Not all are `MemoryError`s."""
 
 
 def run(command: click.Command) -> None:
