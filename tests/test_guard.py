@@ -108,6 +108,7 @@ def test_a_thread_that_cannot_write_prints_no_trace(
         "DefaultCPUAllocator: can't allocate memory: you tried ...",
         "could not create a primitive",
         "can't start new thread",
+        "libfreetype.so.6: failed to map segment from shared object",
     ],
 )
 def test_no_memory_is_said_as_that(
