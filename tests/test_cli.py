@@ -340,7 +340,8 @@ def test_a_truncated_set_is_refused(
 
 def test_work_on_digits_leaves_heavy_libraries_alone(made: Path, tmp_path: Path) -> None:
     """To import them takes longer than small work itself. `torch._dynamo` is PyTorch's compiler."""
-    heavy = "avalanche kornia sklearn scipy.stats matplotlib torchvision torch._dynamo pandas ray"
+    heavy = "avalanche kornia matplotlib pandas ray scipy.stats sklearn sympy torchvision"
+    heavy += " torch._dynamo"
     code = (
         "import sys, cli\n"
         "cli.main()\n"

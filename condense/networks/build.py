@@ -245,7 +245,8 @@ def fresh(make: Callable[[], M], seed: int, device: torch.device) -> M:
     """
     with torch.device("meta"):
         network = make()
-    network.to_empty(device=device)
+    # As `to_empty` does, for which PyTorch imports sympy.
+    network._apply(lambda empty: torch.empty(empty.shape, dtype=empty.dtype, device=device))
     initialise(network, seed, 0)
     return network
 
