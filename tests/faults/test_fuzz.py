@@ -57,7 +57,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "reference.csv": lambda path: load_reference(path, "nasbench201"),
     "tensors.safetensors": load_tensors,
     "set.safetensors": CondensedSet.load,
-    "zca-0.safetensors": lambda path: transforms.find(path.parent, "zca", "0"),
+    f"zca-{'0' * 16}.safetensors": lambda path: transforms.find(path.parent, "zca", "0" * 16),
     "train.parquet": lambda path: hugging_face(f"hf:{path}", None),
     "trials.sqlite": lambda path: contextlib.ExitStack().enter_context(reading(path)).close(),
 }
