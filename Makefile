@@ -3,6 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Tests start hundreds of interpreters. Where bytecode is not kept, each of them compiles all modules anew.
+export PYTHONDONTWRITEBYTECODE :=
+# Neighbouring tests stay in one process, where they share what a module's fixtures make; an idle process takes over.
+PARALLEL := -n auto --dist worksteal
+
 .PHONY: demo test test-fast coverage faults lint format docs package browser clean
 
 $(VENV)/.installed: pyproject.toml
@@ -15,7 +20,7 @@ demo: $(VENV)/.installed  ## condense the embedded digits, compare with random r
 	$(BIN)/python -m benchmarks.demo --out demo
 
 test: $(VENV)/.installed browser  ## the whole suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(PARALLEL)
 
 browser:  ## a Chromium for the tests of reports, which are skipped without one
 	@command -v chromium || command -v chromium-browser || command -v google-chrome \
@@ -23,7 +28,7 @@ browser:  ## a Chromium for the tests of reports, which are skipped without one
 	|| echo "no Chromium could be installed: install one to test reports in a browser"
 
 test-fast: $(VENV)/.installed  ## without the tests marked slow
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(PARALLEL) -m "not slow"
 
 coverage: $(VENV)/.installed  ## which branches the suite does not reach
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q

@@ -80,8 +80,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         stored = json.loads(metadata["condensekit"])
         header = json.loads(stored["header"])
         intact = stored["digest"] == digest(tensors, stored["header"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         intact, header = False, {}
-    if not intact:
+    if not (intact and isinstance(header, dict)):
         raise UserError(f"{path} is damaged: its content does not match its digest")
     return tensors, header

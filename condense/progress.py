@@ -4,11 +4,12 @@ Functions that are told to be `quiet` or not show a `progress`. What lies deeper
 is heard only inside `aloud`, which the command line is.
 """
 
+import _thread
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -98,14 +99,21 @@ def notice(text: str, *, quiet: bool | None = None) -> Iterator[None]:
     >>> with notice("whitening 50,000 images"):
     ...     pass
     """
-    timer = threading.Timer(_PATIENCE, lambda: print(f"{text} ...", file=sys.stderr, flush=True))
-    timer.daemon = True
+    ended = threading.Event()
+
+    def wait() -> None:
+        if not ended.wait(_PATIENCE):
+            print(f"{text} ...", file=sys.stderr, flush=True)
+
     if not (not heard() if quiet is None else quiet):
-        timer.start()
+        # Without memory, the `start` of a `Thread` or `Timer` may wait for ever for a thread that
+        # has ended (python/cpython issue 140746). This does not wait.
+        with suppress(RuntimeError):  # no thread can be started, so nothing is said
+            _thread.start_new_thread(wait, ())
     try:
         yield
     finally:
-        timer.cancel()
+        ended.set()
 
 
 @contextmanager

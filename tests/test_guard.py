@@ -104,7 +104,12 @@ def test_a_thread_that_cannot_write_prints_no_trace(
 
 @pytest.mark.parametrize(
     "text",
-    ["DefaultCPUAllocator: can't allocate memory: you tried ...", "could not create a primitive"],
+    [
+        "DefaultCPUAllocator: can't allocate memory: you tried ...",
+        "could not create a primitive",
+        "can't start new thread",
+        "libfreetype.so.6: failed to map segment from shared object",
+    ],
 )
 def test_no_memory_is_said_as_that(
     text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path

@@ -30,8 +30,13 @@ _NO_MEMORY = (
     "out of memory",
     "Unable to allocate",
     "could not create a primitive",
+    "can't start new thread",
+    "failed to map segment from shared object",
 )
-"""What torch, NumPy and oneDNN say when there is no memory. Not all are `MemoryError`s."""
+"""What torch, NumPy, oneDNN, Python and the loader of libraries say when there is no memory.
+
+Not all are `MemoryError`s.
+"""
 
 
 def run(command: click.Command) -> None:

@@ -71,7 +71,9 @@ def square(image: Any, resolution: int) -> Any:
     >>> square(torch.zeros(2, 3, 30, 40, dtype=torch.uint8), 16).shape
     torch.Size([2, 3, 16, 16])
     """
-    import torchvision.transforms.functional as F
+    if isinstance(image, Tensor) and image.shape[2:] == (resolution, resolution):
+        return image
+    import torchvision.transforms.functional as F  # takes seconds
 
     if isinstance(image, Tensor):  # in chunks, because resizing converts to float32
         resized = (F.resize(chunk, [resolution], antialias=True) for chunk in image.split(1024))

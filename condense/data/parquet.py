@@ -28,6 +28,8 @@ from condense.reading import open_file, usable_path
 
 METADATA = b"huggingface"
 """The key of the schema's metadata under which `datasets` describes the columns."""
+_ROWS = 16
+"""Rows that are read before their size is looked at."""
 _SPLIT = re.compile(r"(train|test|validation|valid|val)(?![a-z])")
 _HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -194,7 +196,7 @@ def _read(path: Path, arrays: Sequence[str]) -> Rows:
             features = _features(schema)
             image, label = _column(path, schema, features, "Image"), _label(path, schema, features)
             wanted = [name for name in arrays if name in schema.names]
-            table = content.read(columns=[image, label, *wanted])
+            table = _table(path, content, [image, label, *wanted])
             if table[label].null_count:
                 raise UserError(f"{path}: {table[label].null_count} images have no label")
             return Rows(
@@ -211,6 +213,16 @@ def _read(path: Path, arrays: Sequence[str]) -> Rows:
             raise UserError(
                 f"{path} is damaged or not a Parquet file of images ({reason})"
             ) from error
+
+
+def _table(path: Path, content: Any, columns: list[str]) -> Any:
+    """Columns of a file, read in parts: what it keeps once may stand in any number of rows."""
+    parts, size, stored = [], 0, path.stat().st_size
+    for part in content.iter_batches(_ROWS, columns=columns):
+        size += part.nbytes
+        check_expanded(path, size, stored)
+        parts.append(part)
+    return pyarrow().Table.from_batches(parts) if parts else content.read(columns=columns)
 
 
 def _features(schema: Any) -> dict[str, Any]:

@@ -15,6 +15,10 @@ Shape = tuple[int, int, int]
 
 Norm = Callable[[int], nn.Module]
 """A normalisation layer, made from the number of channels."""
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+"""Modules that reset their own weights."""
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+"""Modules whose weights are drawn by their number of inputs."""
 
 
 class Network(nn.Module):
@@ -66,6 +70,9 @@ class Network(nn.Module):
         """The logits, [N, num_classes]."""
         return self.classifier(self.embed(x))
 
+    def restore(self) -> None:
+        """Give parameters that no rule draws their first values; a network of ours has none."""
+
 
 def widen(values: Tensor) -> Tensor:
     """Convert `values` to float32 if their type is narrower.
@@ -96,7 +103,8 @@ def chosen(layers: Sequence[int] | None, count: int) -> Sequence[int]:
 class Staged(Network):
     """A chain of stages, followed by a classifier with `hidden` layers.
 
-    A stage is a pair (body, pool); the output of the body is a map.
+    A stage is a pair (body, pool); the output of the body is a map. `embedding_size` is found out
+    if it is not given.
 
     >>> stages = [(conv(1, 6, 3, padding=1), halve())]
     >>> network = Staged(stages, shape=(1, 8, 8), num_classes=10, hidden=(20,))
@@ -110,13 +118,14 @@ class Staged(Network):
         shape: Shape,
         num_classes: int,
         hidden: Sequence[int] = (),
+        embedding_size: int | None = None,
     ) -> None:
         super().__init__()
         bodies, pools = zip(*stages, strict=True)
         self.bodies, self.pools = nn.ModuleList(bodies), nn.ModuleList(pools)
         # Two blank images show the size of the embedding. Networks are built on the meta device,
-        # where this computes nothing.
-        self.embedding_size = self.observe(torch.zeros(2, *shape))[1].shape[1]
+        # where this computes nothing, but PyTorch imports its compiler for it, which takes seconds.
+        self.embedding_size = embedding_size or self.observe(torch.zeros(2, *shape))[1].shape[1]
         widths = [self.embedding_size, *hidden, num_classes]
         layers = [
             layer

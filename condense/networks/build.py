@@ -17,8 +17,15 @@ from torch import Tensor, nn
 
 from condense.errors import UserError, unknown
 from condense.networks import factories
-from condense.networks.base import InstanceNorm, Network, Shape, Staged, extra_padding
-from condense.networks.foreign import LAYERS, NORMS, Foreign
+from condense.networks.base import (
+    LAYERS,
+    NORMS,
+    InstanceNorm,
+    Network,
+    Shape,
+    Staged,
+    extra_padding,
+)
 from condense.networks.zoo import ZOO
 from condense.randomness import uniforms
 
@@ -142,7 +149,8 @@ class ConvNetSpec:
             channels, padding = self.width, 1
             if self.pool != "none":
                 height, width = height // 2, width // 2
-        return Staged(stages, shape, num_classes)
+        size = self.width * height * width
+        return Staged(stages, shape, num_classes, embedding_size=size)
 
 
 def _part(name: str, part: str, after_activation: bool) -> tuple[str, int | str]:
@@ -206,6 +214,8 @@ def build(name: str, shape: Shape, num_classes: int) -> Network:
     condense.errors.UserError: network `lenet` needs images of at least 16 px, these are 8 x 8
     """
     if factories.is_foreign(name):
+        from condense.networks.foreign import Foreign
+
         made = Foreign(factories.made(name, shape, num_classes), name, shape, num_classes)
         initialise(made, 0, 0)
         return made.to(torch.get_default_device())
@@ -235,7 +245,8 @@ def fresh(make: Callable[[], M], seed: int, device: torch.device) -> M:
     """
     with torch.device("meta"):
         network = make()
-    network.to_empty(device=device)
+    # As `to_empty` does, for which PyTorch imports sympy.
+    network._apply(lambda empty: torch.empty(empty.shape, dtype=empty.dtype, device=device))
     initialise(network, seed, 0)
     return network
 
@@ -279,7 +290,7 @@ def initialise(network: nn.Module, seed: int, step: int | Tensor) -> None:
             for parameter in module.parameters(recurse=False)
             if bound or parameter.ndim > 1
         ]
-    if isinstance(network, Foreign):
+    if isinstance(network, Network):
         network.restore()
     sizes = [parameter.numel() for parameter, _ in drawn]
     # One draw serves all parameters. Number k is in row k // 1024 and column k % 1024, so it does

@@ -1,4 +1,8 @@
-"""Any torch module as a `Network`: forward hooks show the maps of its stages and its embedding."""
+"""Any torch module as a `Network`: forward hooks show the maps of its stages and its embedding.
+
+The hooks are kept from PyTorch's compiler, which is imported to say so. That takes a second or
+more, so this module is imported only where such a network is built.
+"""
 
 from functools import partial
 from typing import Any
@@ -7,13 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from condense.errors import UserError
-from condense.networks.base import Network, Shape
+from condense.networks.base import LAYERS, NORMS, Network, Shape
 from condense.networks.factories import reason
-
-NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-"""Modules that reset their own weights."""
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-"""Modules whose weights are drawn by their number of inputs."""
 
 
 class Foreign(Network):

@@ -83,7 +83,8 @@ def mlp(shape: Shape, num_classes: int) -> Network:
         )
         for size in sizes
     ]
-    return Staged([(layer, nn.Identity()) for layer in layers], shape, num_classes)
+    stages = [(layer, nn.Identity()) for layer in layers]
+    return Staged(stages, shape, num_classes, embedding_size=128)
 
 
 class Residual(nn.Module):

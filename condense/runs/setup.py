@@ -11,7 +11,7 @@ from condense.errors import UserError
 from condense.methods import Looping
 from condense.methods import selection as select
 from condense.methods.base import Learner, Matching, Problem
-from condense.networks.foreign import Foreign
+from condense.networks.factories import is_foreign
 from condense.runs.engine import Engine
 from condense.runs.job import Job
 from condense.runs.pools import pool_of
@@ -144,7 +144,7 @@ def make_learner(
         pool=pool,
     )
     assert isinstance(recipe.method, Matching)
-    if isinstance(engine.network, Foreign):  # whose layers may not show what the method matches
+    if is_foreign(recipe.network):  # whose layers may not show what the method matches
         recipe.method.describe(engine.network, torch.zeros(2, *dataset.shape, device=place))
     return engine
 

@@ -24,6 +24,7 @@ from condense.errors import UserError, unknown
 from condense.files import digest, load_tensors, save_tensors
 from condense.sets import published, transforms
 from condense.sets.mosaics import check, decode
+from condense.settings import read_value
 
 FORMAT = 4  # of the file; raise it when an older version would misread a newer file
 FILE_NAME = "set.safetensors"  # inside a run folder
@@ -259,10 +260,11 @@ class CondensedSet:
             images, labels = tensors.pop("images"), tensors.pop("labels")
             ranges = _Ranges.taken_from(tensors)
             state = {name.removeprefix("preprocess."): value for name, value in tensors.items()}
+            name = read_value(str, header["preprocess"], "preprocess")
             preprocess = (
-                transforms.find(file.parent, header["preprocess"], header["transform"])
+                transforms.find(file.parent, name, header["transform"])
                 if "transform" in header
-                else from_state(header["preprocess"], state)
+                else from_state(name, state)
             )
             if ranges:
                 images = ranges.restored(images)
@@ -270,8 +272,10 @@ class CondensedSet:
                 images = preprocess.apply(images)
             else:
                 images = images.float()
-            facts = tuple(header["classes"]), preprocess, header["provenance"]
-            return cls(images, labels, *facts, formation=header.get("formation", 1))
+            classes = read_value(tuple[str, ...], header["classes"], "classes")
+            provenance = read_value(dict[str, Any], header["provenance"], "provenance")
+            formation = read_value(int, header.get("formation", 1), "formation")
+            return cls(images, labels, classes, preprocess, provenance, formation=formation)
         except KeyError as error:
             raise UserError(f"{file} lacks {error}: it is not a condensed set") from None
         except UserError as error:

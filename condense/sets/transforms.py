@@ -5,10 +5,11 @@ FOLDER/zca-FINGERPRINT.safetensors    beside the sets that were made under it
 The ZCA of CIFAR-10 takes 38 MB, a hundred images 1 MB.
 """
 
+import re
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from condense.data.preprocess import Preprocess, from_state
+from condense.data.preprocess import PREPROCESS, Preprocess, from_state
 from condense.errors import UserError
 from condense.files import load_tensors, save_tensors
 
@@ -46,12 +47,15 @@ def keep(preprocess: Preprocess, folder: Path) -> None:
 def find(folder: Path, name: str, fingerprint: str) -> Preprocess:
     """The transform called `name` of that fingerprint, from its file in a folder.
 
-    Raises `UserError` if the file is missing or damaged, or holds another transform.
+    Raises `UserError` if the file is missing or damaged, or holds another transform, and for what
+    is no fingerprint.
 
     >>> find(Path("elsewhere"), "zca", "0123456789abcdef")
     Traceback (most recent call last):
     condense.errors.UserError: elsewhere/zca-0123456789abcdef.safetensors is missing: ...
     """
+    if name not in PREPROCESS or not re.fullmatch("[0-9a-f]{16}", str(fingerprint)):
+        raise UserError("what it names is no transform (`zca` and 16 hexadecimal digits, say)")
     path = _file(folder, name, fingerprint)
     if not path.exists():
         raise UserError(

@@ -18,7 +18,7 @@ from math import e, exp, inf
 from statistics import fmean, variance
 from typing import Any
 
-from condense.training.score import Score
+from condense.training.score import Score, student
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,6 @@ def _score(parts: Sequence[tuple[float, Score]], exact: float = 0.0) -> Robustne
 
 def _half_interval(parts: Sequence[tuple[float, Sequence[float]]]) -> float:
     """Half of Welch's 95 % interval for a weighted sum of means."""
-    from scipy.stats import t
-
     if any(len(values) < 2 for _, values in parts):
         return inf
     variances = [weight**2 * variance(values) / len(values) for weight, values in parts]
@@ -106,7 +104,7 @@ def _half_interval(parts: Sequence[tuple[float, Sequence[float]]]) -> float:
         return 0.0
     sizes = [len(values) - 1 for _, values in parts]
     freedom = total**2 / sum(one**2 / size for one, size in zip(variances, sizes, strict=True))
-    return float(t.ppf(0.975, freedom)) * total**0.5
+    return student(0.975, freedom) * total**0.5
 
 
 def _units(score: Score) -> Sequence[float]:

@@ -5,6 +5,7 @@ What they conclude from numbers is right.
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -396,11 +397,26 @@ def test_quadratic_cost_and_growing_memory_are_called_so() -> None:
     assert not found["flat"]
 
 
+def here(work: Any, *arguments: Any) -> Any:
+    """In place of `apart`: every process of its own takes seconds to import PyTorch."""
+    return work(*arguments)
+
+
 @pytest.mark.slow
+def test_a_point_is_measured_in_a_process_of_its_own() -> None:
+    setting, cpu = scale.PLANS["smoke"].base, torch.device("cpu")
+    apart = scale.apart(scale.measure, setting, cpu, 1, "cpu")
+    beside = here(scale.measure, setting, cpu, 1, "cpu")
+    assert apart.keys() == beside.keys()
+    assert apart["held_bytes"] == beside["held_bytes"]
+    assert scale.apart(os.getpid) != os.getpid()
+
+
 def test_scale_measures_and_draws_every_curve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "FOLDER", tmp_path)
+    monkeypatch.setattr(scale, "apart", here)
     result = run(scale.main, "--plan", "smoke", "--name", "tried")
     assert result.exit_code == 0
     document = json.loads((tmp_path / "tried.json").read_text())

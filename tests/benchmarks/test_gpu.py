@@ -66,13 +66,13 @@ def test_a_call_runs_one_line_and_copies_what_is_new(tmp_path: Path) -> None:
     assert [path.name for path in out.iterdir()] == ["of_a_gpu.json"]
 
 
-@pytest.mark.parametrize("number", ["9", "10", "-1", "two"])
+@pytest.mark.parametrize("number", ["0x", "10", "-1", "two"])
 def test_a_number_that_no_line_has_is_one_line(number: str, tmp_path: Path) -> None:
     ended = called(number, OUT=str(tmp_path))
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
 
 
-@pytest.mark.parametrize(("number", "given"), [("1", {}), ("7", {"OUT": "somewhere"})])
+@pytest.mark.parametrize(("number", "given"), [("1", {}), ("8", {"OUT": "somewhere"})])
 def test_a_folder_that_is_not_given_is_one_line(number: str, given: dict[str, str]) -> None:
     ended = called(number, **given)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)

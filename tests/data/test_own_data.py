@@ -232,6 +232,17 @@ def test_parquet_of_another_program_is_read_by_its_columns(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_rows_that_repeat_one_picture_fill_no_memory(tmp_path):
+    """The file keeps the picture once: 1 MB that 400 rows name."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    picture = pa.DictionaryArray.from_arrays(pa.array([0] * 400, pa.int16()), [bytes(2**20)])
+    table = pa.table({"image": picture, "label": [0, 1] * 200})
+    pq.write_table(table, tmp_path / "train.parquet", store_schema=False)
+    assert (tmp_path / "train.parquet").stat().st_size < 2**21
+    with pytest.raises(UserError, match=r"train.parquet expands to 0\.3 GB"):
+        load_dataset(f"hf:{tmp_path}")
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [

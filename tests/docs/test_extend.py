@@ -22,8 +22,7 @@ CONDENSE = ("--steps", "3", "--ipc", "1", "--real-batch", "4", "--preprocess", "
 def copy(tmp_path: Path) -> Path:
     """The code, to be added to."""
     for name in ("condense", "continual", "nas"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+        shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "cli.py", tmp_path)
     return tmp_path
 

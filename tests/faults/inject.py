@@ -316,7 +316,7 @@ def inject(trial: Trial, fault: str, most: int) -> dict[str, Any]:
 if __name__ == "__main__":
     name, home, *wanted = sys.argv[1:]
     os.chdir(home)
-    scenarios.load()
+    scenarios.load("condense", *filter(None, [scenarios.PACKAGES.get(name)]))
     trial = Trial(SCENARIOS[name], Path(home))
     for one in wanted:
         fault, _, most = one.partition("=")

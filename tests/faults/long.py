@@ -62,7 +62,7 @@ def fuzz(turn: str, inputs: int) -> dict[str, Any]:
 
 def main(file: Path, share: float = 1.0) -> int:
     """Do the parts that are missing in `file`; returns the exit code."""
-    scenarios.load()
+    scenarios.load("condense", "continual", "nas")
     trials: dict[str, Trial] = {}
     file.touch()
     with tempfile.TemporaryDirectory() as home:

@@ -35,13 +35,13 @@ class Scenario:
     """How the command may end in a finished folder."""
 
 
-def load() -> None:
+def load(*packages: str) -> None:
     """Import what the commands need and read the data, once for all forked processes."""
     import torch
 
     from condense import load_dataset
 
-    for package in ("condense", "continual", "nas"):
+    for package in packages:
         for module in pkgutil.walk_packages([str(ROOT / package)], f"{package}."):
             importlib.import_module(module.name)
     torch.set_num_threads(1)
@@ -110,6 +110,8 @@ def _search(workers: str) -> Scenario:
     )
 
 
+PACKAGES = {"continual": "continual", "nas": "nas", "workers": "nas"}
+"""What a scenario needs beside `condense`, if anything."""
 SCENARIOS = {
     "condense": _condense("--recipe", "datadam", "--set", "lr=0.5"),
     "pooled": _condense("--recipe", "best", "--set", "pool=1", "--set", "pool_steps=2"),

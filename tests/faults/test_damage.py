@@ -13,16 +13,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from condense import UserError, load_dataset
 from condense.data.foreign import picture, read_arrays, read_tensors
-from condense.data.parquet import read_rows
-from condense.data.preprocess import make_preprocess
+from condense.data.parquet import hugging_face
+from condense.data.preprocess import Whiten, make_preprocess
 from condense.files import load_tensors, save_tensors
 from condense.methods.selection import select
+from condense.sets import transforms
 from condense.sets.condensed import CondensedSet
 from condense.sets.exchange import export_set, read_set
 from condense.study.trials import Key, Trial, Trials, reading
@@ -35,6 +37,11 @@ FUZZ = settings(
 )
 
 
+TRANSFORM = Whiten(mean=torch.zeros(1, 2, 2), matrix=torch.eye(4))
+BESIDE = f"zca-{TRANSFORM.fingerprint}.safetensors"
+"""A transform in a file of its own, beside the sets that were made under it."""
+
+
 def _picture(path: Path) -> bytes:
     with picture(path) as image:
         return image.tobytes()
@@ -42,6 +49,15 @@ def _picture(path: Path) -> bytes:
 
 def _set(path: Path) -> str:
     return read_set(path).fingerprint
+
+
+def _transform(path: Path) -> str:
+    kind, fingerprint = path.stem.split("-")
+    return transforms.find(path.parent, kind, fingerprint).fingerprint
+
+
+def _dataset(path: Path) -> str:
+    return hugging_face(f"hf:{path}", None).fingerprint
 
 
 def _rows(path: Path) -> Any:
@@ -59,6 +75,7 @@ CHECKED: dict[str, Callable[[Path], Any]] = {
     "set.npz": _set,
     "set.pt": _set,
     "arrays.npz": _arrays,
+    BESIDE: _transform,
     "trials.sqlite": _rows,
 }
 """Formats with checksums, and what a file of each holds: what is read must be what was written."""
@@ -67,7 +84,7 @@ UNCHECKED: dict[str, Callable[[Path], Any]] = {
     "picture.jpg": _picture,
     "tensors.safetensors": load_tensors,
     "tensors.pt": read_tensors,
-    "rows.parquet": lambda path: list(read_rows([path]).images()),
+    "train.parquet": _dataset,
 }
 """Formats that let some damage pass: it must not end in anything but a `UserError`."""
 
@@ -79,8 +96,10 @@ def whole(name: str) -> bytes:
         path = Path(folder, name)
         if name.startswith("picture"):
             Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(path)
-        elif name == "rows.parquet":
+        elif name == "train.parquet":
             _write_rows(path)
+        elif name == BESIDE:
+            transforms.keep(TRANSFORM, Path(folder))
         elif name == "trials.sqlite":
             with Trials(path) as store:
                 for seed in range(3):
@@ -101,7 +120,7 @@ def whole(name: str) -> bytes:
 def _write_rows(path: Path) -> None:
     pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     png = {"bytes": whole("picture.png"), "path": "0.png"}
-    parquet.write_table(pa.table({"image": [png] * 3, "label": [0, 1, 0]}), path)
+    parquet.write_table(pa.table({"image": [png] * 6, "label": [0, 1] * 3}), path)
 
 
 @st.composite

@@ -16,7 +16,7 @@ INJECT = Path(__file__).with_name("inject.py")
 FEW = {
     "condense": "kill=6 int=1 term=2 full=3 vanish=2 small-files=3 read-only=1 damaged=8 "
     "call=5 clock=1 sudden=1",
-    "select": "kill=4 full=2 read-only=1",
+    "select": "kill=4 full=2 read-only=1 memory=7",
     "evaluate": "kill=3 term=1 full=1 small-files=2 read-only=1 damaged=4",
     "continual": "kill=3 term=2 vanish=1 small-files=3 two-at-once=1 read-only=1 call=3",
     "nas": "kill=3 int=1 small-files=2 read-only=1 damaged=5 call=3",

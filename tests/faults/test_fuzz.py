@@ -13,17 +13,22 @@ from typing import Any
 
 import click
 import pytest
-from hypothesis import HealthCheck, given, settings
+import torch
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import cli
 from condense import CondensedSet, UserError, recipe_for
 from condense.command import guard
 from condense.data.catalogue import Source
-from condense.files import load_tensors
+from condense.data.parquet import METADATA, hugging_face
+from condense.data.preprocess import Whiten
+from condense.files import load_tensors, save_tensors
 from condense.options import SettingOption
 from condense.reading import read_json, read_table, read_text, read_toml
 from condense.runs.job import Job, load_record, record
+from condense.sets import transforms
 from condense.settings import plain, read
 from condense.study.record import read_record, write_record
 from condense.study.trials import reading
@@ -34,6 +39,7 @@ from nas.plan import SearchPlan, SearchRecord
 from nas.reference import load as load_reference
 from nas.spaces import space
 
+pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 FUZZ = settings(
     max_examples=int(os.environ.get("INPUTS", "60")),
     deadline=None,
@@ -51,6 +57,8 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "reference.csv": lambda path: load_reference(path, "nasbench201"),
     "tensors.safetensors": load_tensors,
     "set.safetensors": CondensedSet.load,
+    f"zca-{'0' * 16}.safetensors": lambda path: transforms.find(path.parent, "zca", "0" * 16),
+    "train.parquet": lambda path: hugging_face(f"hf:{path}", None),
     "trials.sqlite": lambda path: contextlib.ExitStack().enter_context(reading(path)).close(),
 }
 JSON = st.recursive(
@@ -83,6 +91,89 @@ def test_a_reader_takes_any_bytes(name: str, content: bytes) -> None:
         path.write_bytes(content)
         with in_order():
             READERS[name](path)
+
+
+# ---- Parquet files, which random bytes are none of
+
+
+def _picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 3), "red").save(file, "PNG")
+    return file.getvalue()
+
+
+PICTURE = _picture()
+BYTES = st.sampled_from([PICTURE, b"", b"no picture"])
+COLUMNS = ["image", "img", "label", "labels", "x"]
+KINDS: dict[str, st.SearchStrategy[Any]] = {
+    **{kind: st.integers(0, 3) for kind in ("int8", "uint16", "int32")},
+    "int64": st.integers(-(2**63), 2**63 - 1) | st.integers(0, 3),
+    "uint64": st.integers(0, 2**64 - 1),
+    **dict.fromkeys(("binary", "large_binary", "binary_view"), BYTES),
+    **{kind: st.text(max_size=5) for kind in ("string", "large_string")},
+    "float64": st.floats(),
+    "bool_": st.booleans(),
+    "null": st.none(),
+    "date32": st.dates(),
+}
+"""Types of columns, by their names in pyarrow, and values of each."""
+INSIDE: dict[str, Callable[[Any], Any]] = {
+    "itself": lambda kind: kind,
+    "list": lambda kind: pa.list_(kind),
+    "dictionary": lambda kind: pa.dictionary(pa.int8(), kind),
+    "picture": lambda kind: pa.struct({"bytes": kind, "path": pa.string()}),
+    "no picture": lambda kind: pa.struct({"path": kind}),
+}
+"""What a type may be inside of."""
+
+
+def _value(inside: str, value: Any) -> Any:
+    shapes = {"list": [value, value], "picture": {"bytes": value}, "no picture": {"path": value}}
+    return shapes.get(inside, value)
+
+
+@st.composite
+def columns(draw: st.DrawFn, rows: int) -> Any:
+    """A column, half the time of what is looked for, some with missing values."""
+    usual = [("int64", "itself"), ("binary", "picture"), ("binary", "itself")]
+    anything = st.tuples(st.sampled_from(sorted(KINDS)), st.sampled_from(sorted(INSIDE)))
+    kind, inside = draw(st.sampled_from(usual) | anything)
+    one = KINDS[kind] | st.none() if draw(st.integers(0, 3)) == 0 else KINDS[kind]
+    values = [_value(inside, value) for value in draw(st.lists(one, min_size=rows, max_size=rows))]
+    try:
+        return pa.array(values, INSIDE[inside](getattr(pa, kind)()))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+        assume(False)  # there is no such column
+
+
+@st.composite
+def features(draw: st.DrawFn) -> bytes:
+    """What `datasets` says of the columns, or might."""
+    kind = st.fixed_dictionaries(
+        {"_type": st.sampled_from(["Image", "ClassLabel", "Value"])}, optional={"names": JSON}
+    )
+    found = draw(st.dictionaries(st.sampled_from(COLUMNS), kind | JSON, max_size=3) | JSON)
+    return json.dumps(draw(st.just({"info": {"features": found}}) | JSON)).encode()
+
+
+@given(data=st.data())
+@FUZZ
+def test_any_table_is_a_dataset_or_refused(data: st.DataObject) -> None:
+    rows = data.draw(st.integers(0, 6))
+    names = data.draw(st.just(["image", "label"]) | st.lists(st.sampled_from(COLUMNS), max_size=3))
+    table = pa.table([data.draw(columns(rows)) for _ in names], names=names)
+    if data.draw(st.booleans()):
+        table = table.replace_schema_metadata({METADATA: data.draw(features())})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "train.parquet")
+        with contextlib.suppress(pa.ArrowNotImplementedError):  # Parquet has no such column
+            parquet.write_table(table, path)
+            with in_order():
+                dataset = hugging_face(f"hf:{path}", None)
+                assert len(dataset.train) + len(dataset.test) == rows
+
+
+# ---- records
 
 
 def _job() -> Job:
@@ -125,23 +216,53 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
             yield from _places(item, (*path, key))
 
 
+@st.composite
+def edited(draw: st.DrawFn, value: Any) -> Any:
+    """A JSON value in which one thing is missing, or is something else."""
+    content = json.loads(json.dumps(value))
+    *path, last = draw(st.sampled_from(list(_places(content))))
+    inside = content
+    for key in path:
+        inside = inside[key]
+    if draw(st.booleans(), "delete"):
+        del inside[last]
+    else:
+        inside[last] = draw(JSON)
+    return content
+
+
 @pytest.mark.parametrize("name", sorted(RECORDS))
 @given(data=st.data())
 @FUZZ
 def test_an_edited_record_is_refused_or_means_what_it_says(name: str, data: st.DataObject) -> None:
-    content, reader = json.loads(json.dumps(RECORDS[name][0])), RECORDS[name][1]
-    *path, last = data.draw(st.sampled_from(list(_places(content))))
-    inside = content
-    for key in path:
-        inside = inside[key]
-    if data.draw(st.booleans(), "delete"):
-        del inside[last]
-    else:
-        inside[last] = data.draw(JSON)
+    content, reader = data.draw(edited(RECORDS[name][0])), RECORDS[name][1]
     with in_order():
         accepted = reader(content)
         written = accepted.to_json() if isinstance(accepted, Job) else plain(accepted)
         assert json.loads(json.dumps(written)) == json.loads(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set whose transform lies beside it."""
+    shape = (3, 16, 16)
+    transform = Whiten(mean=torch.zeros(shape), matrix=torch.eye(3 * 16 * 16))
+    images, classes = torch.zeros(2, *shape), ("zero", "one")
+    condensed = CondensedSet(images, torch.tensor([0, 1]), classes, transform, {"seed": 0})
+    return condensed.save(tmp_path_factory.mktemp("written") / "a.safetensors", alone=False)
+
+
+@given(data=st.data())
+@FUZZ
+def test_a_set_with_an_edited_header_is_refused_or_a_set(
+    written: Path, data: st.DataObject
+) -> None:
+    """The digest fits: nothing keeps a file of another program from that."""
+    tensors, header = load_tensors(written)
+    file = written.with_name("edited.safetensors")
+    save_tensors(file, tensors, data.draw(edited(header)))
+    with in_order():
+        assert len(CondensedSet.load(file)) == 2
 
 
 def test_a_record_that_was_edited_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Killed and resumed, with and without a reference, and what it says of bad input.
 import csv
 import json
 import os
+import pickle
 import re
 import shlex
 import signal
@@ -157,33 +158,29 @@ def test_scores_are_means_over_the_seeds_and_agree_with_the_truth_as_scipy_says(
     assert "Spearman" in (tmp_path / "run" / "report.html").read_text()
 
 
+ASKED = {
+    "space_name": "nasbench201", "proxies": ["random:2"], "sample": CELLS, "seeds": 4,
+    "regime": change(QUICK, epochs=20), "held_out": 50, "quiet": True,
+}  # fmt: skip
 SCRIPT = """
-import sys
+import pickle, sys
 sys.path[:0] = {path!r}
 import torch; torch.set_num_threads(1)
 from condense import load_dataset
 from condense.study.workers import Workers
-from nas.search import resume, search
-from nas.plan import change
-from nas.spaces import space
+from nas.search import search
 if __name__ == "__main__":
-    regime = change(space("nasbench201").REGIME, epochs=20, cells=1, width=4)
-    search(load_dataset("digits"), space_name="nasbench201", proxies=["random:2"],
-           sample={cells!r}, seeds=4, regime=regime, held_out=50, out=sys.argv[1],
-           workers=Workers(workers=2, threads=1, device="cpu"), quiet=True)
+    workers = Workers(workers=2, threads=1, device="cpu")
+    search(load_dataset("digits"), out=sys.argv[1], workers=workers, **pickle.loads({asked!r}))
 """
 
 
 @pytest.mark.slow
 def test_a_killed_search_ends_with_the_same_ranking(digits, tmp_path, monkeypatch):
     monkeypatch.undo()  # as the script's workers have it
+    search(digits, out=tmp_path / "whole", workers=HERE, **ASKED)
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(path=sys.path, cells=CELLS))
-    subprocess.run(
-        [sys.executable, script, tmp_path / "whole"],
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    script.write_text(SCRIPT.format(path=sys.path, asked=pickle.dumps(ASKED)))
     victim = subprocess.Popen(
         [sys.executable, script, tmp_path / "killed"], env=os.environ | {"OMP_NUM_THREADS": "1"}
     )

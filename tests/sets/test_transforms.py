@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from condense import CondensedSet, UserError, condense, recipe_for, resume
 from condense.data.images import Dataset, Images
 from condense.data.preprocess import Whiten
+from condense.sets.transforms import find
 
 CLASSES = ("zero", "one")
 SHAPE = (3, 16, 16)
@@ -71,6 +73,14 @@ def test_another_or_a_damaged_transform_is_refused(tmp_path: Path) -> None:
     mine.write_bytes(content)
     with pytest.raises(UserError, match="is damaged"):
         CondensedSet.load(first)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fingerprint"), [("zca", "../0123456789abcdef"), ("z" * 5000, "0" * 16), ("zca", {})]
+)
+def test_what_names_no_transform_is_refused(tmp_path: Path, kind: str, fingerprint: Any) -> None:
+    with pytest.raises(UserError, match="is no transform"):
+        find(tmp_path, kind, fingerprint)
 
 
 def test_a_run_keeps_its_transform_once_and_goes_on(tmp_path: Path) -> None:
