@@ -281,7 +281,8 @@ def _launch(channels: int, height: int, width: int, values: int) -> tuple[int, i
     """
     windows = triton.next_power_of_2(triton.cdiv(height, 2) * triton.cdiv(width, 2))
     share = min(triton.next_power_of_2(channels), max(16, values // (4 * windows)))
-    tile = min(windows, values // (4 * share))
+    tile = values // (4 * share)
+    tile = windows if tile >= windows else tile // 2  # two passes need more registers
     warps = max(1, _WARPS * share * tile * 4 // values)
     return share, tile, warps
 

@@ -88,7 +88,7 @@ def test_without_attention_only_the_pooled_map_counts() -> None:
 def test_a_map_in_tiles_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_FORWARD_VALUES", "_BACKWARD_VALUES"):
         monkeypatch.setattr(fused, name, 2**9)
-    assert fused._launch(5, 8, 10, 2**9)[:2] == (8, 16)  # 20 windows, so two tiles
+    assert fused._launch(5, 8, 10, 2**9)[:2] == (8, 8)  # 20 windows, so three tiles
     for found, wanted in compared(noise(1, 5, 8, 10), 4.0):
         assert distance(found, wanted) < 1e-12
 
