@@ -194,7 +194,8 @@ def main(sample: int, wanted: list[str]) -> None:
     equivalent, told = table.pop("equivalent", {}), []
     with tempfile.TemporaryDirectory() as folder:
         checkout = Checkout(Path(folder))
-        for group, tests in table.items():
+        for group, parts in table.items():
+            tests = {one: part["tests"] for part in parts for one in part["files"]}
             files = [one for one in tests if {group, one} & set(wanted) or not wanted]
             counts = {one: len(places(ast.parse((ROOT / one).read_text()))) for one in files}
             everything = [(one, number) for one in files for number in range(counts[one])]
