@@ -1,4 +1,4 @@
-"""What is refused in one line, at the places that other tests do not come by."""
+"""What is refused in one line, where no other test looks for the words."""
 
 import dataclasses
 import json
