@@ -8,7 +8,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Neighbouring tests stay in one process, where they share what a module's fixtures make; an idle process takes over.
 PARALLEL := -n auto --dist worksteal
 
-.PHONY: demo test test-fast coverage faults lint format docs package browser clean
+.PHONY: demo test test-fast coverage faults mutants lint format docs package browser clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,9 @@ coverage: $(VENV)/.installed  ## which branches the suite does not reach
 
 faults: $(VENV)/.installed  ## many more injected faults and random inputs than the suite tries: an hour or more; goes on
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/long.py faults.jsonl
+
+mutants: $(VENV)/.installed  ## whether the tests notice small changes of losses, augmentation, rankings and memories
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py 50
 
 lint: $(VENV)/.installed  ## style, types, and the direction of imports
 	$(BIN)/ruff check .

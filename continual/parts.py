@@ -142,13 +142,13 @@ def _warn(condensed: CondensedSet) -> None:
         warnings.warn(
             "the set's labels are soft: its images are replayed under the class of their largest "
             "entry",
-            stacklevel=5,
+            stacklevel=4,
         )
     if made_jointly(condensed):
         warnings.warn(
             "the set was made of all its classes at once: as a memory, its images of early classes "
             "depend on those that come later",
-            stacklevel=5,
+            stacklevel=4,
         )
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 from condense import UserError, recipe_for
 from condense.methods.selection import select
 from condense.sets.condensed import CondensedSet
-from continual import CondensedBuffer, Online, class_stream
+from continual import CondensedBuffer, CondensedBufferWithLogits, Online, Plan, class_stream
 from continual.orders import of_classes
 from continual.stream import Prepare
 
@@ -75,6 +75,11 @@ def test_an_online_experience_is_condensed_once_from_all_its_images(
     feed(buffer, pieces[-1:])  # as ER-ACE does
     assert len(seen) == 1
     assert buffer.seen_classes == set(world.order[:2])
+
+
+def test_an_online_memory_has_as_many_images_a_class_as_a_run_unless_told_otherwise(world):
+    online = Online(shape=(1, 8, 8), preprocess=world.preprocess, folder="unused")
+    assert (online.ipc, online.seed) == (Plan(steps=5).ipc, Plan(steps=5).seed)
 
 
 def test_an_online_stream_that_hides_its_boundaries_is_refused(stream, online):
@@ -142,13 +147,37 @@ def test_what_a_set_loses_or_knows_as_a_memory_is_said(world):
     soft = dataclasses.replace(
         world.memory, labels=torch.nn.functional.one_hot(world.memory.labels, 10).float()
     )
-    with pytest.warns(UserWarning, match="labels are soft"):
+    with pytest.warns(UserWarning, match="labels are soft") as told:
         CondensedBuffer(soft)
+    assert told[0].filename == __file__  # it points at who made the memory
     joint = select(
         "herding", world.dataset, 2, preprocess=world.preprocess, seed=0, feature_epochs=1
     )
-    with pytest.warns(UserWarning, match="made of all its classes at once"):
+    with pytest.warns(UserWarning, match="made of all its classes at once") as told:
         CondensedBuffer(joint)
+    assert told[0].filename == __file__
+
+
+class Counting(torch.nn.Module):
+    """A model whose logits are all the number of the experience."""
+
+    number = 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(images), 10), float(self.number))
+
+
+def test_rows_that_stay_keep_the_logits_of_their_own_experience(world, stream):
+    model = Counting().train()
+    agent = SimpleNamespace(model=model, device=torch.device("cpu"), eval_mb_size=3)
+    buffer = CondensedBufferWithLogits(world.memory, 20)
+    for model.number, experience in enumerate(stream.train_stream):
+        buffer.post_adapt(agent, experience)
+    assert model.training  # as it was
+    for label, group in buffer.buffer_groups.items():
+        came = world.order.index(label) // 2
+        assert [len(group.rows), len(group.buffer)] == [2, 2]
+        assert all((logits == came).all() for *_, logits in group.buffer)
 
 
 # ---- checkpoints

@@ -246,6 +246,12 @@ def test_flip_has_probability_one_half() -> None:
     assert stats.binomtest(int(flipped.sum()), 3000).pvalue > 1e-3
 
 
+def test_which_operation_is_drawn_says_nothing_about_its_parameters() -> None:
+    image = noise(1, 2, 2)
+    flipped = (single("cutout_flip", image) == image.flip(2)).flatten(1).all(1)
+    assert stats.binomtest(int(flipped.sum()), 3000, 0.25).pvalue > 1e-3
+
+
 def ramps(size: int) -> torch.Tensor:
     """Two channels that hold each pixel's x and y in [-1, 1].
 

@@ -51,6 +51,9 @@ def test_layers_are_weighed_as_in_the_authors_code_the_embedding_twice() -> None
         assert found.item() == pytest.approx(wanted, rel=1e-9)
     with pytest.raises(UserError, match=r"`layer_weights` is \(\): it must be one number or more"):
         CAFE(layer_weights=())
+    with pytest.raises(UserError, match=r"`layer_weights` is \(1.0, -0.1\)"):
+        CAFE(layer_weights=(1.0, -0.1))
+    assert CAFE(layer_weights=(0.0, 1.0)).layer_weights == (0.0, 1.0)
 
 
 def test_discrimination_is_the_surprise_at_the_real_images_classes() -> None:
@@ -108,6 +111,19 @@ def test_the_first_update_follows_the_gradient_of_the_paper_s_loss(
     torch.testing.assert_close(
         learner.images, (images - 0.1 * gradient).float(), rtol=1e-3, atol=1e-4
     )
+
+
+@pytest.mark.parametrize(("step", "halvings"), [(5, 0), (6, 1), (7, 1), (8, 2), (9, 3)])
+def test_the_rate_is_halved_at_six_eight_and_nine_tenths(
+    problem: Callable[..., Problem], step: int, halvings: int
+) -> None:
+    short, endless = (problem(CAFE(), lr=0.1, steps=steps) for steps in (10, 10_000))
+    moves = []
+    for given in (short, endless):
+        learner = given.recipe.method.learner(given)
+        learner._update(step)
+        moves.append(learner.images - given.start.images)
+    torch.testing.assert_close(moves[0], moves[1] * 0.5**halvings, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(
