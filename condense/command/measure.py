@@ -89,12 +89,13 @@ def evaluate(
 ) -> None:
     """Train networks on condensed sets and measure them on the real test set.
 
-    RUNS are run folders, set files, or what `export` wrote. Several are sets of one kind (say, five
+    RUNS are run folders, set files, published sets, or what `export` wrote. Several are sets of one kind (say, five
     seeds): the interval is then over the sets.
 
     Each accuracy is kept in the run folder as soon as its network is tested, and its report.html
-    shows all of them. Stopped or killed, the
-    same command goes on; with more --repeats it trains only the new networks.
+    shows all of them. Stopped or killed, the same command goes on; with more --repeats it trains
+    only the new networks. A set outside a run folder, such as a published one, keeps its accuracies
+    only with --store.
     """
     from condense.networks.factories import adopt_named
     from condense.runs import scored
@@ -142,9 +143,11 @@ def evaluate(
         }
         click.echo(json.dumps(document, indent=2))
         return
+    changed = f", changed: {', '.join(changes)}" if changes else ""
     click.echo(
         f"accuracy on {bench.tested_on}; {counted(len(sets), 'set')} x "
-        f"{counted(trials.repeats, 'network')}, {counted(protocol.epochs, 'epoch')}"
+        f"{counted(trials.repeats, 'network')}, {counted(protocol.epochs, 'epoch')}; "
+        f"protocol {trials.protocol}{changed}"
     )
     for name, score in measured.scores.items():
         click.echo(f"{name:<40} {score_text(score)}")

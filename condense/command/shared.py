@@ -184,7 +184,11 @@ def score_text(score: "Score") -> str:
     >>> from condense import Score
     >>> score_text(Score((0.50, 0.52, 0.51)))
     ' 51.00 %  std 1.00  95 % interval 48.52 to 53.48'
+    >>> score_text(Score((0.50,)))
+    ' 50.00 %  one network: no interval'
     """
+    if len(score.accuracies) == 1:
+        return f"{100 * score.mean:6.2f} %  one network: no interval"
     low, high = (100 * bound for bound in score.ci95)
     return (
         f"{100 * score.mean:6.2f} %  std {100 * score.std:.2f}  "
