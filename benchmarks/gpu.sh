@@ -44,6 +44,7 @@ if [[ -z ${OUT:-} || ($line == *--data-dir* && -z ${DATA_DIR:-}) ]]; then
   exit 2
 fi
 mkdir -p "$out" && began=$(mktemp "$out/.began.XXXX") || exit
+touch -d "1 second ago" "$began"  # file systems tell times in steps
 # shellcheck disable=SC2086  # the words of the line
 timeout --signal INT 590 "${PYTHON:-python}" $line
 ended=$?
