@@ -243,6 +243,10 @@ class CondensedSet:
 
         Raises `UserError` if it is missing or damaged, or was written by another program.
         """
+        if not isinstance(path, str | Path):
+            raise UserError(
+                f"a {type(path).__name__} is no condensed set: give one, or its file or run folder"
+            )
         path = published.file(str(path)) if published.is_name(path) else Path(path)
         file = _file(path)
         if path.is_file() and path != file:
