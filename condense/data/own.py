@@ -17,8 +17,9 @@ from condense.data.arrays import TEN, TORCHVISION
 from condense.data.decoded import square
 from condense.data.foreign import upright
 from condense.data.images import Dataset, Images, second_of_five
-from condense.errors import UserError
+from condense.errors import UserError, reason
 from condense.settings import within
+from condense.words import counted
 
 Own = Any
 """What `as_dataset` takes for one split, or for both."""
@@ -117,6 +118,9 @@ def joined(
     >>> len(dataset.train), len(dataset.test)
     (8, 2)
     """
+    for part, what in ((train, "train on"), (test, "test on")):
+        if part is not None and not len(part.labels):
+            raise UserError(f"{name}: there are no images to {what}")
     values = np.unique(train.labels)
     if len(values) < 2:
         raise UserError(f"{name} has images of {len(values)} class: two are needed at least")
@@ -124,12 +128,19 @@ def joined(
         wrong = values[0] if values[0] < 0 else values[-1]
         raise UserError(f"{name}: a label is {wrong}, but there are {len(train.names)} classes")
     pixels = _stacked(f"training image of {name}", train.images, resolution)
-    side = resolution or pixels.shape[-1]
     labels = train.labels
     if test is not None:
         if len(strange := np.setdiff1d(test.labels, values)):
             raise UserError(f"{name}: label {strange[0]} has test images, but none to train on")
-        tested, test_labels = _stacked(f"test image of {name}", test.images, side), test.labels
+        tested, test_labels = (
+            _stacked(f"test image of {name}", test.images, resolution),
+            test.labels,
+        )
+        if tested.shape[2:] != pixels.shape[2:]:
+            raise UserError(
+                f"{name}: the test images have {_size(tested[0])}, the training images "
+                f"{_size(pixels[0])}: give a resolution to which all are resized"
+            )
     else:
         held = torch.zeros(len(labels), dtype=torch.bool)
         if split and not (held := second_of_five(torch.from_numpy(labels))).any():
@@ -189,15 +200,21 @@ def _pixels_of_picture(image: Image.Image) -> Tensor:
 def _as_uint8(pixels: Tensor) -> Tensor:
     if pixels.dtype == torch.uint8:
         return pixels
-    low, high = (float(end) for end in torch.aminmax(pixels.float()))
-    if pixels.is_floating_point() and low >= 0 and high <= 1:
-        return (pixels * 255).round().to(torch.uint8)
     kind = str(pixels.dtype).removeprefix("torch.")
     if not pixels.is_floating_point():
         raise UserError(f"its values are {kind}: pixels are uint8, or floats in [0, 1]")
+    if not pixels.isfinite().all():
+        raise UserError("some of its values are NaN or infinite: repair or remove the image")
+    low, high = (float(end) for end in torch.aminmax(pixels.float()))
+    if low >= 0 and high <= 1:
+        return (pixels * 255).round().to(torch.uint8)
     raise UserError(
-        f"its values are {low:.3g} to {high:.3g}, not pixels in [0, 1]: give the images before "
-        "they are normalised"
+        f"its values are {low:.3g} to {high:.3g}, not pixels in [0, 1]: "
+        + (
+            "give the images before they are normalised"
+            if low < 0
+            else "divide them by 255, or convert them to uint8"
+        )
     )
 
 
@@ -213,8 +230,6 @@ def _stacked(what: str, images: Iterable[Tensor], resolution: int | None) -> Ten
                 "resolution to which all are resized"
             )
         kept.append(pixels)
-    if not kept:
-        raise UserError(f"there is no {what}: give one or more")
     channels = max(len(pixels) for pixels in kept)
     stacked = torch.stack([pixels.expand(channels, -1, -1) for pixels in kept])
     return square(stacked, min(stacked.shape[2:]))
@@ -265,9 +280,7 @@ def _pairs(data: Own) -> Labelled:
     images, labels = [], []
     for number in range(len(data)):
         with within(f"item {number}"):
-            item = data[number]
-            if not isinstance(item, tuple | list) or len(item) != 2:
-                raise UserError(f"a {type(item).__name__} is no pair of an image and a label")
+            item = _item(data, number)
             images.append(pixels_of(item[0]))
             labels.append(_label(item[1]))
     whole = _whole(data)
@@ -275,6 +288,22 @@ def _pairs(data: Own) -> Labelled:
     if _name(data) == "mnist":
         names = TEN  # torchvision calls them `0 - zero`
     return Labelled(images=images, labels=np.array(labels, dtype=np.int64), names=names)
+
+
+def _item(data: Own, number: int) -> tuple[Any, Any]:
+    """An image and its label, as they come. Raises `UserError` for anything else."""
+    try:
+        item = data[number]
+    except Exception as error:  # the user's own code may raise anything
+        raise UserError(f"it cannot be read ({reason(error)})") from error
+    if isinstance(item, Mapping):
+        keys = ", ".join(map(str, item))
+        raise UserError(f"it is a {type(item).__name__} of {keys}: give (image, label)")
+    if not isinstance(item, tuple | list):
+        raise UserError(f"it is a {type(item).__name__}: give (image, label)")
+    if len(item) != 2:
+        raise UserError(f"it has {counted(len(item), 'part')}: give (image, label)")
+    return item[0], item[1]
 
 
 def _label(label: Any) -> int:
@@ -294,12 +323,18 @@ def _arrays(images: Any, labels: Any) -> Labelled:
         raise UserError("a pair must be arrays or tensors: images [N, ...] and labels [N]")
     flat = torch.as_tensor(labels)
     flat = flat[:, 0] if flat.ndim == 2 and flat.shape[1] == 1 else flat
-    if flat.shape != (len(images),) or flat.is_floating_point() or flat.is_complex():
+    if flat.shape != (len(images),) or (len(flat) and not _whole_kind(flat)):
+        whole = flat.is_floating_point() and bool((flat == flat.round()).all())
+        hint = ": `labels.long()`, or `labels.astype(int)` of an array" if whole else ""
         raise UserError(
-            f"{len(images)} images have labels of {flat.dtype} {list(flat.shape)}: give a whole "
-            "number for each"
+            f"{len(images)} images have labels of {flat.dtype} {list(flat.shape)}; give a whole "
+            f"number for each{hint}"
         )
     return Labelled(images=_numbered(images), labels=flat.long().numpy())
+
+
+def _whole_kind(labels: Tensor) -> bool:
+    return not (labels.is_floating_point() or labels.is_complex())
 
 
 def _numbered(images: Iterable[Any]) -> Iterator[Tensor]:

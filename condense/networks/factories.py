@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condense.errors import UserError, unknown
+from condense.errors import UserError, reason, unknown
 from condense.networks.base import Shape
 
 Factory = Callable[[Shape, int], nn.Module]
@@ -212,12 +212,3 @@ def _file(path: Path) -> Any:
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
     return module
-
-
-def reason(error: Exception) -> str:
-    """What the code of others has raised, on one line.
-
-    >>> reason(ValueError("no such size"))
-    'ValueError: no such size'
-    """
-    return f"{type(error).__name__}: {error}".splitlines()[0]
