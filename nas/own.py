@@ -87,8 +87,11 @@ class Own:
         Traceback (most recent call last):
         condense.errors.UserError: `flat` gives (2, 1, 8, 9) for two images: it must be (2, 10)
         """
-        if not networks:
-            raise UserError("no network to rank: give a dictionary of functions that make them")
+        if not isinstance(networks, Mapping) or not networks:
+            raise UserError(
+                "no networks to rank: give a dictionary of functions that make them, as in "
+                '`{"narrow": f, "wide": g}`'
+            )
         made = {name: _examined(name, make, dataset) for name, make in networks.items()}
         identities = {name: identity for name, (identity, _) in made.items()}
         return cls(identities, {name: costs for name, (_, costs) in made.items()}, dict(networks))
