@@ -96,9 +96,10 @@ def condense(
     >>> tiny = {"steps": 2, "real_batch": 4, "network": "convnet-d1-w8"}
     >>> recipe = recipe_for("dm", "digits", (1, 8, 8), 1).override(tiny)
     >>> condense(load_dataset("digits"), ipc=1, recipe=recipe, device="cpu", quiet=True)
-    CondensedSet(...)
+    CondensedSet: 10 images, (1, 8, 8), 10 classes
     """
     dataset = as_dataset(dataset)
+    select.check_ipc(dataset, ipc)
     if isinstance(recipe, str):
         recipe = recipe_for(recipe, dataset.name, dataset.shape, ipc)
     recipe = recipe.override({} if steps is None else {"steps": steps})

@@ -99,6 +99,11 @@ class CondensedSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self) -> str:
+        kind = "mosaics" if self.formation > 1 else "images"
+        soft = ", soft labels" if self.soft else ""
+        return f"CondensedSet: {len(self)} {kind}, {self.shape}, {len(self.classes)} classes{soft}"
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """The shape of one image: (channels, height, width)."""
