@@ -188,8 +188,8 @@ def _memory(buffer: Any) -> Any:
     """The memory itself. Raises `UserError` for a set or a path in place of one."""
     if not isinstance(buffer, ExemplarsBuffer):
         raise UserError(
-            f"`buffer` is a {type(buffer).__name__} and no memory: give `CondensedBuffer(...)` of a "
-            "set or its path, and to `CondensedDER` a `CondensedBufferWithLogits(...)`"
+            f"`buffer` is a {type(buffer).__name__} and no memory: give `CondensedBuffer(...)` of "
+            "a set or its path, and to `CondensedDER` a `CondensedBufferWithLogits(...)`"
         )
     return buffer
 
