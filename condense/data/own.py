@@ -87,7 +87,8 @@ def as_dataset(
     if isinstance(train, Mapping):
         if "train" not in train:
             raise UserError(
-                f"no `train` among {', '.join(map(str, train))}: give the images of one"
+                f"no `train` among {', '.join(map(str, train))}: name the images to condense "
+                "`train`, or give a pair (images, labels)"
             )
         if test is None:
             test = next((train[split] for split in _SPLITS if split in train), None)
@@ -128,26 +129,20 @@ def joined(
         wrong = values[0] if values[0] < 0 else values[-1]
         raise UserError(f"{name}: a label is {wrong}, but there are {len(train.names)} classes")
     pixels = _stacked(f"training image of {name}", train.images, resolution)
-    labels = train.labels
-    if test is not None:
+    side = min(pixels.shape[2:])
+    if test is None:
+        parts = _held_out(name, square(pixels, side), train.labels, split)
+    else:
         if len(strange := np.setdiff1d(test.labels, values)):
             raise UserError(f"{name}: label {strange[0]} has test images, but none to train on")
-        tested, test_labels = (
-            _stacked(f"test image of {name}", test.images, resolution),
-            test.labels,
-        )
+        tested = _stacked(f"test image of {name}", test.images, resolution)
         if tested.shape[2:] != pixels.shape[2:]:
             raise UserError(
                 f"{name}: the test images have {_size(tested[0])}, the training images "
                 f"{_size(pixels[0])}: give a resolution to which all are resized"
             )
-    else:
-        held = torch.zeros(len(labels), dtype=torch.bool)
-        if split and not (held := second_of_five(torch.from_numpy(labels))).any():
-            raise UserError(f"{name}: one image a class leaves none for testing; add images")
-        tested, test_labels = pixels[held], labels[held.numpy()]
-        pixels, labels = pixels[~held], labels[~held.numpy()]
-    channels = max(pixels.shape[1], tested.shape[1])
+        parts = [(square(pixels, side), train.labels), (square(tested, side), test.labels)]
+    channels = max(part.shape[1] for part, _ in parts)
     classes = tuple(train.names[value] if train.names else str(value) for value in values)
     images = [
         Images(
@@ -155,9 +150,19 @@ def joined(
             torch.from_numpy(np.searchsorted(values, own)).long(),
             classes,
         )
-        for part, own in ((pixels, labels), (tested, test_labels))
+        for part, own in parts
     ]
     return Dataset(name, *images)
+
+
+def _held_out(
+    name: str, pixels: Tensor, labels: np.ndarray, split: bool
+) -> list[tuple[Tensor, np.ndarray]]:
+    """Images to train on and, with `split`, some of them to test on instead."""
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    if split and not (held := second_of_five(torch.from_numpy(labels))).any():
+        raise UserError(f"{name}: one image a class leaves none for testing; add images")
+    return [(pixels[part], labels[part.numpy()]) for part in (~held, held)]
 
 
 def pixels_of(image: Any) -> Tensor:
@@ -219,7 +224,7 @@ def _as_uint8(pixels: Tensor) -> Tensor:
 
 
 def _stacked(what: str, images: Iterable[Tensor], resolution: int | None) -> Tensor:
-    """Square images as one tensor, uint8 [N, 1 or 3, R, R]."""
+    """Images of one size as one tensor, uint8 [N, 1 or 3, H, W]: squares with a resolution."""
     kept: list[Tensor] = []
     for number, pixels in enumerate(images):
         if resolution:
@@ -231,8 +236,7 @@ def _stacked(what: str, images: Iterable[Tensor], resolution: int | None) -> Ten
             )
         kept.append(pixels)
     channels = max(len(pixels) for pixels in kept)
-    stacked = torch.stack([pixels.expand(channels, -1, -1) for pixels in kept])
-    return square(stacked, min(stacked.shape[2:]))
+    return torch.stack([pixels.expand(channels, -1, -1) for pixels in kept])
 
 
 def _size(pixels: Tensor) -> str:
@@ -267,6 +271,9 @@ def _labelled(data: Own) -> Labelled:
         return _hugging_face(data)
     if isinstance(data, tuple | list) and len(data) == 2:
         return _arrays(*data)
+    parts = data if isinstance(data, tuple | list) else [data]
+    if any(isinstance(part, Tensor | np.ndarray) for part in parts):
+        raise UserError(f"{counted(len(parts), 'array')}: give a pair (images, labels)")
     if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
         raise UserError(
             f"a {type(data).__name__} is not taken: give a map-style torch Dataset, a Hugging Face "

@@ -122,7 +122,8 @@ LABELS = torch.arange(4)
         (TensorDataset(ZEROS), r"item 0: it has 1 part: give \(image, label\)"),
         (TensorDataset(ZEROS, LABELS, LABELS), r"item 0: it has 3 parts: give \(image, label\)"),
         ([{"x": ZEROS[0], "y": 1}], r"item 0: it is a dict of x, y: give \(image, label\)"),
-        ([ZEROS[0]], r"item 0: it is a Tensor: give \(image, label\)"),
+        (ZEROS, r"1 array: give a pair \(images, labels\)"),
+        ((ZEROS, LABELS, LABELS), r"3 arrays: give a pair \(images, labels\)"),
         (
             Pairs(DIGITS.train, lambda pixels: {}["path"]),
             r"training images: item 0: it cannot be read \(KeyError: 'path'\)",
@@ -150,6 +151,10 @@ def test_test_images_of_another_size_need_a_resolution():
     larger = (torch.zeros(4, 1, 16, 16), LABELS)
     with pytest.raises(UserError, match="the test images have 16 x 16 px, the training images 8 x"):
         as_dataset((ZEROS, LABELS), larger)
+    with pytest.raises(UserError, match="have 8 x 9 px, the training images 8 x 8 px"):
+        as_dataset((ZEROS, LABELS), (torch.zeros(4, 1, 8, 9), LABELS))
+    wide = (torch.zeros(4, 1, 8, 9), LABELS)
+    assert as_dataset(wide, wide).test.shape == as_dataset(wide).shape == (1, 8, 8)
     with pytest.raises(UserError, match="own: there are no images to test on"):
         as_dataset((ZEROS, LABELS), (ZEROS[:0], LABELS[:0]))
     assert as_dataset((ZEROS, LABELS), larger, resolution=8).test.shape == (1, 8, 8)

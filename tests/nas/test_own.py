@@ -139,6 +139,7 @@ def test_a_torch_dataset_is_ranked_on_with_a_number_of_workers(digits, tmp_path)
     changes = {"proxy": "random:1", "regime": regime, "workers": 0}
     found = _ranked(data, tmp_path / "run", networks, **changes)
     assert (found.done, found.ranking.missing) == (4, {"naswot": 1, "zen": 1})
+    assert f"{found}".startswith(f"SearchResult {tmp_path}/run: 4 of 4 trainings, 2 architectures")
     assert not {"naswot", "zen"} & found.ranking.repeats.keys()
     assert any("naswot: no value for 1 of 2 arch" in note for note in found.notes)
     assert "losses have their sign turned" in (tmp_path / "run" / "report.html").read_text()
