@@ -64,3 +64,12 @@ def one_line(text: str) -> str:
     )
     half = _LONGEST // 2
     return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
+
+
+def reason(error: Exception) -> str:
+    """What the code of others has raised, on one line.
+
+    >>> reason(ValueError("no such size"))
+    'ValueError: no such size'
+    """
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -54,6 +54,8 @@ def duration(seconds: float) -> str:
 def until(seconds: float, word: str = "") -> str:
     """A length of time from now, with a `word` after it, and when it ends by the clock.
 
+    The weekday is told of what ends tomorrow, and the date of what ends later.
+
     >>> until(600)
     '10 min, done about ...'
     >>> until(600, "left")
@@ -61,7 +63,8 @@ def until(seconds: float, word: str = "") -> str:
     """
     now = datetime.now()
     end = now + timedelta(seconds=seconds)
-    day = "" if end.date() == now.date() else f"{end:%A} "
+    date = f"{end.day} {end:%B} " if end - now > timedelta(days=1) else ""
+    day = "" if end.date() == now.date() else f"{end:%A} {date}"
     length = f"{duration(seconds)} {word}".strip()
     return f"{length}, done about {day}{end:%H:%M}"
 

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from condense.errors import UserError, unknown
 from condense.sets.condensed import CondensedSet
+from condense.words import counted
 from continual import fit
 from continual.kept import KeptSet
 from continual.memories import Online
@@ -68,8 +69,8 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
     >>> preprocess = make_preprocess("standard", digits)
     >>> memory = select("random", digits, 4, preprocess=preprocess, seed=0)
     >>> buffer = CondensedBuffer(memory, max_bytes=2000)  # 8 x 8 pixels an image
-    >>> buffer.max_size, buffer.sizes["images"]  # nothing is held before its experience
-    (31, 0)
+    >>> buffer  # nothing is held before its experience
+    CondensedBuffer: 0 of 31 images, of 0 classes
     """
 
     max_size: int
@@ -107,6 +108,11 @@ class CondensedBuffer(BalancedExemplarsBuffer[ClassMemory]):
         self._transforms["eval"] = None  # else it would be that of training
         if isinstance(self.parts, SetParts):
             self._check_size(self.max_size, int((self.parts.source.counts() > 0).sum()))
+
+    def __repr__(self) -> str:
+        images = f"{self.sizes['images']} of {counted(self.max_size, 'image')}"
+        seen = counted(len(self.seen_classes), "class", "classes")
+        return f"{type(self).__name__}: {images}, of {seen}"
 
     @property
     def source(self) -> CondensedSet | Online:

@@ -9,6 +9,7 @@ made step by step, from the training images of the step's classes alone.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -229,7 +230,8 @@ def separable(recipe: Recipe | Selection, dataset: Dataset) -> bool:
 def made_jointly(condensed: CondensedSet) -> bool:
     """Whether a set was made of several classes at once, so that each may depend on the others.
 
-    What a set does not record, such as the making of an imported set, counts as separate.
+    What is not known here counts as separate: the making of an imported set, for example, or a
+    network that this program cannot build, such as a function of another script.
 
     >>> from condense import load_dataset
     >>> from condense.data.preprocess import make_preprocess
@@ -241,11 +243,12 @@ def made_jointly(condensed: CondensedSet) -> bool:
     >>> made_jointly(select("herding", digits, 1, feature_epochs=1, network="mlp", **how))
     True
     """
-    return any(
-        not _separable(how, condensed.shape, len(condensed.classes))
-        for facts in condensed.provenance.get("merged", [condensed.provenance])
-        if "only" not in facts and (how := _how(facts)) is not None
-    )
+    for facts in condensed.provenance.get("merged", [condensed.provenance]):
+        how = None if "only" in facts else _how(facts)
+        with suppress(UserError):  # of a network that cannot be built here
+            if how and not _separable(how, condensed.shape, len(condensed.classes)):
+                return True
+    return False
 
 
 def _how(facts: Mapping[str, Any]) -> Recipe | Selection | None:
@@ -261,9 +264,10 @@ def _separable(recipe: Recipe | Selection, shape: tuple[int, int, int], classes:
         return recipe.method == "random"
     if not isinstance(recipe.method, Matching):
         return False
-    joint = joins_images(build(recipe.network, shape, classes))
     # The networks of a pool are trained on all classes.
-    return not joint and recipe.init in ("random", "noise") and not recipe.pool
+    if recipe.pool or recipe.init not in ("random", "noise"):
+        return False
+    return not joins_images(build(recipe.network, shape, classes))
 
 
 def of_set(condensed: CondensedSet, classes: Sequence[int]) -> CondensedSet:

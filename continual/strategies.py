@@ -14,6 +14,8 @@ from avalanche.training.templates import SupervisedTemplate
 from avalanche.training.utils import cycle
 from torch.utils.data import DataLoader
 
+from condense.errors import UserError
+
 
 class CondensedERACE(ER_ACE):
     """ER-ACE, which also replays a memory of fewer rows than `batch_size_mem`.
@@ -39,7 +41,7 @@ class CondensedERACE(ER_ACE):
 
     def __init__(self, *, buffer: ExemplarsBuffer, **options: Any) -> None:
         """`options` are those of `ER_ACE` without `mem_size`: `model`, `optimizer`, ..."""
-        super().__init__(mem_size=buffer.max_size, **options)
+        super().__init__(mem_size=_memory(buffer).max_size, **options)
         self.storage_policy = buffer
 
     def _before_training_exp(self, **kwargs: Any) -> None:
@@ -81,7 +83,7 @@ class CondensedDER(DER):
         The rows of `buffer` carry logits: it is a `CondensedBufferWithLogits`, or Avalanche's
         `ClassBalancedBufferWithLogits`.
         """
-        super().__init__(mem_size=buffer.max_size, **options)
+        super().__init__(mem_size=_memory(buffer).max_size, **options)
         self.storage_policy: Any = buffer
         self._wanted: int = self.batch_size_mem
 
@@ -137,7 +139,10 @@ class CondensedICaRL(ICaRL):
     def __init__(self, *, buffer: BalancedExemplarsBuffer[Any], **options: Any) -> None:
         """`options` are those of `ICaRL` without the memory's: `feature_extractor`, ..."""
         super().__init__(
-            memory_size=buffer.max_size, buffer_transform=None, fixed_memory=True, **options
+            memory_size=_memory(buffer).max_size,
+            buffer_transform=None,
+            fixed_memory=True,
+            **options,
         )
         place = next(i for i, plugin in enumerate(self.plugins) if isinstance(plugin, _ICaRLPlugin))
         self.plugins[place] = _CondensedExemplars(buffer)
@@ -177,6 +182,16 @@ class _CondensedExemplars(_ICaRLPlugin):
         self.compute_class_means(strategy)
         self.x_memory, self.y_memory = [], []
         strategy.model.train()
+
+
+def _memory(buffer: Any) -> Any:
+    """The memory itself. Raises `UserError` for a set or a path in place of one."""
+    if not isinstance(buffer, ExemplarsBuffer):
+        raise UserError(
+            f"`buffer` is a {type(buffer).__name__} and no memory: give `CondensedBuffer(...)` of "
+            "a set or its path, and to `CondensedDER` a `CondensedBufferWithLogits(...)`"
+        )
+    return buffer
 
 
 def _endless(rows: Any, batch: int) -> Any:

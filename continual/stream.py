@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from condense.data.images import Dataset
+from condense.data.own import Own, as_dataset
 from condense.data.preprocess import Preprocess
 from condense.errors import UserError
 from continual.orders import split
@@ -44,7 +45,7 @@ class Prepare:
 
 
 def class_stream(
-    dataset: Dataset,
+    dataset: Dataset | Own,
     steps: int,
     order: Sequence[int],
     *,
@@ -54,8 +55,9 @@ def class_stream(
 ) -> NCScenario:
     """A benchmark of `steps` experiences, each with the same number of new classes.
 
-    `base` has the numbers of classes of the first experiences, if they differ; the others divide
-    the rest.
+    `dataset` is what `load_dataset` gives, or any dataset that `as_dataset` takes, with its test
+    images: `as_dataset(train, test)`. `base` has the numbers of classes of the first experiences,
+    if they differ; the others divide the rest.
     The classes come in the given order (see `class_order`); labels stay those of `dataset`. Samples
     are `[image, label, task 0]`, which all of Avalanche's strategies accept. `augment` is for
     training images only. Raises `UserError` if `steps` does not divide the number of classes, or if
@@ -69,11 +71,16 @@ def class_stream(
     >>> [experience.classes_in_this_experience for experience in stream.train_stream][:2]
     [[0, 1], [2, 3]]
     """
+    dataset = as_dataset(dataset)
     if sorted(order) != list(range(len(dataset.classes))):
         raise UserError(
             f"`order` must name each of the {len(dataset.classes)} classes of {dataset.name} once"
         )
     split(order, steps, base)
+    if not len(dataset.test):
+        raise UserError(
+            f"{dataset.name} has no test images: give both splits, `as_dataset(train, test)`"
+        )
     benchmark = nc_benchmark(
         TensorDataset(dataset.train.pixels, dataset.train.labels),
         TensorDataset(dataset.test.pixels, dataset.test.labels),

@@ -282,7 +282,7 @@ def arch(key: str, space: Space, output: Printed) -> None:
     FLOPs are multiply-adds; `isomorph` is the smallest index of a cell that computes the same
     function.
     """
-    from nas.search import describe
+    from nas.spaces import describe
 
     show_facts(describe(space.name(), key), output.json)
 

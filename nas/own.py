@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from condense.data.images import Dataset
-from condense.errors import UserError
+from condense.errors import UserError, reason
 from condense.networks.base import Shape
 from condense.randomness import derive
 from condense.training.protocol import Protocol
@@ -87,8 +87,11 @@ class Own:
         Traceback (most recent call last):
         condense.errors.UserError: `flat` gives (2, 1, 8, 9) for two images: it must be (2, 10)
         """
-        if not networks:
-            raise UserError("no network to rank: give a dictionary of functions that make them")
+        if not isinstance(networks, Mapping) or not networks:
+            raise UserError(
+                "no networks to rank: give a dictionary of functions that make them, as in "
+                '`{"narrow": f, "wide": g}`'
+            )
         made = {name: _examined(name, make, dataset) for name, make in networks.items()}
         identities = {name: identity for name, (identity, _) in made.items()}
         return cls(identities, {name: costs for name, (_, costs) in made.items()}, dict(networks))
@@ -138,8 +141,8 @@ def _examined(
             network = make().eval()
             logits = network(torch.zeros(2, *dataset.shape))
     except Exception as error:  # foreign code may raise anything
-        text = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"`{name}` fails for images {(2, *dataset.shape)}: {text}") from error
+        text = f"`{name}` fails for images {(2, *dataset.shape)}: {reason(error)}"
+        raise UserError(text) from error
     expected = (2, len(dataset.classes))
     if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__

@@ -22,7 +22,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -156,6 +156,25 @@ class Named:
     number: int | None = None
     """Images per class, images or steps."""
     draw: int = 0
+
+
+def names_of(given: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
+    """The names of one or several proxies, which may be paths.
+
+    Raises `UserError` for anything else: a search that goes on reads its condensed sets again.
+
+    >>> names_of(["random:10", Path("runs/a")])
+    ('random:10', 'runs/a')
+    """
+    several = isinstance(given, Sequence) and not isinstance(given, str)
+    names: Any = given if several else [given]
+    for name in names:
+        if not isinstance(name, str | Path):
+            raise UserError(
+                f"a proxy is given by its name or path, and this is a {type(name).__name__}: save "
+                "a condensed set, and give its file"
+            )
+    return tuple(map(str, names))
 
 
 def parse(names: Sequence[str]) -> list[Named]:

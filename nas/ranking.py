@@ -106,14 +106,27 @@ class Ranking:
 
     @cached_property
     def repeats(self) -> dict[str, str]:
-        """The baselines that rank exactly as an earlier one does, with the name of that one."""
-        free = [name for name in BASELINES if name in self.columns]
+        """The baselines that rank exactly as an earlier one does, with the name of that one.
+
+        Those that have no value for some architecture are told by `missing`.
+        """
+        free = [name for name in BASELINES if name in self.columns and name not in self.missing]
         ranks = {name: rank_average(self.columns[name]) for name in free}
         return {
             later: earlier
             for earlier, later in reversed([*combinations(ranks, 2)])
             if len(self) > 1 and np.array_equal(ranks[earlier], ranks[later])
         }
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """The baselines that have no value for some architectures, and for how many."""
+        counts = {
+            name: int((~np.isfinite(self.columns[name])).sum())
+            for name in BASELINES
+            if name in self.columns
+        }
+        return {name: count for name, count in counts.items() if count}
 
     @cached_property
     def agreements(self) -> dict[str, Agreement]:

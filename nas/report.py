@@ -31,6 +31,8 @@ DRAWN = (
     "1 one of 1 x 1, p average pooling, and a dashed line passes its input on."
 )
 """How to read the drawings of NAS-Bench-201."""
+SIGNS = "In every column higher is better: losses have their sign turned."
+"""How to read the scores."""
 DIFFERENCE_HEADERS = ("score", *_SHOWN.values())
 """The headers of `difference_rows`."""
 AGREEMENT_HEADERS = ("score", *_SHOWN.values(), "top-1, %")
@@ -95,7 +97,7 @@ def report(
     """
     sections = [Section("To know", *map(Text, notes))] if notes else []
     drawn = [Text(DRAWN)] if space(ranking.space).NAME == "nasbench201" else []
-    sections.append(Section("The candidates", *drawn, _candidates(ranking)))
+    sections.append(Section("The candidates", Text(SIGNS), *drawn, _candidates(ranking)))
     if ranking.agreements:
         sections += _agreement_sections(ranking)
     made = [Command(again)] if again else []

@@ -33,9 +33,8 @@ from nas.training import SearchTask
 class SearchResult:
     """The progress of a search, and what it has found so far.
 
-    >>> result = SearchResult(Path("runs/search"), done=3, total=12, ranking=None, notes=())
-    >>> result.done < result.total
-    True
+    >>> SearchResult(Path("runs/search"), done=3, total=12, ranking=None, notes=())
+    SearchResult runs/search: 3 of 12 trainings
     """
 
     folder: Path
@@ -49,6 +48,14 @@ class SearchResult:
     """What a reader should know: what is missing, what diverged, and what could not be checked."""
     seconds: float = 0.0
     """How long the finished trainings took, one after the other."""
+
+    def __repr__(self) -> str:
+        ranked = ""
+        if self.ranking is not None and len(self.ranking):
+            best = self.ranking.rows()[0]["arch"]
+            ranked = f", {counted(len(self.ranking), 'architecture')} ranked, the best is {best}"
+        trainings = f"{self.done} of {counted(self.total, 'training')}"
+        return f"SearchResult {self.folder}: {trainings}{ranked}"
 
 
 def store_path(folder: Path, plan: SearchPlan) -> Path:
@@ -190,6 +197,11 @@ def _notes(plan: SearchPlan, ranking: Ranking | None, done: int, total: int) -> 
     if ranking.repeats:
         alike = ", ".join(f"{later} as {earlier}" for later, earlier in ranking.repeats.items())
         notes.append(f"not shown, since they rank these candidates as another does: {alike}")
+    for name, count in ranking.missing.items():
+        notes.append(
+            f"{name}: no value for {count} of {counted(len(ranking), 'architecture')}, which rank "
+            "last by it; some scores need layers of certain kinds, as naswot needs ReLUs"
+        )
     for proxy, counts in ranking.diverged.items():
         if counts.any():
             notes.append(

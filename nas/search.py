@@ -9,23 +9,26 @@ trials.sqlite  every training, written as it finishes; searches may share a `sto
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from condense.data.catalogue import Source
 from condense.data.images import Dataset, Images
+from condense.data.own import Own as Given
+from condense.data.own import as_dataset
 from condense.data.preprocess import make_preprocess
-from condense.errors import UserError
+from condense.errors import UserError, unknown
 from condense.progress import progress
 from condense.study.record import locked
-from condense.study.study import Study
+from condense.study.study import Study, as_workers
 from condense.study.trials import Trial, Trials, reading
 from condense.study.workers import Workers
 from nas.own import Networks, Own
 from nas.plan import HELD_OUT, SearchPlan, find_reference, load_plan, record_of, write_plan
-from nas.proxies import arms_of, make_proxies, parse, seen_held_out
+from nas.proxies import arms_of, make_proxies, names_of, parse, seen_held_out
 from nas.ranking import check_column, collect, needs_held_out
 from nas.regime import Regime
 from nas.results import SearchResult, result_of, store_path, truth_of, write_result
@@ -39,11 +42,11 @@ _TESTED = ""
 
 
 def search(
-    dataset: Dataset,
+    dataset: Dataset | Given,
     *,
     space_name: Any,
     out: str | Path,
-    workers: Workers | None = None,
+    workers: Workers | int | None = None,
     minutes: float | None = None,
     quiet: bool = False,
     again: bool = False,
@@ -53,9 +56,10 @@ def search(
 
     Parameters
     ----------
+    dataset: what `load_dataset` gives, or any dataset that `as_dataset` takes.
     space_name: one of `nas.spaces.SPACES`, or a space itself; see `nas.spaces.space`.
     out: the folder of the search.
-    workers: what the trainings run on.
+    workers: what the trainings run on: `condense.study.workers.Workers`, or a number of processes.
     minutes: a time limit. What is finished by then is kept, and `resume` continues.
     again: go on where the folder already holds this search, in place of an error.
 
@@ -96,8 +100,9 @@ def search(
     >>> result.done, len(result.ranking)
     (4, 2)
     """
-    plan, bench = planned(dataset, space_name=space_name, **choices)
-    (workers := workers or Workers()).check()
+    _check_choices(choices, given=("space_name", "out", "again"))
+    (workers := _workers(workers)).check()
+    plan, bench = planned(as_dataset(dataset), space_name=space_name, **choices)
     folder = Path(out)
     with locked(folder):
         record = record_of(folder)
@@ -109,8 +114,8 @@ def search(
 def rank(
     networks: Networks,
     *,
-    proxy: str | Sequence[str] = "random",
-    dataset: Dataset,
+    proxy: str | Path | Sequence[str | Path] = "random",
+    dataset: Dataset | Given,
     out: str | Path = "runs/nas-own",
     **choices: Any,
 ) -> SearchResult:
@@ -121,9 +126,14 @@ def rank(
     networks: for each name a function without arguments that makes the network, with its own fresh
         weights. It takes images of the dataset's shape, normalised, and returns a logit for each
         of its classes. Worker processes call it too.
-    proxy: one or several proxies; see `nas.proxies`.
+    proxy: one or several proxies; see `nas.proxies`. A condensed set is given by its file or run
+        folder, such as `runs/mine`.
+    dataset: what `load_dataset` gives, or any dataset that `as_dataset` takes.
     out: the folder of the ranking. Called again with the same networks and choices, it goes on.
-    choices: what `nas.search.search` takes: seeds, regime, by, held_out, workers, minutes, store.
+    choices: what `nas.search.search` takes: seeds, regime, by, held_out, workers, minutes, store,
+        quiet.
+
+    In all columns of `found.ranking` higher is better: losses have their sign turned.
 
     A training is kept by the name of its network and by the layers that PyTorch prints, and not by
     the code: after a change of `forward` take another name or another folder.
@@ -133,6 +143,7 @@ def rank(
 
     >>> from tempfile import TemporaryDirectory
     >>> from condense import load_dataset
+    >>> from nas import rank
     >>> from torch import nn
     >>> def flat(width):
     ...     hidden = nn.Linear(64, width)
@@ -140,15 +151,30 @@ def rank(
     >>> with TemporaryDirectory() as out:
     ...     found = rank(
     ...         {"small": lambda: flat(8), "wide": lambda: flat(32)}, proxy="random:1",
-    ...         dataset=load_dataset("digits"), out=out, seeds=1, workers=Workers(workers=0),
-    ...         quiet=True,
+    ...         dataset=load_dataset("digits"), out=out, seeds=1, workers=0, quiet=True,
     ...     )
     >>> sorted(row["arch"] for row in found.ranking.rows())
     ['small', 'wide']
     """
+    _check_choices(choices, given=("space_name", "proxies", "again"))
+    dataset = as_dataset(dataset)
     own = Own.of(networks, dataset)
-    proxies = (proxy,) if isinstance(proxy, str) else tuple(proxy)
-    return search(dataset, space_name=own, out=out, proxies=proxies, again=True, **choices)
+    return search(dataset, space_name=own, out=out, proxies=proxy, again=True, **choices)
+
+
+def _check_choices(choices: Mapping[str, Any], given: Collection[str]) -> None:
+    """Raise `UserError` for a choice that `search` lacks, or that is `given` in another way."""
+    taken = {**signature(search).parameters, **signature(planned).parameters}
+    known = [
+        name for name, one in taken.items() if one.kind is one.KEYWORD_ONLY and name not in given
+    ]
+    for name in choices:
+        if name not in known:
+            raise unknown("parameter", name, known)
+
+
+def _workers(given: Workers | int | None) -> Workers:
+    return Workers() if given is None else as_workers(given)
 
 
 def train_reference(
@@ -193,9 +219,9 @@ def train_reference(
 
 def resume(
     out: str | Path,
-    dataset: Dataset | None = None,
+    dataset: Dataset | Given = None,
     *,
-    workers: Workers | None = None,
+    workers: Workers | int | None = None,
     minutes: float | None = None,
     quiet: bool = False,
 ) -> SearchResult:
@@ -213,7 +239,7 @@ def resume(
     if plan.own:
         raise UserError(f"{folder} ranks networks of a script: call nas.rank again to go on")
     with locked(folder):
-        dataset = dataset or plan.source.load()
+        dataset = plan.source.load() if dataset is None else as_dataset(dataset)
         if dataset.fingerprint != plan.fingerprint:
             raise UserError(
                 f"{folder} searches on {plan.source.name} with content {plan.fingerprint}, "
@@ -227,7 +253,7 @@ def resume(
                 f"{folder} was begun with another proxy `{changed[0]}` than is there now: "
                 "put it back or start a new search"
             )
-        return _go_on(folder, plan, bench, workers or Workers(), minutes, quiet)
+        return _go_on(folder, plan, bench, _workers(workers), minutes, quiet)
 
 
 def show(out: str | Path) -> SearchResult:
@@ -245,36 +271,11 @@ def show(out: str | Path) -> SearchResult:
         return result_of(folder, plan, store)
 
 
-def describe(
-    space_name: str,
-    key: int | str,
-    shape: tuple[int, int, int] = (3, 32, 32),
-    num_classes: int = 10,
-) -> dict[str, Any]:
-    """Facts about an architecture: index, name, parameters, FLOPs, and what its space adds.
-
-    `key` is the index or the name of the architecture. The parameters and the FLOPs depend on the
-    `shape` of the images, (channels, height, width), and on `num_classes`.
-
-    >>> describe("nasbench201", 6111)["isomorph"]
-    6111
-    """
-    architecture = space(space_name).architecture(key)
-    return {
-        "space": space_name,
-        "index": architecture.index,
-        "name": architecture.name,
-        "parameters": architecture.parameters(shape, num_classes),
-        "flops": architecture.flops(shape, num_classes),
-        **getattr(architecture, "facts", dict)(),  # what the space adds, if anything
-    }
-
-
 def planned(
     dataset: Dataset,
     *,
     space_name: Any,
-    proxies: Sequence[str] = ("random",),
+    proxies: str | Path | Sequence[str | Path] = ("random",),
     sample: Sample = None,
     only: Only | None = None,
     seeds: int = 3,
@@ -293,7 +294,7 @@ def planned(
     >>> planned(load_dataset("digits"), space_name="convnet720", sample=[0])[0].held_out
     1000
     """
-    module = space(space_name)
+    module, proxies = space(space_name), names_of(proxies)
     source, table = source or Source(name=dataset.name), None
     judged_by = truth or f"{dataset.name}_test"
     own = {} if isinstance(space_name, str) else space_name.identities
@@ -313,7 +314,7 @@ def planned(
         own=own,
         source=source,
         fingerprint=dataset.fingerprint,
-        proxies=tuple(proxies),
+        proxies=proxies,
         indices=indices,
         seeds=seeds,
         regime=regime or module.REGIME,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,12 @@ def test_the_training_of_a_pool_shows_its_passes(
         r"train the pool: 30/60, .* left, done about .*network 1, pass 2 of 2", lines[29]
     )
     assert "network 2, pass 1 of 2" in lines[30]
+
+
+def test_what_ends_in_weeks_is_told_with_its_date() -> None:
+    end = datetime.now() + timedelta(days=29)
+    assert f"done about {end:%A} {end.day} {end:%B} " in progress.until(29 * 86400)
+    assert re.fullmatch(r"20 h 0 min, done about (\w+day )?\d\d:\d\d", progress.until(20 * 3600))
 
 
 def test_json_leaves_the_progress_on_stderr(capsys: pytest.CaptureFixture[str], made: Path) -> None:

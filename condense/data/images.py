@@ -75,9 +75,8 @@ class Dataset:
     >>> digits = load_dataset("digits")
     >>> digits.shape, len(digits.classes)
     ((1, 8, 8), 10)
-    >>> tuning = digits.hold_out(100, seed=0)
-    >>> len(tuning.train), len(tuning.test)
-    (1335, 100)
+    >>> digits.hold_out(100, seed=0)
+    Dataset digits: 1335 + 100 images, (1, 8, 8), 10 classes
     """
 
     name: str
@@ -85,6 +84,10 @@ class Dataset:
     test: Images
     held_out: bool = field(default=False, kw_only=True)
     """Whether the test images are training images that were held out."""
+
+    def __repr__(self) -> str:
+        images = f"{len(self.train)} + {len(self.test)} images"
+        return f"Dataset {self.name}: {images}, {self.shape}, {len(self.classes)} classes"
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -17,8 +17,9 @@ from condense.data.arrays import TEN, TORCHVISION
 from condense.data.decoded import square
 from condense.data.foreign import upright
 from condense.data.images import Dataset, Images, second_of_five
-from condense.errors import UserError
+from condense.errors import UserError, reason
 from condense.settings import within
+from condense.words import counted
 
 Own = Any
 """What `as_dataset` takes for one split, or for both."""
@@ -86,7 +87,8 @@ def as_dataset(
     if isinstance(train, Mapping):
         if "train" not in train:
             raise UserError(
-                f"no `train` among {', '.join(map(str, train))}: give the images of one"
+                f"no `train` among {', '.join(map(str, train))}: name the images to condense "
+                "`train`, or give a pair (images, labels)"
             )
         if test is None:
             test = next((train[split] for split in _SPLITS if split in train), None)
@@ -117,6 +119,9 @@ def joined(
     >>> len(dataset.train), len(dataset.test)
     (8, 2)
     """
+    for part, what in ((train, "train on"), (test, "test on")):
+        if part is not None and not len(part.labels):
+            raise UserError(f"{name}: there are no images to {what}")
     values = np.unique(train.labels)
     if len(values) < 2:
         raise UserError(f"{name} has images of {len(values)} class: two are needed at least")
@@ -124,19 +129,20 @@ def joined(
         wrong = values[0] if values[0] < 0 else values[-1]
         raise UserError(f"{name}: a label is {wrong}, but there are {len(train.names)} classes")
     pixels = _stacked(f"training image of {name}", train.images, resolution)
-    side = resolution or pixels.shape[-1]
-    labels = train.labels
-    if test is not None:
+    side = min(pixels.shape[2:])
+    if test is None:
+        parts = _held_out(name, square(pixels, side), train.labels, split)
+    else:
         if len(strange := np.setdiff1d(test.labels, values)):
             raise UserError(f"{name}: label {strange[0]} has test images, but none to train on")
-        tested, test_labels = _stacked(f"test image of {name}", test.images, side), test.labels
-    else:
-        held = torch.zeros(len(labels), dtype=torch.bool)
-        if split and not (held := second_of_five(torch.from_numpy(labels))).any():
-            raise UserError(f"{name}: one image a class leaves none for testing; add images")
-        tested, test_labels = pixels[held], labels[held.numpy()]
-        pixels, labels = pixels[~held], labels[~held.numpy()]
-    channels = max(pixels.shape[1], tested.shape[1])
+        tested = _stacked(f"test image of {name}", test.images, resolution)
+        if tested.shape[2:] != pixels.shape[2:]:
+            raise UserError(
+                f"{name}: the test images have {_size(tested[0])}, the training images "
+                f"{_size(pixels[0])}: give a resolution to which all are resized"
+            )
+        parts = [(square(pixels, side), train.labels), (square(tested, side), test.labels)]
+    channels = max(part.shape[1] for part, _ in parts)
     classes = tuple(train.names[value] if train.names else str(value) for value in values)
     images = [
         Images(
@@ -144,9 +150,19 @@ def joined(
             torch.from_numpy(np.searchsorted(values, own)).long(),
             classes,
         )
-        for part, own in ((pixels, labels), (tested, test_labels))
+        for part, own in parts
     ]
     return Dataset(name, *images)
+
+
+def _held_out(
+    name: str, pixels: Tensor, labels: np.ndarray, split: bool
+) -> list[tuple[Tensor, np.ndarray]]:
+    """Images to train on and, with `split`, some of them to test on instead."""
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    if split and not (held := second_of_five(torch.from_numpy(labels))).any():
+        raise UserError(f"{name}: one image a class leaves none for testing; add images")
+    return [(pixels[part], labels[part.numpy()]) for part in (~held, held)]
 
 
 def pixels_of(image: Any) -> Tensor:
@@ -189,20 +205,26 @@ def _pixels_of_picture(image: Image.Image) -> Tensor:
 def _as_uint8(pixels: Tensor) -> Tensor:
     if pixels.dtype == torch.uint8:
         return pixels
-    low, high = (float(end) for end in torch.aminmax(pixels.float()))
-    if pixels.is_floating_point() and low >= 0 and high <= 1:
-        return (pixels * 255).round().to(torch.uint8)
     kind = str(pixels.dtype).removeprefix("torch.")
     if not pixels.is_floating_point():
         raise UserError(f"its values are {kind}: pixels are uint8, or floats in [0, 1]")
+    if not pixels.isfinite().all():
+        raise UserError("some of its values are NaN or infinite: repair or remove the image")
+    low, high = (float(end) for end in torch.aminmax(pixels.float()))
+    if low >= 0 and high <= 1:
+        return (pixels * 255).round().to(torch.uint8)
     raise UserError(
-        f"its values are {low:.3g} to {high:.3g}, not pixels in [0, 1]: give the images before "
-        "they are normalised"
+        f"its values are {low:.3g} to {high:.3g}, not pixels in [0, 1]: "
+        + (
+            "give the images before they are normalised"
+            if low < 0
+            else "divide them by 255, or convert them to uint8"
+        )
     )
 
 
 def _stacked(what: str, images: Iterable[Tensor], resolution: int | None) -> Tensor:
-    """Square images as one tensor, uint8 [N, 1 or 3, R, R]."""
+    """Images of one size as one tensor, uint8 [N, 1 or 3, H, W]: squares with a resolution."""
     kept: list[Tensor] = []
     for number, pixels in enumerate(images):
         if resolution:
@@ -213,11 +235,8 @@ def _stacked(what: str, images: Iterable[Tensor], resolution: int | None) -> Ten
                 "resolution to which all are resized"
             )
         kept.append(pixels)
-    if not kept:
-        raise UserError(f"there is no {what}: give one or more")
     channels = max(len(pixels) for pixels in kept)
-    stacked = torch.stack([pixels.expand(channels, -1, -1) for pixels in kept])
-    return square(stacked, min(stacked.shape[2:]))
+    return torch.stack([pixels.expand(channels, -1, -1) for pixels in kept])
 
 
 def _size(pixels: Tensor) -> str:
@@ -252,6 +271,9 @@ def _labelled(data: Own) -> Labelled:
         return _hugging_face(data)
     if isinstance(data, tuple | list) and len(data) == 2:
         return _arrays(*data)
+    parts = data if isinstance(data, tuple | list) else [data]
+    if any(isinstance(part, Tensor | np.ndarray) for part in parts):
+        raise UserError(f"{counted(len(parts), 'array')}: give a pair (images, labels)")
     if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
         raise UserError(
             f"a {type(data).__name__} is not taken: give a map-style torch Dataset, a Hugging Face "
@@ -265,9 +287,7 @@ def _pairs(data: Own) -> Labelled:
     images, labels = [], []
     for number in range(len(data)):
         with within(f"item {number}"):
-            item = data[number]
-            if not isinstance(item, tuple | list) or len(item) != 2:
-                raise UserError(f"a {type(item).__name__} is no pair of an image and a label")
+            item = _item(data, number)
             images.append(pixels_of(item[0]))
             labels.append(_label(item[1]))
     whole = _whole(data)
@@ -275,6 +295,22 @@ def _pairs(data: Own) -> Labelled:
     if _name(data) == "mnist":
         names = TEN  # torchvision calls them `0 - zero`
     return Labelled(images=images, labels=np.array(labels, dtype=np.int64), names=names)
+
+
+def _item(data: Own, number: int) -> tuple[Any, Any]:
+    """An image and its label, as they come. Raises `UserError` for anything else."""
+    try:
+        item = data[number]
+    except Exception as error:  # the user's own code may raise anything
+        raise UserError(f"it cannot be read ({reason(error)})") from error
+    if isinstance(item, Mapping):
+        keys = ", ".join(map(str, item))
+        raise UserError(f"it is a {type(item).__name__} of {keys}: give (image, label)")
+    if not isinstance(item, tuple | list):
+        raise UserError(f"it is a {type(item).__name__}: give (image, label)")
+    if len(item) != 2:
+        raise UserError(f"it has {counted(len(item), 'part')}: give (image, label)")
+    return item[0], item[1]
 
 
 def _label(label: Any) -> int:
@@ -294,12 +330,18 @@ def _arrays(images: Any, labels: Any) -> Labelled:
         raise UserError("a pair must be arrays or tensors: images [N, ...] and labels [N]")
     flat = torch.as_tensor(labels)
     flat = flat[:, 0] if flat.ndim == 2 and flat.shape[1] == 1 else flat
-    if flat.shape != (len(images),) or flat.is_floating_point() or flat.is_complex():
+    if flat.shape != (len(images),) or (len(flat) and not _whole_kind(flat)):
+        whole = flat.is_floating_point() and bool((flat == flat.round()).all())
+        hint = ": `labels.long()`, or `labels.astype(int)` of an array" if whole else ""
         raise UserError(
-            f"{len(images)} images have labels of {flat.dtype} {list(flat.shape)}: give a whole "
-            "number for each"
+            f"{len(images)} images have labels of {flat.dtype} {list(flat.shape)}; give a whole "
+            f"number for each{hint}"
         )
     return Labelled(images=_numbered(images), labels=flat.long().numpy())
+
+
+def _whole_kind(labels: Tensor) -> bool:
+    return not (labels.is_floating_point() or labels.is_complex())
 
 
 def _numbered(images: Iterable[Any]) -> Iterator[Tensor]:

@@ -72,7 +72,7 @@ class Preprocess:
         if pixels.dtype != torch.uint8:
             raise UserError(
                 f"preprocessing takes uint8 pixels, and these are {pixels.dtype}: "
-                "give the images as 0..255"
+                + _remedy(pixels)
             )
         self._check(pixels)
         images = torch.empty(pixels.shape, dtype=torch.float32, device=self.mean.device)
@@ -316,6 +316,16 @@ def _kind(name: str) -> type[Standardize] | type[Whiten]:
     if name not in PREPROCESS:
         raise unknown("preprocessing", name, PREPROCESS)
     return PREPROCESS[name]
+
+
+def _remedy(values: Tensor) -> str:
+    """How pixels are made of values that are no uint8."""
+    low, high = (float(end) for end in values.aminmax()) if values.numel() else (0, 0)
+    if low >= 0 and high <= 1 and values.is_floating_point():
+        return "convert them with `(255 * images).round().to(torch.uint8)`"
+    if low >= 0 and high <= 255:
+        return "convert them with `.to(torch.uint8)`"
+    return "give the images as 0..255, before they are normalised"
 
 
 def _check_fit(pixels: Tensor, least: int) -> None:

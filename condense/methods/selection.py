@@ -6,6 +6,7 @@ image as its embedding in a network that was trained briefly on the training ima
 """
 
 import dataclasses
+from numbers import Integral
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -341,8 +342,8 @@ def check_ipc(dataset: Dataset, ipc: int, formation: int = 1) -> None:
     Traceback (most recent call last):
     condense.errors.UserError: ipc 1000 is more than class `8` of digits has: 139 ...
     """
-    if ipc < 1:
-        raise UserError(f"ipc is {ipc}: it must be 1 or more")
+    if not isinstance(ipc, Integral) or ipc < 1:
+        raise UserError(f"ipc is {ipc!r}: it must be 1 or more, a whole number")
     counts = dataset.train.counts()
     smallest = int(counts.argmin())
     if ipc * formation**2 > counts[smallest]:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condense.errors import UserError, unknown
+from condense.errors import UserError, reason, unknown
 from condense.networks.base import Shape
 
 Factory = Callable[[Shape, int], nn.Module]
@@ -43,10 +43,11 @@ def is_foreign(name: str) -> bool:
     return name.startswith(("timm/", "torchvision/")) or ":" in name
 
 
-def adopt(factory: Factory) -> str:
+def adopt(factory: Factory, name: str | None = None) -> str:
     """Make a function known in this process; returns the name by which networks of it are built.
 
-    Raises `UserError` for what cannot be called, and for a network that is already made.
+    It is `name`, which has a colon; by default, `MODULE:NAME` of the function. Raises `UserError`
+    for what cannot be called, and for a network that is already made.
 
     >>> def small(shape, classes):
     ...     return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes))
@@ -60,7 +61,7 @@ def adopt(factory: Factory) -> str:
         )
     function = factory.func if isinstance(factory, partial) else factory
     kind = function if hasattr(function, "__qualname__") else type(function)
-    name = f"{kind.__module__}:{kind.__qualname__}"
+    name = name or f"{kind.__module__}:{kind.__qualname__}"
     _ADOPTED[name] = factory
     return name
 
@@ -211,12 +212,3 @@ def _file(path: Path) -> Any:
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
     return module
-
-
-def reason(error: Exception) -> str:
-    """What the code of others has raised, on one line.
-
-    >>> reason(ValueError("no such size"))
-    'ValueError: no such size'
-    """
-    return f"{type(error).__name__}: {error}".splitlines()[0]

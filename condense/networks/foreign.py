@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condense.errors import UserError
+from condense.errors import UserError, reason
 from condense.networks.base import LAYERS, NORMS, Network, Shape
-from condense.networks.factories import reason
 
 
 class Foreign(Network):

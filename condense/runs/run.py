@@ -73,10 +73,11 @@ def condense(
     ----------
     dataset: what `load_dataset` gives, or any dataset that `as_dataset` takes: of torch,
         torchvision or Hugging Face, or a pair of arrays.
-    recipe: a name of `RECIPES`, or a `Recipe`.
+    recipe: a name of `RECIPES`, or a `Recipe`. The default, `best`, trains a pool of networks
+        first, whatever `steps` is: to be quick, give `minutes`, or the recipe `datadam`.
     network: replaces the recipe's network: a name, or a function of the image shape and the number
         of classes that makes a module.
-    steps: replaces the recipe's number of steps.
+    steps: replaces the recipe's number of steps; the training of a pool stays as long.
     minutes: how long the run may take. The recipe's number of steps, and the training of its pool,
         are chosen to fit; a few steps are timed for that. The run ends in time even if later steps
         are slower.
@@ -96,13 +97,16 @@ def condense(
     >>> tiny = {"steps": 2, "real_batch": 4, "network": "convnet-d1-w8"}
     >>> recipe = recipe_for("dm", "digits", (1, 8, 8), 1).override(tiny)
     >>> condense(load_dataset("digits"), ipc=1, recipe=recipe, device="cpu", quiet=True)
-    CondensedSet(...)
+    CondensedSet: 10 images, (1, 8, 8), 10 classes
     """
     dataset = as_dataset(dataset)
+    select.check_ipc(dataset, ipc)
     if isinstance(recipe, str):
         recipe = recipe_for(recipe, dataset.name, dataset.shape, ipc)
     recipe = recipe.override({} if steps is None else {"steps": steps})
-    recipe = recipe.override({} if network is None else {"network": _named(network)})
+    if network is not None:
+        name = network if isinstance(network, str) else adopt(network)
+        recipe = recipe.override({"network": name})
     recipe = recipe.override({} if preprocess is None else {"preprocess": preprocess.name})
     if checkpoint_every < 1:
         raise UserError(f"--checkpoint-every {checkpoint_every}: it must be 1 or more")
@@ -165,10 +169,6 @@ def resume(
                 f"but {dataset.name} now has content {dataset.fingerprint}"
             )
         return _go_on(folder, job, dataset, ranks, quiet)
-
-
-def _named(network: str | Factory) -> str:
-    return network if isinstance(network, str) else adopt(network)
 
 
 def _dataset_of(job: Job) -> Dataset:

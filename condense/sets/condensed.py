@@ -99,6 +99,11 @@ class CondensedSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self) -> str:
+        kind = "mosaics" if self.formation > 1 else "images"
+        soft = ", soft labels" if self.soft else ""
+        return f"CondensedSet: {len(self)} {kind}, {self.shape}, {len(self.classes)} classes{soft}"
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """The shape of one image: (channels, height, width)."""
@@ -243,6 +248,10 @@ class CondensedSet:
 
         Raises `UserError` if it is missing or damaged, or was written by another program.
         """
+        if not isinstance(path, str | Path):
+            raise UserError(
+                f"a {type(path).__name__} is no condensed set: give one, or its file or run folder"
+            )
         path = published.file(str(path)) if published.is_name(path) else Path(path)
         file = _file(path)
         if path.is_file() and path != file:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import closing
 from typing import Any, Generic, Protocol, TypeVar
 
+from condense.settings import require
 from condense.study.interrupt import Interrupted, stoppable
 from condense.study.trials import Key, Trial
 from condense.study.workers import Bench, Workers, trials
@@ -52,6 +53,24 @@ class Store(Protocol):
     def keys(self, kind: str) -> set[Key]:
         """The keys of the trials of a kind."""
         ...
+
+
+def as_workers(given: Workers | int, device: str = "auto") -> Workers:
+    """The workers that are meant: a number stands for that many processes for `device`.
+
+    Raises `UserError` for anything else.
+
+    >>> as_workers(2).workers
+    2
+    >>> as_workers("two")
+    Traceback (most recent call last):
+    condense.errors.UserError: `workers` is 'two': it must be a number of processes, or `Workers(...
+    """
+    if isinstance(given, int):
+        return Workers(workers=given, device=device)
+    accepted = "a number of processes, or `Workers(...)` of condense.study.workers"
+    require("workers", given, isinstance(given, Workers), accepted)
+    return given
 
 
 class Study(Generic[T]):

@@ -34,7 +34,7 @@ from condense.randomness import derive
 from condense.sets.condensed import CondensedSet
 from condense.sets.provenance import check_belongs, check_same_preprocess
 from condense.settings import require
-from condense.study.study import MOST_TASKS, Store, Study
+from condense.study.study import MOST_TASKS, Store, Study, as_workers
 from condense.study.trials import Key, Trial, Trials
 from condense.study.workers import Workers
 from condense.training.protocol import Protocol, protocol_for
@@ -47,16 +47,16 @@ KIND = "evaluate"
 
 
 def evaluate(
-    sets: CondensedSet | Sequence[CondensedSet],
+    sets: CondensedSet | str | Path | Sequence[CondensedSet | str | Path],
     dataset: Dataset | Own,
-    networks: str | Factory | Sequence[str | Factory] = ("convnet",),
+    networks: str | Factory | Sequence[str | Factory] | Mapping[str, str | Factory] = ("convnet",),
     repeats: int = 20,
     protocol: Protocol | str = "dm",
     seed: int = 0,
     device: str = "auto",
     progress: Progress | None = None,
     *,
-    workers: Workers | None = None,
+    workers: Workers | int | None = None,
     minutes: float | None = None,
     store: str | Path | Store | None = None,
 ) -> dict[str, Score]:
@@ -64,19 +64,22 @@ def evaluate(
 
     Parameters
     ----------
-    sets: made from `dataset` under one preprocessing, which the test images get too.
+    sets: made from `dataset` under one preprocessing, which the test images get too; a path stands
+        for the set in that file or run folder.
     dataset: what `load_dataset` gives, or `as_dataset(train, test)` of a dataset of your own.
     networks: names, or functions of the image shape and the number of classes that make a module;
-        the result has a `Score` for each name, which for a function is `MODULE:NAME`. Weights are
-        drawn by our rules (`condense.networks.build.initialise`), whoever made the module.
+        the result has a `Score` for each name, which for a function is `MODULE:NAME`. A dictionary
+        gives them names of your choice: `{"w8": f, "w64": g}`. Weights are drawn by our rules
+        (`condense.networks.build.initialise`), whoever made the module.
     protocol: a name of `condense.training.protocol.PROTOCOLS`, or a `Protocol`, taken literally. (A
         name never mirrors digits.)
     seed: with a set's position and the repeat it determines weights, order and augmentation, so
         more repeats extend fewer.
-    device: `auto`, `cpu` or `cuda`; it is not looked at where there are `workers`.
+    device: `auto`, `cpu` or `cuda`; `Workers` have their own.
     progress: told after every network how many are done, those found in the store included.
-    workers: what the networks are trained on; this process unless given. As everywhere, another
-        number of threads may change the last bits of a network's weights.
+    workers: what the networks are trained on: `condense.study.workers.Workers`, or a number of
+        processes; this process unless given. As everywhere, another number of threads may change
+        the last bits of a network's weights.
     minutes: stop after that long, without an error. A score is then over the repeats that are
         finished on every set, and an architecture that has none is left out of the result.
     store: a file, made where there is none, or an open store. What it holds is not trained again,
@@ -97,15 +100,18 @@ def evaluate(
     >>> len(score.accuracies), 0 <= score.mean <= 1
     (3, True)
     """
-    bench = Evaluation.of(sets, as_dataset(dataset), networks, repeats, protocol, seed)
-    workers = workers or Workers(workers=0, device=device)
+    named = _named(networks)
+    names = tuple(named.values())
+    bench = Evaluation.of(_loaded(sets), as_dataset(dataset), names, repeats, protocol, seed)
+    workers = as_workers(workers or 0, device)
     workers.check()
     lost = "nothing is kept without a store: give one to go on"
     how = lost if store is None else "the same call goes on"
     with _opened(store) as trials:
         study = Study(trials, bench.tasks, bench.key)
         study.work(bench, workers, bench.reporter(progress), how_to_go_on=how, minutes=minutes)
-        return bench.scores(study.results())
+        scores = bench.scores(study.results())
+    return {shown: scores[name] for shown, name in named.items() if name in scores}
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +181,7 @@ class Evaluation:
         Raises its `UserError`s here, so that what is wrong shows before the first hour of training.
         """
         sets = (sets,) if isinstance(sets, CondensedSet) else tuple(sets)
-        given = (
-            networks
-            if isinstance(networks, Sequence) and not isinstance(networks, str)
-            else [networks]
-        )
-        names = tuple(dict.fromkeys(one if isinstance(one, str) else adopt(one) for one in given))
+        names = tuple(_named(networks))
         if not sets or not names or repeats < 1:
             raise UserError(
                 f"nothing to evaluate: {len(sets)} sets, {len(names)} networks, {repeats} repeats; "
@@ -323,6 +324,37 @@ class Evaluation:
             self._seed(position),
             self.device,
         )
+
+
+def _loaded(sets: Any) -> list[CondensedSet]:
+    """The sets that are meant, those that a path stands for read from their files."""
+    given = sets if _several(sets) else [sets]
+    return [one if isinstance(one, CondensedSet) else CondensedSet.load(one) for one in given]
+
+
+def _several(given: Any) -> bool:
+    return isinstance(given, Sequence) and not isinstance(given, str)
+
+
+def _named(networks: Any) -> dict[str, str]:
+    """The name that each network is built by, under the name that its score goes by.
+
+    Raises `UserError` for two functions of one name: only one of them would be evaluated.
+    """
+    if isinstance(networks, Mapping):
+        return {
+            shown: one if isinstance(one, str) else adopt(one, f"own:{shown}")
+            for shown, one in networks.items()
+        }
+    named: dict[str, Any] = {}
+    for one in networks if _several(networks) else [networks]:
+        name = one if isinstance(one, str) else adopt(one)
+        if named.setdefault(name, one) is not one and not isinstance(one, str):
+            raise UserError(
+                f"two networks are called `{name}`: name them, as in "
+                '`networks={"narrow": f, "wide": g}`'
+            )
+    return {name: name for name in named}
 
 
 @contextmanager

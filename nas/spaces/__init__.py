@@ -36,6 +36,31 @@ def space(name: Any) -> Any:
     return import_module(SPACES[name])
 
 
+def describe(
+    space_name: str,
+    key: int | str,
+    shape: tuple[int, int, int] = (3, 32, 32),
+    num_classes: int = 10,
+) -> dict[str, Any]:
+    """Facts about an architecture: index, name, parameters, FLOPs, and what its space adds.
+
+    `key` is the index or the name of the architecture. The parameters and the FLOPs depend on the
+    `shape` of the images, (channels, height, width), and on `num_classes`.
+
+    >>> describe("nasbench201", 6111)["isomorph"]
+    6111
+    """
+    architecture = space(space_name).architecture(key)
+    return {
+        "space": space_name,
+        "index": architecture.index,
+        "name": architecture.name,
+        "parameters": architecture.parameters(shape, num_classes),
+        "flops": architecture.flops(shape, num_classes),
+        **getattr(architecture, "facts", dict)(),  # what the space adds, if anything
+    }
+
+
 def fresh(
     architecture: Any,
     shape: tuple[int, int, int],

@@ -374,3 +374,14 @@ def test_the_set_may_be_a_file(world, stream, tmp_path):
     feed(buffer, stream, 1)
     assert isinstance(buffer.source, CondensedSet)
     assert len(buffer.buffer) == 8
+
+
+def test_a_set_made_with_a_network_of_another_script_is_a_memory(world):
+    """Only whether to warn depends on the network, which this program cannot build."""
+    recipe = recipe_for("dm", "digits", (1, 8, 8), 4).override({"network": "elsewhere:small"})
+    facts = {"recipe": recipe.to_json()}
+    memory = dataclasses.replace(world.memory, provenance=facts)
+    assert CondensedBuffer(memory, 20).max_size == 20
+    facts = {"recipe": recipe.override({"init": "k-center"}).to_json()}
+    with pytest.warns(UserWarning, match="of all its classes at once"):
+        CondensedBuffer(dataclasses.replace(world.memory, provenance=facts), 20)

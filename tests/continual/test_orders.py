@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 from condense import UserError
 from continual import class_order, class_stream, of_classes, split
@@ -78,6 +79,13 @@ def test_a_stream_brings_each_image_once_in_the_order_of_classes(world):
                 assert torch.equal(rows, expected[images.of_class(c)])
             count += len(experience.dataset)
         assert count == len(images)
+    own = TensorDataset(world.dataset.train.pixels, world.dataset.train.labels)
+    both = class_stream({"train": own, "test": own}, 5, world.order, preprocess=world.preprocess)
+    assert [len(one.dataset) for one in both.test_stream] == [
+        len(one.dataset) for one in stream.train_stream
+    ]
+    with pytest.raises(UserError, match="own has no test images"):
+        class_stream(own, 5, world.order, preprocess=world.preprocess)
     with pytest.raises(UserError, match="each of the 10 classes"):
         class_stream(world.dataset, 5, world.order[:9], preprocess=world.preprocess)
     with pytest.raises(UserError, match="3 steps do not divide"):

@@ -10,6 +10,7 @@ from avalanche.training.supervised import ER_ACE, ER_AML, Naive
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from condense.errors import UserError
 from condense.methods.selection import start
 from condense.networks.build import build
 from continual import (
@@ -109,6 +110,15 @@ def test_er_ace_replays_a_memory_smaller_than_its_batch(world, stream):
         trained(strategy, stream)
         assert watch.labels == replayed
         assert strategy.batch_size_mem == 64
+
+
+@pytest.mark.parametrize("strategy", [CondensedERACE, CondensedDER, CondensedICaRL])
+def test_a_set_or_a_path_is_no_memory(world, strategy):
+    for given in ("runs/a", world.memory):
+        with pytest.raises(UserError, match=f"`buffer` is a {type(given).__name__} and no memory"):
+            strategy(buffer=given, model=None, optimizer=None)
+    with pytest.raises(UserError, match="a Dataset is no condensed set: give one, or its file"):
+        CondensedBuffer(world.dataset)
 
 
 def test_der_replays_a_memory_smaller_than_its_batch(world, stream):

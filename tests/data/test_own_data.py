@@ -110,11 +110,24 @@ LABELS = torch.arange(4)
         ((ZEROS.long(), LABELS), "its values are int64"),
         ((torch.zeros(4, 5, 8, 8), LABELS), r"image 0: it has shape \[5, 8, 8\]"),
         ((ZEROS, LABELS[:3]), r"4 images have labels of torch.int64 \[3\]"),
-        ((ZEROS, LABELS.float()), "4 images have labels of torch.float32"),
+        ((ZEROS, LABELS.float()), r"labels of torch.float32 \[4\]; .* for each: `labels.long\(\)`"),
+        ((ZEROS, LABELS / 3), r"labels of torch.float32 \[4\]; give a whole number for each$"),
+        ((ZEROS + 200, LABELS), "0: its values are 200 to 200, .*: divide them by 255, or convert"),
+        ((ZEROS / 0, LABELS), "image 0: some of its values are NaN or infinite"),
+        ((ZEROS[:0], LABELS[:0]), "own: there are no images to train on"),
+        ([], "own: there are no images to train on"),
         ((ZEROS, LABELS * 0), "images of 1 class: two are needed"),
         (([1, 2], [0, 1]), "a pair must be arrays or tensors"),
         (TensorDataset(ZEROS, LABELS / 2), "item 1: its label is tensor.0.5.*whole number"),
-        (TensorDataset(ZEROS), "item 0: a tuple is no pair"),
+        (TensorDataset(ZEROS), r"item 0: it has 1 part: give \(image, label\)"),
+        (TensorDataset(ZEROS, LABELS, LABELS), r"item 0: it has 3 parts: give \(image, label\)"),
+        ([{"x": ZEROS[0], "y": 1}], r"item 0: it is a dict of x, y: give \(image, label\)"),
+        (ZEROS, r"1 array: give a pair \(images, labels\)"),
+        ((ZEROS, LABELS, LABELS), r"3 arrays: give a pair \(images, labels\)"),
+        (
+            Pairs(DIGITS.train, lambda pixels: {}["path"]),
+            r"training images: item 0: it cannot be read \(KeyError: 'path'\)",
+        ),
         (Pairs(DIGITS.train, lambda pixels: "a.png"), "item 0: a str is no image"),
         (
             Pairs(DIGITS.train, FORMS["uint8 [ch, H, W]"], classes="abc"),
@@ -132,6 +145,19 @@ def test_what_is_no_dataset_is_one_line(data, message):
 def test_a_test_label_that_is_not_trained_on_is_named():
     with pytest.raises(UserError, match="label 4 has test images, but none to train on"):
         as_dataset((ZEROS, LABELS), (ZEROS, LABELS + 4))
+
+
+def test_test_images_of_another_size_need_a_resolution():
+    larger = (torch.zeros(4, 1, 16, 16), LABELS)
+    with pytest.raises(UserError, match="the test images have 16 x 16 px, the training images 8 x"):
+        as_dataset((ZEROS, LABELS), larger)
+    with pytest.raises(UserError, match="have 8 x 9 px, the training images 8 x 8 px"):
+        as_dataset((ZEROS, LABELS), (torch.zeros(4, 1, 8, 9), LABELS))
+    wide = (torch.zeros(4, 1, 8, 9), LABELS)
+    assert as_dataset(wide, wide).test.shape == as_dataset(wide).shape == (1, 8, 8)
+    with pytest.raises(UserError, match="own: there are no images to test on"):
+        as_dataset((ZEROS, LABELS), (ZEROS[:0], LABELS[:0]))
+    assert as_dataset((ZEROS, LABELS), larger, resolution=8).test.shape == (1, 8, 8)
 
 
 def test_a_dataset_of_a_program_is_condensed_resumed_and_evaluated(tmp_path):

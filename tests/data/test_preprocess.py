@@ -178,7 +178,9 @@ def test_bad_input_is_named_in_one_line(fitted: Preprocess) -> None:
     pixels = photographs(5, (3, 8, 8))
     state = fitted.state()
     cases = [
-        (lambda: fitted.apply(pixels.float()), "takes uint8"),
+        (lambda: fitted.apply(pixels.float()), r"takes uint8 .* with `.to\(torch.uint8\)`"),
+        (lambda: fitted.apply(pixels / 255), r"`\(255 \* images\).round\(\).to\(torch.uint8\)`"),
+        (lambda: fitted.apply(pixels / 255 - 0.5), "before they are normalised"),
         (lambda: fitted.apply(pixels[:, :1]), "do not fit"),
         (lambda: fitted.apply(pixels[0]), "do not fit"),
         (lambda: fitted.invert(torch.zeros(2, 5, 8, 8)), "do not fit"),

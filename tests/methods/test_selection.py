@@ -22,6 +22,7 @@ from condense.methods.selection import (
 )
 from condense.networks.build import build, initialise
 from condense.randomness import derive
+from condense.runs.run import condense
 
 NETWORK = "convnet-d2-w4"
 
@@ -276,6 +277,8 @@ def test_what_cannot_be_chosen_is_refused():
         UserError, match="ipc 4 is more than class `class 1` of toy has: 3 training images"
     ):
         choose("random", data, 4)
+    with pytest.raises(UserError, match="ipc is '2': it must be 1 or more, a whole number"):
+        condense(data, ipc="2")
     with pytest.raises(UserError, match="ipc is 0"):
         choose("random", data, 0)
     with pytest.raises(UserError, match="did you mean `herding`"):

@@ -9,14 +9,26 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 from torchvision import models
 
 import nas
 from condense import Dataset, Images, UserError, load_dataset
+from condense.data.preprocess import Standardize
+from condense.sets.condensed import CondensedSet
 from condense.study.workers import Workers
+from condense.training.protocol import Protocol
+from nas.regime import Regime
 from nas.search import resume, show
 
 HERE = Workers(workers=0, device="cpu")
+SET = CondensedSet(
+    torch.zeros(4, 1, 8, 8),
+    torch.tensor([0, 0, 1, 1]),
+    ("zero", "one"),
+    Standardize(torch.zeros(1), torch.ones(1)),
+    {},
+)
 
 
 def plain(width: int) -> nn.Module:
@@ -88,7 +100,8 @@ def test_another_network_of_the_same_name_is_another_candidate(digits, tmp_path)
 @pytest.mark.parametrize(
     ("networks", "message"),
     [
-        ({}, "no network to rank"),
+        ({}, "no networks to rank"),
+        ([OWN["w4"]], "no networks to rank: give a dictionary"),
         ({"net": lambda: nn.Conv2d(3, 4, 3)}, r"`net` fails for images \(2, 1, 8, 8\): Runtime"),
         ({"net": lambda: nn.Flatten()}, r"`net` gives \(2, 64\) for two images"),
         ({"net": lambda: 1 / 0}, "`net` fails .*ZeroDivisionError"),
@@ -100,6 +113,36 @@ def test_networks_that_do_not_fit_are_refused_before_anything_is_written(
     with pytest.raises(UserError, match=message):
         _ranked(digits, tmp_path / "run", networks=networks)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seds": 1}, "unknown parameter `seds`: did you mean `seeds`"),
+        ({"proxies": "random"}, "unknown parameter `proxies`"),
+        ({"workers": "two"}, "`workers` is 'two': it must be a number of processes"),
+        ({"proxy": SET}, "by its name or path, and this is a CondensedSet: save a condensed set"),
+        ({"dataset": 3}, "a int is not taken"),
+    ],
+)
+def test_choices_that_there_are_not_are_refused(tmp_path, changes, message):
+    tiny = {"tiny": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 2))}
+    with pytest.raises(UserError, match=message):
+        nas.rank(tiny, **{"dataset": SET.as_dataset(), "out": tmp_path / "run", **changes})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_torch_dataset_is_ranked_on_with_a_number_of_workers(digits, tmp_path):
+    data = TensorDataset(digits.train.pixels[:60], digits.train.labels[:60])
+    networks = {"relu": OWN["w4"], "none": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10))}
+    regime = Regime(protocol=Protocol(epochs=1))
+    changes = {"proxy": "random:1", "regime": regime, "workers": 0}
+    found = _ranked(data, tmp_path / "run", networks, **changes)
+    assert (found.done, found.ranking.missing) == (4, {"naswot": 1, "zen": 1})
+    assert f"{found}".startswith(f"SearchResult {tmp_path}/run: 4 of 4 trainings, 2 architectures")
+    assert not {"naswot", "zen"} & found.ranking.repeats.keys()
+    assert any("naswot: no value for 1 of 2 arch" in note for note in found.notes)
+    assert "losses have their sign turned" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.slow

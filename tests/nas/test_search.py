@@ -33,8 +33,8 @@ from nas.agreement import difference
 from nas.free import BASELINES
 from nas.plan import change, find_reference, load_plan
 from nas.report import command_of
-from nas.search import describe, resume, search, show, train_reference
-from nas.spaces import nasbench201, space
+from nas.search import resume, search, show, train_reference
+from nas.spaces import describe, nasbench201, space
 
 CELLS = (1462, 4676, 6111, 9930, 13714)
 QUICK = change(space("nasbench201").REGIME, epochs=2, cells=1, width=4)

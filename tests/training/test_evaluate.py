@@ -364,3 +364,28 @@ def test_nothing_and_unknown_names_are_refused_before_training(digits, whitened,
         run(whitened, digits, networks=[NETWORK, "resnet19"])
     with pytest.raises(UserError, match="unknown protocol"):
         run(whitened, digits, protocol="dn")
+    with pytest.raises(UserError, match="a Dataset is no condensed set: give one, or its file"):
+        run(digits, digits)
+    with pytest.raises(UserError, match="`workers` is 'two': it must be a number of processes"):
+        run(whitened, digits, workers="two")
+
+
+def flat(width):
+    def make(shape, classes):
+        hidden = torch.nn.Linear(math.prod(shape), width)
+        return torch.nn.Sequential(torch.nn.Flatten(), hidden, torch.nn.Linear(width, classes))
+
+    return make
+
+
+def test_two_functions_of_one_name_are_told_apart_by_names_of_their_own(digits, whitened, tmp_path):
+    with pytest.raises(
+        UserError, match=r"two networks are called `.*flat.<locals>.make`: name them"
+    ):
+        run(whitened, digits, networks=[flat(2), flat(9)])
+    file = whitened.save(tmp_path / "set.safetensors")
+    how = {"repeats": 1, "protocol": Protocol(epochs=1), "workers": 0}
+    scores = run(str(file), digits, networks={"w2": flat(2), "w9": flat(9), "ours": "mlp"}, **how)
+    assert list(scores) == ["w2", "w9", "ours"]
+    alone = [run(whitened, digits, networks=one, **how) for one in (flat(2), flat(9), "mlp")]
+    assert list(scores.values()) == [score for one in alone for score in one.values()]
