@@ -139,7 +139,8 @@ def load_dataset(
     if name.endswith(".npz"):
         return arrays.npz(str(usable_path(name)), resolution)
     if name not in NAMED:
-        raise unknown("dataset", name, DATASETS)
+        own = {name: f"folder:{name}"} if usable_path(name).is_dir() else {}
+        raise unknown("dataset", name, DATASETS, own)
     return NAMED[name].load(root, resolution, download)
 
 

@@ -86,6 +86,8 @@ def folder(name: str, home: Path | None, resolution: int) -> Dataset:
     source = usable_path(name.removeprefix("folder:")).resolve()
     top = source / "train" if _subfolders(source / "train") else source
     classes = _subfolders(top)
+    if not source.is_dir():
+        raise UserError(f"{source}: no such folder")
     if not classes:
         raise UserError(
             f"{source}: no class folders; "

@@ -52,6 +52,8 @@ EXPORTERS = {
     "safetensors": Format(write=tensors.write, folder=False),
 }
 """The formats by name."""
+_ALSO = {"huggingface": "hf", "parquet": "hf", "imagefolder": "folder", "png": "folder"}
+"""What formats are also called."""
 
 
 def import_set(
@@ -182,7 +184,7 @@ def export_set(
      'pictures/set.safetensors', 'pictures/zero/00000.png']
     """
     if form not in EXPORTERS:
-        raise unknown("export format", form, EXPORTERS)
+        raise unknown("export format", form, EXPORTERS, _ALSO)
     path, exporter = Path(path), EXPORTERS[form]
     text = card(condensed, form, path.name, results)
     if path.is_dir() and any(path.iterdir()):
