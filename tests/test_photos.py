@@ -75,3 +75,12 @@ def test_nothing_that_is_given_away_names_the_folders_above(selected: Path, tmp_
     assert sum(b"folder:photos" in file.read_bytes() for file in files) > 3
     for file in files:
         assert b"secret" not in file.read_bytes(), file
+
+
+def test_what_is_not_read_is_told(tmp_path: Path, capsys) -> None:
+    photos(tmp_path / "photos")
+    for name in ("cats/1.heic", "cats/2.HEIC", "notes.txt", ".hidden", "loose.jpg"):
+        (tmp_path / "photos" / name).touch()
+    code, out, error = run(capsys, "data", "--dataset", f"folder:{tmp_path / 'photos'}", "--verify")
+    assert (code, error) == (0, "left out: 2 .heic, 1 .txt, 1 loose picture\n")
+    assert "6 training images" in out
