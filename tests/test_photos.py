@@ -84,3 +84,14 @@ def test_what_is_not_read_is_told(tmp_path: Path, capsys) -> None:
     code, out, error = run(capsys, "data", "--dataset", f"folder:{tmp_path / 'photos'}", "--verify")
     assert (code, error) == (0, "left out: 2 .heic, 1 .txt, 1 loose picture\n")
     assert "6 training images" in out
+
+
+def test_a_set_is_shown_as_its_names_are_written(tmp_path: Path, monkeypatch, capsys) -> None:
+    photos(tmp_path / "photos")
+    (tmp_path / "photos" / "cats").rename(tmp_path / "photos" / "Kätzchen")
+    monkeypatch.chdir(tmp_path)
+    assert run_quietly("select", "--dataset", "folder:photos", "--ipc", "1", "--out", "run") == 0
+    _, out, _ = run(capsys, "show", "run")
+    assert '["Kätzchen", "dogs"]' in out
+    assert '\n  "method": "random"' in out
+    assert "Kätzchen" in run(capsys, "show", "run", "--json")[1]
