@@ -16,7 +16,7 @@ import os
 import stat
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -48,7 +48,7 @@ _LARGE = 32_000_000
 """Pixels above which no two pictures are decoded at once."""
 _LARGE_LOCK = Lock()
 _NAMED = 10
-"""The most pictures that are named one by one if they cannot be read."""
+"""The most pictures that are named if they cannot be read."""
 _DARK = 1 << 13
 """An eighth of the range of 16 bits."""
 
@@ -230,7 +230,7 @@ def _build(
     files = list(chain.from_iterable(splits))
     owners = np.repeat(np.arange(len(splits)), [len(split) for split in splits])
     contents = [blake2b(digest_size=_DIGEST) for _ in splits]
-    console, tally, broken = Console(stderr=True), _Tally(), list[UserError]()
+    console, tally, broken = Console(stderr=True), _Tally(), dict[str, UserError]()
     with warnings.catch_warnings(), ThreadPool(os.cpu_count()) as pool, replacing(path) as out:
         warnings.simplefilter("ignore")  # Pillow warns about odd metadata
         channels = channels or (1 if all(map(_is_grey, files)) else 3)
@@ -240,9 +240,9 @@ def _build(
         title, hidden = f"decoding {path.stem}", not console.is_terminal
         progress = track(images, title, len(files), console=console, disable=hidden)
         with notice(f"decoding {counted(len(files), 'picture')}", quiet=None if hidden else True):
-            for found, owner in zip(progress, owners, strict=True):
+            for file, found, owner in zip(files, progress, owners, strict=True):
                 if isinstance(found, UserError):
-                    broken.append(found)
+                    broken[file] = found
                     continue
                 out.write(found.content)
                 contents[owner].update(found.content)
@@ -305,20 +305,18 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _all_of(broken: Sequence[UserError], count: int) -> UserError:
-    """The error for all pictures that cannot be read; where there are several, the first are said.
-
-    An error is one line, so that they cannot all stand in it.
-    """
-    if len(broken) == 1:
-        return broken[0]
-    for error in broken[:_NAMED]:
-        _say(str(error))
-    more = len(broken) - _NAMED
-    rest = f" and {more} more" if more > 0 else ""
+def _all_of(broken: Mapping[str, UserError], count: int) -> UserError:
+    """The error for the pictures that cannot be read, of `count` in all: why, for the first."""
+    (_, first), *others = broken.items()
+    if not others:
+        return first
+    folder = os.path.commonpath([os.path.dirname(file) for file in broken])
+    names = [os.path.relpath(file, folder) for file, _ in others[: _NAMED - 1]]
+    more = len(others) - len(names)
+    rest = f" and {more} more" if more else ""
     return UserError(
-        f"{len(broken)} of {count} pictures cannot be read: those named above{rest}; replace or "
-        "remove them"
+        f"{len(broken)} of {counted(count, 'picture')} cannot be read: {first}; likewise "
+        f"{', '.join(names)}{rest}"
     )
 
 

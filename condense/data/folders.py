@@ -114,9 +114,10 @@ def folder(name: str, home: Path | None, resolution: int) -> Dataset:
                 f"add images, or a folder {source / 'test'}"
             )
         train, test = train.where((~held).tolist()), train.where(held.tolist())
+    dataset = _decoded(name, source, classes, (train, test), resolution, None, home)
     if heard() and (others := left_out(source, [*train.paths, *test.paths])):
         print(f"left out: {others}", file=sys.stderr)
-    return _decoded(name, source, classes, (train, test), resolution, None, home)
+    return dataset
 
 
 def left_out(source: Path, taken: Sequence[str]) -> str:
