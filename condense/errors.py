@@ -5,7 +5,7 @@ Any other exception is a bug in this package.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -22,14 +22,22 @@ class UserError(Exception):
     """
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+def unknown(
+    kind: str, name: str, known: Iterable[str], also: Mapping[str, str] | None = None
+) -> UserError:
     """The error for a `name` that is not one of the `known` names; it suggests the closest ones.
+
+    `also` has other words that people may write, each with the name that they mean.
 
     >>> str(unknown("dataset", "cifar1O", ["cifar10", "mnist"]))
     'unknown dataset `cifar1O`: did you mean `cifar10`? known: cifar10, mnist'
+    >>> str(unknown("format", "hugginface", ["hf", "pt"], {"huggingface": "hf"}))
+    'unknown format `hugginface`: did you mean `hf`? known: hf, pt'
     """
     known = list(known)
-    near = get_close_matches(name, known, n=3)
+    meant = {one: one for one in known} | (dict(also) if also else {})
+    close = get_close_matches(name, meant, n=3)
+    near = dict.fromkeys(meant[word] for word in close)
     hint = f"did you mean {' or '.join(f'`{n}`' for n in near)}? " if near else ""
     return UserError(f"unknown {kind} `{name}`: {hint}known: {', '.join(known)}")
 

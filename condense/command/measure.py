@@ -15,6 +15,8 @@ from condense.settings import plain
 from condense.words import counted
 
 if TYPE_CHECKING:
+    from condense.data.catalogue import Source
+    from condense.sets.condensed import CondensedSet
     from condense.study.workers import Workers
 
 
@@ -110,7 +112,7 @@ def evaluate(
         adopt_named(name)
     sets = [read_set(path) for path in runs]
     data_dir = None if data.data_dir is None else str(data.data_dir)
-    source = data.source() if data.dataset else source_of(runs[0], data_dir)
+    source = _resized(data.source(), sets[0]) if data.dataset else source_of(runs[0], data_dir)
     real = source.load(download=data.download)
     protocol = dataclasses.replace(protocol_for(trials.protocol, real.name), **changes)
     bench = Evaluation.of(sets, real, trials.network, trials.repeats, protocol, trials.seed)
@@ -160,3 +162,12 @@ def evaluate(
             f"{counted(measured.total, 'network')}; the scores are over those that "
             f"are finished on every set; {measured.how_to_go_on}"
         )
+
+
+def _resized(source: "Source", condensed: "CondensedSet") -> "Source":
+    """The dataset at the size of the set, unless another one is asked for or it has its own."""
+    from condense.data.names import RESIZED
+
+    if source.resolution or not source.name.startswith(RESIZED):
+        return source
+    return dataclasses.replace(source, resolution=condensed.shape[-1])

@@ -1,6 +1,7 @@
 """What commands share: options that several of them have, and how facts are printed."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,13 +116,32 @@ def show_facts(facts: Mapping[str, Any], as_json: bool) -> None:
     >>> show_facts({"images": 20, "shape": (1, 8, 8)}, as_json=False)
     images           20
     shape            [1, 8, 8]
+    >>> show_facts({"classes": ("K\u00e4tzchen", "\u009b31m")}, as_json=False)
+    classes          ["K\u00e4tzchen", "\\u009b31m"]
     """
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        click.echo(_written(facts, indent=2))
         return
     for key, value in facts.items():
-        text = json.dumps(value) if isinstance(value, dict | list | tuple) else value
-        click.echo(f"{key:<16} {text}")
+        click.echo(f"{key:<16} {_fact(value)}")
+
+
+def _fact(value: Any) -> Any:
+    """A fact as it is printed after its name: one that holds further ones takes a line for each."""
+    nested = isinstance(value, dict) and any(isinstance(one, dict) for one in value.values())
+    if isinstance(value, dict | list | tuple):
+        return _written(value, indent=2 if nested else None)
+    return value
+
+
+def _written(value: Any, indent: int | None) -> str:
+    """A value as JSON, in which only what a terminal would not show as it is, is escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return re.sub(r"[^\n -~]", lambda one: _shown(one[0]), text)
+
+
+def _shown(char: str) -> str:
+    return char if char.isprintable() else json.dumps(char)[1:-1]
 
 
 def show_rows(sections: Mapping[str, Rows]) -> None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from condense.data import arrays, folders, parquet
 from condense.data.images import Dataset
+from condense.data.names import located
 from condense.errors import UserError, unknown
 from condense.reading import usable_path
 from condense.settings import at_least
@@ -138,7 +139,8 @@ def load_dataset(
     if name.endswith(".npz"):
         return arrays.npz(str(usable_path(name)), resolution)
     if name not in NAMED:
-        raise unknown("dataset", name, DATASETS)
+        own = {name: f"folder:{name}"} if usable_path(name).is_dir() else {}
+        raise unknown("dataset", name, DATASETS, own)
     return NAMED[name].load(root, resolution, download)
 
 
@@ -183,7 +185,7 @@ class Source:
     """
 
     name: str
-    """One of `DATASETS`."""
+    """One of `DATASETS`; a relative path in it becomes absolute."""
     data_dir: str | None = None
     """The folder that holds the files."""
     resolution: int | None = None
@@ -194,6 +196,7 @@ class Source:
     With 0 the real test set is used."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", located(self.name))
         at_least(1, self, "resolution")
         at_least(0, self, "hold_out")
 

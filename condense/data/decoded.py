@@ -16,8 +16,9 @@ import os
 import stat
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from itertools import chain
@@ -31,20 +32,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from condense.data.foreign import picture, upright
+from condense.data.foreign import eight_bits, opaque, picture, upright
 from condense.errors import UserError
 from condense.progress import notice
 from condense.reading import open_file
+from condense.settings import within
 from condense.words import counted
 from condense.writing import replacing
 
-VERSION = 2  # of the decoding; raise it when the decoded pixels change
+VERSION = 3  # of the decoding; raise it when the decoded pixels change
 _DIGEST = 16
 _BLOCK = 1 << 20
 _BLOCKS = 64
 _LARGE = 32_000_000
 """Pixels above which no two pictures are decoded at once."""
 _LARGE_LOCK = Lock()
+_NAMED = 10
+"""The most pictures that are named if they cannot be read."""
+_DARK = 1 << 13
+"""An eighth of the range of 16 bits."""
 
 
 class Pixels(NamedTuple):
@@ -224,47 +230,121 @@ def _build(
     files = list(chain.from_iterable(splits))
     owners = np.repeat(np.arange(len(splits)), [len(split) for split in splits])
     contents = [blake2b(digest_size=_DIGEST) for _ in splits]
-    console, turned = Console(stderr=True), 0
+    console, tally, broken = Console(stderr=True), _Tally(), dict[str, UserError]()
     with warnings.catch_warnings(), ThreadPool(os.cpu_count()) as pool, replacing(path) as out:
         warnings.simplefilter("ignore")  # Pillow warns about odd metadata
         channels = channels or (1 if all(map(_is_grey, files)) else 3)
         images = pool.imap(
-            partial(_decode, resolution=resolution, channels=channels), files, chunksize=16
+            partial(_tried, resolution=resolution, channels=channels), files, chunksize=16
         )
         title, hidden = f"decoding {path.stem}", not console.is_terminal
         progress = track(images, title, len(files), console=console, disable=hidden)
         with notice(f"decoding {counted(len(files), 'picture')}", quiet=None if hidden else True):
-            for (image, was_turned), owner in zip(progress, owners, strict=True):
-                out.write(image)
-                contents[owner].update(image)
-                turned += was_turned
+            for file, found, owner in zip(files, progress, owners, strict=True):
+                if isinstance(found, UserError):
+                    broken[file] = found
+                    continue
+                out.write(found.content)
+                contents[owner].update(found.content)
+                tally.add(found)
+        if broken:
+            raise _all_of(broken, len(files))
         total = out.tell()
         seal = key + b"".join(content.digest() for content in contents)
         check = _check(out, total, seal)
         out.seek(total)
         out.write(seal + check)
-    if turned:
-        print(
-            f"turned {turned} of {counted(len(files), 'picture')} upright, as their EXIF data says",
-            file=sys.stderr,
-        )
+    tally.tell(len(files))
+
+
+class _Decoded(NamedTuple):
+    """One picture."""
+
+    content: bytes
+    """Its pixels, uint8 [ch, R, R]."""
+    turned: bool
+    """Whether it had to be turned upright."""
+    on_white: bool
+    """Whether it was transparent somewhere."""
+    deep: int | None
+    """The largest value of a picture of 16 bits; None for any other."""
+
+
+@dataclass
+class _Tally:
+    """What was done to pictures that their owner may want to know."""
+
+    turned: int = 0
+    on_white: int = 0
+    deep: int = 0
+    brightest: int = 0
+
+    def add(self, one: _Decoded) -> None:
+        self.turned += one.turned
+        self.on_white += one.on_white
+        if one.deep is not None:
+            self.deep += 1
+            self.brightest = max(self.brightest, one.deep)
+
+    def tell(self, count: int) -> None:
+        """Say it on stderr, for `count` pictures in all."""
+        of = f"of {counted(count, 'picture')}"
+        if self.turned:
+            _say(f"turned {self.turned} {of} upright, as their EXIF data says")
+        if self.on_white:
+            _say(f"put {self.on_white} {of} on white, where they are transparent")
+        if self.deep and self.brightest < _DARK:
+            _say(
+                f"warning: {self.deep} {of} have 16 bits, of which they use less than an eighth of "
+                f"the range (0 to {self.brightest} of 65535): they will be nearly black; spread "
+                "their values over the range"
+            )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _all_of(broken: Mapping[str, UserError], count: int) -> UserError:
+    """The error for the pictures that cannot be read, of `count` in all: why, for the first."""
+    (_, first), *others = broken.items()
+    if not others:
+        return first
+    folder = os.path.commonpath([os.path.dirname(file) for file in broken])
+    names = [os.path.relpath(file, folder) for file, _ in others[: _NAMED - 1]]
+    more = len(others) - len(names)
+    rest = f" and {more} more" if more else ""
+    return UserError(
+        f"{len(broken)} of {counted(count, 'picture')} cannot be read: {first}; likewise "
+        f"{', '.join(names)}{rest}"
+    )
 
 
 def _is_grey(file: str) -> bool:
-    with picture(file) as image:
-        return image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
+    """Whether a picture is grey; one that cannot be read may be, and is named later."""
+    try:
+        with picture(file) as image:
+            return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+    except UserError:
+        return True
 
 
-def _decode(file: str, resolution: int, channels: int) -> tuple[bytes, bool]:
-    """The pixels of a picture, uint8 [ch, R, R], as bytes, and whether it had to be turned."""
-    with picture(file) as image, _one_if_large(image):
+def _tried(file: str, resolution: int, channels: int) -> _Decoded | UserError:
+    try:
+        return _decode(file, resolution=resolution, channels=channels)
+    except UserError as error:
+        return error
+
+
+def _decode(file: str, resolution: int, channels: int) -> _Decoded:
+    with picture(file) as image, _one_if_large(image), within(file):
         turned = upright(image)
-        was_turned = turned is not image
-        if turned.mode.startswith("I"):  # 16 bits: keep the upper 8; Pillow would clip at 255
-            turned = Image.fromarray((np.asarray(turned).clip(0, 65535) >> 8).astype(np.uint8))
-        cut = np.asarray(square(turned.convert("L" if channels == 1 else "RGB"), resolution))
+        whole = opaque(turned)
+        deep = int(np.asarray(whole).max()) if whole.mode.startswith("I") else None
+        kind = "L" if channels == 1 else "RGB"
+        cut = np.asarray(square(eight_bits(whole).convert(kind), resolution))
     pixels = cut.reshape(resolution, resolution, channels).transpose(2, 0, 1)
-    return pixels.tobytes(), was_turned
+    return _Decoded(pixels.tobytes(), turned is not image, whole is not turned, deep)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Datasets of image files: ImageNet and its subsets, Tiny ImageNet, a user's own folder."""
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ import torch
 from condense.data.decoded import cached_pixels
 from condense.data.images import Dataset, Images, second_of_five
 from condense.errors import UserError, advice
+from condense.progress import heard
 from condense.reading import read_text, usable_path
+from condense.words import counted
 
 # The subsets of ImageNet as {wnid: name}, in the order of the DataDAM paper, Table 9.
 IMAGENET_SUBSETS = {
@@ -86,6 +89,8 @@ def folder(name: str, home: Path | None, resolution: int) -> Dataset:
     source = usable_path(name.removeprefix("folder:")).resolve()
     top = source / "train" if _subfolders(source / "train") else source
     classes = _subfolders(top)
+    if not source.is_dir():
+        raise UserError(f"{source}: no such folder")
     if not classes:
         raise UserError(
             f"{source}: no class folders; "
@@ -109,7 +114,37 @@ def folder(name: str, home: Path | None, resolution: int) -> Dataset:
                 f"add images, or a folder {source / 'test'}"
             )
         train, test = train.where((~held).tolist()), train.where(held.tolist())
-    return _decoded(name, source, classes, (train, test), resolution, None, home)
+    dataset = _decoded(name, source, classes, (train, test), resolution, None, home)
+    if heard() and (others := left_out(source, [*train.paths, *test.paths])):
+        print(f"left out: {others}", file=sys.stderr)
+    return dataset
+
+
+def left_out(source: Path, taken: Sequence[str]) -> str:
+    """How many files below `source` are not among those `taken`, in words; empty if there are none.
+
+    A picture that could be read but lies outside the folders of the classes is loose. Hidden files
+    do not count.
+
+    >>> from PIL import Image
+    >>> for name in ("some/cat/1.png", "some/2.png", "some/cat/notes.txt"):
+    ...     Path(name).parent.mkdir(parents=True, exist_ok=True)
+    ...     Image.new("RGB", (4, 3)).save(name, "PNG")
+    >>> left_out(Path("some"), ["some/cat/1.png"])
+    '1 .txt, 1 loose picture'
+    """
+    known, loose, others = set(taken), 0, Counter[str]()
+    for parent, folders, names in os.walk(source):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if name.startswith(".") or os.path.join(parent, name) in known:
+                continue
+            if name.lower().endswith(_SUFFIXES):
+                loose += 1
+            else:
+                others[Path(name).suffix.lower() or "without a suffix"] += 1
+    parts = [f"{count} {suffix}" for suffix, count in others.most_common()]
+    return ", ".join([*parts, *([counted(loose, "loose picture")] if loose else [])])
 
 
 def _one_class(top: Path, name: str) -> UserError:

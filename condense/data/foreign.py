@@ -107,6 +107,37 @@ def upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+def opaque(image: Image.Image) -> Image.Image:
+    """The picture on white where it is transparent; itself where it is not.
+
+    >>> opaque(Image.new("RGBA", (4, 3), (255, 0, 255, 0))).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    if image.mode.startswith("I") or not image.has_transparency_data:
+        return image
+    seen = image.convert("RGBA")
+    if seen.getchannel("A").getextrema() == (255, 255):
+        return image
+    white = Image.new("RGBA", seen.size, "white")
+    return Image.alpha_composite(white, seen).convert("RGB")
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """The picture with the upper 8 of 16 bits; itself where it has no more than 8.
+
+    Raises `UserError` for a picture of floats, whose range nothing tells.
+
+    >>> eight_bits(Image.new("I;16", (4, 3), 256 * 7)).getpixel((0, 0))
+    7
+    """
+    if image.mode == "F":
+        raise UserError("its values are floats: save it with 8 or 16 bits")
+    if not image.mode.startswith("I"):
+        return image
+    # Pillow would clip at 255.
+    return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+
+
 # ---- arrays
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from condense.data.decoded import digest
+from condense.data.names import called
 from condense.errors import UserError
 from condense.randomness import generator
 
@@ -105,6 +106,11 @@ class Dataset:
         return self.train.fingerprint
 
     @property
+    def called(self) -> str:
+        """The name without the folders that the files are in, for whatever is given away."""
+        return called(self.name)
+
+    @property
     def tested_on(self) -> str:
         """The test images in words.
 
@@ -114,7 +120,7 @@ class Dataset:
         ('362 test images of digits', '100 held-out training images of digits')
         """
         kind = "held-out training" if self.held_out else "test"
-        return f"{len(self.test)} {kind} images of {self.name}"
+        return f"{len(self.test)} {kind} images of {self.called}"
 
     def hold_out(self, count: int, seed: int) -> "Dataset":
         """A dataset for making choices: `count` of the training images become its test set.

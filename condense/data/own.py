@@ -15,7 +15,7 @@ from torch import Tensor
 
 from condense.data.arrays import TEN, TORCHVISION
 from condense.data.decoded import square
-from condense.data.foreign import upright
+from condense.data.foreign import eight_bits, opaque, upright
 from condense.data.images import Dataset, Images, second_of_five
 from condense.errors import UserError, reason
 from condense.settings import within
@@ -195,10 +195,8 @@ def pixels_of(image: Any) -> Tensor:
 
 
 def _pixels_of_picture(image: Image.Image) -> Tensor:
-    turned = upright(image)
-    if turned.mode.startswith("I"):  # 16 bits: keep the upper 8
-        turned = Image.fromarray((np.asarray(turned).clip(0, 65535) >> 8).astype(np.uint8))
-    kept = np.array(turned.convert("L" if turned.mode in _GREY else "RGB"))
+    kind = "L" if image.mode in _GREY or image.mode.startswith("I") else "RGB"
+    kept = np.array(eight_bits(opaque(upright(image))).convert(kind))
     return torch.from_numpy(kept.reshape(*kept.shape[:2], -1)).movedim(-1, 0)
 
 

@@ -25,6 +25,7 @@ from condense.data.images import Dataset
 from condense.data.own import Labelled, as_dataset, joined, pixels_of
 from condense.errors import UserError
 from condense.reading import open_file, usable_path
+from condense.settings import within
 
 METADATA = b"huggingface"
 """The key of the schema's metadata under which `datasets` describes the columns."""
@@ -58,9 +59,8 @@ class Rows:
     def images(self) -> Iterator[Tensor]:
         """The pictures, uint8 [1 or 3, H, W] each."""
         for number, content in enumerate(self.pictures):
-            with picture_in(
-                io.BytesIO(content), f"the picture in row {number} of {self.place}"
-            ) as image:
+            name = f"the picture in row {number} of {self.place}"
+            with picture_in(io.BytesIO(content), name) as image, within(name):
                 image.load()
                 yield pixels_of(image)
 

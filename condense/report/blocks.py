@@ -268,7 +268,7 @@ def scores(
     points = [measured_point(name, score) for name, score in results.items()]
     points += [published_point(name, *figure) for name, figure in (published or {}).items()]
     headers = ["", "accuracy, %", "95 % interval", "networks", "measured"]
-    return Chart(title, charts.intervals(points, ACCURACY), Table(headers, rows))
+    return Chart(title, charts.intervals(points, ACCURACY, ends=(0, 100)), Table(headers, rows))
 
 
 def measured_point(name: str, score: Measured) -> dict[str, Any]:

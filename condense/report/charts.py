@@ -8,6 +8,8 @@ Spec = dict[str, Any]
 
 _FEW_TICKS: Spec = {"tickCount": {"expr": "ceil(width / 90)"}}
 """Ticks of a horizontal axis that leave room for their labels, also on a phone."""
+_LONG_LABEL = 28
+"""Characters of a label that fit into one line."""
 
 
 def line(
@@ -105,17 +107,21 @@ def stairs(
     }  # fmt: skip
 
 
-def intervals(rows: Rows, value: str, *, zero: bool = False) -> Spec:
+def intervals(
+    rows: Rows, value: str, *, zero: bool = False, ends: tuple[float, float] | None = None
+) -> Spec:
     """Values by name as dots with intervals from `low` to `high`, in colours by `source`.
 
-    With `zero`, a line marks 0, as for differences.
+    With `zero`, a line marks 0, as for differences. The axis goes from one of the `ends` to the
+    other, so that charts can be compared; unless given, it fits the values.
 
     >>> row = {"name": "dm", "accuracy": 50.0, "low": 40.0, "high": 60.0, "source": "measured"}
     >>> intervals([row], "accuracy")["layer"][0]["encoding"]["y"]["field"]
     'name'
     """
     axis: Spec = {"format": ".6~g", **_FEW_TICKS}
-    x: Spec = {"type": "quantitative", "title": value, "scale": {"zero": zero}, "axis": axis}
+    scale: Spec = {"domain": list(ends)} if ends else {"zero": zero}
+    x: Spec = {"type": "quantitative", "title": value, "scale": scale, "axis": axis}
     source: Spec = {"field": "source", "type": "nominal", "sort": None, "title": None}
     if len({row["source"] for row in rows}) < 2:
         source["legend"] = None
@@ -124,8 +130,9 @@ def intervals(rows: Rows, value: str, *, zero: bool = False) -> Spec:
         {"field": field, "title": field, "format": ".2f"} for field in (value, "low", "high")
     ]
     y: Spec = {"field": "name", "type": "nominal", "sort": None, "title": None}
-    # On a narrow page a label has a line for each part.
-    y["axis"] = {"labelExpr": "width > 480 ? datum.label : split(datum.label, ', ')"}
+    # A long label, or any on a narrow page, has a line for each part.
+    whole = f"width > 480 && length(datum.label) <= {_LONG_LABEL}"
+    y["axis"] = {"labelExpr": f"{whole} ? datum.label : split(datum.label, ', ')"}
     parts = max((str(row["name"]).count(", ") + 1 for row in rows), default=1)
     line_at_0: list[Spec] = [{"mark": {"type": "rule"}, "encoding": {"x": {"datum": 0}}}]
     return {

@@ -161,4 +161,4 @@ def key(
     name = canonical(network, dataset.shape)
     content = [dataset.fingerprint, dataset.classes, name, preprocess.fingerprint, seed]
     text = json.dumps([*content, dataclasses.asdict(protocol)])
-    return f"{dataset.name}-{name}-{digest({}, text)[:16]}".replace("/", "-")
+    return f"{dataset.called}-{name}-{digest({}, text)[:16]}".replace("/", "-")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from condense.data.names import called
 from condense.errors import UserError
 from condense.progress import duration
 from condense.report import charts, papers
@@ -83,11 +84,11 @@ def report_of(folder: Path) -> Report:
         sections.append(Section("Losses and time", *curves))
     sections.append(Section("How it was made", *_provenance(folder, record, condensed, finished)))
     return Report(
-        title=f"{record.source.name}, {condensed.ipc} per class: {what}",
+        title=f"{called(record.source.name)}, {condensed.ipc} per class: {what}",
         sections=sections,
         summary={
             "run": folder.name,
-            "dataset": record.source.name,
+            "dataset": called(record.source.name),
             "images per class": condensed.ipc,
             "recipe": what,
             "seed": facts.get("seed"),

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from condense.data.catalogue import Source
 from condense.data.images import Dataset
+from condense.data.names import place
 from condense.data.preprocess import Preprocess, make_preprocess
 from condense.errors import UserError
 from condense.files import digest
@@ -157,7 +158,7 @@ class Shelf:
         'random-ipc2-seed0'
         """
         content = [
-            dataset.name,
+            dataset.called,
             dataset.fingerprint,
             dataset.classes,
             made.ipc,
@@ -273,7 +274,7 @@ def import_into(
         check_file(path)
     theirs = preprocess == "ddranking"
     fitted = ddranking.transform(dataset.name) if theirs else make_preprocess(preprocess, dataset)
-    imported = import_set(path, dataset.classes, fitted, experiment, dataset.name)
+    imported = import_set(path, dataset.classes, fitted, experiment, dataset.called)
     with within(f"cannot import {path}"):
         check_belongs(imported, dataset)
     return keep(folder, source, storage, imported)
@@ -311,7 +312,7 @@ def source_of(path: Path, data_dir: str | None = None) -> Source:
     """Where the dataset of the set at `path` is: a run folder, the file in it, or a published name.
 
     `data_dir` takes the place of the recorded one, if the dataset has moved. Raises `UserError`
-    where nothing is recorded beside the set.
+    where nothing is recorded beside the set, and where the recorded files are not there any more.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -328,6 +329,8 @@ def source_of(path: Path, data_dir: str | None = None) -> Source:
             f"{path} does not say where its dataset is (no run.json beside it): "
             "give --dataset and --data-dir"
         )
+    if (recorded := place(record.source.name)) and not recorded.exists():
+        raise UserError(f"this run's pictures were at {recorded}: give --dataset")
     return dataclasses.replace(record.source, data_dir=data_dir) if data_dir else record.source
 
 

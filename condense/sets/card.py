@@ -90,6 +90,7 @@ def card(condensed: CondensedSet, form: str, name: str, results: Sequence[Result
         "ipc": condensed.ipc,
         "per_class": decoded.ipc,
         "images": len(decoded),
+        "origin": _origin(condensed),
         "size": next(size for limit, size in _SIZES if len(decoded) < limit),
         "shape": condensed.shape,
         "formation": condensed.formation,
@@ -110,6 +111,19 @@ def card(condensed: CondensedSet, form: str, name: str, results: Sequence[Result
     }
     template = _environment().get_template("card.jinja")
     return template.render(facts).encode(errors="backslashreplace")
+
+
+def _origin(condensed: CondensedSet) -> str:
+    """How the images were made, in a sentence, as far as the provenance says."""
+    (facts, *_) = condensed.provenance.get("merged", [condensed.provenance])
+    match facts:
+        case {"recipe": {"name": name, "method": {"name": method}}}:
+            return f"They are synthetic, condensed by the recipe `{name}` (method `{method}`)."
+        case {"imported": _}:
+            return "They were imported from a file that does not say how they were made."
+        case {"method": method}:
+            return f"They are real images, selected by the method `{method}`."
+    return "How they were made is not recorded."
 
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (float("inf"), "n>100K"))

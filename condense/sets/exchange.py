@@ -26,7 +26,7 @@ from condense.settings import within
 from condense.writing import check_new, replacing_folder, write_bytes
 
 CARD = "README.md"
-"""The card in an exported folder; that of a file is beside it, as NAME.md."""
+"""The card in an exported folder; that of `a.npz` is beside it, as `a.npz.md`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,8 @@ EXPORTERS = {
     "safetensors": Format(write=tensors.write, folder=False),
 }
 """The formats by name."""
+_ALSO = {"huggingface": "hf", "parquet": "hf", "imagefolder": "folder", "png": "folder"}
+"""What formats are also called."""
 
 
 def import_set(
@@ -166,8 +168,8 @@ def export_set(
 
     The pixels of `folder` and `npz`, and the pictures of `hf`, are clipped and rounded to 8 bits;
     all else keeps every bit. Mosaics are written decoded. A folder has the set itself beside its
-    files, and a card, README.md; the card of a file is beside it, as NAME.md. `results` is what was
-    measured of the set, for the card. With `force`, a file that is there is replaced.
+    files, and a card, README.md; the card of `a.npz` is beside it, as `a.npz.md`. `results` is what
+    was measured of the set, for the card. With `force`, a file that is there is replaced.
 
     Raises `UserError` for an unknown format, for a file that is there, for a folder that is not
     empty, and for what the format cannot hold.
@@ -182,7 +184,7 @@ def export_set(
      'pictures/set.safetensors', 'pictures/zero/00000.png']
     """
     if form not in EXPORTERS:
-        raise unknown("export format", form, EXPORTERS)
+        raise unknown("export format", form, EXPORTERS, _ALSO)
     path, exporter = Path(path), EXPORTERS[form]
     text = card(condensed, form, path.name, results)
     if path.is_dir() and any(path.iterdir()):

@@ -27,7 +27,7 @@ def provenance(dataset: Dataset, **facts: Any) -> dict[str, Any]:
     return {
         "condensekit": version(),
         "torch": torch.__version__,
-        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
+        "dataset": {"name": dataset.called, "fingerprint": dataset.fingerprint},
         **facts,
     }
 

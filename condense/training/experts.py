@@ -121,7 +121,7 @@ def train_experts(
     )
     folder, place = Path(out), pick_device(device)
     network = networks.build(training.network, dataset.shape, len(dataset.classes)).to(place)
-    record = Record(dataset=dataset.name, fingerprint=dataset.fingerprint, training=training)
+    record = Record(dataset=dataset.called, fingerprint=dataset.fingerprint, training=training)
     with locked(folder):
         if (folder / _RECORD).exists():
             _check_same(Record.load(folder), record, folder)

@@ -5,6 +5,7 @@ What is read, how it is cut, split and cached, and what a user is told when it c
 
 import hashlib
 import os
+import re
 import shutil
 import struct
 import time
@@ -498,8 +499,10 @@ def test_folders_and_arrays_of_the_same_images_have_one_fingerprint(tmp_path):
 
 
 def test_bad_folders_are_named(tmp_path):
-    with pytest.raises(UserError, match="no class folders"):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
         load_dataset(f"folder:{tmp_path / 'nowhere'}")
+    with pytest.raises(UserError, match=r"did you mean `folder:.*`[?]"):
+        load_dataset(str(tmp_path))
     (tmp_path / "one" / "a").mkdir(parents=True)
     write_image(tmp_path / "one" / "b" / "0.png", 8, 8)
     with pytest.raises(UserError, match=r"one/a: no images of class `a`"):
@@ -579,6 +582,65 @@ def test_damaged_metadata_leaves_a_picture_as_it_is(tmp_path, capsys):
     train = load_dataset(f"folder:{tmp_path}").train
     assert np.array_equal(train.pixels[0].numpy(), pixels.transpose(2, 0, 1))
     assert "turned" not in capsys.readouterr().err
+
+
+def test_transparent_pictures_are_put_on_white(tmp_path, capsys):
+    """Magenta that nobody sees, in each of the ways to make it transparent."""
+    hidden = Image.new("RGBA", (32, 32), (255, 0, 255, 0))
+    palette = Image.new("P", (32, 32))
+    palette.putpalette([255, 0, 255])
+    black = Image.new("LA", (32, 32), (0, 0))
+    whole = Image.new("RGBA", (32, 32), (255, 255, 255, 255))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number, image in enumerate((hidden, palette, black, whole)):
+            image.save(
+                tmp_path / name / f"{number}.png", **({"transparency": 0} if number == 1 else {})
+            )
+    dataset = load_dataset(f"folder:{tmp_path}")
+    for images in (dataset.train, dataset.test):
+        assert (images.pixels == 255).all()
+    assert "put 6 of 8 pictures on white" in capsys.readouterr().err
+
+
+def test_half_transparent_grey_is_half_white(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            Image.new("LA", (32, 32), (55, 128)).save(tmp_path / name / f"{number}.png")
+    train = load_dataset(f"folder:{tmp_path}").train
+    assert train.shape == (1, 32, 32)
+    assert (train.pixels.int() - (55 + 255) // 2).abs().max() <= 1
+
+
+def test_floats_are_refused_and_dark_pictures_of_16_bits_noticed(tmp_path, capsys):
+    class_folders(tmp_path, {"a": 2, "b": 2})
+    ramp = np.linspace(0, 4095, 32 * 32, dtype=np.uint16).reshape(32, 32)
+    for number in (3, 4):
+        Image.fromarray(ramp).save(tmp_path / "a" / f"{number}.png")
+    load_dataset(f"folder:{tmp_path}")
+    warning = r"warning: 2 of 6 pictures have 16 bits, .* \(0 to 4095 of 65535\)"
+    assert len(re.findall(warning, capsys.readouterr().err)) == 1
+    Image.fromarray(ramp * 15).save(tmp_path / "b" / "3.png")  # of the whole range
+    load_dataset(f"folder:{tmp_path}")
+    assert "16 bits" not in capsys.readouterr().err
+    Image.fromarray(np.float32(ramp / 4095)).save(tmp_path / "b" / "4.tiff")
+    with pytest.raises(UserError, match=r"b/4\.tiff: its values are floats") as error:
+        load_dataset(f"folder:{tmp_path}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("broken", "named", "more"), [(3, 3, ""), (12, 10, " and 2 more")])
+def test_all_pictures_that_cannot_be_read_are_named(tmp_path, broken, named, more):
+    class_folders(tmp_path, {"a": 2, "b": 15})
+    for number in range(broken):
+        (tmp_path / "b" / f"{number}.png").write_text("no image")
+    with pytest.raises(
+        UserError, match=f"{broken} of 17 pictures cannot be read: .*{more}$"
+    ) as got:
+        load_dataset(f"folder:{tmp_path}")
+    assert len(re.findall(r"\d+\.png", str(got.value))) == named
+    assert "\n" not in str(got.value)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])

@@ -143,3 +143,13 @@ def test_frames_are_thinned_and_damaged_ones_left_out(tmp_path: Path) -> None:
     assert all(np.array(image).max() == step for step, image in kept)
     (tmp_path / "frames" / f"step-{kept[0][0]:08d}.png").write_bytes(b"no picture")
     assert [step for step, _ in history.frames(tmp_path)] == [step for step, _ in kept[1:]]
+
+
+def test_accuracies_of_all_runs_have_the_same_axis() -> None:
+    low, high = blocks.scores({"dm": Score((0.2, 0.3))}), blocks.scores({"dm": Score((0.9, 0.95))})
+    domains = [
+        layer["encoding"]["x"]["scale"]["domain"]
+        for chart in (low, high)
+        for layer in chart.spec["layer"]
+    ]
+    assert domains == [[0, 100]] * 4

@@ -193,6 +193,20 @@ def test_a_card_says_what_there_is(form, tmp_path):
     assert json.loads(facts) == want.provenance
 
 
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        ({"recipe": {"name": "best", "method": {"name": "dm"}}}, "the recipe `best` (method `dm`)"),
+        ({"method": "herding", "seed": 0}, "real images, selected by the method `herding`"),
+        ({"imported": "a.pt"}, "imported from a file"),
+        ({}, "is not recorded"),
+    ],
+)
+def test_a_card_says_how_the_images_were_made(facts, sentence, tmp_path):
+    export_set(dataclasses.replace(make(), provenance=facts), tmp_path / "a.npz", "npz")
+    assert sentence in (tmp_path / "a.npz.md").read_text()
+
+
 def test_a_set_without_preprocessing_is_imported_first(tmp_path):
     want = make()
     torch.save({"data": [[want.images, want.labels]]}, tmp_path / "a.pt")

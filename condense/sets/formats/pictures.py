@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from condense.data.foreign import check_expanded, picture, upright
+from condense.data.foreign import check_expanded, eight_bits, opaque, picture, upright
 from condense.errors import UserError, unknown
 from condense.reading import read_json
 from condense.sets.condensed import CondensedSet
@@ -127,8 +127,8 @@ def read_folder(path: Path, classes: Sequence[str]) -> tuple[Tensor, Tensor, lis
 def _read_picture(file: Path) -> Tensor:
     """uint8 [1 or 3, H, W]."""
     with picture(file) as image:
-        turned = upright(image)
-        pixels = np.array(turned if turned.mode == "L" else turned.convert("RGB"))
+        seen = eight_bits(opaque(upright(image)))
+        pixels = np.array(seen if seen.mode == "L" else seen.convert("RGB"))
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).movedim(-1, 0).contiguous()
 
 
