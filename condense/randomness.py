@@ -21,7 +21,6 @@ _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
-@torch.compiler.assume_constant_result
 def derive(seed: int, purpose: str, *counters: int) -> int:
     """A seed in [0, 2**63) for one purpose: a hash of (seed, purpose, counters).
 

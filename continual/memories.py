@@ -318,7 +318,7 @@ def quantised(condensed: CondensedSet) -> CondensedSet:
 def _relabelled(part: CondensedSet, dataset: Dataset, classes: Sequence[int]) -> CondensedSet:
     """A set that was made of some classes only, with the labels of the whole dataset."""
     facts = part.provenance | {
-        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
+        "dataset": {"name": dataset.called, "fingerprint": dataset.fingerprint},
         "only": list(classes),
     }
     if part.soft:

@@ -91,8 +91,8 @@ def evaluate(
 ) -> None:
     """Train networks on condensed sets and measure them on the real test set.
 
-    RUNS are run folders, set files, published sets, or what `export` wrote. Several are sets of one kind (say, five
-    seeds): the interval is then over the sets.
+    RUNS are run folders, set files, published sets, or what `export` wrote. Several are sets of one
+    kind (say, five seeds): the interval is then over the sets.
 
     Each accuracy is kept in the run folder as soon as its network is tested, and its report.html
     shows all of them. Stopped or killed, the same command goes on; with more --repeats it trains

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch._functorch import config as autograd_config
 
 from condense.device import fast_bfloat16
+from condense.randomness import derive
 
 T = TypeVar("T")
 
@@ -63,6 +64,7 @@ class Compiled(Generic[T]):
         call.__code__ = call.__code__.replace()
         self._plain = run
         _import_builder()
+        torch.compiler.assume_constant_result(derive)  # hashing cannot be compiled
         options: Any = {"constant_and_index_propagation": False} if draws else None
         self._compiled: Callable[..., T] | None = torch.compile(
             call, dynamic=False, options=options
