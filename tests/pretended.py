@@ -23,6 +23,8 @@ from torch._inductor.virtualized import V
 from torch.fx import GraphModule
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
+from condense.randomness import derive
+
 H200 = {
     "multi_processor_count": 132,
     "regs_per_multiprocessor": 65536,
@@ -63,6 +65,7 @@ def kernels(run: Callable[..., Any], *arguments: Tensor, draws: bool = False) ->
     It is traced, and carried out, on the CPU. What was traced is then moved to the pretended GPU.
     """
     codes = []
+    torch.compiler.assume_constant_result(derive)
 
     def generate(traced: Any, inputs: list[Tensor]) -> Callable[..., Any]:
         codes.append(_code(deepcopy(traced), inputs))
