@@ -38,6 +38,8 @@ SHOWN = 12
 CLOSE = {"rel": 1e-3, "abs": 1e-4}
 """Of pixels, labels, losses, free scores. AVX-512 and plain kernels differed by 5e-6 in pixels and
 labels, and by 2.4e-4 of the largest gradient norm; no accuracy differed."""
+GRASP = {"rel": 1e-2, "abs": 0.0}
+"""GraSP multiplies by the Hessian: two processors that gave all else alike gave 4348 and 4359."""
 ACCURACY = {"rel": 0.0, "abs": 0.03}
 """Of an accuracy: 10 of the 362 test images, 2 of those of two classes, 1 of 50 held out."""
 UNSTEADY = ("jacob_cov", " + ", "rank")
@@ -255,10 +257,10 @@ def table(lines: list[str]) -> dict[str, dict[str, float]]:
 
 
 def assert_near(found: Any, expected: Any) -> None:
-    """Accuracies agree to within `ACCURACY`, other numbers are `CLOSE`, and nothing is missing."""
+    """Accuracies agree to within `ACCURACY`, others are `CLOSE`, GraSP less so."""
     ours, theirs = dict(leaves(found)), dict(leaves(expected))
     assert ours.keys() == theirs.keys()
-    for ending, tolerance in ((" accuracy", ACCURACY), ("", CLOSE)):
+    for ending, tolerance in ((" accuracy", ACCURACY), ("grasp", GRASP), ("", CLOSE)):
         names = {name for name in theirs if name.endswith(ending)}
         wanted = {name: theirs.pop(name) for name in names}
         assert {name: ours[name] for name in names} == pytest.approx(wanted, **tolerance)
