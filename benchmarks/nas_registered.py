@@ -244,7 +244,8 @@ def publish(
 @click.command(cls=StudyCommand, asked=Asked, workers=None)
 def main(asked: Asked, **session: Any) -> None:
     """Run the registered experiment, or go on with it; publish it when all is done."""
-    experiment = Experiment(asked=asked, session=session)
+    # The line of progress of a search tells the agreement so far.
+    experiment = Experiment(asked=asked, session=session | {"quiet": True})
     found = experiment.run()
     if found is not None:
         publish(REGISTERED, found, "nas_registered")
