@@ -332,6 +332,17 @@ def _packed(
     return CondensedSet(images, labels, dataset.classes, preprocess, origin)
 
 
+def check_count(ipc: int) -> None:
+    """Raise `UserError` unless `ipc` is a whole number of 1 or more.
+
+    >>> check_count(0)
+    Traceback (most recent call last):
+    condense.errors.UserError: ipc is 0: it must be 1 or more, a whole number
+    """
+    if not isinstance(ipc, Integral) or ipc < 1:
+        raise UserError(f"ipc is {ipc!r}: it must be 1 or more, a whole number")
+
+
 def check_ipc(dataset: Dataset, ipc: int, formation: int = 1) -> None:
     """Raise `UserError` unless every class has enough training images for `ipc` in a formation.
 
@@ -342,8 +353,7 @@ def check_ipc(dataset: Dataset, ipc: int, formation: int = 1) -> None:
     Traceback (most recent call last):
     condense.errors.UserError: ipc 1000 is more than class `8` of digits has: 139 ...
     """
-    if not isinstance(ipc, Integral) or ipc < 1:
-        raise UserError(f"ipc is {ipc!r}: it must be 1 or more, a whole number")
+    check_count(ipc)
     counts = dataset.train.counts()
     smallest = int(counts.argmin())
     if ipc * formation**2 > counts[smallest]:

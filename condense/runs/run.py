@@ -100,7 +100,7 @@ def condense(
     CondensedSet: 10 images, (1, 8, 8), 10 classes
     """
     dataset = as_dataset(dataset)
-    select.check_ipc(dataset, ipc)
+    select.check_count(ipc)
     if isinstance(recipe, str):
         recipe = recipe_for(recipe, dataset.name, dataset.shape, ipc)
     recipe = recipe.override({} if steps is None else {"steps": steps})
