@@ -22,9 +22,10 @@ from condense.networks import base
 from condense.networks.accelerate import Compiled
 from condense.networks.build import build
 
-fused = pytest.importorskip("condense.networks.fused", reason="needs Triton")
-triton = pytest.importorskip("triton")
+triton = pytest.importorskip("triton")  # which PyTorch brings along on Linux alone
 compiler = pytest.importorskip("triton.backends.compiler")
+from condense.networks import fused  # noqa: E402
+
 HOPPER = compiler.GPUTarget("cuda", 90, 32)
 
 
