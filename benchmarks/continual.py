@@ -45,8 +45,15 @@ _REPLAYED = ("class-balanced", "random", DATADAM)
 _ER_ACE = dataclasses.replace(
     _REDUCED, mode="replay", strategy="er-ace", epochs=1, batch=32, methods=_REPLAYED
 )
+_ALL_CLASSES = dataclasses.replace(
+    _ER_ACE,
+    steps=10,
+    classes=None,
+    condense_steps=300,
+    methods=("class-balanced", DATADAM, f"{DATADAM}+real"),
+)
 PASSES = (5, FEATURE_EPOCHS)
-PLANS = {"scratch": _SCRATCH, "er-ace": _ER_ACE}
+PLANS = {"scratch": _SCRATCH, "er-ace": _ER_ACE, "er-ace-100-classes": _ALL_CLASSES}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +82,8 @@ def main(name: str, asked: Asked, workers: Workers, minutes: float | None) -> No
         click.echo(f"{measured.left} of {measured.total} networks left: the same command goes on")
         return
     document = {"plan": dataclasses.asdict(plan), "methods": measured.to_json()}
-    results.write(f"continual_{name}", document, _lines(plan, measured))
+    classes = plan.classes or len(dataset.classes)
+    results.write(f"continual_{name}", document, _lines(plan, classes, measured))
     shutil.copyfile(folder / "accuracy.png", results.FOLDER / f"continual_{name}.png")
 
 
@@ -112,17 +120,16 @@ def features(dataset: Dataset) -> None:
     results.write("continual_features", document, lines)
 
 
-def _lines(plan: Plan, measured: Results) -> list[str]:
+def _lines(plan: Plan, classes: int, measured: Results) -> list[str]:
     """The result for people."""
     training = (
         "trained from scratch on the memory"
         if plan.mode == "scratch"
         else f"trained by strategy {plan.strategy}"
     )
-    assert plan.classes is not None
-    images = plan.ipc * plan.classes
+    images = plan.ipc * classes
     return [
-        f"CIFAR-100, {plan.classes} classes in {plan.steps} steps. Each memory: {images} images, "
+        f"CIFAR-100, {classes} classes in {plan.steps} steps. Each memory: {images} images, "
         f"{images * 3072:,} bytes; condensed for {plan.condense_steps} steps. Networks {training}, "
         f"passes {plan.epochs}, minibatch {plan.batch}.",
         "",
