@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from avalanche.benchmarks import NCScenario, nc_benchmark
+from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import TensorDataset
+from torchvision.transforms.functional import pil_to_tensor
 
 from condense.data.images import Dataset
 from condense.data.own import Own, as_dataset
@@ -24,9 +26,10 @@ Augment = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Prepare:
-    """A transform of one image, uint8 [ch, H, W], to a float32 one: preprocessed, then augmented.
+    """A transform of one image to a float32 one [ch, H, W]: preprocessed, then augmented.
 
-    It can be pickled, so that worker processes of a data loader can use it.
+    The image is a uint8 tensor [ch, H, W] or a PIL image, as torchvision's datasets give it. The
+    transform can be pickled, so that worker processes of a data loader can use it.
 
     >>> from condense import load_dataset
     >>> from condense.data.preprocess import make_preprocess
@@ -39,7 +42,8 @@ class Prepare:
     preprocess: Preprocess
     augment: Augment | None = None
 
-    def __call__(self, pixels: Tensor) -> Tensor:
+    def __call__(self, picture: Tensor | Image) -> Tensor:
+        pixels = picture if isinstance(picture, Tensor) else pil_to_tensor(picture)
         image = self.preprocess.apply(pixels[None])[0]
         return self.augment(image) if self.augment else image
 

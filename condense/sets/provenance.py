@@ -51,14 +51,15 @@ def check_belongs(condensed: CondensedSet, dataset: Dataset) -> None:
     Traceback (most recent call last):
     condense.errors.UserError: the set was made from digits with content ...
     """
-    for what, theirs, ours in (
-        ("classes", condensed.classes, dataset.classes),
-        ("images of shape", condensed.shape, dataset.shape),
+    own = "choose its own dataset"
+    for what, theirs, ours, remedy in (
+        ("classes", condensed.classes, dataset.classes, own),
+        ("images of shape", condensed.shape, dataset.shape, own + _size(condensed, dataset)),
     ):
         if theirs != ours:
             raise UserError(
                 f"the set has {what} {_short(theirs)}, dataset {dataset.name} has {_short(ours)}: "
-                "choose its own dataset"
+                + remedy
             )
     for part in condensed.provenance.get("merged", [condensed.provenance]):
         origin = part.get("dataset")
@@ -99,6 +100,14 @@ def check_same_preprocess(sets: Sequence[CondensedSet]) -> None:
                 f"set {number + 1} by {_preprocess(condensed)}: several sets make one score only "
                 "under one preprocessing; evaluate them one by one"
             )
+
+
+def _size(condensed: CondensedSet, dataset: Dataset) -> str:
+    """What to do where only the size differs, and images are resized to squares."""
+    (channels, height, width), own = condensed.shape, dataset.shape[0]
+    if channels != own or height != width:
+        return ""
+    return f", or load this one at the size of the set (--resolution {height})"
 
 
 def _preprocess(condensed: CondensedSet) -> str:

@@ -13,6 +13,7 @@ import torch
 from avalanche.benchmarks import class_incremental_benchmark, nc_benchmark
 from avalanche.benchmarks.utils import DataAttribute, TransformGroups, make_avalanche_dataset
 from torch.utils.data import DataLoader, TensorDataset
+from torchvision.transforms.functional import to_pil_image
 
 from condense import UserError, recipe_for
 from condense.data.preprocess import Whiten, make_preprocess
@@ -101,6 +102,14 @@ def test_transforms_of_the_stream_are_not_applied_to_the_memory(world):
         row[0].numpy().tobytes() for row in world.preprocess.apply(world.memory.pixels())[:, None]
     }
     assert all(joined[i][0].numpy().tobytes() in memory for i in range(len(real), len(joined)))
+
+
+def test_pictures_are_prepared_as_their_pixels_are(world):
+    pixels, prepare = world.dataset.train.pixels[0], Prepare(world.preprocess)
+    picture = to_pil_image(pixels)
+    assert torch.equal(prepare(picture), prepare(pixels))
+    with pytest.raises(UserError, match="do not fit a standardisation of 1 channels"):
+        prepare(picture.convert("RGB"))
 
 
 def test_augmentation_of_the_memory_is_for_training_alone(world, stream):

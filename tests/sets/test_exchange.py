@@ -58,7 +58,8 @@ def test_a_set_of_another_size_is_not_of_the_dataset(tmp_path):
     images = torch.randn(10, 3, 32, 32)
     file = save_pt(tmp_path / "a.pt", images.to(torch.uint8)[:, :1], torch.arange(10))
     how = {"preprocess": "standard", "experiment": 0, "storage": "float32"}
-    with pytest.raises(UserError, match=r"a\.pt.*images of shape \(1, 32, 32\), .*\(1, 8, 8\)"):
+    message = r"a\.pt.*images of shape \(1, 32, 32\), .*\(1, 8, 8\): .*\(--resolution 32\)"
+    with pytest.raises(UserError, match=message):
         import_into(tmp_path / "ours", file, DIGITS, Source(name="digits"), **how)
     assert not (tmp_path / "ours").exists()
 
