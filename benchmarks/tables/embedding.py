@@ -153,13 +153,12 @@ def markdown(document: dict[str, Any]) -> list[str]:
 def sections(document: dict[str, Any]) -> list[Section]:
     """The two numbers of each set as charts, and as a table."""
     found = []
-    measures = {"own": ("with their own class, %", 100), "offset": ("offset of the class mean", 1)}
-    for key, (name, factor) in measures.items():
+    names = {"own": "with their own class, %", "offset": "offset of the class mean"}
+    for key, name in names.items():
         points = []
         for method, of in document["measures"].items():
-            values = Statistic(tuple((factor * value,) for value in of[key]))
-            low, high = values.ci95 or (values.mean, values.mean)
-            point = {"name": method, "source": "95 % interval", name: values.mean}
+            mean, low, high = _of_classes(key, of[key])
+            point = {"name": method, "source": "95 % interval", name: mean}
             points.append(point | {"low": low, "high": high})
         found.append(Chart(name.capitalize(), charts.intervals(points, name)))
     table = Table(HEADERS, _rows(document))
@@ -168,7 +167,7 @@ def sections(document: dict[str, Any]) -> list[Section]:
 
 def _rows(document: dict[str, Any]) -> list[list[str]]:
     rows = [
-        [name, *_interval([100 * one for one in of["own"]], 0), *_interval(of["offset"], 2)]
+        [name, *_cells("own", of["own"], 0), *_cells("offset", of["offset"], 2)]
         for name, of in document["measures"].items()
     ]
     return rows + [[name, reason, "", "", ""] for name, reason in document["failed"].items()]
@@ -205,11 +204,22 @@ def draw(folder: Path, title: str, document: dict[str, Any]) -> None:
         save_figure(figure, folder / f"{title}_{name}.png")
 
 
-def _interval(values: list[float], digits: int) -> tuple[str, str]:
-    """The mean of the values and its interval, as two cells."""
-    of_classes = Statistic(tuple((value,) for value in values))
+def _cells(key: str, values: list[float], digits: int) -> tuple[str, str]:
+    """The mean of the values of the classes and its interval, as two cells."""
+    mean, low, high = _of_classes(key, values)
+    return f"{mean:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def _of_classes(key: str, values: list[float]) -> tuple[float, float, float]:
+    """The mean of the values of the classes and its interval, within what the number can be.
+
+    >>> [round(one) for one in _of_classes("own", [0.0, 0.0, 0.2])]
+    [7, 0, 35]
+    """
+    factor, most = (100, 100.0) if key == "own" else (1, float("inf"))
+    of_classes = Statistic(tuple((factor * value,) for value in values))
     low, high = of_classes.ci95 or (of_classes.mean, of_classes.mean)
-    return f"{of_classes.mean:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"
+    return of_classes.mean, max(low, 0.0), min(high, most)
 
 
 def _network(
