@@ -54,7 +54,9 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "full": {},
 }
-"""Changes of a recipe: by default, of a method, of it at an IPC, of a line; the last counts."""
+"""Changes of a recipe: by default, of a method, of it at an IPC, of a recipe, of a line.
+
+The last one counts."""
 
 POOLS = {
     "smoke": {"pool": 1, "pool_steps": 2},
@@ -157,7 +159,7 @@ class Place:
         size = self.source.resolution or SIZES.get(self.source.name, 32)
         published = recipe_for(line.recipe, self.source.name, (3, size, size), self.ipc)
         method, changes = published.method.name, dict[str, Any]()
-        for key in (DEFAULT, method, f"{method} IPC {self.ipc}", name):
+        for key in (DEFAULT, method, f"{method} IPC {self.ipc}", line.recipe, name):
             changes |= SETTINGS[self.scale.name].get(key, {})
         return published.override(changes | line.changes)
 

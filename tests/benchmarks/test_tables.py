@@ -157,6 +157,15 @@ def test_settings_name_what_there_is() -> None:
         assert set(settings) <= names
 
 
+def test_every_line_of_the_small_scales_has_a_small_pool() -> None:
+    for scale, most in (("smoke", 4), ("cpu", 1000)):
+        for entry in accuracy.main(SCALES[scale]).entries:
+            how = entry.sets[0].how
+            if isinstance(how, Recipe):
+                assert how.pool_epochs is None
+                assert how.pool * how.pool_steps <= most, entry.row
+
+
 def test_the_full_scale_is_the_papers() -> None:
     table = accuracy.main(SCALES["full"])
     columns = render.columns(table)
