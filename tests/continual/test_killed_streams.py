@@ -160,7 +160,7 @@ def test_only_what_is_not_finished_is_done_again(digits, tmp_path, undisturbed, 
 
 
 def test_ctrl_c_in_a_condensation_says_how_to_go_on_with_the_run(digits, tmp_path):
-    plan = dataclasses.replace(SCRATCH, methods=(TINY,), condense_steps=100_000, orders=1)
+    plan = dataclasses.replace(SCRATCH, methods=(TINY,), condense_steps=2000, orders=1)
     out = tmp_path / "run"
     process = started(plan, out)
     wait_for(process, out, "memories/datadam*/run.json")
