@@ -50,8 +50,9 @@ _ALL_CLASSES = dataclasses.replace(
     steps=10,
     classes=None,
     condense_steps=300,
-    methods=("class-balanced", DATADAM, f"{DATADAM}+real"),
+    methods=("class-balanced", f"{DATADAM},real_batch=64", f"{DATADAM},real_batch=64+real"),
 )
+"""By 64 real images a class: with the recipe's 256, a step of all classes takes 15 seconds."""
 PASSES = (5, FEATURE_EPOCHS)
 PLANS = {"scratch": _SCRATCH, "er-ace": _ER_ACE, "er-ace-100-classes": _ALL_CLASSES}
 
