@@ -72,6 +72,9 @@ def table(asked: Asked, found: list[Exploration], truth: Floats) -> list[list[An
         for cost in [0] if name == "free" else asked.at:
             ended = [one.at(name, cost) for one in found]
             regrets = tuple(one.regret for one in ended if one and one.regret is not None)
+            if not regrets:  # halving names none before its first round has ended
+                rows.append([name, cost, "", "", "none named yet"])
+                continue
             score = Score(regrets)
             close = f"{sum(regret <= CLOSE for regret in regrets)} of {len(regrets)}"
             interval = percent([max(score.ci95[0], 0.0), score.ci95[1]])

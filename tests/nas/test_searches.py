@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,6 +56,13 @@ def test_every_strategy_has_its_regret(tmp_path: Path, monkeypatch: pytest.Monke
     assert [row["regret"] for row in ends] == pytest.approx(
         [(best - row["index"]) / 1e6 for row in ends]
     )
+
+
+def test_a_strategy_that_has_named_no_candidate_has_no_regret() -> None:
+    asked = nas_searches.Asked(reference="table.csv", strategy=("halving",), at=(1,))
+    found = [SimpleNamespace(at=lambda *_: None)]
+    row, _ = nas_searches.table(asked, found, np.array([0.5, 0.9]))  # type: ignore[arg-type]
+    assert row == ["halving", 1, "", "", "none named yet"]
 
 
 def test_random_full_trainings_are_expected_as_drawn() -> None:
