@@ -91,7 +91,7 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(
 ) -> None:
     study, outcome, seconds = undisturbed
     moments, flags = random.Random(int(workers)), ("--workers", workers)
-    kills = [killed(study, tmp_path, seconds * moments.uniform(0.4, 1), *flags) for _ in range(2)]
+    kills = [killed(study, tmp_path, seconds * moments.uniform(0.2, 0.8), *flags) for _ in range(2)]
     assert any(kills)
     assert finish(study, tmp_path, *flags) == outcome
 
