@@ -326,6 +326,8 @@ def test_folders_are_not_mixed_up(digits, tmp_path):
         show(tmp_path / "run")
 
 
+# The alarm may come inside a callback of the garbage collector, which reports it and drops it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_resumed_search_finds_its_dataset_again(digits, tmp_path):
     _search(
         digits,
