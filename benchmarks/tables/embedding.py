@@ -211,7 +211,9 @@ def _cells(key: str, values: list[float], digits: int) -> tuple[str, str]:
 
 
 def _of_classes(key: str, values: list[float]) -> tuple[float, float, float]:
-    """The mean of the values of the classes and its interval, within what the number can be.
+    """The mean of the values of the classes, and its interval within what is possible.
+
+    Shares of images with their own class, `own`, are turned into percent.
 
     >>> [round(one) for one in _of_classes("own", [0.0, 0.0, 0.2])]
     [7, 0, 35]

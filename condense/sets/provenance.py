@@ -103,9 +103,9 @@ def check_same_preprocess(sets: Sequence[CondensedSet]) -> None:
 
 
 def _size(condensed: CondensedSet, dataset: Dataset) -> str:
-    """What to do where only the size differs, and images are resized to squares."""
-    (channels, height, width), own = condensed.shape, dataset.shape[0]
-    if channels != own or height != width:
+    """What else can be done if only the size differs: the dataset is loaded at another size."""
+    channels, height, width = condensed.shape
+    if channels != dataset.shape[0] or height != width:
         return ""
     return f", or load this one at the size of the set (--resolution {height})"
 
