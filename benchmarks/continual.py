@@ -51,8 +51,8 @@ _ALL_CLASSES = dataclasses.replace(
     _ER_ACE,
     steps=10,
     classes=None,
-    condense_steps=300,
-    methods=("class-balanced", _FEWER_REAL, f"{_FEWER_REAL}+real"),
+    condense_steps=150,
+    methods=("class-balanced", f"{_FEWER_REAL}+real"),
 )
 PASSES = (5, FEATURE_EPOCHS)
 PLANS = {"scratch": _SCRATCH, "er-ace": _ER_ACE, "er-ace-100-classes": _ALL_CLASSES}
