@@ -174,6 +174,11 @@ def test_a_dry_run_is_a_table_with_times(capsys: pytest.CaptureFixture[str]) -> 
     assert re.search(r"real_batch=4 +Real images", out)
 
 
+def test_a_number_among_settings_has_six_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    for ipc, rate in (("3", "0.743269"), ("10", "2.47756")):
+        assert f"lr={rate} " in run(capsys, "recipes", "best", "--ipc", ipc)[1]
+
+
 def test_doctor_measures_the_speed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
