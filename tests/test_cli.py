@@ -225,18 +225,6 @@ def test_dry_run_prints_the_recipe_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_with_minutes_tells_what_fits_into_them(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    flags = ["--ipc", "1", "--steps", "1000000", "--minutes", "0.5", "--dry-run", "--json"]
-    with torch.compiler.set_stance("force_eager"):  # the evaluation that it times would compile
-        code, out, _ = run(capsys, "condense", *SMALL, *flags)
-    document = json.loads(out)
-    assert code == 0
-    assert document["seconds_in_all"] <= 30
-    assert 1 <= document["recipe"]["steps"] < 1_000_000
-
-
 def test_a_config_file_is_the_flags(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path
 ) -> None:
