@@ -64,6 +64,19 @@ def test_what_condensekit_wrote_is_imported_as_it_is(name, tmp_path):
         assert got.fingerprint == want.fingerprint
 
 
+@pytest.mark.parametrize(
+    ("dataset", "named"),
+    [("digits", "digits"), ("folder:pets", "folder:PATH"), ("my own", "NAME")],
+)
+def test_a_card_names_the_dataset_as_the_command_does(dataset, named, tmp_path):
+    pixels, labels = real()
+    facts = {"dataset": {"name": dataset}}
+    want = CondensedSet(STANDARD.apply(pixels), labels, DIGITS.classes, STANDARD, facts)
+    export_set(want, tmp_path / "a.npz", "npz")
+    card = (tmp_path / "a.npz.md").read_text()
+    assert f"`condensekit evaluate a.npz --dataset {named}`" in card
+
+
 @pytest.mark.parametrize("name", ["a.pt", "a.npz", "a.safetensors"])
 def test_a_file_of_another_tool_needs_its_preprocessing_named(name, tmp_path):
     pixels, labels = real()
