@@ -75,7 +75,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is damaged or not a safetensors file: {error}") from None
     if "condensekit" not in metadata:
-        raise UserError(f"{path} was not written by condensekit: import it first")
+        raise UserError(
+            f"{path} was not written by condensekit: import it first, by `condensekit import "
+            "--preprocess NAME --dataset NAME`"
+        )
     try:
         stored = json.loads(metadata["condensekit"])
         header = json.loads(stored["header"])

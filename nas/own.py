@@ -5,8 +5,10 @@ They are trained, scored, ranked and reported as the architectures of a search s
 """
 
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -15,11 +17,13 @@ from torch import nn
 from condense.data.images import Dataset
 from condense.errors import UserError, reason
 from condense.networks.base import Shape
+from condense.networks.factories import Factory
 from condense.randomness import derive
 from condense.training.protocol import Protocol
 from nas.regime import Regime
 
-Networks = Mapping[str, Callable[[], nn.Module]]
+Networks = Mapping[str, Callable[[], nn.Module] | Factory]
+"""Functions by name, without arguments or of the image shape and the number of classes."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Own:
     identities: dict[str, str]
     """What identifies each network, by its name."""
     costs: dict[str, tuple[int, int]] = field(default_factory=dict)
-    networks: Networks = field(default_factory=dict)
+    networks: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
     """Empty where results are only shown."""
 
     @classmethod
@@ -92,9 +96,10 @@ class Own:
                 "no networks to rank: give a dictionary of functions that make them, as in "
                 '`{"narrow": f, "wide": g}`'
             )
-        made = {name: _examined(name, make, dataset) for name, make in networks.items()}
+        makers = {name: _maker(make, dataset) for name, make in networks.items()}
+        made = {name: _examined(name, make, dataset) for name, make in makers.items()}
         identities = {name: identity for name, (identity, _) in made.items()}
-        return cls(identities, {name: costs for name, (_, costs) in made.items()}, dict(networks))
+        return cls(identities, {name: costs for name, (_, costs) in made.items()}, makers)
 
     @property
     def SIZE(self) -> int:
@@ -127,6 +132,20 @@ def _unpacked(identities: dict[str, str], costs: dict[str, tuple[int, int]], pac
     import cloudpickle
 
     return Own(identities, costs, cloudpickle.loads(packed))
+
+
+def _maker(make: Callable[..., nn.Module], dataset: Dataset) -> Callable[[], nn.Module]:
+    """A function without arguments; one with two, as `evaluate` takes it, is given them."""
+    try:
+        needed = [one for one in inspect.signature(make).parameters.values() if _is_needed(one)]
+    except (TypeError, ValueError):  # no function, or one that does not tell
+        return make
+    return partial(make, dataset.shape, len(dataset.classes)) if len(needed) == 2 else make
+
+
+def _is_needed(parameter: inspect.Parameter) -> bool:
+    positional = (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    return parameter.kind in positional and parameter.default is parameter.empty
 
 
 def _examined(

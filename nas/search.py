@@ -123,9 +123,10 @@ def rank(
 
     Parameters
     ----------
-    networks: for each name a function without arguments that makes the network, with its own fresh
-        weights. It takes images of the dataset's shape, normalised, and returns a logit for each
-        of its classes. Worker processes call it too.
+    networks: for each name a function that makes the network with its own fresh weights. It has no
+        arguments, or takes the image shape and the number of classes. The network takes images of
+        the dataset's shape, normalised, and returns a logit for each of its classes. Worker
+        processes call the function too.
     proxy: one or several proxies; see `nas.proxies`. A condensed set is given by its file or run
         folder, such as `runs/mine`.
     dataset: what `load_dataset` gives, or any dataset that `as_dataset` takes.

@@ -174,6 +174,25 @@ def test_a_dry_run_is_a_table_with_times(capsys: pytest.CaptureFixture[str]) -> 
     assert re.search(r"real_batch=4 +Real images", out)
 
 
+def test_a_dry_run_with_minutes_tells_what_fits_into_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = ["--dataset", "digits", "--recipe", "dm", "--ipc", "1", "--dry-run", "--json"]
+    tiny = ["--network", "convnet-d1-w8", "--real-batch", "4", "--steps", "1000000"]
+    tiny += ["--minutes", "0.5", "--device", "cpu"]
+    with torch.compiler.set_stance("force_eager"):  # the evaluation that it times would compile
+        code, out, _ = run(capsys, "condense", *flags, *tiny)
+    document = json.loads(out)
+    assert code == 0
+    assert document["seconds_in_all"] <= 30
+    assert 1 <= document["recipe"]["steps"] < 1_000_000
+
+
+def test_a_number_among_settings_has_six_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    for ipc, rate in (("3", "0.743269"), ("10", "2.47756")):
+        assert f"lr={rate} " in run(capsys, "recipes", "best", "--ipc", ipc)[1]
+
+
 def test_doctor_measures_the_speed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

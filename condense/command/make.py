@@ -196,6 +196,8 @@ def condense(
     if output.dry_run or output.out is None:
         with notice("timing a few steps"):
             told = rehearsal.rehearse(real, pools=output.pools, evaluation=True, **job)
+        if amount.minutes is not None:
+            told = rehearsal.fitted(told, real, 60 * amount.minutes)
         _show_plan(told, real, output.json)
         return
     run.condense(

@@ -56,15 +56,15 @@ def select(data: Data, selection: Selection, machine: Device, output: Output) ->
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Foreign:
-    """What a set made by others does not say of itself.
+    """What the file of another tool does not say of its set.
 
     >>> Foreign(preprocess="zca").experiment
     0
     """
 
-    preprocess: str
+    preprocess: str | None = None
     """The transform its images are in: `standard`, `zca`, or `ddranking` for files of DD-Ranking,
-    which standardises as for CIFAR-10. Such files do not say."""
+    which standardises as for CIFAR-10. Only what condensekit wrote says so itself."""
     experiment: int = 0
     """Which of the sets in a published .pt file."""
     storage: str = "float32"
@@ -85,7 +85,8 @@ def import_command(path: Path, data: Data, foreign: Foreign, output: Output) -> 
     """Read a set published by others: a .pt, .npz or .safetensors file, or a folder.
 
     A folder has pictures by class, Parquet files of Hugging Face, or images and labels as .pt
-    files. What `export` wrote need not be imported: `condensekit evaluate` takes it as it is.
+    files. What `condense` or `export` wrote is kept as it is; `condensekit evaluate` also takes it
+    without an import.
     """
     from condense.runs import shelf
 

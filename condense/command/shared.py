@@ -179,9 +179,14 @@ def recipe_rows(recipe: "Recipe") -> dict[str, Rows]:
 
 def _setting_rows(settings: list[Setting], config: Any) -> Rows:
     return [
-        (f"{setting.name}={getattr(config, setting.name)}", without_backticks(setting.doc))
+        (f"{setting.name}={_short(getattr(config, setting.name))}", without_backticks(setting.doc))
         for setting in settings
     ]
+
+
+def _short(value: Any) -> Any:
+    """A value for people; numbers keep six digits: 0.75 for 0.7499999999999998."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def show_set(folder: Path, as_json: bool) -> None:

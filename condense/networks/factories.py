@@ -11,6 +11,7 @@ stands in a file is never imported.
 import hashlib
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -47,7 +48,8 @@ def adopt(factory: Factory, name: str | None = None) -> str:
     """Make a function known in this process; returns the name by which networks of it are built.
 
     It is `name`, which has a colon; by default, `MODULE:NAME` of the function. Raises `UserError`
-    for what cannot be called, and for a network that is already made.
+    for what cannot be called with a shape and a number of classes, and for a network that is
+    already made.
 
     >>> def small(shape, classes):
     ...     return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes))
@@ -62,6 +64,7 @@ def adopt(factory: Factory, name: str | None = None) -> str:
     function = factory.func if isinstance(factory, partial) else factory
     kind = function if hasattr(function, "__qualname__") else type(function)
     name = name or f"{kind.__module__}:{kind.__qualname__}"
+    _check_arguments(name, factory)
     _ADOPTED[name] = factory
     return name
 
@@ -87,7 +90,21 @@ def adopt_named(name: str) -> None:
         raise UserError(f"network `{name}` cannot be imported ({reason(error)})") from error
     if not callable(getattr(module, function, None)):
         raise UserError(f"network `{name}`: there is no function `{function}` in {place}")
+    _check_arguments(name, getattr(module, function))
     _ADOPTED[name] = getattr(module, function)
+
+
+def _check_arguments(name: str, factory: Factory) -> None:
+    """Raise `UserError` for a function that cannot take a shape and a number of classes."""
+    try:
+        inspect.signature(factory).bind((1, 8, 8), 2)
+    except TypeError as error:
+        raise UserError(
+            f"network `{name}` must be a function of the image shape and the number of classes: "
+            f"{error}"
+        ) from None
+    except ValueError:  # written in C: it does not tell what it takes
+        return
 
 
 def adopted(names: Iterable[str]) -> dict[str, Factory]:

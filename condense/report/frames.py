@@ -108,7 +108,11 @@ def pictures(
     while between and sum(len(content) for _, content in between) > room:
         del between[::2]
     _, height, width = result.shape
-    left_out = f"Not shown: {tiles.left_out} of {len(result)} images." if tiles.left_out else ""
+    side, notes = result.formation, []
+    if side > 1:
+        notes.append(f"Each image is a mosaic of {side} x {side}, enlarged before training.")
+    if tiles.left_out:
+        notes.append(f"Not shown: {tiles.left_out} of {len(result)} images.")
     return Pictures(
         classes=tiles.classes,
         frames=[
@@ -118,7 +122,7 @@ def pictures(
         across=tiles.across,
         height=height,
         width=width,
-        note=left_out,
+        note=" ".join(notes),
     )
 
 

@@ -20,7 +20,7 @@ from condense.errors import UserError
 from condense.methods import selection as select
 from condense.methods.base import Diverged, Learner, Matching, Recipe
 from condense.networks.accelerate import worth_compiling
-from condense.progress import duration
+from condense.progress import duration, notice
 from condense.runs.engine import Engine
 from condense.runs.job import Job
 from condense.runs.pools import protocol_of, shortened, steps_left, steps_of
@@ -153,9 +153,11 @@ def rehearse(
         pool_step = seconds_a_step(
             dataset, recipe.network, recipe.pool, protocol, preprocess=preprocess, device=place
         )
-    memory, bench = peak_memory(place), None
+    memory, evaluating = peak_memory(place), None
     if evaluation:
         bench = Evaluation.of(start, dataset, "convnet", NETWORKS, "dm", seed).to(place)
+        with notice("timing an evaluation"):
+            evaluating = bench.seconds(bench.tasks)
     return Rehearsal(
         recipe=recipe,
         ipc=ipc,
@@ -165,7 +167,7 @@ def rehearse(
         pool=pool_step * left,
         pool_step=pool_step,
         peak_memory=memory,
-        evaluation=bench.seconds(bench.tasks) if bench else None,
+        evaluation=evaluating,
     )
 
 

@@ -323,14 +323,13 @@ def _steps(
     """Do the steps after the first `done`, or those before `deadline`; returns how many are done.
 
     `keep_state` is called with the number of steps at each checkpoint, `draw` with that number, the
-    losses and the seconds of a step at each look. Raises `Diverged`, and `Interrupted` once the
-    state is kept.
+    losses and the seconds of a step at each look. Raises `Diverged`, or `Interrupted` if stopped.
     """
     steps, every = job.recipe.steps, _LOOK_EVERY[job.device]
     images_a_class = job.recipe.real_batch + job.ipc * job.recipe.formation**2
     images_a_step = len(learner.classes) * images_a_class
     with stop_signal() as stop, progress("condense", steps, done, quiet=quiet) as report:
-        looked, began = done, time.perf_counter()
+        step, looked, began = done, done, time.perf_counter()
         for step in range(done + 1, steps + 1):
             totals = learner.step(step - 1)
             stopping = stop() and step < steps
@@ -351,8 +350,10 @@ def _steps(
             if stopping:
                 raise Interrupted(f"stopped after step {step} of {steps}")
             if late:
-                return step
-    return steps
+                break
+    if step < steps and not quiet:
+        print(f"the minutes were up after step {step:,} of {steps:,}", file=sys.stderr)
+    return step
 
 
 def _learned(learner: Learner) -> Learned:

@@ -40,7 +40,7 @@ from condense.runs.report import write_report
 from condense.runs.run import condense, resume
 from condense.sets import published
 from condense.sets.condensed import FILE_NAME, CondensedSet
-from condense.sets.exchange import import_set
+from condense.sets.exchange import import_set, read_set
 from condense.sets.formats import ddranking
 from condense.sets.provenance import check_belongs
 from condense.settings import plain, read_value, within
@@ -250,13 +250,14 @@ def import_into(
     dataset: Dataset,
     source: Source,
     *,
-    preprocess: str,
+    preprocess: str | None,
     experiment: int,
     storage: str,
 ) -> CondensedSet:
     """Read the foreign set at `path` by `condense.sets.exchange.import_set`; keep it in `folder`.
 
-    `preprocess` is a name, or `ddranking` for how DD-Ranking standardises images.
+    `preprocess` is a name, or `ddranking` for how DD-Ranking standardises images. With None, `path`
+    is a set or an export of condensekit, which says all of itself and is kept as it is.
     Raises `UserError` if it is not of the classes and the size of `dataset`.
 
     >>> from tempfile import TemporaryDirectory
@@ -270,11 +271,14 @@ def import_into(
     ...     len(import_into(Path(folder, "ours"), path, digits, source, **how))
     10
     """
-    if not path.is_dir():
-        check_file(path)
-    theirs = preprocess == "ddranking"
-    fitted = ddranking.transform(dataset.name) if theirs else make_preprocess(preprocess, dataset)
-    imported = import_set(path, dataset.classes, fitted, experiment, dataset.called)
+    if preprocess is None:
+        imported = read_set(path)
+    else:
+        if not path.is_dir():
+            check_file(path)
+        theirs = preprocess == "ddranking"
+        fit = ddranking.transform(dataset.name) if theirs else make_preprocess(preprocess, dataset)
+        imported = import_set(path, dataset.classes, fit, experiment, dataset.called)
     with within(f"cannot import {path}"):
         check_belongs(imported, dataset)
     return keep(folder, source, storage, imported)

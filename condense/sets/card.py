@@ -86,7 +86,7 @@ def card(condensed: CondensedSet, form: str, name: str, results: Sequence[Result
         "name": name,
         "form": form,
         "dataset": dataset,
-        "known": dataset if dataset in NAMED else "NAME",
+        "known": _named(dataset),
         "ipc": condensed.ipc,
         "per_class": decoded.ipc,
         "images": len(decoded),
@@ -111,6 +111,13 @@ def card(condensed: CondensedSet, form: str, name: str, results: Sequence[Result
     }
     template = _environment().get_template("card.jinja")
     return template.render(facts).encode(errors="backslashreplace")
+
+
+def _named(dataset: str) -> str:
+    """What names the dataset on another machine, where a folder lies elsewhere."""
+    if dataset in NAMED:
+        return dataset
+    return "folder:PATH" if dataset.startswith("folder:") else "NAME"
 
 
 def _origin(condensed: CondensedSet) -> str:

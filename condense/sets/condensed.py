@@ -390,4 +390,4 @@ def _what_is(path: Path) -> str:
 
 def _file(path: Path) -> Path:
     """The file that `path` refers to: itself, or the set in the run folder it names."""
-    return path if path.suffix == ".safetensors" else path / FILE_NAME
+    return path if path.suffix == ".safetensors" and not path.is_dir() else path / FILE_NAME

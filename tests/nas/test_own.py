@@ -77,6 +77,17 @@ def test_own_networks_are_ranked_with_store_workers_and_report(digits, tmp_path)
         resume(tmp_path / "part")
 
 
+def test_functions_of_shape_and_classes_are_taken_as_evaluate_takes_them(digits, tmp_path):
+    def flat(shape, classes):
+        return nn.Sequential(nn.Flatten(), nn.Linear(shape[1] * shape[2], classes))
+
+    networks = {"flat": flat, "plain": partial(plain, 4)}
+    workers = Workers(workers=1, device="cpu")
+    rows = _ranked(digits, tmp_path / "own", networks, workers=workers).ranking.rows()
+    assert {row["arch"] for row in rows} == {"flat", "plain"}
+    assert {row["parameters"] for row in rows if row["arch"] == "flat"} == {64 * 10 + 10}
+
+
 def test_workers_receive_lambdas(digits, tmp_path):
     two = {name: OWN[name] for name in ("w4", "flat")}
     options = {"networks": two, "proxy": "random:1"}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 
 from cli import main
 from condense import Protocol, condense, evaluate, load_dataset, recipe_for, resume
@@ -110,7 +111,7 @@ def test_fresh_weights_follow_from_seed_and_step_alone():
         (lambda shape, classes: nn.Linear(3, classes), r"fails for images \(1, 8, 8\)"),
         (lambda shape, classes: flat(shape, 7), r"gives \[2, 7\] for two images: it must be"),
         (lambda shape, classes: "a network", "makes a str, not a torch Module"),
-        (lambda shape: flat(shape, 10), "cannot be made for images .* takes 1 positional"),
+        (lambda shape: flat(shape, 10), "must be a function of .*: too many positional"),
         (lambda shape, classes: nn.Sequential(Noise(), flat(shape, classes)), "two answers"),
     ],
 )
@@ -146,6 +147,12 @@ def test_an_object_is_no_factory():
     for one in (flat(DIGITS.shape, 10), 3):
         with pytest.raises(UserError, match="is no network: give a name, or a function"):
             evaluate(few(), DIGITS, one)
+
+
+@pytest.mark.parametrize("one", [lambda: flat(DIGITS.shape, 10), models.resnet18])
+def test_a_function_of_something_else_is_refused_before_it_is_called(one):
+    with pytest.raises(UserError, match="must be a function of the image shape and the number"):
+        evaluate(few(), DIGITS, one)
 
 
 def test_functions_are_evaluated_here_and_by_workers():

@@ -1,6 +1,7 @@
 """A page is one file: well formed, escaped, without anything to load; and what it says is right."""
 
 import base64
+import dataclasses
 import io
 import json
 from html.parser import HTMLParser
@@ -115,6 +116,20 @@ def test_images_that_have_no_room_are_counted() -> None:
     block = frames.pictures(make_set([10, 20, 30], [0, 0, 1], side=1024))
     assert block.classes == (("cat", 1), ("dog", 1))
     assert block.note == "Not shown: 1 of 3 images."
+
+
+def test_mosaics_are_explained() -> None:
+    mosaics = dataclasses.replace(make_set([10, 20], [0, 1]), formation=2)
+    assert frames.pictures(mosaics).note == (
+        "Each image is a mosaic of 2 x 2, enlarged before training."
+    )
+
+
+def test_a_command_breaks_between_its_words_alone() -> None:
+    text = "condensekit condense --set pool_steps=13"
+    page = page_of(Command(text))
+    assert text in page.text
+    assert [tag for tag, _ in page.tags].count("span") == 4
 
 
 def test_a_history_is_thinned_and_cut_where_a_run_goes_on(tmp_path: Path) -> None:

@@ -76,7 +76,9 @@ def test_a_run_ends_at_its_deadline_with_the_steps_that_it_did(
     monkeypatch.setattr(module, "fitted", lambda *_: hopeful)
     condensed = condense(digits, ipc=1, recipe=whole.recipe, minutes=0.02, device="cpu")
     assert 1 <= condensed.provenance["steps"] < 10**6
-    assert "1,000,000 steps: 0.1 s, done about" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "1,000,000 steps: 0.1 s, done about" in said
+    assert f"the minutes were up after step {condensed.provenance['steps']:,} of 1,000,000" in said
 
 
 def test_a_budget_that_timing_alone_uses_up_is_one_line(digits: Dataset) -> None:

@@ -259,6 +259,13 @@ def test_a_folder_holds_its_set(tmp_path):
     assert same(CondensedSet.load(tmp_path / "run"), condensed)
 
 
+def test_a_folder_may_be_called_like_a_file(tmp_path):
+    folder = tmp_path / "run.safetensors"
+    folder.mkdir()
+    assert make_set().save(folder) == folder / "set.safetensors"
+    assert same(CondensedSet.load(folder), make_set())
+
+
 def test_float16_refuses_what_it_cannot_hold(tmp_path):
     condensed = make_set(spread=1e6)
     with pytest.raises(UserError, match="too large for float16"):

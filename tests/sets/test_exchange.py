@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 
 from condense.data.catalogue import Source
 from condense.data.preprocess import Standardize, Whiten, make_preprocess
@@ -43,6 +44,50 @@ def refused(path: Path, message: str, preprocess=STANDARD) -> None:
 
 
 # ---- what is taken
+
+KEPT = {"preprocess": None, "experiment": 0, "storage": "float32"}
+
+
+@pytest.mark.parametrize("name", ["set.safetensors", "pictures", "set.npz"])
+def test_what_condensekit_wrote_is_imported_as_it_is(name, tmp_path):
+    pixels, labels = real()
+    facts = {"recipe": "kept"}
+    want = CondensedSet(STANDARD.apply(pixels), labels, DIGITS.classes, STANDARD, facts, 2)
+    if name == "set.safetensors":
+        want.save(tmp_path / name)
+    else:
+        export_set(want, tmp_path / name, "folder" if name == "pictures" else "npz")
+    source = Source(name="digits")
+    got = import_into(tmp_path / "ours", tmp_path / name, DIGITS, source, **KEPT)
+    assert got.provenance == facts
+    if name != "set.npz":  # which holds what is decoded
+        assert got.fingerprint == want.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("dataset", "named"),
+    [("digits", "digits"), ("folder:pets", "folder:PATH"), ("my own", "NAME")],
+)
+def test_a_card_names_the_dataset_as_the_command_does(dataset, named, tmp_path):
+    pixels, labels = real()
+    facts = {"dataset": {"name": dataset}}
+    want = CondensedSet(STANDARD.apply(pixels), labels, DIGITS.classes, STANDARD, facts)
+    export_set(want, tmp_path / "a.npz", "npz")
+    card = (tmp_path / "a.npz.md").read_text()
+    assert f"`condensekit evaluate a.npz --dataset {named}`" in card
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.npz", "a.safetensors"])
+def test_a_file_of_another_tool_needs_its_preprocessing_named(name, tmp_path):
+    pixels, labels = real()
+    if name == "a.pt":
+        save_pt(tmp_path / name, STANDARD.apply(pixels), labels)
+    elif name == "a.npz":
+        np.savez(tmp_path / name, train_images=pixels[:, 0], train_labels=labels)
+    else:
+        save_file({"images": STANDARD.apply(pixels), "labels": labels}, tmp_path / name)
+    with pytest.raises(UserError, match="--preprocess"):
+        import_into(tmp_path / "ours", tmp_path / name, DIGITS, Source(name="digits"), **KEPT)
 
 
 def test_a_set_without_images_of_some_class_is_refused(tmp_path):
