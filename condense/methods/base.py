@@ -149,7 +149,9 @@ class Recipe:
 
     Each step then matches under a point of the training of one of them. 0: random networks."""
     pool_steps: int = 800
-    """The number of training steps of each of these networks, with 64 real images per step."""
+    """The number of training steps of each of these networks, with 64 real images per step.
+
+    Fewer where they would be more than 60 passes over the real images."""
     pool_training: str = "cosine"
     """How they are trained, one of `condense.training.pool.TRAININGS`.
 

@@ -77,7 +77,7 @@ def protocol_of(recipe: Recipe, dataset: Dataset) -> Protocol:
     >>> from condense import load_dataset, recipe_for
     >>> digits = load_dataset("digits")
     >>> protocol_of(recipe_for("best", "digits", digits.shape, ipc=1), digits).steps
-    6256
+    1380
     """
     return training_of(
         recipe.pool_training,
@@ -94,7 +94,7 @@ def steps_of(recipe: Recipe, dataset: Dataset) -> int:
     >>> from condense import load_dataset, recipe_for
     >>> digits = load_dataset("digits")
     >>> steps_of(recipe_for("best", "digits", digits.shape, ipc=1), digits)
-    12512
+    2760
     """
     return recipe.pool * protocol_of(recipe, dataset).length(len(dataset.train))
 
@@ -110,7 +110,7 @@ def steps_left(
     >>> recipe, standard = recipe_for("best", "digits", digits.shape, ipc=1), "standard"
     >>> preprocess = make_preprocess(standard, digits)
     >>> steps_left(digits, recipe, preprocess, seed=0, shared=Path("nowhere"))
-    12512
+    2760
     """
     there = 0
     if shared:

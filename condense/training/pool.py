@@ -37,6 +37,8 @@ from condense.training.protocol import Protocol
 from condense.training.train import train
 
 _BATCH = 64
+_MOST_PASSES = 60
+"""As many as DANCE makes over CIFAR-10. A few photos would be seen thousands of times else."""
 
 TRAININGS: dict[str, dict[str, Any]] = {
     "cosine": {"schedule": "cosine"},
@@ -178,7 +180,7 @@ def training_of(
     ----------
     name: one of `TRAININGS`. Raises `UserError` for another.
     augment: the augmentation, where the training has none of its own.
-    steps: the number of steps, with 64 images per step.
+    steps: the number of steps, with 64 images per step, if they are 60 passes at most.
     epochs: the number of passes in place of `steps`.
 
     >>> brief = training_of("cosine", 1000, augment="dsa", steps=20)
@@ -191,7 +193,9 @@ def training_of(
         raise unknown("training of a pool", name, TRAININGS)
     length = {"epochs": epochs, "steps": None}
     if epochs is None:
-        length = {"epochs": math.ceil(steps / math.ceil(images / _BATCH)), "steps": steps}
+        a_pass = math.ceil(images / _BATCH)
+        steps = min(steps, _MOST_PASSES * a_pass)
+        length = {"epochs": math.ceil(steps / a_pass), "steps": steps}
     settings = {"batch": _BATCH, "augment": augment, **length, **TRAININGS[name]}
     return Protocol(**settings)
 

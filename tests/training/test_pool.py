@@ -22,7 +22,7 @@ from condense.runs.engine import Engine
 from condense.runs.pools import protocol_of
 from condense.runs.rehearsal import rehearse
 from condense.sets.mosaics import decode
-from condense.training.pool import Pool, begin, train_pool
+from condense.training.pool import Pool, begin, train_pool, training_of
 from condense.training.protocol import Protocol
 
 CPU, NAME, IPC = torch.device("cpu"), "convnet-d2-w8", 2
@@ -230,7 +230,7 @@ def test_what_a_pool_is_needed_for_is_refused_without_it(digits: Dataset) -> Non
 
 
 def test_a_rehearsal_counts_the_training_of_the_pool(digits: Dataset) -> None:
-    told = rehearse(digits, ipc=IPC, recipe=small(digits, pool_steps=100_000, steps=1))
+    told = rehearse(digits, ipc=IPC, recipe=small(digits, pool_epochs=10_000, steps=1))
     assert told.total > 100
 
 
@@ -251,3 +251,9 @@ def test_the_images_that_a_pool_is_trained_on_lie_on_its_device(
             preprocess=make_preprocess("standard", digits), device=torch.device("meta"),
         )  # fmt: skip
     assert seen == ["meta"]
+
+
+def test_few_images_are_passed_over_sixty_times_at_most() -> None:
+    few, many = (training_of("idc", images, augment="dsa", steps=6256) for images in (96, 50_000))
+    assert (few.epochs, few.length(96)) == (60, 120)
+    assert (many.epochs, many.length(50_000)) == (8, 6256)
