@@ -30,7 +30,7 @@ from condense.methods.base import Recipe
 from condense.runs.ranks import Ranks
 from condense.sets.condensed import STORAGES
 from condense.settings import at_least, plain, read_value, require, within
-from condense.study.record import differences, read_record, write_record
+from condense.study.record import check_none, differences, read_record, write_record
 from condense.version import version
 
 _KEEP = 2
@@ -183,6 +183,7 @@ def check_free(folder: Path, job: Job) -> None:
                 f"{folder} holds a run with other settings ({changed}): choose another --out"
             )
         raise UserError(f"{folder} already holds this run: go on with `condense --resume {folder}`")
+    check_none(folder, ("grid.png", "history.json", "report.html"))
 
 
 def record(folder: Path, job: Job, **progress: Any) -> None:
