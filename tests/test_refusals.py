@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import sys
 import warnings
 import zipfile
@@ -149,6 +150,20 @@ def test_the_hub_when_it_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> Non
     )
     monkeypatch.setitem(sys.modules, "datasets", None)
     refused("the hub needs `datasets`", lambda: load_dataset("hf:somebody/pets"))
+
+
+def test_what_the_hub_tries_again_is_not_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def out_of_reach(repository: str) -> None:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s")
+        raise ConnectionError("far away")
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=out_of_reach))
+    level = logging.getLogger("huggingface_hub").level
+    refused("far away", lambda: load_dataset("hf:somebody/pets"))
+    assert caplog.text == ""
+    assert logging.getLogger("huggingface_hub").level == level
 
 
 def test_run_folders(tmp_path: Path) -> None:
