@@ -356,8 +356,8 @@ def check_ipc(dataset: Dataset, ipc: int, formation: int = 1) -> None:
     check_count(ipc)
     counts = dataset.train.counts()
     smallest = int(counts.argmin())
-    if ipc * formation**2 > counts[smallest]:
-        name, size = dataset.classes[smallest], int(counts[smallest])
+    name, size = dataset.classes[smallest], int(counts[smallest])
+    if ipc * formation**2 > size:
         if formation > 1:
             raise UserError(
                 f"ipc {ipc} in formation {formation} starts from {ipc * formation**2} images a "
