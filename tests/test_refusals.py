@@ -38,6 +38,7 @@ from condense.sets import transforms
 from condense.sets.formats import npz, pictures, pt
 from condense.study.record import locked
 from condense.training.protocol import Protocol, protocol_for
+from continual.plan import Plan
 
 PLAIN = Standardize(mean=torch.tensor([0.5]), std=torch.tensor([0.25]))
 
@@ -73,6 +74,7 @@ def test_names_and_values_of_settings() -> None:
         "`epochs` is 1000001: it must be 1,000,000 or fewer", lambda: Protocol(epochs=1_000_001)
     )
     refused("ipc 1 in formation 4611686018427387904", lambda: check_ipc(digits, 1, 2**62))
+    refused("`strategy` is 'derr': .* left out, but", lambda: Plan(steps=2, strategy="derr"))
     refused("unknown schedule `dropp`", lambda: Protocol(schedule="dropp"))
     refused("unknown optimizer `sdg`", lambda: Protocol(optimizer="sdg"))
     refused("unknown protocol `dmm`", lambda: protocol_for("dmm", "digits"))

@@ -90,8 +90,8 @@ def literal(text: str) -> str:
 def drawable(text: str, most: int = 120) -> str:
     """Text that can be drawn on one line: without what no font has, and of so many characters.
 
-    >>> drawable("one\ntwo \udc80"), drawable("a long name", 7)
-    ('one two \\udc80', 'a long\u2026')
+    >>> drawable("one\\ntwo \\x1b[31m"), len(drawable("a long name", 7))
+    ('one two \\\\x1b[31m', 7)
     """
     text = one_line(text)
     return text if len(text) <= most else f"{text[: most - 1]}\u2026"
