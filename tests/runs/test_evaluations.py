@@ -104,7 +104,7 @@ def test_what_is_given_of_the_dataset_counts_also_where_the_run_names_it(runs):
         (["--hold-out", "-1"], "`hold_out` is -1"),
         (["--resolution", "16"], r"\(1, 16, 16\)"),
         (["--resolution", "0"], "`resolution` is 0"),
-        (["--dataset", ""], "unknown dataset ``"),
+        (["--dataset", ""], "an empty text is not a path"),
     ):
         with pytest.raises(UserError, match=words):
             invoke("evaluate", runs[0], *QUICK, *given)
