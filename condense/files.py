@@ -38,6 +38,20 @@ def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
     return state.hexdigest()
 
 
+def on_host(name: str, tensor: Tensor) -> Tensor:
+    """A tensor in the memory of the host. Raises `UserError` for what is none, or has no content.
+
+    >>> on_host("images", torch.zeros(2, requires_grad=True))
+    tensor([0., 0.])
+    >>> on_host("images", [0.0, 0.0])
+    Traceback (most recent call last):
+    condense.errors.UserError: `images` must be an ordinary tensor with content
+    """
+    if not isinstance(tensor, Tensor) or tensor.is_meta or tensor.layout != torch.strided:
+        raise UserError(f"`{name}` must be an ordinary tensor with content")
+    return tensor.detach().cpu().contiguous()
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write `tensors` and a `header`, which JSON must be able to hold, as one safetensors file.
 

@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
-from condense.errors import unknown
+from condense.errors import UserError, unknown
 from condense.reading import read_toml, usable_path
 from condense.settings import Setting, described, read_value, within
 
@@ -304,6 +304,8 @@ def _read_config(ctx: click.Context, option: click.Parameter, path: Path | None)
     for key, value in given.items():
         if (flag := key.replace("_", "-")) not in options:
             raise unknown(f"key in {path}", key, sorted(options))
+        if options[flag].name in defaults:
+            raise UserError(f"{path}: `{flag}` occurs twice")
         with within(str(path)):
             defaults[str(options[flag].name)] = read_value(options[flag].kind, value, key)
     ctx.default_map = {**(ctx.default_map or {}), **defaults}

@@ -60,12 +60,16 @@ def until(seconds: float, word: str = "") -> str:
     '10 min, done about ...'
     >>> until(600, "left")
     '10 min left, done about ...'
+    >>> until(1e12, "left")
+    '11574074 d 1 h left, after the year 9999'
     """
-    now = datetime.now()
-    end = now + timedelta(seconds=seconds)
+    now, length = datetime.now(), f"{duration(seconds)} {word}".strip()
+    try:
+        end = now + timedelta(seconds=seconds)
+    except OverflowError:
+        return f"{length}, after the year 9999"
     date = f"{end.day} {end:%B} " if end - now > timedelta(days=1) else ""
     day = "" if end.date() == now.date() else f"{end:%A} {date}"
-    length = f"{duration(seconds)} {word}".strip()
     return f"{length}, done about {day}{end:%H:%M}"
 
 

@@ -213,7 +213,7 @@ def _decompressed(path: str | Path, content: bytes) -> bytes:
 
 def _decoded(path: str | Path, content: bytes) -> str:
     try:
-        return content.decode()
+        return content.decode().removeprefix("\ufeff")  # Windows marks UTF-8 by it
     except UnicodeDecodeError as error:
         place = f"byte {error.start} is not UTF-8"
         raise UserError(f"{path} is damaged or no text: {place}") from None

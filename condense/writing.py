@@ -26,6 +26,8 @@ from condense.errors import UserError
 
 _OURS = re.compile(r"\.condensekit-[0-9a-f]{32}\.part")
 """The names of what is being written."""
+_TRIES = 100
+"""How often something is made that another process takes away at once."""
 _OLD = 24 * 3600
 """Seconds after which it is left over in any case, where the file system has no locks."""
 
@@ -43,6 +45,18 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     with replacing(path) as file:
         file.write(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically; what UTF-8 cannot hold, as of odd file names, is escaped.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write_text(Path(folder, "note.txt"), "a\\udc80")
+    ...     print(Path(folder, "note.txt").read_text())
+    a\\udc80
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -170,18 +184,19 @@ def _opened(path: Path | str) -> int:
 
 def _locked(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
     """A new file or folder in `folder`, and a handle that holds its lock."""
-    while True:
+    for tries_left in reversed(range(_TRIES)):
         beside = folder / f".condensekit-{secrets.token_hex(16)}.part"
         try:
             handle = make(beside)
-        except FileNotFoundError:
-            if not folder.is_dir():
+        except FileNotFoundError:  # also what there is in /proc
+            if not (tries_left and folder.is_dir()):
                 raise
             continue
         if not _is_locked(handle) and beside.exists():
             return beside, handle
         # Another process took it for a leftover before it was locked here, and removes it.
         os.close(handle)
+    raise OSError(errno.EAGAIN, "other processes remove what is written")
 
 
 def _sweep(folder: Path) -> None:

@@ -97,6 +97,8 @@ class Plan:
         require("orders", self.orders, self.networks <= MOST_TASKS, fewer)
         if self.mode not in MODES:
             raise unknown("mode", self.mode, MODES)
+        used = self.mode == "replay" or self.strategy == "replay"
+        require("strategy", self.strategy, used, "left out, but for --mode replay")
         if self.storage not in BYTES:
             raise unknown("storage of a memory", self.storage, BYTES)
         if not self.methods or len(set(self.methods)) < len(self.methods):

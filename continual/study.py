@@ -219,11 +219,10 @@ def _workers(plan: Plan, workers: Workers | None, minutes: float | None) -> Work
 def _record(folder: Path) -> Record:
     """The `plan.json` of a folder. Raises `UserError` for a run of an older version."""
     if (folder / "rows.json").exists():
-        raise UserError(
-            f"{folder} holds a run of an older version of condensekit (rows.json): "
-            "start it again with another --out"
-        )
-    return Record(folder, "plan.json", "run", "continual")
+        older = "an older version of condensekit (rows.json)"
+        raise UserError(f"{folder} holds a run of {older}: choose another --out")
+    files = ("summary.json", "accuracy.png", "report.html")
+    return Record(folder, "plan.json", "run", "continual", files)
 
 
 class _Run:

@@ -235,9 +235,9 @@ def explore(
     until = None if minutes is None else time.monotonic() + 60 * minutes
     fixed = dataclasses.asdict(plan) | {"indices": len(indices), "budget": budget, "seed": seed}
     with locked(folder):
-        record = Record(folder, "explore.json", "exploration", "nas search")
-        if record.exists():
-            record.check_same({"plan": fixed})
+        files = ("incumbents.csv", "incumbents.json", "report.html")
+        record = Record(folder, "explore.json", "exploration", "nas search", files)
+        (record.check_same if record.exists() else record.check_free)({"plan": fixed})
         with (
             Trials(plan.store or folder / "trials.sqlite") as store,
             progress(space_name, budget * len(strategies), 0, quiet=quiet) as line,

@@ -30,7 +30,7 @@ from condense.report.blocks import (
 )
 from condense.report.page import write
 from condense.words import counted
-from condense.writing import write_bytes, write_json
+from condense.writing import write_json, write_text
 from nas.report import DRAWN
 from nas.spaces import space
 
@@ -108,7 +108,7 @@ class Exploration:
         writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_bytes(self.folder / "incumbents.csv", text.getvalue().encode())
+        write_text(self.folder / "incumbents.csv", text.getvalue())
         document = {"space": self.space, "budget": self.budget, "unfinished": self.unfinished}
         document |= {"best": self.best, "incumbents": rows, "made": dict(self.made)}
         write_json(self.folder / _FILE, document)

@@ -201,7 +201,8 @@ def record_of(folder: Path) -> Record:
     >>> record_of(Path("runs/search")).path.name
     'search.json'
     """
-    return Record(folder, FILE, "search", "nas")
+    files = ("ranking.json", "ranking.csv", "reference.csv", "indices.txt", "report.html")
+    return Record(folder, FILE, "search", "nas", files)
 
 
 def write_plan(folder: Path, plan: SearchPlan, **progress: int) -> None:

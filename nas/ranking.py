@@ -24,7 +24,7 @@ import numpy as np
 
 from condense.errors import UserError, unknown
 from condense.study.trials import Trials
-from condense.writing import write_bytes, write_json
+from condense.writing import write_json, write_text
 from nas.agreement import Agreement, agreement, difference
 from nas.columns import Column, Floats, Measured, column_of, rank_average
 from nas.free import BASELINES
@@ -213,7 +213,7 @@ class Ranking:
             writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        write_bytes(folder / "ranking.csv", text.getvalue().encode())
+        write_text(folder / "ranking.csv", text.getvalue())
 
 
 def collect(plan: SearchPlan, store: Trials, truth: Floats | None) -> Ranking:

@@ -234,7 +234,8 @@ def _reference(plan: SearchPlan, store: Trials) -> Reference:
     Accuracies are means over the seeds, in percent. A network that diverged counts as guessing.
     """
     module, name, keys = space(plan.space), plan.source.name, plan.keys
-    columns = {f"{name}_{split}": np.full(module.SIZE, np.nan) for split in ("valid", "test")}
+    splits = ({"valid": "accuracy"} if plan.held_out else {}) | {"test": "test"}
+    columns = {f"{name}_{split}": np.full(module.SIZE, np.nan) for split in splits}
     columns |= {"n_seeds": np.full(module.SIZE, np.nan), "diverged": np.full(module.SIZE, np.nan)}
     (proxy,) = keys.proxies
     stored = {key: trial.result["scores"] for key, trial in store.find(keys.kind).items()}
@@ -243,7 +244,7 @@ def _reference(plan: SearchPlan, store: Trials) -> Reference:
         runs = [run for task in tasks if (run := stored.get(keys.of(task)))]
         if not runs:
             continue
-        for split, score in (("valid", "accuracy"), ("test", "test")):
+        for split, score in splits.items():
             values = [1 / plan.num_classes if run["diverged"] else run[score] for run in runs]
             columns[f"{name}_{split}"][index] = 100 * float(np.mean(values))
         columns["n_seeds"][index] = len(runs)

@@ -235,6 +235,9 @@ def test_a_config_file_is_the_flags(
     )
     assert run(capsys, "condense", "--config", config, "--out", tmp_path / "run")[0] == 0
     assert CondensedSet.load(tmp_path / "run").fingerprint == CondensedSet.load(made).fingerprint
+    config.write_text("real_batch = 2\nreal-batch = 3\n")
+    code, _, errors = run(capsys, "condense", "--config", config, "--out", tmp_path / "other")
+    assert (code, "`real-batch` occurs twice" in errors) == (2, True)
     config.write_text("stepz = 4\n")
     code, _, errors = run(capsys, "condense", "--config", config, "--out", tmp_path / "other")
     assert (code, "did you mean `steps`" in errors) == (2, True)
@@ -291,6 +294,11 @@ def test_a_config_file_is_the_flags(
         (["condense", "--dataset", "digits", "--steps", "many"], "'many' is not a valid integer"),
         (["condense", "--dataset", "cifar10", "--data-dir", "nowhere", "--out", "x"], "nowhere"),
         (["condense", "--resume", "nowhere"], "holds no run"),
+        (
+            ["select", "--dataset", "digits", "--device", "tpu", "--out", "x"],
+            "must be auto, cpu or cuda",
+        ),
+        (["evaluate", "nowhere", "--real-accuracy", "90"], "`real_accuracy` is 90.0"),
         (["evaluate", "nowhere"], "no condensed set at nowhere"),
         (["show", "pyproject.toml"], "not a .safetensors file"),
     ],

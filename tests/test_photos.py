@@ -95,3 +95,15 @@ def test_a_set_is_shown_as_its_names_are_written(tmp_path: Path, monkeypatch, ca
     assert '["Kätzchen", "dogs"]' in out
     assert '\n  "method": "random"' in out
     assert "Kätzchen" in run(capsys, "show", "run", "--json")[1]
+
+
+def test_names_that_are_not_utf_8_are_shown_and_written(tmp_path: Path, capsys) -> None:
+    photos(tmp_path / "photos\udcff")
+    (tmp_path / "photos\udcff" / "cats").rename(tmp_path / "photos\udcff" / "\udc80")
+    data = f"folder:{tmp_path}/photos\udcff"
+    code, _, error = run(capsys, "select", "--dataset", data, "--ipc", "1", "--out", tmp_path / "o")
+    assert (code, error) == (0, "")
+    assert r"photos\udcff" in (tmp_path / "o" / "report.html").read_text()
+    assert (
+        run(capsys, "report", tmp_path / "o", tmp_path / "o", "--out", tmp_path / "a.html")[0] == 0
+    )

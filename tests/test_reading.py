@@ -97,6 +97,22 @@ def test_what_is_no_path(text: str, message: str) -> None:
         usable_path(text)
 
 
+@pytest.mark.parametrize(
+    ("reader", "content", "value"),
+    [
+        (read_text, "5", "5"),
+        (read_json, "[5]", [5]),
+        (read_toml, "a = 5", {"a": 5}),
+        (read_table, "a\n5\n", [["a"], ["5"]]),
+    ],
+)
+def test_the_mark_that_windows_puts_before_a_text_is_no_part_of_it(
+    tmp_path: Path, reader: Callable[[Path], Any], content: str, value: Any
+) -> None:
+    (tmp_path / "input").write_text(content, "utf-8-sig")
+    assert reader(tmp_path / "input") == value
+
+
 def test_home_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/somewhere")
     assert usable_path("~/data") == Path("/somewhere/data")

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import logging
 import sys
 import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,18 +18,27 @@ from click.testing import CliRunner
 from PIL import Image
 
 from cli import cli
-from condense import CondensedSet, UserError, load_dataset, recipe_for
+from condense import (
+    CondensedSet,
+    UserError,
+    as_dataset,
+    condense,
+    evaluate,
+    load_dataset,
+    recipe_for,
+)
 from condense.data.foreign import read_tensors
-from condense.data.preprocess import Standardize
+from condense.data.preprocess import Standardize, make_preprocess
 from condense.methods import DM
 from condense.methods.base import Recipe
-from condense.methods.selection import start
+from condense.methods.selection import check_ipc, select, start
 from condense.randomness import keys
 from condense.report.history import History
 from condense.sets import transforms
 from condense.sets.formats import npz, pictures, pt
 from condense.study.record import locked
 from condense.training.protocol import Protocol, protocol_for
+from continual.plan import Plan
 
 PLAIN = Standardize(mean=torch.tensor([0.5]), std=torch.tensor([0.25]))
 
@@ -55,6 +66,15 @@ def test_names_and_values_of_settings() -> None:
         "unknown starting point `noice`: did you mean `noise`",
         lambda: start("noice", digits, 1, formation=1, preprocess=PLAIN, seed=0),
     )
+    refused(
+        "`real_batch` is 1000001: it must be 1,000,000 or fewer",
+        lambda: Recipe(name="a", method=DM(), real_batch=1_000_001),
+    )
+    refused(
+        "`epochs` is 1000001: it must be 1,000,000 or fewer", lambda: Protocol(epochs=1_000_001)
+    )
+    refused("ipc 1 in formation 4611686018427387904", lambda: check_ipc(digits, 1, 2**62))
+    refused("`strategy` is 'derr': .* left out, but", lambda: Plan(steps=2, strategy="derr"))
     refused("unknown schedule `dropp`", lambda: Protocol(schedule="dropp"))
     refused("unknown optimizer `sdg`", lambda: Protocol(optimizer="sdg"))
     refused("unknown protocol `dmm`", lambda: protocol_for("dmm", "digits"))
@@ -79,6 +99,64 @@ def test_sets_that_cannot_be() -> None:
         "different classes: zero, one and one, zero",
         lambda: condensed().merge(condensed(classes=("one", "zero"))),
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"out": ""}, "an empty text is not a path"),
+        ({"pools": "a\0b"}, "NUL"),
+        ({"recipe": 5}, "`recipe` is 5: it must be a name, or a `Recipe`"),
+        ({"preprocess": "zca"}, "`preprocess` is 'zca': it must be a transform"),
+        ({"seed": "1"}, "`seed` is '1': it must be a whole number"),
+        ({"source": "digits"}, "`source` is 'digits'"),
+        ({"chunk": 1.5}, "`chunk` is 1.5: it must be a whole number or null"),
+        ({"checkpoint_every": 0}, "`checkpoint_every` is 0: it must be 1 or more"),
+        ({"ipc": 10**30}, "is more than class"),
+    ],
+)
+def test_arguments_of_condense(given: dict[str, Any], words: str) -> None:
+    usual = {"ipc": 1, "recipe": "dm", "device": "cpu", "quiet": True}
+    refused(words, lambda: condense(load_dataset("digits"), **(usual | given)))
+
+
+def test_arguments_of_evaluate_and_of_sets() -> None:
+    digits = load_dataset("digits")
+    small = select("random", digits, 1, preprocess=make_preprocess("standard", digits), seed=0)
+    refused("`protocol` is None", lambda: evaluate(small, digits, "mlp", protocol=None))
+    refused("an empty text is not a path", lambda: evaluate(small, digits, "mlp", store=""))
+    refused("an empty text is not a path", lambda: CondensedSet.load(""))
+    refused("`name` is None: it must be text", lambda: load_dataset(None))
+    for images in (None, np.zeros((2, 1, 8, 8)), torch.zeros(2, 1, 8, 8, device="meta")):
+        refused(
+            "`images` must be an ordinary tensor", lambda images=images: condensed(images=images)
+        )
+
+
+LABELS = np.array([0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "words"),
+    [
+        (np.full((4, 8, 8), "a"), LABELS, "its values are <U1"),
+        (np.full((4, 8, 8), None), LABELS, "its values are object"),
+        (np.zeros((4, 8, 8)), np.array(["a", "b"] * 2), "the labels: its values are <U1"),
+        (torch.zeros(4, 8, 8, device="meta"), LABELS, "no ordinary tensor"),
+        (torch.zeros(4, 8, 8).to_sparse(), LABELS, "no ordinary tensor"),
+        (np.zeros((4, 8, 8)), torch.zeros(4).to_sparse(), "the labels: it is no ordinary tensor"),
+    ],
+)
+def test_arrays_that_are_no_dataset(images: Any, labels: Any, words: str) -> None:
+    refused(words, lambda: as_dataset((images, labels)))
+
+
+def test_arrays_that_are_turned_or_of_another_machine_are_a_dataset() -> None:
+    images = np.linspace(0, 1, 4 * 64).reshape(4, 8, 8)
+    whole = as_dataset((np.ascontiguousarray(images[:, ::-1]), LABELS))
+    turned = as_dataset((images[:, ::-1].astype(">f8"), LABELS.astype(">i8")))
+    assert turned.fingerprint == whole.fingerprint
+    assert as_dataset((images[:, ::-1], LABELS)).fingerprint == whole.fingerprint
 
 
 def test_a_transform_that_is_not_the_one_that_its_file_is_named_after(tmp_path: Path) -> None:
@@ -149,6 +227,20 @@ def test_the_hub_when_it_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> Non
     )
     monkeypatch.setitem(sys.modules, "datasets", None)
     refused("the hub needs `datasets`", lambda: load_dataset("hf:somebody/pets"))
+
+
+def test_what_the_hub_tries_again_is_not_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def out_of_reach(repository: str) -> None:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s")
+        raise ConnectionError("far away")
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=out_of_reach))
+    level = logging.getLogger("huggingface_hub").level
+    refused("far away", lambda: load_dataset("hf:somebody/pets"))
+    assert caplog.text == ""
+    assert logging.getLogger("huggingface_hub").level == level
 
 
 def test_run_folders(tmp_path: Path) -> None:

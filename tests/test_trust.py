@@ -209,6 +209,56 @@ def test_show_replaces_a_file_only_by_force(
         assert picture.format == "PNG"
 
 
+def test_a_report_replaces_a_report_and_nothing_else(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "thesis.tex"
+    path.write_text("mine")
+    for runs in ([made], [made, made]):
+        code, out, err = run(capsys, "report", *runs, "--out", path)
+        assert (code, out, path.read_text()) == (2, "", "mine")
+        assert (
+            err
+            == f"error: {path} is no report of ours, and is not replaced: choose another --out\n"
+        )
+    for _ in range(2):
+        assert run(capsys, "report", made, "--out", tmp_path / "a.html")[0] == 0
+
+
+STREAM = ["continual", "--method", "random", "--steps", "2", "--network", "convnet-d1-w4"]
+SEARCH = ["--space", "convnet720", "--depth", "1", "--held-out", "20", "--workers", "0"]
+
+
+@pytest.mark.parametrize(
+    ("command", "files"),
+    [
+        (["select", "--ipc", "1"], ["grid.png", "report.html"]),
+        (["condense", "--method", "dm", "--ipc", "1"], ["grid.png", "history.json", "report.html"]),
+        (STREAM, ["accuracy.png", "summary.json", "report.html"]),
+        (
+            ["nas", *SEARCH, "--sample", "1"],
+            ["ranking.csv", "ranking.json", "indices.txt", "report.html"],
+        ),
+        (["nas", "reference", *SEARCH, "--sample", "1"], ["reference.csv"]),
+        (
+            ["nas", "search", *SEARCH, "--budget", "1"],
+            ["incumbents.csv", "incumbents.json", "report.html"],
+        ),
+    ],
+)
+def test_new_work_replaces_nothing_in_its_folder(
+    command: list[str], files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in files:
+        folder = tmp_path / name.replace(".", "-")
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        code, _, err = run(capsys, *command, "--dataset", "digits", "--out", folder)
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"{folder / name} is there already, and is not replaced" in err
+        assert (folder / name).read_text() == "mine"
+
+
 @pytest.mark.parametrize("force", [[], ["--force"]])
 def test_devices_pipes_and_links_are_never_replaced(
     force: list[str], made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -258,3 +258,9 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
         write_bytes(tmp_path / "a.txt", b"new")
     assert (tmp_path / "a.txt").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="there is no /proc")
+def test_a_folder_that_takes_no_files_is_said_at_once() -> None:
+    with pytest.raises(UserError, match="cannot write /proc/note"):
+        write_bytes(Path("/proc/note.txt"), b"done")

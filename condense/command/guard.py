@@ -12,7 +12,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -89,7 +89,8 @@ def _quiet_threads() -> Iterator[None]:
 
 
 def _end(message: str, code: int) -> NoReturn:
-    click.echo(one_line(message), err=True)
+    with suppress(OSError):  # nobody may be there to read it
+        click.echo(one_line(message), err=True)
     sys.exit(code)
 
 

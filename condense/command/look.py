@@ -50,14 +50,15 @@ def report_command(kinds: Mapping[str, str]) -> click.Command:
         file that loads nothing, so it can be sent as it is.
         """
         from condense.report.compare import write_comparison
-        from condense.report.page import write
+        from condense.report.page import check_page, write
 
-        reports = [_report(folder, kinds) for folder in runs]
-        if len(reports) == 1:
-            written = write(page.out or runs[0] / "report.html", reports[0])
-        else:
-            written = write_comparison(page.out or Path("report.html"), reports)
-        click.echo(written)
+        reports, out = [_report(folder, kinds) for folder in runs], page.out
+        if len(reports) == 1 and out is None:
+            click.echo(write(runs[0] / "report.html", reports[0]))
+            return
+        out = out or Path("report.html")
+        check_page(out)
+        click.echo(write(out, *reports) if len(reports) == 1 else write_comparison(out, reports))
 
     return report
 

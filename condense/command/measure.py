@@ -11,7 +11,7 @@ import click
 from condense.command.advice import of_networks, warn
 from condense.command.shared import Data, Printed, score_text
 from condense.options import PATH, Command, Heading, Part
-from condense.settings import plain
+from condense.settings import plain, require
 from condense.words import counted
 
 if TYPE_CHECKING:
@@ -46,6 +46,10 @@ class Trials:
     real_accuracy: float | None = None
     """For the scores: what networks trained on all real images reach, in [0, 1]. Unless given, they
     are trained, for 20 passes."""
+
+    def __post_init__(self) -> None:
+        value = self.real_accuracy  # it is used last, and refused before anything is trained
+        require("real_accuracy", value, value is None or 0 <= value <= 1, "in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,7 +116,10 @@ def evaluate(
         adopt_named(name)
     sets = [read_set(path) for path in runs]
     data_dir = None if data.data_dir is None else str(data.data_dir)
-    source = _resized(data.source(), sets[0]) if data.dataset else source_of(runs[0], data_dir)
+    if data.dataset is None:
+        source = _changed(source_of(runs[0], data_dir), data)
+    else:
+        source = _resized(data.source(), sets[0])
     real = source.load(download=data.download)
     protocol = dataclasses.replace(protocol_for(trials.protocol, real.name), **changes)
     bench = Evaluation.of(sets, real, trials.network, trials.repeats, protocol, trials.seed)
@@ -162,6 +169,13 @@ def evaluate(
             f"{counted(measured.total, 'network')}; the scores are over those that "
             f"are finished on every set; {measured.how_to_go_on}"
         )
+
+
+def _changed(source: "Source", data: Data) -> "Source":
+    """The recorded dataset, with what was given of it beside its name."""
+    given, left = dataclasses.asdict(data), dataclasses.asdict(Data())
+    names = [name for name in ("resolution", "hold_out") if given[name] != left[name]]
+    return dataclasses.replace(source, **{name: given[name] for name in names})
 
 
 def _resized(source: "Source", condensed: "CondensedSet") -> "Source":

@@ -206,12 +206,22 @@ def npz(name: str, resolution: int | None) -> Dataset:
             f"{path}: `class_names` has shape {list(names.shape)}, but `train_labels` has images "
             f"of {len(values)} classes; give one name for each, in the order of the labels"
         )
-    classes = [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()]
+    classes = _names(path, names)
     train, test = (
         (_channels_first(images), torch.from_numpy(np.searchsorted(values, labels)).long())
         for images, labels in splits
     )
     return _dataset(name, train, test, classes, resolution)
+
+
+def _names(path: Path, names: np.ndarray) -> list[str]:
+    """The names of classes as text."""
+    if names.dtype.kind not in "USiu":
+        raise UserError(f"{path}: `class_names` is {names.dtype}; give text, or whole numbers")
+    try:
+        return [one.decode() if isinstance(one, bytes) else str(one) for one in names.tolist()]
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: `class_names` holds bytes that are not UTF-8") from None
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -240,4 +250,6 @@ def _checked(
             f"{path}: `{split}_labels` is {labels.dtype} {list(labels.shape)}; expected one "
             f"integer an image, [{len(images)}]"
         )
+    if len(labels) and int(labels.max()) > np.iinfo(np.int64).max:
+        raise UserError(f"{path}: `{split}_labels` holds {labels.max()}, which is too large")
     return images, labels.reshape(-1).astype(np.int64)

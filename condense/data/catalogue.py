@@ -17,7 +17,7 @@ from condense.data.images import Dataset
 from condense.data.names import located
 from condense.errors import UserError, unknown
 from condense.reading import usable_path
-from condense.settings import at_least
+from condense.settings import at_least, require
 
 LARGEST_SIDE = 4096
 """The largest side in pixels to which images are resized."""
@@ -127,6 +127,7 @@ def load_dataset(
     >>> load_dataset("digits", resolution=16).shape
     (1, 16, 16)
     """
+    require("name", name, isinstance(name, str), "text")
     if resolution is not None and not 1 <= resolution <= LARGEST_SIDE:
         raise UserError(
             f"resolution {resolution} is not a side in pixels: give 1 to {LARGEST_SIDE}"

@@ -32,7 +32,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from condense.data.foreign import eight_bits, opaque, picture, upright
+from condense.data.foreign import MOST_PIXELS, eight_bits, opaque, picture, upright
 from condense.errors import UserError
 from condense.progress import notice
 from condense.reading import open_file
@@ -81,6 +81,11 @@ def square(image: Any, resolution: int) -> Any:
         return image
     import torchvision.transforms.functional as F  # takes seconds
 
+    _, height, width = F.get_dimensions(image)
+    short = min(height, width)
+    if max(height, width) / short * resolution**2 > MOST_PIXELS:
+        # The ends, which are cropped anyway, would fill the memory.
+        image = F.center_crop(image, [min(2 * short, height), min(2 * short, width)])
     if isinstance(image, Tensor):  # in chunks, because resizing converts to float32
         resized = (F.resize(chunk, [resolution], antialias=True) for chunk in image.split(1024))
         return torch.cat([F.center_crop(chunk, [resolution]) for chunk in resized])

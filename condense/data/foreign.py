@@ -154,9 +154,10 @@ def read_arrays(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
     with open_file(path) as file:
         try:
             with zipfile.ZipFile(file) as archive:
-                inside = {
-                    entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()
-                }
+                entries = archive.infolist()
+                inside = {entry.filename.removesuffix(".npy"): entry for entry in entries}
+                if len(inside) < len(entries):
+                    raise ValueError("it holds something twice")
                 for entry in inside.values():  # no checksum covers the names, but each is there
                     archive.open(entry).close()  # twice, and this compares the two
                 wanted = {name: inside[name] for name in names if name in inside}

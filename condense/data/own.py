@@ -182,7 +182,7 @@ def pixels_of(image: Any) -> Tensor:
         return _pixels_of_picture(image)
     if not isinstance(image, Tensor | np.ndarray):
         raise UserError(f"a {type(image).__name__} is no image: give PIL images, arrays or tensors")
-    pixels = torch.as_tensor(image)
+    pixels = _tensor(image)
     if pixels.ndim == 2:
         pixels = pixels[None]
     elif pixels.ndim == 3 and pixels.shape[0] not in (1, 3) and pixels.shape[2] in (1, 3):
@@ -192,6 +192,19 @@ def pixels_of(image: Any) -> Tensor:
             f"it has shape {list(image.shape)}: an image is [H, W], or has 1 or 3 channels"
         )
     return _as_uint8(pixels)
+
+
+def _tensor(values: Tensor | np.ndarray) -> Tensor:
+    """Numbers as an ordinary tensor. Raises `UserError` for anything else."""
+    if isinstance(values, np.ndarray):
+        try:  # torch has no negative strides, and one order of bytes
+            kept = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+            return torch.as_tensor(kept)
+        except TypeError:
+            raise UserError(f"its values are {values.dtype}, which torch does not have") from None
+    if values.is_meta or values.layout != torch.strided or values.is_quantized:
+        raise UserError("it is no ordinary tensor with content: make it dense first")
+    return values
 
 
 def _pixels_of_picture(image: Image.Image) -> Tensor:
@@ -326,7 +339,8 @@ def _arrays(images: Any, labels: Any) -> Labelled:
     """A pair of arrays or tensors."""
     if not all(isinstance(one, Tensor | np.ndarray) for one in (images, labels)):
         raise UserError("a pair must be arrays or tensors: images [N, ...] and labels [N]")
-    flat = torch.as_tensor(labels)
+    with within("the labels"):
+        flat = _tensor(labels)
     flat = flat[:, 0] if flat.ndim == 2 and flat.shape[1] == 1 else flat
     if flat.shape != (len(images),) or (len(flat) and not _whole_kind(flat)):
         whole = flat.is_floating_point() and bool((flat == flat.round()).all())
@@ -343,6 +357,8 @@ def _whole_kind(labels: Tensor) -> bool:
 
 
 def _numbered(images: Iterable[Any]) -> Iterator[Tensor]:
+    if isinstance(images, Tensor):
+        images = _tensor(images)
     for number, image in enumerate(images):
         with within(f"image {number}"):
             yield pixels_of(image)

@@ -10,8 +10,10 @@ them; a dataset of the hub is loaded by `datasets`.
 
 import io
 import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +26,7 @@ from condense.data.foreign import check_expanded, picture_in
 from condense.data.images import Dataset
 from condense.data.own import Labelled, as_dataset, joined, pixels_of
 from condense.errors import UserError
+from condense.progress import notice
 from condense.reading import open_file, usable_path
 from condense.settings import within
 
@@ -111,13 +114,26 @@ def _of_hub(name: str, repository: str, resolution: int | None) -> Dataset:
             "'condensekit[hf]'"
         ) from None
     try:
-        found = datasets.load_dataset(repository)
+        with notice(f"asking the hub for {repository}"), _without_warnings("huggingface_hub"):
+            found = datasets.load_dataset(repository)
     except Exception as error:  # the network and the files of others: anything may go wrong
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"{repository}: no such folder, and not loaded from the hub ({reason})"
         ) from error
     return as_dataset(found, name=name, resolution=resolution)
+
+
+@contextmanager
+def _without_warnings(package: str) -> Iterator[None]:
+    """Inside, a package logs no warnings, such as one for each time that it tries again."""
+    logger = logging.getLogger(package)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _labelled(files: Sequence[Path]) -> Labelled:

@@ -189,6 +189,7 @@ class Recipe:
         at_least(0, self, "steps", "pool", "calibration")
         at_least(1, self, "real_batch", "formation", "pool_steps", "pool_epochs")
         above(0, self, "lr")
+        require("real_batch", self.real_batch, self.real_batch <= 1_000_000, "1,000,000 or fewer")
         check_literals(self)
         require("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
         require("pool_to", self.pool_to, self.pool_to <= 1, "1 or less")

@@ -163,7 +163,7 @@ def indices(
     """
     _check_method(method, feature_epochs)
     check_ipc(dataset, ipc)
-    images = dataset.train
+    images, place = dataset.train, pick_device(device)
     members = [images.of_class(c) for c in range(len(images.classes))]
     # This order decides where the choice is random or tied, not the order of the files.
     shuffled = [
@@ -173,7 +173,7 @@ def indices(
     if method == "random":
         return torch.cat([of_c[:ipc] for of_c in shuffled])
 
-    preprocess = preprocess.to(pick_device(device))
+    preprocess = preprocess.to(place)
     model, history = _trained(network, dataset, preprocess, feature_epochs, seed)
     if method == "forgetting":
         counts = forgetting_counts(history)
@@ -356,8 +356,8 @@ def check_ipc(dataset: Dataset, ipc: int, formation: int = 1) -> None:
     check_count(ipc)
     counts = dataset.train.counts()
     smallest = int(counts.argmin())
-    if ipc * formation**2 > counts[smallest]:
-        name, size = dataset.classes[smallest], int(counts[smallest])
+    name, size = dataset.classes[smallest], int(counts[smallest])
+    if ipc * formation**2 > size:
         if formation > 1:
             raise UserError(
                 f"ipc {ipc} in formation {formation} starts from {ipc * formation**2} images a "

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from condense.report.blocks import Block, Heat, Report, Section, Table, scores
 from condense.report.page import render
-from condense.writing import write_bytes
+from condense.writing import write_text
 
 
 def write_comparison(path: Path, reports: Sequence[Report]) -> Path:
@@ -16,7 +16,7 @@ def write_comparison(path: Path, reports: Sequence[Report]) -> Path:
     True
     """
     sections = [Section("The runs", *_overview(reports))]
-    write_bytes(path, render(reports, f"{len(reports)} runs", sections).encode())
+    write_text(path, render(reports, f"{len(reports)} runs", sections))
     return path
 
 

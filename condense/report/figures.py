@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from condense.errors import one_line
 from condense.training.score import Measured
 from condense.writing import write_bytes
 
@@ -83,7 +84,17 @@ def literal(text: str) -> str:
     >>> literal("$100")
     '\\\\$100'
     """
-    return text.replace("$", r"\$")
+    return drawable(text).replace("$", r"\$")
+
+
+def drawable(text: str, most: int = 120) -> str:
+    """Text that can be drawn on one line: without what no font has, and of so many characters.
+
+    >>> drawable("one\\ntwo \\x1b[31m"), len(drawable("a long name", 7))
+    ('one two \\\\x1b[31m', 7)
+    """
+    text = one_line(text)
+    return text if len(text) <= most else f"{text[: most - 1]}\u2026"
 
 
 def png_bytes(image: "Image.Image") -> bytes:

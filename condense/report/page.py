@@ -11,13 +11,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from condense.errors import UserError
+from condense.reading import open_file
 from condense.report.blocks import Block, Report
-from condense.writing import write_bytes
+from condense.writing import write_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
+_MARK, _HEAD = b'<meta name="generator" content="condensekit">', 200
+"""What reports can be told by, in the first bytes of the file."""
 _LIBRARIES = ("vega", "vega-lite", "vega-embed")
 
 
@@ -29,8 +33,24 @@ def write(path: Path, report: Report) -> Path:
     >>> "<h1>Digits</h1>" in page.read_text()
     True
     """
-    write_bytes(path, render([report], report.title).encode())
+    write_text(path, render([report], report.title))
     return path
+
+
+def check_page(path: Path) -> None:
+    """Raise a `UserError` if a file is at `path` that is no report, and so is not replaced.
+
+    >>> check_page(Path("no-such-file.html"))
+    >>> check_page(Path(__file__))
+    Traceback (most recent call last):
+    condense.errors.UserError: ...page.py is no report of ours, and is not replaced: ...
+    """
+    if path.is_file():
+        with open_file(path) as file:
+            if _MARK not in file.read(_HEAD):
+                raise UserError(
+                    f"{path} is no report of ours, and is not replaced: choose another --out"
+                )
 
 
 def render(reports: Sequence[Report], title: str, overview: Sequence[Any] = ()) -> str:

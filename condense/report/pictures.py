@@ -10,9 +10,11 @@ from condense.writing import write_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
-from condense.report.figures import png_bytes
+from condense.report.figures import drawable, png_bytes
 
 _GREY = "#7d7d7d"
+_LONGEST = 60
+"""The most characters of a class name that are written."""
 
 
 def picture(condensed: CondensedSet, per_class: int = 10, cell: int = 48) -> "Image.Image":
@@ -45,7 +47,8 @@ def picture(condensed: CondensedSet, per_class: int = 10, cell: int = 48) -> "Im
     shown = min(per_class, condensed.ipc)
 
     font = ImageFont.truetype(_font(), 14)
-    margin = 2 * gap + math.ceil(max(font.getlength(condensed.classes[c]) for c in present))
+    names = {c: drawable(condensed.classes[c], _LONGEST) for c in present}
+    margin = 2 * gap + math.ceil(max(map(font.getlength, names.values())))
     row, block = height + gap, margin + shown * (width + gap) + 2 * gap
     blocks = max(1, round(math.sqrt(len(present) * row / block)))
     rows = math.ceil(len(present) / blocks)
@@ -55,7 +58,7 @@ def picture(condensed: CondensedSet, per_class: int = 10, cell: int = 48) -> "Im
     for place, c in enumerate(present):
         left, top = place // rows * block, place % rows * row + gap
         end = left + margin - gap, top + height // 2
-        draw.text(end, condensed.classes[c], fill=_GREY, font=font, anchor="rm")
+        draw.text(end, names[c], fill=_GREY, font=font, anchor="rm")
         for column, one in enumerate(pixels[class_of == c][:shown]):
             tile = Image.fromarray(one.squeeze(-1) if one.shape[-1] == 1 else one)
             large = tile.resize((width, height), Image.Resampling.NEAREST)

@@ -29,8 +29,8 @@ from condense.methods import recipes
 from condense.methods.base import Recipe
 from condense.runs.ranks import Ranks
 from condense.sets.condensed import STORAGES
-from condense.settings import at_least, plain, read_value, require, within
-from condense.study.record import differences, read_record, write_record
+from condense.settings import at_least, described, plain, read_value, require, within
+from condense.study.record import check_none, differences, read_record, write_record
 from condense.version import version
 
 _KEEP = 2
@@ -70,6 +70,8 @@ class Job:
     """The folder of pools that runs share."""
 
     def __post_init__(self) -> None:
+        for setting in described(Job):
+            read_value(setting.kind, getattr(self, setting.name), setting.name)
         at_least(1, self, "ipc", "chunk", "checkpoint_every")
         require("device", self.device, self.device in ("cpu", "cuda"), "cpu or cuda")
         if self.storage not in STORAGES:
@@ -183,6 +185,7 @@ def check_free(folder: Path, job: Job) -> None:
                 f"{folder} holds a run with other settings ({changed}): choose another --out"
             )
         raise UserError(f"{folder} already holds this run: go on with `condense --resume {folder}`")
+    check_none(folder, ("grid.png", "history.json", "report.html"))
 
 
 def record(folder: Path, job: Job, **progress: Any) -> None:

@@ -27,6 +27,7 @@ from condense.methods.recipes import recipe_for
 from condense.networks.build import build
 from condense.networks.factories import Factory, adopt
 from condense.progress import notice, progress, until
+from condense.reading import usable_path
 from condense.report.curves import curves
 from condense.report.pictures import grid
 from condense.runs.job import Checkpoints, Job, check_free, check_there, load_record, record
@@ -35,6 +36,7 @@ from condense.runs.rehearsal import fitted, is_short, rehearse
 from condense.runs.report import write_report
 from condense.runs.setup import make_learner, make_pool, starting_set
 from condense.sets.condensed import FILE_NAME, CondensedSet
+from condense.settings import require
 from condense.study.interrupt import Interrupted, stop_signal
 from condense.study.record import locked
 from condense.training.pool import Pool
@@ -103,24 +105,21 @@ def condense(
     select.check_count(ipc)
     if isinstance(recipe, str):
         recipe = recipe_for(recipe, dataset.name, dataset.shape, ipc)
-    recipe = recipe.override({} if steps is None else {"steps": steps})
-    if network is not None:
-        name = network if isinstance(network, str) else adopt(network)
-        recipe = recipe.override({"network": name})
-    recipe = recipe.override({} if preprocess is None else {"preprocess": preprocess.name})
-    if checkpoint_every < 1:
-        raise UserError(f"--checkpoint-every {checkpoint_every}: it must be 1 or more")
+    require("recipe", recipe, isinstance(recipe, Recipe), "a name, or a `Recipe`")
+    require("preprocess", preprocess, isinstance(preprocess, Preprocess | None), "a transform")
+    named = network if network is None or isinstance(network, str) else adopt(network)
+    changes = {"steps": steps, "network": named, "preprocess": preprocess and preprocess.name}
+    recipe = recipe.override({name: one for name, one in changes.items() if one is not None})
     select.check_ipc(dataset, ipc, recipe.formation)
     job = Job(
-        source=source or Source(name=dataset.name),
-        fingerprint=dataset.fingerprint,
+        source=source or Source(name=dataset.name), fingerprint=dataset.fingerprint,
         ipc=ipc, seed=seed, recipe=recipe, chunk=chunk, storage=storage,
-        device=pick_device(device).type,
-        checkpoint_every=checkpoint_every,
-        pools=None if pools is None else str(Path(pools).resolve()),
+        device=pick_device(device).type, checkpoint_every=checkpoint_every,
+        pools=None if pools is None else str(usable_path(pools).resolve()),
     )  # fmt: skip
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    return _begin(None if out is None else Path(out), job, dataset, preprocess, quiet, deadline)
+    folder = None if out is None else usable_path(out)
+    return _begin(folder, job, dataset, preprocess, quiet, deadline)
 
 
 def resume(

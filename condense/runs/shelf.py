@@ -44,7 +44,7 @@ from condense.sets.exchange import import_set, read_set
 from condense.sets.formats import ddranking
 from condense.sets.provenance import check_belongs
 from condense.settings import plain, read_value, within
-from condense.study.record import locked, write_record
+from condense.study.record import check_none, locked, write_record
 from condense.writing import write_json
 
 
@@ -302,8 +302,11 @@ def keep(folder: Path, source: Source, storage: str, condensed: CondensedSet) ->
     True
     """
     with locked(folder):
-        if (folder / FILE_NAME).exists() or isinstance(record_of(folder), RunRecord):
+        begun = record_of(folder)
+        if (folder / FILE_NAME).exists() or isinstance(begun, RunRecord):
             raise UserError(f"{folder} already holds a run: choose another --out")
+        if begun is None:
+            check_none(folder, ("grid.png", "report.html"))
         record = KeptRecord(source=source, provenance=condensed.provenance)
         write_record(folder / "run.json", plain(record))
         grid(condensed, folder / "grid.png")

@@ -21,7 +21,8 @@ from torch.utils.data import TensorDataset
 
 from condense.data.preprocess import Preprocess, from_state
 from condense.errors import UserError, unknown
-from condense.files import digest, load_tensors, save_tensors
+from condense.files import digest, load_tensors, on_host, save_tensors
+from condense.reading import usable_path
 from condense.sets import published, transforms
 from condense.sets.mosaics import check, decode
 from condense.settings import read_value
@@ -73,8 +74,7 @@ class CondensedSet:
     `decoded` enlarges them to what a network is trained on."""
 
     def __post_init__(self) -> None:
-        images = self.images.detach().cpu().contiguous()
-        labels = self.labels.detach().cpu().contiguous()
+        images, labels = (on_host(name, getattr(self, name)) for name in ("images", "labels"))
         _check(images, labels, len(self.classes))
         check(self.formation, *images.shape[2:])
         try:
@@ -252,7 +252,7 @@ class CondensedSet:
             raise UserError(
                 f"a {type(path).__name__} is no condensed set: give one, or its file or run folder"
             )
-        path = published.file(str(path)) if published.is_name(path) else Path(path)
+        path = published.file(str(path)) if published.is_name(path) else usable_path(path)
         file = _file(path)
         if path.is_file() and path != file:
             raise UserError(f"{path} is not a .safetensors file: import it first")

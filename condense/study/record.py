@@ -1,7 +1,8 @@
 """The record of a plan: a JSON file that says what a folder is for, and keeps other plans out."""
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -41,6 +42,8 @@ class Record:
     """What messages call the content of the folder: `run`, `search`."""
     command: str
     """The command that continues the work in the folder."""
+    files: tuple[str, ...] = ()
+    """The other files that are written: in the folder of new work there are none of that name."""
 
     @property
     def path(self) -> Path:
@@ -76,6 +79,7 @@ class Record:
                 f"{self.folder} already holds this {self.kind}: "
                 f"go on with `{self.command} --resume {self.folder}`"
             )
+        check_none(self.folder, self.files)
 
     def check_same(self, plan: dict[str, Any]) -> None:
         """Raise a `UserError` that names the differences, unless the folder holds this plan."""
@@ -84,6 +88,21 @@ class Record:
         if changed := differences(plan, recorded):
             raise UserError(
                 f"{self.folder} holds another {self.kind} ({changed}): choose another --out"
+            )
+
+
+def check_none(folder: Path, names: Iterable[str]) -> None:
+    """Raise a `UserError` if a folder in which work begins has a file of one of these names.
+
+    >>> check_none(Path("nowhere"), ["report.html"])
+    >>> check_none(Path("/dev"), ["null"])
+    Traceback (most recent call last):
+    condense.errors.UserError: /dev/null is there already, and is not replaced: choose another --out
+    """
+    for name in names:
+        if os.path.lexists(folder / name):
+            raise UserError(
+                f"{folder / name} is there already, and is not replaced: choose another --out"
             )
 
 

@@ -31,6 +31,7 @@ from condense.networks.build import build, canonical
 from condense.networks.factories import Factory, adopt, adopt_sent, adopted
 from condense.progress import Progress
 from condense.randomness import derive
+from condense.reading import usable_path
 from condense.sets.condensed import CondensedSet
 from condense.sets.provenance import check_belongs, check_same_preprocess
 from condense.settings import require
@@ -198,6 +199,7 @@ class Evaluation:
         check_same_preprocess(sets)
         if isinstance(protocol, str):
             protocol = protocol_for(protocol, dataset.name)
+        require("protocol", protocol, isinstance(protocol, Protocol), "a name, or a `Protocol`")
         for condensed in sets:
             check_labels(condensed.labels, protocol)
         for name in names:
@@ -361,7 +363,7 @@ def _named(networks: Any) -> dict[str, str]:
 def _opened(store: str | Path | Store | None) -> Iterator[Store]:
     """The store that is meant: the file of that name, the store itself, or one in memory."""
     if store is None or isinstance(store, str | Path):
-        with Trials(store or ":memory:") as opened:
+        with Trials(":memory:" if store is None else usable_path(store)) as opened:
             yield opened
     else:
         yield store

@@ -81,6 +81,7 @@ class Protocol:
     def __post_init__(self) -> None:
         with within("protocol"):
             at_least(0, self, "epochs", "weight_decay")
+            require("epochs", self.epochs, self.epochs <= 1_000_000, "1,000,000 or fewer")
             at_least(1, self, "batch", "steps")
             above(0, self, "lr")
             require("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")

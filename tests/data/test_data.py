@@ -360,6 +360,9 @@ def test_non_square_arrays_are_cut_at_the_centre(tmp_path):
         ),
         ({"class_names": np.array(["a", "b", "c", "d"])}, "`class_names` has shape .4."),
         ({"class_names": np.array(["a", "b", "c"], dtype=object)}, "plain arrays"),
+        ({"class_names": np.array([b"a", b"b", b"\xff"])}, "bytes that are not UTF-8"),
+        ({"class_names": np.array([1.0, 2.0, np.nan])}, "is float64; give text, or whole numbers"),
+        ({"train_labels": np.arange(12, dtype=np.uint64) + np.uint64(2**63)}, "is too large"),
         (
             {"test_images": noise(0, 6, 6, 3), "test_labels": np.zeros(0, dtype=int)},
             "at least one image",
@@ -394,6 +397,21 @@ def test_damaged_npz_is_refused_or_intact(tmp_path_factory, data):
         found = whole.train
     assert found.pixels.equal(whole.train.pixels)  # else the damage hit a field that nobody reads
     assert found.labels.equal(whole.train.labels)
+
+
+def test_an_npz_that_holds_an_array_twice_is_refused(tmp_path):
+    path = Path(write_npz(tmp_path / "a.npz"))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("train_images", archive.read("test_images.npy"))
+    with pytest.raises(UserError, match="it holds something twice"):
+        load_dataset(str(path))
+
+
+def test_a_long_strip_is_cut_before_it_is_resized():
+    strip = torch.zeros(1, 1, 1, 3_000_000, dtype=torch.uint8)  # 196 GB as floats of 128 px
+    strip[..., 1_499_999:1_500_001] = 7
+    assert cache.square(strip, 128).unique().tolist() == [7]
+    assert cache.square(Image.fromarray(strip[0, 0].numpy()), 128).getextrema() == (7, 7)
 
 
 def test_a_file_that_is_no_npz_is_refused(tmp_path):

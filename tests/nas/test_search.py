@@ -269,6 +269,15 @@ def test_a_reference_run_makes_the_table_that_a_search_takes(digits, tmp_path):
     np.testing.assert_allclose(judged.ranking.truth, truth)
 
 
+def test_a_reference_that_holds_nothing_out_has_the_test_accuracies(digits, tmp_path):
+    train_reference(
+        digits, space_name="nasbench201", sample=CELLS[:1], out=tmp_path, images=20, seeds=1,
+        regime=change(QUICK, epochs=1), held_out=0, workers=HERE, quiet=True,
+    )  # fmt: skip
+    table = reference.load(tmp_path / "reference.csv", "nasbench201")
+    assert sorted(table.columns) == ["digits_test", "diverged", "n_seeds"]
+
+
 def test_a_reference_is_found_in_the_data_folder(tmp_path):
     assert find_reference("nasbench201", "digits_test", None, str(tmp_path)) is None
     _table(tmp_path / "nasbench201.csv", TRUTH)

@@ -79,6 +79,13 @@ def test_pictures_of_many_classes_stay_about_square(num_classes):
         assert all(0.4 < one.width / one.height < 2.5 for one in (picture, many))
 
 
+def test_any_class_name_is_drawn():
+    names = ("\udc80", "a\nb", "x" * 100_000, "\x1b[31m", "")
+    levels = torch.zeros(len(names), 1, dtype=torch.uint8)
+    picture = pictures.picture(make_set(levels, list(range(len(names))), names))
+    assert picture.width < 1000
+
+
 def test_bars_is_a_picture_and_the_same_each_time(tmp_path):
     files = [figures.bars(tmp_path / name, RESULTS, "Digits") for name in ("a.png", "b.png")]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -93,3 +100,9 @@ def test_a_name_is_shown_as_it_is(name: str, tmp_path: Path) -> None:
     console.print(terminal(name, ["method", name], [[name, "1"]]))
     assert console.file.getvalue().count(name) == 3
     bars(tmp_path / "bars.png", {name: Score((0.4, 0.6))}, name)  # mathtext would raise
+
+
+def test_bars_are_drawn_of_any_name(tmp_path: Path) -> None:
+    bars(tmp_path / "bars.png", {"\udc80\n$": Score((0.4, 0.6))}, "\udc80" + "x" * 5000)
+    with Image.open(tmp_path / "bars.png") as picture:
+        assert picture.width < 2000

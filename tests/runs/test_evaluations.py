@@ -98,6 +98,18 @@ def test_show_tells_held_out_images_from_test_images(tmp_path):
     assert "on 100 held-out training images of digits" in invoke("show", tmp_path / "run")
 
 
+def test_what_is_given_of_the_dataset_counts_also_where_the_run_names_it(runs):
+    for given, words in (
+        (["--hold-out", "100"], "made from digits with content"),
+        (["--hold-out", "-1"], "`hold_out` is -1"),
+        (["--resolution", "16"], r"\(1, 16, 16\)"),
+        (["--resolution", "0"], "`resolution` is 0"),
+        (["--dataset", ""], "an empty text is not a path"),
+    ):
+        with pytest.raises(UserError, match=words):
+            invoke("evaluate", runs[0], *QUICK, *given)
+
+
 def test_show_tells_nothing_of_another_set_in_the_folder(runs):
     evaluated(runs[0], *QUICK, "--repeats", "1")
     CondensedSet.load(runs[1]).save(runs[0])
