@@ -144,9 +144,17 @@ def load(path: str | Path, space_name: str) -> Reference:
             if row[column]:
                 with within(f"{path}, line {line}"):
                     table[index, place] = _number(name, row[column])
+    for column, name in enumerate(names):
+        values = table[:, column][~np.isnan(table[:, column])]
+        if _is_accuracy(name) and len(values) > 1 and 0 < values.max() <= 1:
+            raise UserError(f"{path}: `{name}` looks like fractions; give accuracies in percent")
     return Reference(
         space_name, str(path), {name: table[:, column].copy() for column, name in enumerate(names)}
     )
+
+
+def _is_accuracy(name: str) -> bool:
+    return "_test" in name or "_valid" in name
 
 
 def _number(name: str, text: str) -> float:
@@ -156,7 +164,7 @@ def _number(name: str, text: str) -> float:
     except ValueError as error:
         raise UserError(f"{error}; every column but `arch` holds numbers") from None
     require(name, number, np.isfinite(number), "a finite number")
-    if "_test" in name or "_valid" in name:
+    if _is_accuracy(name):
         require(name, number, 0 <= number <= 100, "an accuracy in percent, from 0 to 100")
     return number
 

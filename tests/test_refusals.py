@@ -113,6 +113,9 @@ def test_sets_that_cannot_be() -> None:
         ({"chunk": 1.5}, "`chunk` is 1.5: it must be a whole number or null"),
         ({"checkpoint_every": 0}, "`checkpoint_every` is 0: it must be 1 or more"),
         ({"ipc": 10**30}, "is more than class"),
+        ({"minutes": "1"}, "`--minutes` is '1': it must be a number"),
+        ({"minutes": float("nan")}, "`--minutes` is nan: it must be a number"),
+        ({"minutes": -1}, "--minutes -1: it must be above 0"),
     ],
 )
 def test_arguments_of_condense(given: dict[str, Any], words: str) -> None:

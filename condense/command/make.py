@@ -22,6 +22,7 @@ from condense.errors import UserError
 from condense.options import Command, Heading, Part, Rows, setting_rows
 from condense.progress import duration, notice, until
 from condense.settings import described
+from condense.study.interrupt import seconds_of
 from condense.words import counted
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def condense(
             "--out is missing: name the run folder (or --dry-run to see what would be done)"
         )
     real = source.load(download=data.download)
-    chosen = choice.resolve(real, amount.ipc, recipe)
+    chosen, limit = choice.resolve(real, amount.ipc, recipe), seconds_of(amount.minutes)
     warn(of_recipe(chosen))
     job: dict[str, Any] = {
         "ipc": amount.ipc, "recipe": chosen, "seed": amount.seed,
@@ -196,8 +197,8 @@ def condense(
     if output.dry_run or output.out is None:
         with notice("timing a few steps"):
             told = rehearsal.rehearse(real, pools=output.pools, evaluation=True, **job)
-        if amount.minutes is not None:
-            told = rehearsal.fitted(told, real, 60 * amount.minutes)
+        if limit is not None:
+            told = rehearsal.fitted(told, real, limit)
         _show_plan(told, real, output.json)
         return
     run.condense(

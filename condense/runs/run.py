@@ -37,7 +37,7 @@ from condense.runs.report import write_report
 from condense.runs.setup import make_learner, make_pool, starting_set
 from condense.sets.condensed import FILE_NAME, CondensedSet
 from condense.settings import require
-from condense.study.interrupt import Interrupted, stop_signal
+from condense.study.interrupt import Interrupted, seconds_of, stop_signal
 from condense.study.record import locked
 from condense.training.pool import Pool
 
@@ -117,7 +117,8 @@ def condense(
         device=pick_device(device).type, checkpoint_every=checkpoint_every,
         pools=None if pools is None else str(usable_path(pools).resolve()),
     )  # fmt: skip
-    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    limit = seconds_of(minutes)
+    deadline = None if limit is None else time.monotonic() + limit
     folder = None if out is None else usable_path(out)
     return _begin(folder, job, dataset, preprocess, quiet, deadline)
 

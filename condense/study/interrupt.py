@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from condense.errors import UserError
+from condense.settings import read_value
 
 _A_YEAR = 366 * 24 * 60
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -55,6 +56,23 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
         yield lambda: asked
 
 
+def seconds_of(minutes: float | None) -> float | None:
+    """A time limit in seconds. Raises `UserError` for one that is not above 0, or no number.
+
+    >>> seconds_of(1.5), seconds_of(None)
+    (90.0, None)
+    >>> seconds_of(0)
+    Traceback (most recent call last):
+    condense.errors.UserError: --minutes 0: it must be above 0, and at most ...
+    """
+    if minutes is None:
+        return None
+    number = read_value(float, minutes, "--minutes")
+    if not 0 < number <= _A_YEAR:
+        raise UserError(f"--minutes {number:g}: it must be above 0, and at most {_A_YEAR:,}")
+    return 60 * number
+
+
 @contextmanager
 def stoppable(minutes: float | None = None) -> Iterator[Callable[[], bool]]:
     """Inside this context, SIGTERM and the end of the time limit act like Ctrl-C.
@@ -67,14 +85,13 @@ def stoppable(minutes: float | None = None) -> Iterator[Callable[[], bool]]:
     ...     time_is_up()
     False
     """
-    if minutes is not None and not 0 < minutes <= _A_YEAR:
-        raise UserError(f"--minutes {minutes:g}: it must be above 0, and at most {_A_YEAR:,}")
-    end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
+    limit = seconds_of(minutes)
+    end = float("inf") if limit is None else time.monotonic() + limit
     # A shell starts background jobs with SIGINT ignored. Here it gets its usual effect back.
     handlers: dict[int, Any] = dict.fromkeys(_SIGNALS, signal.default_int_handler)
-    if minutes is not None:
+    if limit is not None:
         handlers[signal.SIGALRM] = _on_alarm
-    with _handlers(handlers) as in_main_thread, _alarm(60 * (minutes or 0) * in_main_thread):
+    with _handlers(handlers) as in_main_thread, _alarm((limit or 0) * in_main_thread):
         yield lambda: time.monotonic() >= end
 
 

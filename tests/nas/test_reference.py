@@ -102,6 +102,10 @@ def test_the_real_table():
         (["number,arch,cifar10_test", f"0,{cell(0).name},50"], "no column index"),
         (["index,arch,params_M", f"0,{cell(0).name},50"], "no accuracies"),
         (["index,arch,cifar10_test"], "no rows"),
+        (
+            ["index,arch,cifar10_test", f"0,{cell(0).name},0.5", f"1,{cell(1).name},0.9"],
+            "`cifar10_test` looks like fractions",
+        ),
     ],
 )
 def test_wrong_tables(tmp_path, lines, message):
