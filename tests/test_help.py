@@ -143,7 +143,7 @@ def test_what_is_wrong_in_a_file_or_a_name_is_one_line(
     [
         (["experts", "--dataset", "digits"], "--out"),
         (["select", "--dataset", "digits"], "--out"),
-        (["import", "set.pt", "--dataset", "digits", "--out", "x"], "--preprocess"),
+        (["import", "set.pt", "--dataset", "digits"], "--out"),
         (["export", "set"], "--out"),
     ],
 )

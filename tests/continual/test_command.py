@@ -52,8 +52,10 @@ def run(
 
 def command_in(report: Path, out: Path) -> list[str]:
     """The arguments of the command that a report tells, with another folder."""
-    (found,) = re.findall("<code>condensekit (.*?)</code>", report.read_text())
-    *arguments, _ = shlex.split(html.unescape(found))
+    blocks = re.findall("<code>(.*?)</code>", report.read_text())
+    texts = [html.unescape(re.sub("<[^>]*>", "", block)) for block in blocks]
+    (found,) = [text for text in texts if text.startswith("condensekit ")]
+    _, *arguments, _ = shlex.split(found)
     return [*arguments, str(out)]
 
 
