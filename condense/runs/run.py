@@ -301,6 +301,7 @@ def _go_on(
     parts = ranks.gather(_learned(learner))
     if ranks.leads:
         result = _finished(start, parts, learner.learned(), job.recipe, pool, steps)
+        check_there(folder)
         grid(result, folder / "grid.png")  # before the set, whose file says that all is made
         result.save(folder, storage=job.storage, alone=False)
         check_there(folder)
