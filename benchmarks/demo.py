@@ -52,7 +52,7 @@ def main(out: Path) -> None:
         "one seed of each set."
     )
     report = Report(
-        f"{images} digits in {len(condensed)} images",
+        f"{images:,} digits in {len(condensed)} images",
         [
             Section("Accuracy", Text(explained), blocks.scores(scores)),
             Section("Condensed by DataDAM", pictures(condensed)),
