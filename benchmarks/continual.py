@@ -52,7 +52,7 @@ _ALL_CLASSES = dataclasses.replace(
     steps=10,
     classes=None,
     condense_steps=150,
-    methods=("class-balanced", f"{_FEWER_REAL}+real"),
+    methods=("class-balanced", f"{_FEWER_REAL}+real", _FEWER_REAL),
 )
 PASSES = (5, FEATURE_EPOCHS)
 PLANS = {"scratch": _SCRATCH, "er-ace": _ER_ACE, "er-ace-100-classes": _ALL_CLASSES}
