@@ -47,8 +47,8 @@ def watch(run: Path, server: Server) -> None:
         url = board.launch()
     except TensorBoardServerException as error:
         raise UserError(f"--port {server.port}: {error}") from None
-    click.echo(f"{url} shows {run}; Ctrl-C ends it")
     try:
+        click.echo(f"{url} shows {run}; Ctrl-C ends it")
         threading.Event().wait()
     except KeyboardInterrupt:
         click.echo("ended", err=True)
