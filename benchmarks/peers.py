@@ -45,7 +45,7 @@ from condense.training.train import accuracy, train
 
 Judge = Callable[[int], None]
 """Trains a network for so many passes, and tests it."""
-_SIDE, _TRAINED, _BATCH = 32, 100, 256
+_SIDE, _TRAINED, _BATCH = 32, 100, Protocol().batch
 _DSA = {
     "scale": 1.2, "rotate": 15.0, "flip": 0.5, "brightness": 1.0, "saturation": 2.0,
     "contrast": 0.5, "crop": 0.125, "cutout": 0.5,

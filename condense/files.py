@@ -38,6 +38,15 @@ def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
     return state.hexdigest()
 
 
+def is_ordinary(tensor: Tensor) -> bool:
+    """Whether a tensor has content, is dense, and is not quantised.
+
+    >>> is_ordinary(torch.zeros(2)), is_ordinary(torch.zeros(2, device="meta"))
+    (True, False)
+    """
+    return not (tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized)
+
+
 def on_host(name: str, tensor: Tensor) -> Tensor:
     """A tensor in the memory of the host. Raises `UserError` for what is none, or has no content.
 
@@ -47,7 +56,7 @@ def on_host(name: str, tensor: Tensor) -> Tensor:
     Traceback (most recent call last):
     condense.errors.UserError: `images` must be an ordinary tensor with content
     """
-    if not isinstance(tensor, Tensor) or tensor.is_meta or tensor.layout != torch.strided:
+    if not isinstance(tensor, Tensor) or not is_ordinary(tensor):
         raise UserError(f"`{name}` must be an ordinary tensor with content")
     return tensor.detach().cpu().contiguous()
 

@@ -27,7 +27,7 @@ from condense.errors import UserError
 _OURS = re.compile(r"\.condensekit-[0-9a-f]{32}\.part")
 """The names of what is being written."""
 _TRIES = 100
-"""How often something is made that another process takes away at once."""
+"""Attempts to make a file or folder that other processes remove at once."""
 _OLD = 24 * 3600
 """Seconds after which it is left over in any case, where the file system has no locks."""
 
@@ -48,7 +48,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically; what UTF-8 cannot hold, as of odd file names, is escaped.
+    """Write `text` as UTF-8, atomically. What UTF-8 cannot hold is escaped.
+
+    Names of files may hold such characters.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -188,7 +190,7 @@ def _locked(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
         beside = folder / f".condensekit-{secrets.token_hex(16)}.part"
         try:
             handle = make(beside)
-        except FileNotFoundError:  # also what there is in /proc
+        except FileNotFoundError:  # or the folder takes no files, as /proc
             if not (tries_left and folder.is_dir()):
                 raise
             continue

@@ -237,7 +237,10 @@ def explore(
     with locked(folder):
         files = ("incumbents.csv", "incumbents.json", "report.html")
         record = Record(folder, "explore.json", "exploration", "nas search", files)
-        (record.check_same if record.exists() else record.check_free)({"plan": fixed})
+        if record.exists():
+            record.check_same({"plan": fixed})
+        else:
+            record.check_free({"plan": fixed})
         with (
             Trials(plan.store or folder / "trials.sqlite") as store,
             progress(space_name, budget * len(strategies), 0, quiet=quiet) as line,

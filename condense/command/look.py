@@ -52,13 +52,12 @@ def report_command(kinds: Mapping[str, str]) -> click.Command:
         from condense.report.compare import write_comparison
         from condense.report.page import check_page, write
 
-        reports, out = [_report(folder, kinds) for folder in runs], page.out
-        if len(reports) == 1 and out is None:
-            click.echo(write(runs[0] / "report.html", reports[0]))
-            return
-        out = out or Path("report.html")
-        check_page(out)
-        click.echo(write(out, *reports) if len(reports) == 1 else write_comparison(out, reports))
+        reports = [_report(folder, kinds) for folder in runs]
+        alone = len(reports) == 1
+        path = page.out or (runs[0] if alone else Path()) / "report.html"
+        if page.out is not None or not alone:  # in its own folder a run's report is ours
+            check_page(path)
+        click.echo(write(path, reports[0]) if alone else write_comparison(path, reports))
 
     return report
 

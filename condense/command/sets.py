@@ -64,7 +64,7 @@ class Foreign:
 
     preprocess: str | None = None
     """The transform its images are in: `standard`, `zca`, or `ddranking` for files of DD-Ranking,
-    which standardises as for CIFAR-10. Only what condensekit wrote says so itself."""
+    which standardises as for CIFAR-10. Needed, unless condensekit wrote the file."""
     experiment: int = 0
     """Which of the sets in a published .pt file."""
     storage: str = "float32"

@@ -18,6 +18,7 @@ from condense.data.decoded import square
 from condense.data.foreign import eight_bits, opaque, upright
 from condense.data.images import Dataset, Images, second_of_five
 from condense.errors import UserError, reason
+from condense.files import is_ordinary
 from condense.settings import within
 from condense.words import counted
 
@@ -202,7 +203,7 @@ def _tensor(values: Tensor | np.ndarray) -> Tensor:
             return torch.as_tensor(kept)
         except TypeError:
             raise UserError(f"its values are {values.dtype}, which torch does not have") from None
-    if values.is_meta or values.layout != torch.strided or values.is_quantized:
+    if not is_ordinary(values):
         raise UserError("it is no ordinary tensor with content: make it dense first")
     return values
 

@@ -151,7 +151,7 @@ class Recipe:
     pool_steps: int = 800
     """The number of training steps of each of these networks, with 64 real images per step.
 
-    Fewer where they would be more than 60 passes over the real images."""
+    Training ends after 60 passes over the real images in any case."""
     pool_training: str = "cosine"
     """How they are trained, one of `condense.training.pool.TRAININGS`.
 

@@ -90,8 +90,7 @@ def adopt_named(name: str) -> None:
         raise UserError(f"network `{name}` cannot be imported ({reason(error)})") from error
     if not callable(getattr(module, function, None)):
         raise UserError(f"network `{name}`: there is no function `{function}` in {place}")
-    _check_arguments(name, getattr(module, function))
-    _ADOPTED[name] = getattr(module, function)
+    adopt(getattr(module, function), name)
 
 
 def _check_arguments(name: str, factory: Factory) -> None:

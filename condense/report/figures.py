@@ -88,7 +88,7 @@ def literal(text: str) -> str:
 
 
 def drawable(text: str, most: int = 120) -> str:
-    """Text that can be drawn on one line: without what no font has, and of so many characters.
+    """Text that can be drawn on one line: at most `most` characters, without those no font has.
 
     >>> drawable("one\\ntwo \\x1b[31m"), len(drawable("a long name", 7))
     ('one two \\\\x1b[31m', 7)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 _MARK, _HEAD = b'<meta name="generator" content="condensekit">', 200
-"""What reports can be told by, in the first bytes of the file."""
+"""What marks a file as one of our reports, and the number of bytes in which it stands."""
 _LIBRARIES = ("vega", "vega-lite", "vega-embed")
 
 

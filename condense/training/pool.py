@@ -38,7 +38,7 @@ from condense.training.train import train
 
 _BATCH = 64
 _MOST_PASSES = 60
-"""As many as DANCE makes over CIFAR-10. A few photos would be seen thousands of times else."""
+"""DANCE makes as many over CIFAR-10. Unbounded, a few photos would be seen thousands of times."""
 
 TRAININGS: dict[str, dict[str, Any]] = {
     "cosine": {"schedule": "cosine"},
@@ -180,7 +180,7 @@ def training_of(
     ----------
     name: one of `TRAININGS`. Raises `UserError` for another.
     augment: the augmentation, where the training has none of its own.
-    steps: the number of steps, with 64 images per step, if they are 60 passes at most.
+    steps: the number of steps, with 64 images per step; training ends after 60 passes in any case.
     epochs: the number of passes in place of `steps`.
 
     >>> brief = training_of("cosine", 1000, augment="dsa", steps=20)
