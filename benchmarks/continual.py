@@ -54,8 +54,15 @@ _ALL_CLASSES = dataclasses.replace(
     condense_steps=150,
     methods=("class-balanced", f"{_FEWER_REAL}+real", _FEWER_REAL),
 )
+_TWENTY = dataclasses.replace(_ALL_CLASSES, ipc=20, condense_steps=500)
 PASSES = (5, FEATURE_EPOCHS)
-PLANS = {"scratch": _SCRATCH, "er-ace": _ER_ACE, "er-ace-100-classes": _ALL_CLASSES}
+PLANS = {
+    "scratch": _SCRATCH,
+    "er-ace": _ER_ACE,
+    "er-ace-100-classes": _ALL_CLASSES,
+    "er-ace-100-classes-20": _TWENTY,
+    "der-100-classes-20": dataclasses.replace(_TWENTY, strategy="der++"),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

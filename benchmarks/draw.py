@@ -33,8 +33,9 @@ Document = dict[str, Any]
 def _continual(folder: Path, name: str, document: Document) -> None:
     plan = document["plan"]
     training = "from scratch" if plan["mode"] == "scratch" else plan["strategy"]
+    classes = plan["classes"] or 100
     title = (
-        f"cifar100: {plan['classes']} classes in {plan['steps']} steps, "
+        f"cifar100: {classes} classes in {plan['steps']} steps, "
         f"{plan['ipc']} images a class, {training}"
     )
     methods = document["methods"]
@@ -43,7 +44,7 @@ def _continual(folder: Path, name: str, document: Document) -> None:
         return Statistic(tuple(map(tuple, methods[method]["steps"][step]["values"])))
 
     measured: Any = SimpleNamespace(methods=list(methods), steps=plan["steps"], at=at)
-    plot(measured, folder / f"{name}.png", title, plan["classes"] // plan["steps"])
+    plot(measured, folder / f"{name}.png", title, classes // plan["steps"])
 
 
 def ranking_of(document: Document) -> Ranking:

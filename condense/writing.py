@@ -237,7 +237,8 @@ def _remove(path: Path) -> None:
 def _make_folder(folder: Path) -> None:
     """Create `folder` and the folders it is in, so that they outlast a power failure."""
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    if missing:  # not otherwise: a folder that is removed just now is not made anew
+        folder.mkdir(parents=True, exist_ok=True)
     for one in missing:
         _flush(one.parent)
 

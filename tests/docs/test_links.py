@@ -1,6 +1,7 @@
 """What the documents point at is there."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,16 @@ def test_every_file_of_code_that_a_document_names_is_there(page: Path) -> None:
     for name in sorted(named - examples):
         parts = "NAME" in name or "TABLE" in name
         assert parts or (ROOT / name).exists(), name
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not in a repository")
+def test_git_ignores_no_picture_that_a_document_shows() -> None:
+    pages = {page: re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", page.read_text()) for page in PAGES}
+    shown = [str((page.parent / link).resolve()) for page, links in pages.items() for link in links]
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--", *shown], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert not ignored.stdout, "add it by force"
 
 
 def test_every_kept_result_is_listed() -> None:
