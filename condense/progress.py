@@ -164,13 +164,20 @@ def _bar(title: str, total: int, start: int) -> Iterator[Progress]:
 
 
 def _left(total: int, start: int) -> Callable[[int], str]:
-    """The function that says, from the units done, how long the rest takes and when it ends."""
-    began = time.monotonic()
+    """The function that says, from the units done, how long the rest takes and when it ends.
+
+    It has to be called at each report. The first units say nothing: they begin with preparations.
+    """
+    first, began = start, 0.0
 
     def text(done: int) -> str:
-        if done <= start or done >= total:
+        nonlocal first, began
+        now = time.monotonic()
+        if first == start:
+            first, began = done, now
+        if done <= first or done >= total:
             return ""
-        return until((time.monotonic() - began) / (done - start) * (total - done), "left")
+        return until((now - began) / (done - first) * (total - done), "left")
 
     return text
 
@@ -181,11 +188,11 @@ def _lines(title: str, total: int, start: int) -> Progress:
 
     def report(done: int, note: str = "") -> None:
         nonlocal printed
-        now = time.monotonic()
+        now, rest = time.monotonic(), left(done)
         if now - printed < _PLAIN_EVERY and done < total:
             return
         printed = now
-        parts = (f"{title}: {done}/{total}", f"{duration(now - began)} so far", left(done))
+        parts = (f"{title}: {done}/{total}", f"{duration(now - began)} so far", rest)
         print(f"{', '.join(filter(None, parts))}  {note}", file=sys.stderr, flush=True)
 
     return report

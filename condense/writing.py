@@ -6,6 +6,9 @@ content or the new, never part of it, even if the run is killed or the power fai
 
 While a process writes, it holds a lock on what it writes. Whoever writes into a folder next removes
 what lies there without a lock, because its process has been killed.
+
+Folders are created where they are missing, except one that a run works in: if somebody removes it,
+the run ends.
 """
 
 import contextlib
@@ -30,6 +33,8 @@ _TRIES = 100
 """Attempts to make a file or folder that other processes remove at once."""
 _OLD = 24 * 3600
 """Seconds after which it is left over in any case, where the file system has no locks."""
+_IN_USE = set[str]()
+"""The absolute paths of the folders that runs of this process work in."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -118,6 +123,48 @@ def replacing_folder(path: Path) -> Iterator[Path]:
                 _flush(one)
 
 
+def make_folder(folder: Path) -> None:
+    """Create `folder` and the folders it is in, so that they outlast a power failure.
+
+    Raises `UserError` where that would make a folder anew that is `in_use`, and `OSError` where a
+    folder cannot be made.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     make_folder(Path(folder, "runs", "digits"))
+    ...     Path(folder, "runs", "digits").is_dir()
+    True
+    """
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    for one in reversed(missing):
+        if os.path.abspath(one) in _IN_USE:
+            raise UserError(f"{one} was removed while a run worked in it: start it again")
+        one.mkdir(exist_ok=True)
+        _flush(one.parent)
+
+
+@contextlib.contextmanager
+def in_use(folder: Path) -> Iterator[Path]:
+    """Inside, `folder` is there, and nothing that this process writes makes it anew if it vanishes.
+
+    Yields the folder. Raises `OSError` if the folder cannot be made.
+
+    >>> import tempfile
+    >>> with in_use(Path(tempfile.mkdtemp())) as folder:
+    ...     folder.rmdir()
+    ...     write_text(folder / "plan.json", "{}")
+    Traceback (most recent call last):
+    condense.errors.UserError: ... was removed while a run worked in it: start it again
+    """
+    make_folder(folder)
+    path = os.path.abspath(folder)
+    _IN_USE.add(path)
+    try:
+        yield folder
+    finally:
+        _IN_USE.discard(path)
+
+
 def check_new(path: Path, *, force: bool = False) -> None:
     """Raise a `UserError` if a file that a user may want to keep is at `path`.
 
@@ -140,7 +187,7 @@ def _beside(
     """What `make` makes beside `path`, and its locked handle; it replaces `path` at the end."""
     try:
         _check_kind(path, kind)
-        _make_folder(path.parent)
+        make_folder(path.parent)
         _sweep(path.parent)
         beside, handle = _locked(path.parent, make)
         try:
@@ -232,15 +279,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _make_folder(folder: Path) -> None:
-    """Create `folder` and the folders it is in, so that they outlast a power failure."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    if missing:  # not otherwise: a folder that is removed just now is not made anew
-        folder.mkdir(parents=True, exist_ok=True)
-    for one in missing:
-        _flush(one.parent)
 
 
 def _flush(path: Path | str) -> None:

@@ -1,6 +1,7 @@
 """Writing files: complete or not at all, durable, and never over what is not ours."""
 
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -13,6 +14,7 @@ import pytest
 
 from condense import writing
 from condense.errors import UserError
+from condense.study.record import locked
 from condense.writing import check_new, replacing, replacing_folder, write_bytes
 
 LEFT = f".condensekit-{'a' * 32}.part"
@@ -208,6 +210,21 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next_and_not_before(kind
     assert (tmp_path / beside).exists()
     write_bytes(tmp_path / "other.txt", b"2")
     assert os.listdir(tmp_path) == ["other.txt"]
+
+
+def test_a_folder_that_vanishes_while_a_run_works_in_it_is_not_made_anew(tmp_path):
+    run = tmp_path / "run"
+    with locked(run):
+        shutil.rmtree(run)
+        for file in (run / "plan.json", run / "frames" / "1.png"):
+            with pytest.raises(UserError, match="run was removed while a run worked in it"):
+                write_bytes(file, b"")
+        with pytest.raises(UserError, match="was removed"), locked(run / "memories"):
+            pass
+    assert not run.exists()
+    with locked(run):
+        write_bytes(run / "plan.json", b"{}")
+    assert (run / "plan.json").exists()
 
 
 def test_only_what_is_ours_is_removed(tmp_path):

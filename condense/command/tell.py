@@ -93,7 +93,7 @@ def recipes(name: str | None, data: Data, amount: Resolved, output: Printed) -> 
     condensekit recipes best
     condensekit recipes dsa --dataset digits --ipc 2
     """
-    from condense.methods.recipes import recipe_for
+    from condense.methods.recipes import description, recipe_for
 
     if name is None:
         _list_recipes(output.json)
@@ -108,6 +108,8 @@ def recipes(name: str | None, data: Data, amount: Resolved, output: Printed) -> 
         show_facts(recipe.to_json(), as_json=True)
         return
     click.echo(f"{name} for {dataset_name}, {counted(amount.ipc, 'image')} per class\n")
+    for paragraph in description(name):
+        click.echo(click.wrap_text(paragraph, width=80) + "\n")
     show_rows(recipe_rows(recipe))
 
 

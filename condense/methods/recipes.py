@@ -184,8 +184,21 @@ def summary(name: str) -> str:
     >>> summary("dm")
     'DM: match the mean of the last features under random networks.'
     """
+    return description(name)[0]
+
+
+def description(name: str) -> list[str]:
+    """What there is to know of the recipe called `name`, in paragraphs; of a method, the first.
+
+    >>> print(*description("official-code"), sep="\\n")
+    The defaults of the published DataDAM code: BatchNorm, power 1, both terms times 100.
+    The code judges its sets by networks with BatchNorm, too: `evaluate --network convnet-d3-batch`.
+    """
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     maker = RECIPES[name]
-    source = sys.modules[METHODS[maker.args[1]].__module__] if isinstance(maker, partial) else maker
-    return " ".join((inspect.getdoc(source) or "").partition("\n\n")[0].split())
+    source: Any = maker
+    if isinstance(maker, partial):  # of a method's name
+        source = sys.modules[METHODS[maker.args[1]].__module__]
+    paragraphs = [" ".join(one.split()) for one in (inspect.getdoc(source) or "").split("\n\n")]
+    return paragraphs if source is maker else paragraphs[:1]

@@ -44,8 +44,8 @@ class Curves:
 
         TensorBoard gets up to ten images of each of the first ten classes.
         """
-        if folder := self._kept_in:
-            keep_frame(folder, step, state)
+        if self._folder:
+            keep_frame(self._folder, step, state)
         self.save()
         if self._writer:
             pixels, classes = state.pixels(), range(min(len(state.classes), 10))
@@ -58,14 +58,8 @@ class Curves:
 
         >>> Curves(None).save()  # without a folder there is nowhere to write
         """
-        if self._history.steps and (folder := self._kept_in):
-            self._history.save(folder)
-
-    @property
-    def _kept_in(self) -> Path | None:
-        """The folder, unless it was removed meanwhile: it is not made anew."""
-        folder = self._folder
-        return folder if folder and (folder / "run.json").exists() else None
+        if self._folder and self._history.steps:
+            self._history.save(self._folder)
 
 
 @contextlib.contextmanager

@@ -228,17 +228,6 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
-def check_there(folder: Path) -> None:
-    """Raise a `UserError` if `folder` lost its `run.json` while a run worked in it.
-
-    >>> check_there(Path("an/empty/folder"))
-    Traceback (most recent call last):
-    condense.errors.UserError: an/empty/folder was removed while a run worked in it: start it again
-    """
-    if not (folder / "run.json").exists():
-        raise UserError(f"{folder} was removed while a run worked in it: start it again")
-
-
 class Checkpoints:
     """The saved states of one rank's engine in a run folder.
 

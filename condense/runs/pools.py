@@ -23,6 +23,7 @@ from condense.methods.base import Recipe
 from condense.networks.build import canonical
 from condense.training.pool import Pool, train_pool, training_of
 from condense.training.protocol import Protocol
+from condense.writing import make_folder
 
 
 def pool_of(
@@ -60,7 +61,7 @@ def pool_of(
     turn: contextlib.AbstractContextManager = contextlib.nullcontext()
     if shared:
         folder = _place(dataset, recipe, preprocess, seed, shared)
-        shared.mkdir(parents=True, exist_ok=True)
+        make_folder(shared)
         turn = FileLock(f"{folder}.lock")
     with turn:
         trained = train_pool(

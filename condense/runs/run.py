@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from condense.progress import notice, progress, until
 from condense.reading import usable_path
 from condense.report.curves import curves
 from condense.report.pictures import grid
-from condense.runs.job import Checkpoints, Job, check_free, check_there, load_record, record
+from condense.runs.job import Checkpoints, Job, check_free, load_record, record
 from condense.runs.ranks import Ranks
 from condense.runs.rehearsal import fitted, is_short, rehearse
 from condense.runs.report import write_report
@@ -40,6 +40,7 @@ from condense.settings import require
 from condense.study.interrupt import Interrupted, seconds_of, stop_signal
 from condense.study.record import locked
 from condense.training.pool import Pool
+from condense.writing import in_use
 
 __all__ = ["Interrupted", "condense", "resume"]
 
@@ -283,7 +284,6 @@ def _go_on(
     with curves(folder if ranks.leads else None, done) as charts:
 
         def keep_state(step: int) -> None:
-            check_there(folder)
             checkpoints.save(learner.state(), step)
             if ranks.count == 1:
                 result = _assemble(start, [_learned(learner)], learner.learned(), step)
@@ -301,10 +301,8 @@ def _go_on(
     parts = ranks.gather(_learned(learner))
     if ranks.leads:
         result = _finished(start, parts, learner.learned(), job.recipe, pool, steps)
-        check_there(folder)
         grid(result, folder / "grid.png")  # before the set, whose file says that all is made
         result.save(folder, storage=job.storage, alone=False)
-        check_there(folder)
         seconds = {"pool_seconds": trained - began, "seconds": time.monotonic() - trained}
         record(folder, job, steps_from=done, finished=True, **seconds)
         write_report(folder)
@@ -394,8 +392,6 @@ def _finished(
     return dataclasses.replace(result, labels=pool.labels(network, result))
 
 
-@contextlib.contextmanager
-def _owned(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Inside this context, rank 0 holds the lock of the folder."""
-    with locked(folder) if ranks.leads else contextlib.nullcontext():
-        yield
+def _owned(folder: Path, ranks: Ranks) -> contextlib.AbstractContextManager[object]:
+    """A context inside which the folder is in use, and rank 0 holds its lock."""
+    return locked(folder) if ranks.leads else in_use(folder)

@@ -45,7 +45,7 @@ from condense.sets.formats import ddranking
 from condense.sets.provenance import check_belongs
 from condense.settings import plain, read_value, within
 from condense.study.record import check_none, locked, write_record
-from condense.writing import write_json
+from condense.writing import make_folder, write_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -370,7 +370,7 @@ def _turn(folder: Path, quiet: bool) -> Iterator[None]:
         )
     lock = FileLock(f"{folder}.lock")  # the run itself locks the folder, and would not wait
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
         try:
             lock.acquire(blocking=False)
         except Timeout:

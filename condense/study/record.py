@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from condense.errors import UserError
 from condense.reading import read_json
 from condense.settings import read_value, within
-from condense.writing import write_json
+from condense.writing import in_use, make_folder, write_json
 
 _DIGEST = "digest"
 """The field of a record that the others are checked by."""
@@ -145,7 +145,7 @@ def _digest(content: dict[str, Any]) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Inside this context, `folder` exists, and no other process may work in it.
+    """Inside this context, `folder` is `in_use`, and no other process may work in it.
 
     Raises `UserError` if another process works in it, or if the folder cannot be made. A folder
     that is empty at the end is removed.
@@ -159,7 +159,7 @@ def locked(folder: Path) -> Iterator[None]:
     False
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
     lock = FileLock(folder / ".lock")
@@ -172,7 +172,8 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror}") from None
     try:
-        yield
+        with in_use(folder):
+            yield
     except Exception as error:
         vars(error).setdefault(_FOLDER, folder)
         raise

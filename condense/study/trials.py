@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Self
 
 from condense.errors import UserError
+from condense.writing import make_folder
 
 VERSION = 2
 """The version of the file. Version 1 had one column for each field of a training's key."""
@@ -85,7 +86,7 @@ class Trials:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         with self._named_errors():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             self._db = sqlite3.connect(self.path, timeout=_WAIT, isolation_level=None)
             try:
                 self._open()

@@ -2,8 +2,9 @@
 
     python lightning_timm.py runs/digits
 
-The set must be of a dataset that is loaded by its name. Training images come from the set alone;
-real images are only tested on, under the set's own preprocessing.
+It needs `pip install lightning timm`. Run so, the set must be of a dataset that is loaded by its
+name; `CondensedData` takes any dataset, such as `as_dataset` makes of your own. Training images
+come from the set alone; real images are only tested on, under the set's own preprocessing.
 """
 
 import sys

@@ -18,7 +18,7 @@ FEW = {
     "call=5 clock=1 sudden=1",
     "select": "kill=4 full=2 read-only=1 memory=7",
     "evaluate": "kill=3 term=1 full=1 small-files=2 read-only=1 damaged=4",
-    "continual": "kill=3 term=2 vanish=1 small-files=3 two-at-once=1 read-only=1 call=3",
+    "continual": "kill=3 term=2 vanish=4 small-files=3 two-at-once=1 read-only=1 call=3",
     "nas": "kill=3 int=1 small-files=2 read-only=1 damaged=5 call=3",
 }
 """The faults of the suite, by the command that they happen to."""
