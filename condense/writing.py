@@ -33,8 +33,8 @@ _TRIES = 100
 """Attempts to make a file or folder that other processes remove at once."""
 _OLD = 24 * 3600
 """Seconds after which it is left over in any case, where the file system has no locks."""
-_IN_USE = set[str]()
-"""The absolute paths of the folders that runs of this process work in."""
+_IN_USE = dict[str, int]()
+"""The absolute paths of the folders that runs of this process work in, and handles of them."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -126,8 +126,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 def make_folder(folder: Path) -> None:
     """Create `folder` and the folders it is in, so that they outlast a power failure.
 
-    Raises `UserError` where that would make a folder anew that is `in_use`, and `OSError` where a
-    folder cannot be made.
+    Raises `UserError` where a folder that is `in_use` was removed, and `OSError` where a folder
+    cannot be made.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -135,10 +135,12 @@ def make_folder(folder: Path) -> None:
     ...     Path(folder, "runs", "digits").is_dir()
     True
     """
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    for one in reversed(missing):
-        if os.path.abspath(one) in _IN_USE:
+    way = (folder, *folder.parents)
+    for one in way:
+        handle = _IN_USE.get(os.path.abspath(one))
+        if handle is not None and not _leads_to(one, handle):
             raise UserError(f"{one} was removed while a run worked in it: start it again")
+    for one in reversed([one for one in way if not one.exists()]):
         one.mkdir(exist_ok=True)
         _flush(one.parent)
 
@@ -147,7 +149,7 @@ def make_folder(folder: Path) -> None:
 def in_use(folder: Path) -> Iterator[Path]:
     """Inside, `folder` is there, and nothing that this process writes makes it anew if it vanishes.
 
-    Yields the folder. Raises `OSError` if the folder cannot be made.
+    Yields the folder. Raises `UserError` if it cannot be made or read.
 
     >>> import tempfile
     >>> with in_use(Path(tempfile.mkdtemp())) as folder:
@@ -156,13 +158,17 @@ def in_use(folder: Path) -> Iterator[Path]:
     Traceback (most recent call last):
     condense.errors.UserError: ... was removed while a run worked in it: start it again
     """
-    make_folder(folder)
     path = os.path.abspath(folder)
-    _IN_USE.add(path)
+    try:
+        make_folder(folder)
+        _IN_USE[path] = handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
     try:
         yield folder
     finally:
-        _IN_USE.discard(path)
+        _IN_USE.pop(path, None)
+        os.close(handle)
 
 
 def check_new(path: Path, *, force: bool = False) -> None:
@@ -225,6 +231,13 @@ def _new_file(path: Path) -> int:
 def _new_folder(path: Path) -> int:
     path.mkdir()
     return _opened(path)
+
+
+def _leads_to(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def _opened(path: Path | str) -> int:

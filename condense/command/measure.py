@@ -111,9 +111,13 @@ def evaluate(
     from condense.sets.exchange import read_set
     from condense.training.evaluate import Evaluation
     from condense.training.protocol import protocol_for
+    from condense.writing import in_use
 
     for name in trials.network:
         adopt_named(name)
+    folders = dict.fromkeys(folder for run in runs if (folder := folder_of(run)) is not None)
+    for folder in folders:
+        click.get_current_context().with_resource(in_use(folder))
     sets = [read_set(path) for path in runs]
     data_dir = None if data.data_dir is None else str(data.data_dir)
     if data.dataset is None:
@@ -136,9 +140,8 @@ def evaluate(
             ),
             trials.real_accuracy,
         )  # fmt: skip
-    for run in runs:
-        if (folder := folder_of(run)) is not None:
-            write_report(folder)
+    for folder in folders:
+        write_report(folder)
     if session.json:
         document = {
             "scores": {name: one.to_json() for name, one in robust.items()},

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from condense.errors import UserError
 from condense.reading import read_json
 from condense.settings import read_value, within
-from condense.writing import in_use, make_folder, write_json
+from condense.writing import in_use, write_json
 
 _DIGEST = "digest"
 """The field of a record that the others are checked by."""
@@ -158,31 +158,27 @@ def locked(folder: Path) -> Iterator[None]:
     >>> folder.exists()
     False
     """
-    try:
-        make_folder(folder)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise UserError(
-            f"{folder} is in use by another run: wait for it or choose another folder"
-        ) from None
-    except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror}") from None
-    try:
-        with in_use(folder):
+    with in_use(folder):
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise UserError(
+                f"{folder} is in use by another run: wait for it or choose another folder"
+            ) from None
+        except OSError as error:
+            raise UserError(f"cannot write into {folder}: {error.strerror}") from None
+        try:
             yield
-    except Exception as error:
-        vars(error).setdefault(_FOLDER, folder)
-        raise
-    finally:
-        lock.release()
-        with suppress(OSError):  # someone may have removed it
-            if [path.name for path in folder.iterdir()] == [".lock"]:  # the work left nothing
-                (folder / ".lock").unlink()
-                folder.rmdir()
+        except Exception as error:
+            vars(error).setdefault(_FOLDER, folder)
+            raise
+        finally:
+            lock.release()
+            with suppress(OSError):  # someone may have removed it
+                if [path.name for path in folder.iterdir()] == [".lock"]:  # the work left nothing
+                    (folder / ".lock").unlink()
+                    folder.rmdir()
 
 
 def folder_of(error: Exception) -> Path | None:
