@@ -85,7 +85,11 @@ def undisturbed(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize(
+    ("undisturbed", "workers"),
+    [pytest.param(TABLE, "2", id="table-2"), pytest.param(CAMPAIGN, "0", id="campaign-0")],
+    indirect=["undisturbed"],
+)
 def test_killed_at_random_moments_it_ends_as_if_undisturbed(
     tmp_path: Path, undisturbed: tuple[Study, Any, float], workers: str
 ) -> None:

@@ -96,15 +96,7 @@ def wait_for(process: subprocess.Popen, folder: Path, pattern: str) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(
-    ("mode", "workers"),
-    [
-        ("scratch", "0"),
-        ("replay", "0"),
-        ("scratch", "2"),
-        pytest.param("replay", "2", marks=pytest.mark.slow),  # imports Avalanche a dozen times
-    ],
-)
+@pytest.mark.parametrize(("mode", "workers"), [("scratch", "2"), ("replay", "0")])
 def test_a_run_killed_at_random_ends_as_an_undisturbed_one(tmp_path, undisturbed, mode, workers):
     draw, out = random.Random(f"{mode} {workers}"), tmp_path / "run"
     for reached in ("plan.json", "memories/datadam*", "trials.sqlite"):
