@@ -31,7 +31,7 @@ test-fast: $(VENV)/.installed  ## without the tests marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(PARALLEL) -m "not slow"
 
 coverage: $(VENV)/.installed  ## which branches the suite does not reach
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q $(PARALLEL)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --show-missing --skip-covered
 
