@@ -11,7 +11,7 @@ Every such command also has `--config`: a TOML file whose keys are its flags.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import MISSING, dataclass, field
 from enum import StrEnum
@@ -22,6 +22,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 import click
+from click.core import ParameterSource
 
 from condense.errors import UserError, unknown
 from condense.reading import read_toml, usable_path
@@ -279,6 +280,40 @@ def without_backticks(doc: str) -> str:
     'cpu or cuda; see `data --list`'
     """
     return re.sub(r"`+([^`\s]+)`+", r"\1", doc)
+
+
+def given(context: click.Context) -> dict[str, str]:
+    """The options that the user wrote on the command line: flags by name.
+
+    >>> command = click.Command("demo", params=[SettingOption(
+    ...     Setting("ipc", int, 10, "Images per class."), heading=Heading.WHAT, default=10)])
+    >>> given(command.make_context("demo", ["--ipc", "3"])), given(command.make_context("demo", []))
+    ({'ipc': '--ipc'}, {})
+    """
+    return {
+        str(param.name): param.opts[0]
+        for param in context.command.get_params(context)
+        if isinstance(param, SettingOption)
+        and context.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
+    }
+
+
+def check_resumed(context: click.Context, work: str, may_change: Collection[str]) -> None:
+    """Raise a `UserError` if a command that resumes work was given options that it does not take.
+
+    `work` is what the command calls it, and `may_change` names the options that it takes.
+
+    >>> command = click.Command("demo", params=[SettingOption(
+    ...     Setting("ipc", int, 10, "Images per class."), heading=Heading.WHAT, default=10)])
+    >>> check_resumed(command.make_context("demo", ["--ipc", "3"]), "run", {"resume"})
+    Traceback (most recent call last):
+    condense.errors.UserError: --ipc cannot change in a run that is under way: leave it out or ...
+    """
+    if fixed := sorted(flag for name, flag in given(context).items() if name not in may_change):
+        raise UserError(
+            f"{', '.join(fixed)} cannot change in a {work} that is under way: "
+            "leave it out or start another"
+        )
 
 
 def _single(kind: Any) -> tuple[Any, bool]:

@@ -10,7 +10,7 @@ import click
 
 from condense.command.shared import Data
 from condense.errors import UserError
-from condense.options import Command, Heading, Part
+from condense.options import Command, Heading, Part, check_resumed
 
 if TYPE_CHECKING:
     from condense.study.workers import Workers
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from continual.results import Results
 
 _DATASET = "cifar100"
+_RESUMABLE = {"resume", "cache", "workers", "threads", "cluster", "minutes", "json"}
+"""What may change from one session of a run to the next."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +108,7 @@ def continual(
 
     session: dict[str, Any] = {"workers": workers, "minutes": output.minutes}
     if output.resume is not None:
+        check_resumed(click.get_current_context(), "run", _RESUMABLE)
         measured = study.resume(output.resume, cache=output.cache, **session)
     else:
         source = dataclasses.replace(data, dataset=data.dataset or _DATASET).source()

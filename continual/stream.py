@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 from torchvision.transforms.functional import pil_to_tensor
 
 from condense.data.images import Dataset
-from condense.data.own import Own, as_dataset
+from condense.data.own import Own, as_dataset, as_uint8
 from condense.data.preprocess import Preprocess
 from condense.errors import UserError
 from continual.orders import split
@@ -28,8 +28,9 @@ Augment = Callable[[Tensor], Tensor]
 class Prepare:
     """A transform of one image to a float32 one [ch, H, W]: preprocessed, then augmented.
 
-    The image is a uint8 tensor [ch, H, W] or a PIL image, as torchvision's datasets give it. The
-    transform can be pickled, so that worker processes of a data loader can use it.
+    The image is a tensor [ch, H, W], uint8 or floats in [0, 1] as `ToTensor` gives them, or a PIL
+    image, as torchvision's datasets give it. The transform can be pickled, so that worker processes
+    of a data loader can use it.
 
     >>> from condense import load_dataset
     >>> from condense.data.preprocess import make_preprocess
@@ -43,7 +44,7 @@ class Prepare:
     augment: Augment | None = None
 
     def __call__(self, picture: Tensor | Image) -> Tensor:
-        pixels = picture if isinstance(picture, Tensor) else pil_to_tensor(picture)
+        pixels = as_uint8(picture) if isinstance(picture, Tensor) else pil_to_tensor(picture)
         image = self.preprocess.apply(pixels[None])[0]
         return self.augment(image) if self.augment else image
 

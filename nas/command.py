@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from condense.command.shared import Data, Printed, show_facts
 from condense.errors import UserError
-from condense.options import PATH, Command, Group, Heading, Part, SettingOption
+from condense.options import PATH, Command, Group, Heading, Part, check_resumed, given
 from condense.words import counted
 from nas.options import Budget, Conversion, Judged, Session, Space, Trainings, Truth
 
@@ -84,17 +83,12 @@ def nas(
     """
     from nas import search
 
-    given = _given(context)
     if context.invoked_subcommand:
-        if given:
-            flags = ", ".join(sorted(given.values()))
+        if written := given(context):
+            flags = ", ".join(sorted(written.values()))
             raise UserError(f"{flags} stands before `{context.invoked_subcommand}`: write it after")
     elif session.resume:
-        if fixed := sorted(flag for name, flag in given.items() if name not in _RESUMABLE):
-            raise UserError(
-                f"{', '.join(fixed)} cannot change in a search that is under way: "
-                "leave it out or start another"
-            )
+        check_resumed(context, "search", _RESUMABLE)
         further: dict[str, Any] = {"workers": workers, "minutes": session.minutes}
         _tell(search.resume(session.resume, **further), session.json)
     else:
@@ -104,16 +98,6 @@ def nas(
         source, dataset = _shrunk(data, trainings.name(), judged.proxy)
         choices |= {"source": source, "only": trainings.only()}
         _work(search.search, dataset, trainings, workers, session, **choices)
-
-
-def _given(context: click.Context) -> dict[str, str]:
-    """The options that the user wrote on the command line: flags by name."""
-    return {
-        str(param.name): param.opts[0]
-        for param in context.command.get_params(context)
-        if isinstance(param, SettingOption)
-        and context.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
-    }
 
 
 def _shrunk(data: Data, space_name: str, proxies: tuple[str, ...]) -> tuple["Source", "Dataset"]:

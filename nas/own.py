@@ -93,8 +93,8 @@ class Own:
         """
         if not isinstance(networks, Mapping) or not networks:
             raise UserError(
-                "no networks to rank: give a dictionary of functions that make them, as in "
-                '`{"narrow": f, "wide": g}`'
+                "the networks to rank need names: give a dictionary of functions that make them, "
+                'as in `{"narrow": f, "wide": g}`'
             )
         makers = {name: _maker(make, dataset) for name, make in networks.items()}
         made = {name: _examined(name, make, dataset) for name, make in makers.items()}

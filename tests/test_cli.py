@@ -294,6 +294,7 @@ def test_a_config_file_is_the_flags(
         (["condense", "--dataset", "digits", "--steps", "many"], "'many' is not a valid integer"),
         (["condense", "--dataset", "cifar10", "--data-dir", "nowhere", "--out", "x"], "nowhere"),
         (["condense", "--resume", "nowhere"], "holds no run"),
+        (["condense", "--resume", "nowhere", "--minutes", "1"], "--minutes cannot change in a run"),
         (
             ["select", "--dataset", "digits", "--device", "tpu", "--out", "x"],
             "must be auto, cpu or cuda",

@@ -19,7 +19,7 @@ from condense.command.shared import (
     show_set,
 )
 from condense.errors import UserError
-from condense.options import Command, Heading, Part, Rows, setting_rows
+from condense.options import Command, Heading, Part, Rows, check_resumed, setting_rows
 from condense.progress import duration, notice, until
 from condense.settings import described
 from condense.study.interrupt import seconds_of
@@ -179,6 +179,7 @@ def condense(
 
     adopt_named(recipe.get("network", ""))
     if output.resume is not None:
+        check_resumed(click.get_current_context(), "run", {"resume", "network", "json"})
         run.resume(output.resume)
         show_set(output.resume, output.json)
         return

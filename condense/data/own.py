@@ -192,7 +192,7 @@ def pixels_of(image: Any) -> Tensor:
         raise UserError(
             f"it has shape {list(image.shape)}: an image is [H, W], or has 1 or 3 channels"
         )
-    return _as_uint8(pixels)
+    return as_uint8(pixels)
 
 
 def _tensor(values: Tensor | np.ndarray) -> Tensor:
@@ -214,7 +214,14 @@ def _pixels_of_picture(image: Image.Image) -> Tensor:
     return torch.from_numpy(kept.reshape(*kept.shape[:2], -1)).movedim(-1, 0)
 
 
-def _as_uint8(pixels: Tensor) -> Tensor:
+def as_uint8(pixels: Tensor) -> Tensor:
+    """Pixels as uint8: themselves, or 255 times floats in [0, 1], rounded; of any shape.
+
+    Raises `UserError` for other values.
+
+    >>> as_uint8(torch.tensor([0.0, 0.2, 1.0]))
+    tensor([  0,  51, 255], dtype=torch.uint8)
+    """
     if pixels.dtype == torch.uint8:
         return pixels
     kind = str(pixels.dtype).removeprefix("torch.")
@@ -339,7 +346,10 @@ def _label(label: Any) -> int:
 def _arrays(images: Any, labels: Any) -> Labelled:
     """A pair of arrays or tensors."""
     if not all(isinstance(one, Tensor | np.ndarray) for one in (images, labels)):
-        raise UserError("a pair must be arrays or tensors: images [N, ...] and labels [N]")
+        raise UserError(
+            "a pair must be arrays or tensors: images [N, ...] and labels [N]; "
+            "two datasets are `as_dataset(train, test)`"
+        )
     with within("the labels"):
         flat = _tensor(labels)
     flat = flat[:, 0] if flat.ndim == 2 and flat.shape[1] == 1 else flat

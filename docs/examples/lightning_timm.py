@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from condense import CondensedSet, Dataset, load_dataset
+from condense.data.augment import make_augment, suited
 
 
 class CondensedData(lightning.LightningDataModule):
@@ -36,14 +37,15 @@ class CondensedData(lightning.LightningDataModule):
 
 
 class Classifier(lightning.LightningModule):
-    """Any network, trained by SGD. Labels are hard or soft."""
+    """Any network, trained by SGD on augmented images. Labels are hard or soft."""
 
-    def __init__(self, network: torch.nn.Module, epochs: int) -> None:
+    def __init__(self, network: torch.nn.Module, epochs: int, augment: str = "dsa") -> None:
         super().__init__()
-        self.network, self.epochs = network, epochs
+        self.network, self.epochs, self.augment = network, epochs, make_augment(augment)
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         images, labels = batch
+        images = self.augment.training(images, seed=0, step=self.global_step)
         return functional.cross_entropy(self.network(images), labels)
 
     def test_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -69,7 +71,7 @@ def main(path: str, dataset: str = "digits", epochs: int = 50) -> float:
         logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip
-    model = Classifier(network, epochs)
+    model = Classifier(network, epochs, suited("dsa", dataset))  # digits are not mirrored
     trainer.fit(model, datamodule=data)
     (result,) = trainer.test(model, datamodule=data)
     return result["accuracy"]

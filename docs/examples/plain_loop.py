@@ -10,6 +10,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from condense import CondensedSet, load_dataset
+from condense.data.augment import make_augment, suited
 
 
 def main(path: str, dataset: str = "digits", epochs: int = 200) -> float:
@@ -25,8 +26,10 @@ def main(path: str, dataset: str = "digits", epochs: int = 200) -> float:
     )
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     loader = DataLoader(condensed.as_dataset(), batch_size=256, shuffle=True)
-    for _ in range(epochs):
-        for images, labels in loader:
+    augment = make_augment(suited("dsa", dataset))  # without it, few images teach less
+    for epoch in range(epochs):
+        for number, (images, labels) in enumerate(loader):
+            images = augment.training(images, seed=0, step=epoch * len(loader) + number)
             optimizer.zero_grad()
             functional.cross_entropy(network(images), labels).backward()
             optimizer.step()

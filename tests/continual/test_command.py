@@ -91,6 +91,7 @@ def test_it_measures_prints_and_resumes(
         ([*SMALL, "--method", "herdign", "--out", "x"], "did you mean `herding`"),
         ([*SMALL, "--mode", "reply", "--out", "x"], "did you mean `replay`"),
         (["--resume", "nowhere"], "holds no run"),
+        (["--resume", "nowhere", "--ipc", "9"], "--ipc cannot change in a run that is under way"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(

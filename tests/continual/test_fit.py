@@ -57,6 +57,13 @@ def assert_images_of_their_class(world, buffer):
         assert {row.numpy().tobytes() for row in group.rows} == expected
 
 
+def test_images_of_a_stream_may_be_floats_as_those_of_a_dataset(world):
+    prepare, pixels = Prepare(world.preprocess), world.dataset.train.pixels[0]
+    assert torch.equal(prepare(pixels / 255), prepare(pixels))
+    with pytest.raises(UserError, match=r"not pixels in \[0, 1\]: divide them by 255"):
+        prepare(pixels.float())
+
+
 def test_a_validation_stream_that_has_lost_the_mapping_is_refused_or_told(world):
     with pytest.raises(UserError, match=r"does not say which class .* `class_mapping`, or the"):
         feed(CondensedBuffer(world.memory), validated(world).train_stream)

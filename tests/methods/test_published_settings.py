@@ -10,6 +10,7 @@ SETTINGS = """
 dm     cifar10      10   steps=20000 lr=1 preprocess=standard
 dm     cifar10      51   lr=10
 paper  cifar10      10   task_balance=0.01 lr=1 preprocess=zca
+paper  cifar10      51   lr=10
 paper  tinyimagenet 10   task_balance=0.02 lr=1 preprocess=standard
 mmd    cifar10      10   steps=20000 lr=1
 cafe   cifar10      10   steps=20000 lr=0.1 init=noise layer_weights=(0.1,0.1,1,2)

@@ -111,8 +111,8 @@ def test_another_network_of_the_same_name_is_another_candidate(digits, tmp_path)
 @pytest.mark.parametrize(
     ("networks", "message"),
     [
-        ({}, "no networks to rank"),
-        ([OWN["w4"]], "no networks to rank: give a dictionary"),
+        ({}, "the networks to rank need names"),
+        ([OWN["w4"]], "the networks to rank need names: give a dictionary"),
         ({"net": lambda: nn.Conv2d(3, 4, 3)}, r"`net` fails for images \(2, 1, 8, 8\): Runtime"),
         ({"net": lambda: nn.Flatten()}, r"`net` gives \(2, 64\) for two images"),
         ({"net": lambda: 1 / 0}, "`net` fails .*ZeroDivisionError"),
