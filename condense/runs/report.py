@@ -113,11 +113,14 @@ def _accuracy(
             Command(run),
         ]
     published = _published(record, condensed)
+    protocols = dict.fromkeys(row.protocol_text for row in evaluations)
+    trained = "their own protocol" if len(protocols) > 1 else f"protocol {[*protocols][0]}"
     blocks: list[Block] = [
         Text(
             "Each dot is the mean over networks of one kind that were trained on this set, and "
-            "its bar the 95 % interval; it says nothing about a set from another seed. "
-            f"Tested on {evaluations[0].tested_on}."
+            "its bar the 95 % interval, which a single network does not have; it says nothing "
+            "about a set from another seed. "
+            f"Trained by {trained}, tested on {evaluations[0].tested_on}."
         ),
         scores({_label(row, evaluations): row.score for row in evaluations}, published),
     ]
