@@ -68,7 +68,7 @@ def test_evaluations_are_appended(tmp_path: Path) -> None:
         run("evaluate", out, "--network", network, "--repeats", "2", "--epochs", "1")
         page = (tmp_path / "run" / "report.html").read_text()
         assert network in page
-    assert "Trained by protocol dm with epochs 1, tested on" in page
+    assert "Trained by protocol dm with" in page
     report = report_of(tmp_path / "run")
     assert len(report.scores) == 2
     assert all(len(score.accuracies) == 2 for score in report.scores.values())
