@@ -6,6 +6,7 @@ finished tasks are already stored: `stoppable`.
 """
 
 import _weakrefset
+import gc
 import signal
 import time
 import weakref
@@ -98,9 +99,11 @@ def stoppable(minutes: float | None = None) -> Iterator[Callable[[], bool]]:
 def _on_alarm(number: int, frame: FrameType | None) -> None:
     """Act like Ctrl-C; a moment later if an exception would be lost now.
 
-    Python drops an exception that is raised while a weak reference is cleared.
+    Python drops an exception that is raised while a weak reference is cleared, or in a callback of
+    the garbage collector.
     """
-    if frame is not None and frame.f_code.co_filename in _WEAK:
+    callbacks = [getattr(one, "__code__", None) for one in gc.callbacks]
+    if frame and (frame.f_code.co_filename in _WEAK or frame.f_code in callbacks):
         signal.setitimer(signal.ITIMER_REAL, 0.01)
     else:
         signal.raise_signal(signal.SIGINT)
