@@ -114,7 +114,7 @@ def _accuracy(
         ]
     published = _published(record, condensed)
     protocols = dict.fromkeys(row.protocol_text for row in evaluations)
-    trained = "their own protocol" if len(protocols) > 1 else f"protocol {next(iter(protocols))}"
+    trained = "the protocols named" if len(protocols) > 1 else f"protocol {next(iter(protocols))}"
     blocks: list[Block] = [
         Text(
             "Each dot is the mean over networks of one kind that were trained on this set, and "
