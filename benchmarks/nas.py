@@ -222,7 +222,7 @@ def grid(asked: AskedGrid, **session: Any) -> None:
     reference with flips and crops in place of DSA, under which nothing fits in so few epochs.
     """
     study = Study(name="grid", asked=asked, session=session)
-    indices = _cheap(study.dataset, asked.sample, asked.most_mflops * 1e6)
+    indices = cheap(study.dataset, asked.sample, asked.most_mflops * 1e6)
     shared: dict[str, Any] = {"space_name": "convnet720", "sample": indices}
     changes = {"epochs": asked.reference_epochs, "batch": 64, "augment": "flip_crop"}
     regime = change(space("convnet720").REFERENCE_REGIME, **changes)
@@ -283,14 +283,19 @@ def halves() -> None:
     results.write("nas_halves", {"halves": found}, [title, "", *lines])
 
 
-def _cheap(dataset: Dataset, count: int, most: float) -> list[int]:
-    """The first ConvNets of the stratified order of at most `most` multiply-adds an image."""
-    cheap = [
+def cheap(dataset: Dataset, count: int, most: float) -> list[int]:
+    """The first ConvNets of the stratified order of at most `most` multiply-adds an image.
+
+    >>> digits = Source(name="digits", resolution=16).load()
+    >>> set(cheap(digits, 2, most=1e6)) <= set(cheap(digits, 9, most=1e6))
+    True
+    """
+    affordable = [
         index
         for index in range(convnet_space.SIZE)
         if convnet_space.architecture(index).flops(dataset.shape, len(dataset.classes)) <= most
     ]
-    return list(drawn(convnet_space, count, 0, cheap))
+    return list(drawn(convnet_space, count, 0, affordable))
 
 
 if __name__ == "__main__":

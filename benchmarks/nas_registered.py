@@ -106,10 +106,7 @@ class Experiment:
     def made(self, source: Source, dataset: Dataset) -> dict[tuple[str, int], list[Path]] | None:
         """The folders of the sets by arm and size; None if time ran out before all were made."""
         registered, sets = self.registered, dict[tuple[str, int], list[Path]]()
-        out = self.asked.out
-        shelf = Shelf(
-            folder=out / "sets", pools=out / "pools", device=self.session["workers"].device
-        )
+        shelf = shelf_of(self.asked.out, self.session)
         for arm, changes in registered.families.items():
             for ipc in registered.sizes:
                 recipe = recipe_for("best", dataset.name, dataset.shape, ipc)
@@ -173,6 +170,16 @@ class Experiment:
                 click.echo(f"{sample}, {size} a class: {one.done} of {one.total} trainings")
                 found[sample, size] = one
         return found if all(one.done == one.total for one in found.values()) else None
+
+
+def shelf_of(out: Path, session: dict[str, Any]) -> Shelf:
+    """The shelf of the sets of an experiment, in its folder.
+
+    >>> from condense.study.workers import Workers
+    >>> shelf_of(Path("runs/registered"), {"workers": Workers(device="cpu")}).device
+    'cpu'
+    """
+    return Shelf(folder=out / "sets", pools=out / "pools", device=session["workers"].device)
 
 
 def draws(name: str, count: int) -> list[str]:
