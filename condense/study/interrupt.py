@@ -5,14 +5,11 @@ step and saves its state: `stop_signal`. A study of many tasks drops its current
 finished tasks are already stored: `stoppable`.
 """
 
-import _weakrefset
-import gc
 import signal
+import sys
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from condense.errors import UserError
@@ -20,8 +17,8 @@ from condense.settings import read_value
 
 _A_YEAR = 366 * 24 * 60
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_WEAK = (weakref.__file__, _weakrefset.__file__)
-"""The files whose functions run when a weak reference is cleared."""
+_AGAIN = 0.01
+"""Seconds after which an interrupt comes again that Python has dropped."""
 
 
 class Interrupted(Exception):
@@ -90,41 +87,51 @@ def stoppable(minutes: float | None = None) -> Iterator[Callable[[], bool]]:
     end = float("inf") if limit is None else time.monotonic() + limit
     # A shell starts background jobs with SIGINT ignored. Here it gets its usual effect back.
     handlers: dict[int, Any] = dict.fromkeys(_SIGNALS, signal.default_int_handler)
-    if limit is not None:
-        handlers[signal.SIGALRM] = _on_alarm
-    with _handlers(handlers) as in_main_thread, _alarm((limit or 0) * in_main_thread):
-        yield lambda: time.monotonic() >= end
-
-
-def _on_alarm(number: int, frame: FrameType | None) -> None:
-    """Act like Ctrl-C; a moment later if an exception would be lost now.
-
-    Python drops an exception that is raised while a weak reference is cleared, or in a callback of
-    the garbage collector.
-    """
-    callbacks = [getattr(one, "__code__", None) for one in gc.callbacks]
-    if frame and (frame.f_code.co_filename in _WEAK or frame.f_code in callbacks):
-        signal.setitimer(signal.ITIMER_REAL, 0.01)
-    else:
-        signal.raise_signal(signal.SIGINT)
+    handlers[signal.SIGALRM] = lambda number, frame: signal.raise_signal(signal.SIGINT)
+    with _handlers(handlers) as in_main_thread:
+        if in_main_thread:
+            with _alarm(limit), _dropped_come_again():
+                yield lambda: time.monotonic() >= end
+        else:
+            yield lambda: time.monotonic() >= end
 
 
 @contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
+def _alarm(seconds: float | None) -> Iterator[None]:
     """Send SIGALRM after this many seconds, or earlier if an outer time limit ends earlier.
 
-    With 0 seconds no alarm is set.
+    The alarm of the outer limit is set again at the end.
     """
-    if not seconds:
-        yield
-        return
     began, outer = time.monotonic(), signal.getitimer(signal.ITIMER_REAL)[0]
-    signal.setitimer(signal.ITIMER_REAL, min(seconds, outer or seconds))
+    if seconds is not None:
+        signal.setitimer(signal.ITIMER_REAL, min(seconds, outer or seconds))
     try:
         yield
     finally:
         left = max(outer - (time.monotonic() - began), 0.001) if outer else 0
         signal.setitimer(signal.ITIMER_REAL, left)
+
+
+@contextmanager
+def _dropped_come_again() -> Iterator[None]:
+    """Inside this context, an interrupt that Python drops comes again a moment later.
+
+    Python drops, and only prints, what is raised in a finalizer, while a weak reference is cleared,
+    and in a callback of the garbage collector.
+    """
+    before = sys.unraisablehook
+
+    def hook(dropped: Any) -> None:
+        if dropped.exc_type is KeyboardInterrupt:
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+        else:
+            before(dropped)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager

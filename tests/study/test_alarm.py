@@ -3,30 +3,57 @@
 import subprocess
 import sys
 
-WORK = """
-import gc, time
-from condense.study import interrupt
+import pytest
 
-def wait(phase, info):
+WORK = """
+import gc, time, weakref
+from condense.study.interrupt import stoppable
+
+def wait(*told):
     end = time.monotonic() + 0.3
-    while phase == "stop" and time.monotonic() < end:
+    while time.monotonic() < end:
         pass
 
-gc.callbacks.append(wait)
-with (
-    interrupt._handlers({interrupt.signal.SIGALRM: interrupt._on_alarm}),
-    interrupt._alarm(0.1),
-):
-    gc.collect()
+class Held:
+    pass
+
+class Final(Held):
+    __del__ = wait
+
+with stoppable(minutes=0.1 / 60):
+    {}
     time.sleep(5)
 """
+MOMENTS = {
+    "a finalizer": "Final()",
+    "a weak reference": "held = Held(); weak = weakref.ref(held, wait); del held",
+    "the garbage collector": "gc.callbacks.append(wait); gc.collect()",
+}
 
 
-def test_an_alarm_in_a_callback_of_the_garbage_collector_comes_after_it() -> None:
-    """Python would only print an exception that is raised there, and the work would go on.
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_an_alarm_that_python_drops_comes_again(moment: str) -> None:
+    """Python would only print what is raised there, and the work would go on.
 
     It is tried in a process of its own, which has no garbage of other tests to collect.
     """
-    done = subprocess.run([sys.executable, "-c", WORK], capture_output=True, text=True, check=False)
-    assert "KeyboardInterrupt" in done.stderr.splitlines()[-1]
+    work = WORK.format(MOMENTS[moment])
+    done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].startswith("KeyboardInterrupt")
+    assert "Exception ignored" not in done.stderr
     assert done.returncode != 0
+
+
+def test_nothing_is_left_behind() -> None:
+    work = """
+import signal, sys
+from condense.study.interrupt import stoppable
+before = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
+with stoppable(minutes=1):
+    with stoppable():
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 60
+    assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 60
+assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+assert before == (sys.unraisablehook, signal.getsignal(signal.SIGALRM))
+"""
+    subprocess.run([sys.executable, "-c", work], check=True)
