@@ -1,7 +1,8 @@
 """Training networks: our way, as plain PyTorch would be written, and the floor.
 
 The works are those that the toolkit spends its time on beside condensing: networks that judge a
-set, the networks of a pool, the cells of a search, and a larger network. The images are noise. Both
+set, the networks of a pool, experts, the cells of a search, and a larger network. Replay has a
+benchmark of its own (`benchmarks.replays`). The images are noise. Both
 ways take the same steps, with the same augmentation, turn by turn in one process:
 
 ours     `condense.training.train.train`, compiled and in bfloat16 where the toolkit would do that
@@ -14,8 +15,9 @@ bytes, every convolution's output is written and read three times: once forward,
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -35,8 +37,11 @@ from condense.data.augment import make_augment
 from condense.data.cutmix import cutmix
 from condense.device import fast_bfloat16, pick_device
 from condense.networks.accelerate import Accelerated
+from condense.networks.base import Network
 from condense.networks.build import build, initialise
 from condense.report.tables import markdown
+from condense.training.experts import Training
+from condense.training.experts import protocol as training_protocol
 from condense.training.pool import TRAININGS
 from condense.training.train import train
 from nas.spaces import fresh, space
@@ -63,8 +68,14 @@ class Work:
     """Whether the toolkit compiles it."""
 
 
-def _named(name: str) -> Callable[[int], nn.Module]:
-    def make(size: int) -> nn.Module:
+def named(name: str) -> Callable[[int], Network]:
+    """Makes a network by its name, with new weights.
+
+    >>> sum(one.numel() for one in named("convnet-d1-w4")(8).parameters())
+    770
+    """
+
+    def make(size: int) -> Network:
         network = build(name, (3, size, size), CLASSES)
         initialise(network, 0, 0)
         return network
@@ -85,11 +96,14 @@ def _cell(index: int) -> Callable[[int], nn.Module]:
 _POOL = Protocol(batch=64, **TRAININGS["idc"])
 WORKS = {
     "a ConvNet on 100 images (`evaluate`)": Work(
-        network=_named("convnet"), protocol=Protocol(), images=100
+        network=named("convnet"), protocol=Protocol(), images=100
     ),
-    "a ConvNet of a pool": Work(network=_named("convnet"), protocol=_POOL, images=50_000),
+    "a ConvNet of a pool": Work(network=named("convnet"), protocol=_POOL, images=50_000),
+    "a ConvNet as expert (`experts`)": Work(
+        network=named("convnet"), protocol=training_protocol(Training()), images=50_000
+    ),
     "a ResNet-18 on 100 images": Work(
-        network=_named("resnet18"), protocol=Protocol(), images=100
+        network=named("resnet18"), protocol=Protocol(), images=100
     ),
     "a cell of NAS-Bench-201, 16 px": Work(
         network=_cell(6111), protocol=space("nasbench201").REGIME.protocol, images=100, size=16,
@@ -176,22 +190,39 @@ def floor(work: Work, batch: int, rates: dict[str, float], halved: bool) -> floa
 
 
 def measure(work: Work, asked: Asked, rates: dict[str, float]) -> dict[str, Any]:
-    """Medians, the ratio with its interval (Student's t on logarithms), and the floor."""
-    device, protocol, count = pick_device("cpu"), work.protocol, asked.images or work.images
+    """Time a work on noise."""
+    device, count = pick_device("cpu"), asked.images or work.images
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(count, 3, work.size, work.size, generator=generator)
     labels = torch.randint(CLASSES, (count,), generator=generator)
-    ways = {"ours": ours(work, device), "plain": plain(work, device)}
+    runs = {"ours": ours(work, device), "plain": plain(work, device)}
+    ways = {name: partial(run, images, labels, asked.steps) for name, run in runs.items()}
+    batch = min(work.protocol.batch, count)
+    return timed(work, ways, rates, steps=asked.steps, turns=asked.turns, batch=batch)
+
+
+def timed(
+    work: Work,
+    ways: Mapping[str, Callable[[], None]],
+    rates: dict[str, float],
+    *,
+    steps: int,
+    turns: int,
+    batch: int,
+) -> dict[str, Any]:
+    """Medians, the ratio with its interval (Student's t on logarithms), and the floor.
+
+    `ways` has `ours` and `plain`; each does so many steps of `batch` images when it is called.
+    """
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(-1, asked.turns):
+    for turn in range(-1, turns):
         for name, run in ways.items():
             began = time.perf_counter()
-            run(images, labels, asked.steps)
+            run()
             if turn >= 0:
-                times[name].append((time.perf_counter() - began) / asked.steps)
+                times[name].append((time.perf_counter() - began) / steps)
     medians = {name: median(taken) for name, taken in times.items()}
-    batch = min(protocol.batch, count)
-    lowest = floor(work, batch, rates, work.compiled and fast_bfloat16(device))
+    lowest = floor(work, batch, rates, work.compiled and fast_bfloat16(pick_device("cpu")))
     return {
         "plain_s": medians["plain"],
         "ours_s": medians["ours"],
@@ -202,7 +233,7 @@ def measure(work: Work, asked: Asked, rates: dict[str, float]) -> dict[str, Any]
     }
 
 
-def _row(name: str, of: dict[str, Any]) -> list[Any]:
+def row(name: str, of: dict[str, Any]) -> list[Any]:
     """The cells of a work, by `HEADERS`."""
     low, high = of["ratio_ci95"]
     return [
@@ -224,7 +255,7 @@ def main(asked: Asked) -> None:
     for name in asked.line:
         works[name] = measure(WORKS[name], asked, rates)
         click.echo(f"{name}: {works[name]['ratio']:.1f} times plain")
-        rows = [_row(known, of) for known, of in works.items()]
+        rows = [row(known, of) for known, of in works.items()]
         document = {"rates": rates, "works": works}
         results.write(asked.name, document, markdown(HEADERS, rows))
 

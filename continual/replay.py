@@ -159,7 +159,7 @@ class StreamBench(MemoryBench):
         whole = name not in EMBEDDING
         return build_strategy(
             name,
-            _quick(model, pixels, self.plan.batch, self.device) if whole else model,
+            quick(model, pixels, self.plan.batch, self.device) if whole else model,
             buffer,
             protocol,
             seed=derive(seed, "replay"),
@@ -182,11 +182,17 @@ def _global_generator(seed: int) -> Iterator[None]:
         torch.default_generator.set_state(state)
 
 
-def _quick(model: Network, pixels: float, batch: int, device: torch.device) -> nn.Module:
+def quick(model: Network, pixels: float, batch: int, device: torch.device) -> nn.Module:
     """`model` accelerated if that pays, for batches of many sizes.
 
-    Avalanche's batches differ in size: the last of a pass is smaller, and so is the share of a
-    memory that is still small.
+    `pixels` is the work ahead: those of all images of all passes, forward and backward. Avalanche's
+    batches differ in size: the last of a pass is smaller, and so is the share of a memory that is
+    still small.
+
+    >>> from condense.networks.build import build
+    >>> network = build("convnet-d1-w4", (1, 8, 8), 10)
+    >>> quick(network, 1e3, 32, torch.device("cpu")) is network  # too little to do
+    True
     """
     if device.type != "cpu" or joins_images(model):
         return model

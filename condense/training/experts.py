@@ -93,6 +93,23 @@ class Record:
         return read(cls, read_record(folder / _RECORD), place)
 
 
+def protocol(training: Training) -> Protocol:
+    """How a network is trained to be an expert.
+
+    >>> protocol(Training(passes=2)).momentum
+    0.0
+    """
+    return Protocol(
+        epochs=training.passes,
+        batch=training.batch,
+        lr=training.lr,
+        momentum=0.0,
+        weight_decay=0.0,
+        augment=training.augment,
+        schedule="constant",
+    )
+
+
 def train_experts(
     dataset: Dataset,
     training: Training,
@@ -130,15 +147,7 @@ def train_experts(
         images, labels = dataset.train.pixels.to(place), dataset.train.labels
         pixels = 3.0 * count * training.passes * images[:, 0].numel()
         fast = accelerate(network, pixels, place)
-        sgd = Protocol(
-            epochs=training.passes,
-            batch=training.batch,
-            lr=training.lr,
-            momentum=0.0,
-            weight_decay=0.0,
-            augment=training.augment,
-            schedule="constant",
-        )
+        sgd = protocol(training)
         with progress("experts", count * training.passes, quiet=quiet) as report:
             for number in range(count):
                 if _path(folder, number).exists():
