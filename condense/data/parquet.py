@@ -150,7 +150,7 @@ def _silence(repository: str, hub: str) -> str:
 
 
 @contextmanager
-def _offline(config: ModuleType) -> Iterator[None]:
+def _offline(config: Any) -> Iterator[None]:
     """Inside, `datasets`, whose `config` this is, asks for nothing and reads what it has kept."""
     before, config.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE, True
     try:
