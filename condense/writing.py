@@ -21,7 +21,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,8 +33,8 @@ _TRIES = 100
 """Attempts to make a file or folder that other processes remove at once."""
 _OLD = 24 * 3600
 """Seconds after which it is left over in any case, where the file system has no locks."""
-_IN_USE = dict[str, int]()
-"""The absolute paths of the folders that runs of this process work in, and handles of them."""
+_IN_USE = dict[str, tuple[int, int]]()
+"""The absolute paths of the folders that this process works in, and their devices and inodes."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -135,14 +135,21 @@ def make_folder(folder: Path) -> None:
     ...     Path(folder, "runs", "digits").is_dir()
     True
     """
-    way = (folder, *folder.parents)
-    for one in way:
-        handle = _IN_USE.get(os.path.abspath(one))
-        if handle is not None and not _leads_to(one, handle):
-            raise UserError(f"{one} was removed while a run worked in it: start it again")
-    for one in reversed([one for one in way if not one.exists()]):
+    check_in_use(folder)
+    for one in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
         one.mkdir(exist_ok=True)
         _flush(one.parent)
+
+
+def check_in_use(folder: Path) -> None:
+    """Raise a `UserError` if `folder`, or one that it is in, was `in_use` and then removed.
+
+    >>> check_in_use(Path("runs"))
+    """
+    for one in (folder, *folder.parents):
+        known = _IN_USE.get(os.path.abspath(one))
+        if known is not None and not _leads_to(one, known):
+            raise UserError(f"{one} was removed while a run worked in it: start it again")
 
 
 @contextlib.contextmanager
@@ -161,14 +168,32 @@ def in_use(folder: Path) -> Iterator[Path]:
     path = os.path.abspath(folder)
     try:
         make_folder(folder)
-        _IN_USE[path] = handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
-    try:
+    try:  # while the handle is open, no other folder gets the inode
+        _IN_USE[path] = _identity(os.fstat(handle))
         yield folder
     finally:
         _IN_USE.pop(path, None)
         os.close(handle)
+
+
+def folders_in_use() -> dict[str, tuple[int, int]]:
+    """What a worker process has to know of the folders `in_use` here (see `use_too`).
+
+    >>> folders_in_use()
+    {}
+    """
+    return dict(_IN_USE)
+
+
+def use_too(folders: Mapping[str, tuple[int, int]]) -> None:
+    """In a worker: work in the folders that its parent has `in_use`, to the end of the worker.
+
+    >>> use_too(folders_in_use())
+    """
+    _IN_USE.update(folders)
 
 
 def check_new(path: Path, *, force: bool = False) -> None:
@@ -233,11 +258,15 @@ def _new_folder(path: Path) -> int:
     return _opened(path)
 
 
-def _leads_to(path: Path, handle: int) -> bool:
+def _leads_to(path: Path, folder: tuple[int, int]) -> bool:
     try:
-        return os.path.samestat(path.stat(), os.fstat(handle))
+        return _identity(path.stat()) == folder
     except FileNotFoundError:
         return False
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 def _opened(path: Path | str) -> int:

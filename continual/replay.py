@@ -23,6 +23,7 @@ from condense.networks.build import build, initialise
 from condense.randomness import derive
 from condense.sets.condensed import CondensedSet
 from condense.training.train import accuracy
+from condense.writing import make_folder
 from continual.buffer import CondensedBuffer, CondensedBufferWithLogits
 from continual.memories import union
 from continual.plan import BOUNDS, MemoryBench, filled
@@ -94,6 +95,7 @@ class StreamBench(MemoryBench):
         )
         board = self.boards / f"{task.method.replace('/', '_')}-{task.order}-{task.repeat}"
         shutil.rmtree(board, ignore_errors=True)
+        make_folder(board)
         logger = TensorboardLogger(str(board))
         model = self._network(seed)
         following = self._following(task.order, preprocess)

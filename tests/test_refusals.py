@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import logging
+import socketserver
 import sys
+import threading
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -219,29 +220,46 @@ def test_folders_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     refused("Parquet files need pyarrow", lambda: load_dataset(f"hf:{tmp_path / 'plain'}"))
 
 
-def test_the_hub_when_it_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    def out_of_reach(repository: str) -> None:
-        raise ConnectionError(f"{repository} is far away\nand more")
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """What asks a hub that answers nobody, since it hangs up at once; it grows by each attempt."""
+    datasets, attempts = pytest.importorskip("datasets"), list[Any]()
 
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=out_of_reach))
+    class HangsUp(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            attempts.append(self.client_address)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), HangsUp) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        place = f"http://127.0.0.1:{server.server_address[1]}"
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", place)
+        yield attempts
+        server.shutdown()
+        thread.join()
+
+
+def test_the_hub_when_it_is_out_of_reach(asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     refused(
-        r"not loaded from the hub \(somebody/pets is far away\)",
+        "somebody/pets: no such folder, and not loaded from the hub .which cannot be reached: ",
         lambda: load_dataset("hf:somebody/pets"),
     )
+    assert len(asked) == 1
+    assert not sys.modules["datasets"].config.HF_HUB_OFFLINE
     monkeypatch.setitem(sys.modules, "datasets", None)
     refused("the hub needs `datasets`", lambda: load_dataset("hf:somebody/pets"))
 
 
 def test_what_the_hub_tries_again_is_not_told(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    asked: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def out_of_reach(repository: str) -> None:
+    def warned(repository: str) -> None:
         logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s")
         raise ConnectionError("far away")
 
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=out_of_reach))
+    monkeypatch.setattr(sys.modules["datasets"], "load_dataset", warned)
     level = logging.getLogger("huggingface_hub").level
-    refused("far away", lambda: load_dataset("hf:somebody/pets"))
+    refused("not loaded from the hub", lambda: load_dataset("hf:somebody/pets"))
     assert caplog.text == ""
     assert logging.getLogger("huggingface_hub").level == level
 

@@ -1,7 +1,7 @@
 """Images and labels in Parquet files, as Hugging Face `datasets` lays them out.
 
     PATH/train-00000-of-00001.parquet     or PATH/train/....parquet, PATH/data/train-....parquet
-    PATH/test-00000-of-00001.parquet      or validation
+    PATH/test-00000-of-00001.parquet      or validation; two folders down at most
 
 A column holds the pictures (`image: struct<bytes, path>`), another the labels (int64). What they
 are called and the names of the classes are in the metadata `huggingface` of the file. pyarrow reads
@@ -11,9 +11,10 @@ them; a dataset of the hub is loaded by `datasets`.
 import io
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -25,15 +26,19 @@ from torch import Tensor
 from condense.data.foreign import check_expanded, picture_in
 from condense.data.images import Dataset
 from condense.data.own import Labelled, as_dataset, joined, pixels_of
-from condense.errors import UserError
+from condense.errors import UserError, reason
 from condense.progress import notice
 from condense.reading import open_file, usable_path
 from condense.settings import within
 
 METADATA = b"huggingface"
 """The key of the schema's metadata under which `datasets` describes the columns."""
+_DEEPEST = 2
+"""How many folders down Parquet files lie at most: the hub has them in `default/train/`."""
 _ROWS = 16
 """Rows that are read before their size is looked at."""
+_PATIENCE = 10.0
+"""Seconds that the hub may take to answer."""
 _SPLIT = re.compile(r"(train|test|validation|valid|val)(?![a-z])")
 _HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -113,15 +118,45 @@ def _of_hub(name: str, repository: str, resolution: int | None) -> Dataset:
             f"{repository}: no such folder, and the hub needs `datasets`: pip install "
             "'condensekit[hf]'"
         ) from None
-    try:
-        with notice(f"asking the hub for {repository}"), _without_warnings("huggingface_hub"):
-            found = datasets.load_dataset(repository)
-    except Exception as error:  # the network and the files of others: anything may go wrong
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"{repository}: no such folder, and not loaded from the hub ({reason})"
-        ) from error
+    with notice(f"asking the hub for {repository}"), _without_warnings("huggingface_hub"):
+        silence = _silence(repository, datasets.config.HF_ENDPOINT)
+        try:
+            with _offline(datasets.config) if silence else nullcontext():
+                found = datasets.load_dataset(repository)
+        except Exception as error:  # the network and the files of others: anything may go wrong
+            said = str(error).partition("\n")[0]
+            why = f"which cannot be reached: {silence}" if silence else said
+            raise UserError(
+                f"{repository}: no such folder, and not loaded from the hub ({why})"
+            ) from error
     return as_dataset(found, name=name, resolution=resolution)
+
+
+def _silence(repository: str, hub: str) -> str:
+    """Why the hub does not answer; empty if it does, whatever it says of the name.
+
+    It is asked once. `datasets` asks six times, which takes half a minute without a network.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        HfApi(endpoint=hub).dataset_info(repository, timeout=_PATIENCE)
+    except (HfHubHTTPError, HFValidationError):
+        return ""
+    except Exception as error:  # which it is depends on the library that the hub's client uses
+        return reason(error)
+    return ""
+
+
+@contextmanager
+def _offline(config: Any) -> Iterator[None]:
+    """Inside, `datasets`, whose `config` this is, asks for nothing and reads what it has kept."""
+    before, config.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before
 
 
 @contextmanager
@@ -142,13 +177,19 @@ def _labelled(files: Sequence[Path]) -> Labelled:
 
 
 def parquet_files(path: Path) -> list[Path]:
-    """The Parquet files at `path`: itself, or those anywhere in the folder, by name.
+    """The Parquet files at `path`: itself, or those up to two folders down, by name.
 
     >>> parquet_files(Path("no-such-folder"))
     []
     """
-    files = [path] if path.is_file() else path.rglob("*.parquet")
-    return sorted(file for file in files if file.suffix == ".parquet")
+    if path.is_file():
+        return [path] if path.suffix == ".parquet" else []
+    found = list[Path]()
+    for parent, folders, names in os.walk(path):
+        found += [Path(parent, name) for name in names if name.endswith(".parquet")]
+        if len(Path(parent).relative_to(path).parts) == _DEEPEST:
+            folders.clear()  # a user may name the whole disk
+    return sorted(found)
 
 
 def _splits(path: Path) -> dict[str, list[Path]]:
@@ -161,7 +202,10 @@ def _splits(path: Path) -> dict[str, list[Path]]:
         split = splits[0] if splits else "train"
         groups.setdefault(others, {}).setdefault(split, []).append(file)
     if not groups:
-        raise UserError(f"{path}: no Parquet files; expected train-*.parquet and test-*.parquet")
+        raise UserError(
+            f"{path}: no Parquet files; expected train-*.parquet and test-*.parquet, at most "
+            f"{_DEEPEST} folders down"
+        )
     if len(groups) > 1:
         raise UserError(
             f"{path} holds {len(groups)} configurations ({', '.join(groups)}): name the folder of "
@@ -225,9 +269,9 @@ def _read(path: Path, arrays: Sequence[str]) -> Rows:
         except UserError:
             raise
         except Exception as error:  # a reader may raise anything on damaged bytes
-            reason = str(error).partition("\n")[0]
+            said = str(error).partition("\n")[0]
             raise UserError(
-                f"{path} is damaged or not a Parquet file of images ({reason})"
+                f"{path} is damaged or not a Parquet file of images ({said})"
             ) from error
 
 

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Self
 
 from condense.errors import UserError
-from condense.writing import make_folder
+from condense.writing import check_in_use, make_folder
 
 VERSION = 2
 """The version of the file. Version 1 had one column for each field of a training's key."""
@@ -129,15 +129,20 @@ class Trials:
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
-        """Turn errors of the file or the disk into a `UserError`, since the user can mend them."""
+        """Turn errors of the file or the disk into a `UserError`, since the user can mend them.
+
+        In a folder that was removed SQLite may go on as if nothing had happened.
+        """
         try:
             yield
+            check_in_use(self.path.parent)
         except UnicodeDecodeError as error:  # SQLite quotes the damaged name of a table
             raise UserError(
                 f"`{self.path}` is damaged (the name of a table is no text): restore it, "
                 "or name another file"
             ) from error
         except (sqlite3.Error, OSError) as error:
+            check_in_use(self.path.parent)
             raise UserError(
                 f"`{self.path}` cannot be used as a store of trials: {error}; name another file"
             ) from error

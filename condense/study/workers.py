@@ -26,6 +26,7 @@ from condense.device import pick_device
 from condense.errors import UserError
 from condense.study.trials import Key, Trial
 from condense.threads import PASSIVE, cores, passive_unless_set
+from condense.writing import folders_in_use, use_too
 
 T = TypeVar("T", bound=Hashable)
 Task = TypeVar("Task", bound=Hashable, contravariant=True)
@@ -36,9 +37,7 @@ _ON_A_GPU = 8
 """Tasks that share a GPU. One alone would leave most of the GPU idle, as the networks are small."""
 _MOST = 4096  # worker processes, and threads of one
 _AHEAD = 2
-"""Tasks handed to a Ray cluster for each one that it can run at the same time.
-
-The cluster is never idle, and never holds all tasks of a long study."""
+"""Tasks handed to a Ray cluster for each that it can run at once, so that it is never idle."""
 
 
 class Bench(Protocol[Task]):
@@ -209,10 +208,10 @@ class _Worker:
             ours.close()  # now the pipe ends when the worker dies
         self.task: Any = None
 
-    def begin(self, bench: bytes) -> None:
-        """Send the pickled bench. A worker that is already dead is noticed by `_result`."""
+    def begin(self, shared: bytes) -> None:
+        """Send what all tasks share, pickled. That a worker is dead already is noticed later."""
         with suppress(OSError):
-            self.pipe.send_bytes(bench)
+            self.pipe.send_bytes(shared)
 
     def give(self, task: Any) -> None:
         """Send a task, which the worker starts at once."""
@@ -237,7 +236,8 @@ def _environment(threads: int) -> dict[str, str]:
 def _in_processes(
     bench: Bench[T], tasks: Sequence[T], workers: Workers
 ) -> Generator[Trial, None, None]:
-    shared, waiting, attempts = pickle.dumps(bench), deque(tasks), Counter[T]()
+    shared, waiting = pickle.dumps((folders_in_use(), bench)), deque(tasks)
+    attempts = Counter[T]()
     pool = [_Worker(workers) for _ in range(min(workers.processes(), len(waiting)))]
     try:
         for worker in pool:
@@ -290,7 +290,9 @@ def _work(pipe: Connection, lifeline: Connection, device: str, threads: int) -> 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
     torch.set_num_threads(threads)
-    bench: Bench = pickle.loads(pipe.recv_bytes()).to(pick_device(device))
+    folders, bench = pickle.loads(pipe.recv_bytes())
+    use_too(folders)
+    bench = bench.to(pick_device(device))
     while True:
         try:
             pipe.send(carry_out(bench, pipe.recv()))

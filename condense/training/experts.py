@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -151,13 +152,15 @@ def train_experts(
         with progress("experts", count * training.passes, quiet=quiet) as report:
             for number in range(count):
                 if _path(folder, number).exists():
+                    _kept(folder, number, record)
                     continue
                 networks.initialise(network, derive(training.seed, "expert"), number)
                 path = Passes(network, len(labels), _STORAGES[training.storage])
                 watch = _telling(path, report, number, training.passes)
                 seed = derive(training.seed, "expert training", number)
                 train(fast, images, labels, sgd, seed, prepare=preprocess.apply, watch=watch)
-                save_tensors(_path(folder, number), {"weights": path.weights()}, {"expert": number})
+                header = {"expert": number, **_facts(record)}
+                save_tensors(_path(folder, number), {"weights": path.weights()}, header)
     return Experts(folder)
 
 
@@ -220,7 +223,7 @@ class Experts:
         """Reads all weights of an expert, [passes + 1, P], and keeps as many experts as it may."""
 
         def read(number: int) -> Tensor:
-            return load_tensors(_path(self.folder, number))[0]["weights"]
+            return _kept(self.folder, number, self.record)
 
         size = _path(self.folder, 0).stat().st_size
         return lru_cache(maxsize=max(1, _KEPT_BYTES // size))(read)
@@ -230,13 +233,35 @@ def _path(folder: Path, number: int) -> Path:
     return folder / f"expert-{number:04d}.safetensors"
 
 
+def _kept(folder: Path, number: int, record: Record) -> Tensor:
+    """The weights in the file of an expert. Raises a `UserError` unless they are of this `record`.
+
+    Files of older versions do not say of what they are: only their number and passes are compared.
+    """
+    path = _path(folder, number)
+    tensors, header = load_tensors(path)
+    weights = tensors.get("weights")
+    passes = -1 if weights is None or weights.ndim != 2 else len(weights) - 1
+    here = {"expert": number, **_facts(record)}
+    if "fingerprint" not in header:
+        header = {**here, "passes": passes, "expert": header.get("expert")}
+    if changed := differences(here, header):
+        raise UserError(
+            f"{path} is no expert of this folder ({changed}): remove it, or put back the right one"
+        )
+    assert weights is not None
+    return weights
+
+
+def _facts(record: Record) -> dict[str, Any]:
+    """What a record says, to be compared with another."""
+    training = plain(record.training)
+    return {"dataset": record.dataset, "fingerprint": record.fingerprint, **training}
+
+
 def _check_same(theirs: Record, ours: Record, folder: Path) -> None:
     """Raise a `UserError` unless two records are of the same dataset and training."""
-    there, here = (
-        {"dataset": record.dataset, "fingerprint": record.fingerprint, **plain(record.training)}
-        for record in (theirs, ours)
-    )
-    if changed := differences(here, there):
+    if changed := differences(_facts(ours), _facts(theirs)):
         raise UserError(
             f"{folder} holds experts of another training ({changed}): choose another --out"
         )

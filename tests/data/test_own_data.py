@@ -272,7 +272,8 @@ def test_rows_that_repeat_one_picture_fill_no_memory(tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "no Parquet files"),
+        ({}, r"no Parquet files; expected train-\*.parquet and .*, at most 2 folders down"),
+        ({"a/b/c/train.parquet": b"PAR1"}, "no Parquet files"),
         ({"test-0.parquet": b""}, "only test; expected a file train"),
         ({"a/train.parquet": b"", "b/train.parquet": b""}, "2 configurations .a, b."),
         ({"train.parquet": b"PAR1 and no more"}, "train.parquet is damaged or not a Parquet file"),
@@ -281,7 +282,7 @@ def test_rows_that_repeat_one_picture_fill_no_memory(tmp_path):
 )
 def test_a_folder_of_something_else_is_one_line(files, message, tmp_path):
     for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message) as caught:
         load_dataset(f"hf:{tmp_path}")
@@ -308,6 +309,7 @@ def test_a_name_that_is_no_folder_is_loaded_from_the_hub(parquet, tmp_path, monk
     datasets = pytest.importorskip("datasets")
     _, splits, (train, test) = parquet
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setattr(datasets, "load_dataset", {"someone/digits": splits}.__getitem__)
     got = load_dataset("hf:someone/digits")
     assert got.name == "hf:someone/digits"

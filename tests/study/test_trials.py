@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
 import time
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from condense.errors import UserError
 from condense.study.trials import VERSION, Key, Trial, Trials
+from condense.writing import in_use
 
 SPAWN = multiprocessing.get_context(
     "spawn"
@@ -27,6 +29,16 @@ def _key(number: int, kind: str = "nets") -> Key:
 def _trial(number: int, kind: str = "nets") -> Trial:
     result = {"curve": {"loss": [2.0, 1.0 / (number + 1)]}, "accuracy": number / 7, "name": "a"}
     return Trial(_key(number, kind), result, 0.25, "here")
+
+
+def test_a_store_in_a_removed_folder_takes_nothing(tmp_path):
+    """SQLite would go on writing into a file that nobody can find any more."""
+    with in_use(tmp_path / "run") as folder, Trials(folder / "trials.sqlite") as store:
+        assert store.add(_trial(0))
+        shutil.rmtree(folder)
+        with pytest.raises(UserError, match="run was removed while a run worked in it"):
+            store.add(_trial(1))
+    assert not folder.exists()
 
 
 def test_what_is_added_is_found(tmp_path):

@@ -4,6 +4,7 @@ the way.
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import torch
 from condense.errors import UserError
 from condense.study.trials import Key
 from condense.study.workers import Workers, trials
+from condense.writing import in_use, make_folder
 
 ROOT = Path(__file__).parents[2]
 TASKS = list(range(12))
@@ -61,6 +63,17 @@ class Faulty(Squares):
         raise ZeroDivisionError("a fault of ours")
 
 
+@dataclass
+class Writing(Squares):
+    """A task that writes into the folder of the run."""
+
+    folder: Path
+
+    def run(self, task):
+        make_folder(self.folder / "curves")
+        return super().run(task)
+
+
 class Surroundings(Squares):
     """What a worker finds around it."""
 
@@ -102,6 +115,18 @@ def test_a_task_that_always_kills_its_worker_is_named():
 def test_a_fault_in_a_worker_is_raised_here():
     with pytest.raises(ZeroDivisionError, match="a fault of ours"):
         list(trials(Faulty(), TASKS, Workers(workers=1, threads=1, device="cpu")))
+
+
+def test_a_worker_does_not_make_a_removed_folder_anew(tmp_path):
+    folder = tmp_path / "run"
+    with in_use(folder):
+        running = trials(Writing(folder), [1, 2], Workers(workers=1, threads=1, device="cpu"))
+        next(running)
+        shutil.rmtree(folder)
+        with pytest.raises(UserError, match="was removed while a run worked in it"):
+            next(trials(Writing(folder), [3], Workers(workers=1, threads=1, device="cpu")))
+        running.close()
+    assert not folder.exists()
 
 
 def test_closing_stops_the_workers():

@@ -4,6 +4,7 @@ What is kept of a training, and that a folder of them is gone on with, not begun
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,7 +18,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from condense import UserError, load_dataset
 from condense.data.images import Dataset
 from condense.data.preprocess import make_preprocess
-from condense.files import load_tensors
+from condense.files import load_tensors, save_tensors
 from condense.networks import build as networks
 from condense.randomness import derive
 from condense.training.experts import Experts, Training, train_experts
@@ -85,6 +86,39 @@ def test_a_folder_of_another_training_is_left_alone(digits: Dataset, folder: Pat
     with pytest.raises(UserError, match=r"fingerprint .* there"):
         train_experts(digits.hold_out(100, seed=0), TRAINING, 3, folder, quiet=True)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"lr": 0.1}, "lr 0.1 there, 0.05 here"), ({"passes": 2}, "passes 2 there, 3 here")],
+)
+def test_the_file_of_another_training_is_refused(
+    digits: Dataset, folder: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    train_experts(digits, replace(TRAINING, **change), 2, tmp_path, quiet=True)
+    shutil.copy(folder / "experts.json", tmp_path)
+    words = rf"expert-0001.safetensors is no expert of this folder \({message}\)"
+    shutil.copy(folder / "expert-0000.safetensors", tmp_path)
+    with pytest.raises(UserError, match=words):
+        train_experts(digits, TRAINING, 2, tmp_path, quiet=True)
+    with pytest.raises(UserError, match=words):
+        Experts(tmp_path).weights(1, 0, 1)
+    shutil.copy(folder / "expert-0000.safetensors", tmp_path / "expert-0001.safetensors")
+    with pytest.raises(UserError, match="expert 0 there, 1 here"):
+        train_experts(digits, TRAINING, 2, tmp_path, quiet=True)
+
+
+def test_the_file_of_an_older_version_is_kept_if_it_may_be_right(
+    digits: Dataset, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copy(folder / "experts.json", tmp_path)
+    path = tmp_path / "expert-0000.safetensors"
+    weights = load_tensors(folder / path.name)[0]["weights"]
+    save_tensors(path, {"weights": weights}, {"expert": 0})
+    assert train_experts(digits, TRAINING, 1, tmp_path, quiet=True).count == 1
+    save_tensors(path, {"weights": weights[1:]}, {"expert": 0})
+    with pytest.raises(UserError, match="passes 2 there, 3 here"):
+        train_experts(digits, TRAINING, 1, tmp_path, quiet=True)
 
 
 def test_the_command(tmp_path: Path) -> None:
