@@ -53,7 +53,7 @@ class Registration:
     held_out: int = 1000
     reference_images: int = 5000
     reference_epochs: int = 15
-    ceiling: int = 16
+    ceiling: int = 8
     """Architectures of which the reference has several trainings."""
     ceiling_seeds: int = 3
     ipc: int = 10
