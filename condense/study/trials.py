@@ -138,8 +138,9 @@ class Trials:
                 "or name another file"
             ) from error
         except (sqlite3.Error, OSError) as error:
+            reason = str(error).partition("\n")[0]  # it may quote what the file holds
             raise UserError(
-                f"`{self.path}` cannot be used as a store of trials: {error}; name another file"
+                f"`{self.path}` cannot be used as a store of trials: {reason}; name another file"
             ) from error
 
     @contextmanager

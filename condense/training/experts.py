@@ -19,7 +19,7 @@ from condense.data.images import Dataset
 from condense.data.preprocess import make_preprocess
 from condense.device import pick_device
 from condense.errors import UserError, unknown
-from condense.files import load_tensors, save_tensors
+from condense.files import load_tensor, save_tensors
 from condense.networks import build as networks
 from condense.networks.accelerate import accelerate
 from condense.progress import Progress, progress
@@ -211,7 +211,14 @@ class Experts:
         """Reads all weights of an expert, [passes + 1, P], and keeps as many experts as it may."""
 
         def read(number: int) -> Tensor:
-            return load_tensors(_path(self.folder, number))[0]["weights"]
+            path = _path(self.folder, number)
+            weights = load_tensor(path, "weights")
+            if weights.ndim != 2 or len(weights) != self.passes + 1:
+                raise UserError(
+                    f"{path} does not hold the weights after each of {self.passes} passes: it is "
+                    "of other experts, put in its place"
+                )
+            return weights
 
         size = _path(self.folder, 0).stat().st_size
         return lru_cache(maxsize=max(1, _KEPT_BYTES // size))(read)

@@ -4,6 +4,7 @@ What is kept of a training, and that a folder of them is gone on with, not begun
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,7 +18,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from condense import UserError, load_dataset
 from condense.data.images import Dataset
 from condense.data.preprocess import make_preprocess
-from condense.files import load_tensors
+from condense.files import load_tensor, load_tensors, save_tensors
 from condense.networks import build as networks
 from condense.randomness import derive
 from condense.training.experts import Experts, Training, train_experts
@@ -137,11 +138,29 @@ def test_as_graphs_an_expert_is_captured_once_for_each_size_of_its_batches(
     assert len(captures) == 2
 
 
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"images": torch.zeros(4, 2)},
+        {"weights": torch.zeros(2, 5)},
+        {"weights": torch.zeros(())},
+        {"weights": torch.zeros(4, 2, 1)},
+    ],
+)
+def test_another_file_in_the_place_of_an_expert_is_refused(
+    folder: Path, tmp_path: Path, tensors: dict[str, torch.Tensor]
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    save_tensors(tmp_path / "expert-0000.safetensors", tensors, {})
+    with pytest.raises(UserError, match=r"expert-0000\.safetensors .*put in its place"):
+        Experts(tmp_path).weights(0, 0, 1)
+
+
 def test_the_file_of_an_expert_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
     monkeypatch.setattr(
-        "condense.training.experts.load_tensors",
-        lambda path: read.append(path.name) or load_tensors(path),
+        "condense.training.experts.load_tensor",
+        lambda path, name: read.append(path.name) or load_tensor(path, name),
     )
     experts = Experts(folder)
     ends = [experts.weights(number, 0, 3)[1] for number in (0, 1, 0, 1)]
