@@ -15,6 +15,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import traceback
@@ -35,6 +36,7 @@ with contextlib.redirect_stderr(io.StringIO()), atheris.instrument_imports(inclu
 
     import condense.files
     from condense.errors import UserError
+    from condense.reading import read_json
     from condense.runs.job import record
 
 LIMITS = ["-timeout=20", "-rss_limit_mb=2048"]
@@ -50,20 +52,12 @@ TEXTS = {
     "reference.csv": b"index,arch,digits_test\n0,,90.5\n7,,\n",
 }
 """A whole text for each reader of texts."""
-
-
-def _run(folder: Path) -> bytes:
-    record(folder, test_fuzz._job(), finished=False)
-    return (folder / "run.json").read_bytes()
-
-
-def _record(reader: Callable[[Any], Any]) -> Callable[[Path], Any]:
-    return lambda path: reader(test_fuzz.read_json(path))
-
-
 READERS: dict[str, Callable[[Path], Any]] = {
     **{name: test_fuzz.READERS[name] for name in [*TEXTS, "run.json"]},
-    **{f"{name} record": _record(reader) for name, (_, reader) in test_fuzz.RECORDS.items()},
+    **{
+        f"{name} record": lambda path, reader=reader: reader(read_json(path))
+        for name, (_, reader) in test_fuzz.RECORDS.items()
+    },
     **BINARY,
 }
 
@@ -73,7 +67,8 @@ def whole(name: str, folder: Path) -> bytes:
     if name in BINARY:
         return test_damage.whole(name)
     if name == "run.json":
-        return _run(folder)
+        record(folder, test_fuzz._job(), finished=False)
+        return (folder / name).read_bytes()
     return TEXTS.get(name) or RECORDS[name.removesuffix(" record")]
 
 
@@ -89,16 +84,19 @@ def without_checksums() -> None:
 
 def attack(name: str, seconds: int, folder: Path) -> None:
     """Give inputs to a reader until one is wrong or the time is up; this ends the process."""
-    corpus, path = folder / "corpus", folder / name
+    corpus = folder / "corpus"
     corpus.mkdir()
     (corpus / "whole").write_bytes(whole(name, folder))
     without_checksums()
 
     def read(content: bytes) -> None:
-        path.write_bytes(content)
+        (folder / "last").write_bytes(content)
         try:
-            with contextlib.redirect_stderr(io.StringIO()):
-                READERS[name](path)
+            with (
+                contextlib.redirect_stderr(io.StringIO()),
+                tempfile.TemporaryDirectory(dir=folder) as empty,
+            ):
+                READERS[name](Path(shutil.copy(folder / "last", Path(empty, name))))
         except UserError as error:
             if "\n" in str(error):
                 raise AssertionError("more than one line") from error
@@ -108,27 +106,23 @@ def attack(name: str, seconds: int, folder: Path) -> None:
     atheris.Fuzz()
 
 
-def _attack(name: str, seconds: int, log: Path) -> None:
-    try:
-        for stream in (1, 2):
-            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-        attack(name, seconds, log.parent)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(1)
-
-
 def guided(name: str, seconds: int) -> dict[str, Any]:
     """Attack a reader in a forked process; returns how many inputs there were, and the faults."""
     with tempfile.TemporaryDirectory() as home:
         log = Path(home, "log")
         child = os.fork()
         if not child:
-            _attack(name, seconds, log)
+            try:
+                for stream in (1, 2):
+                    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+                attack(name, seconds, Path(home))
+            except Exception:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         said = log.read_text(errors="replace")
-        last = Path(home, name).read_bytes().hex() if code else ""
+        last = b"".join(file.read_bytes() for file in Path(home).glob("last")).hex()
     memory = map(int, re.findall(r" rss: (\d+)Mb", said))
     return {
         "reader": name,
