@@ -379,6 +379,8 @@ def _connect(address: str) -> Any:
         raise UserError(
             f"--cluster {address} cannot be reached: {reason}; start one with `ray start --head`"
         ) from None
+    # Else Ray says on stdout, where results belong, that a worker died; `log_to_driver` or not.
+    ray._private.worker._worker_logs_enabled = False
     return ray
 
 
