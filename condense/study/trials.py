@@ -176,7 +176,13 @@ class Trials:
                     "restore the file"
                 )
             key = Key(*row[:2])
-            trials[key] = Trial(key, _load(row[2]), row[3], row[4])
+            try:
+                trials[key] = Trial(key, _load(row[2]), row[3], row[4])
+            except (ValueError, TypeError, RecursionError):
+                raise UserError(
+                    f"`{self.path}` is no store of ours: the result of the trial {row[1]} is not "
+                    "JSON; name another file"
+                ) from None
         return trials
 
     def keys(self, kind: str) -> set[Key]:
