@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from victims import a_ray_worker
 
 from condense.errors import UserError
 from condense.study.trials import Key
@@ -223,6 +222,8 @@ def test_ray_trains_the_same_though_a_worker_is_killed(ray, expected):
     )
     running = trials(Slow(), TASKS, Workers(cluster="local", device="cpu", threads=1))
     found = [next(running)]
+    from victims import a_ray_worker  # here, as scripts of other tests import this file
+
     os.kill(a_ray_worker(os.getpid()), signal.SIGKILL)
     found += running
     assert len(found) == len(TASKS)
