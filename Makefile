@@ -8,7 +8,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Neighbouring tests stay in one process, where they share what a module's fixtures make; an idle process takes over.
 PARALLEL := -n auto --dist worksteal
 
-.PHONY: demo test test-fast coverage faults mutants lint format docs package browser clean
+.PHONY: demo test test-fast coverage faults mutants audit lint format docs package browser clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +40,11 @@ faults: $(VENV)/.installed  ## many more injected faults and random inputs than 
 
 mutants: $(VENV)/.installed  ## whether the tests notice small changes of losses, augmentation, rankings and memories
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py 50
+
+audit:  ## whether the tested versions have known holes; fails, too, where the advisories cannot be reached
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet pip-audit
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 lint: $(VENV)/.installed  ## style, types, and the direction of imports
 	$(BIN)/ruff check .

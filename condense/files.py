@@ -111,3 +111,19 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not (intact and isinstance(header, dict)):
         raise UserError(f"{path} is damaged: its content does not match its digest")
     return tensors, header
+
+
+def load_tensor(path: Path, name: str) -> Tensor:
+    """The tensor called `name` in what `save_tensors` wrote.
+
+    Raises `UserError` as `load_tensors` does, and if the file holds no such tensor.
+
+    >>> save_tensors(Path("a.safetensors"), {"x": torch.ones(2)}, {})
+    >>> load_tensor(Path("a.safetensors"), "y")
+    Traceback (most recent call last):
+    condense.errors.UserError: a.safetensors holds no `y`: it is another file, put in its place
+    """
+    tensors, _ = load_tensors(path)
+    if name not in tensors:
+        raise UserError(f"{path} holds no `{name}`: it is another file, put in its place")
+    return tensors[name]

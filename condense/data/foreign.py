@@ -257,11 +257,11 @@ def _checked(path: Path, file: BinaryIO) -> BinaryIO:
     PyTorch compares no checksums, and of the fields of an archive it believes others than Python
     does. Where one of them is wrong, it takes memory as it was for content.
     """
-    if not (file.read(2) == b"PK" or zipfile.is_zipfile(file)):
-        file.seek(0)
-        return file
     copy = io.BytesIO()
     try:
+        if not (file.read(2) == b"PK" or zipfile.is_zipfile(file)):
+            file.seek(0)
+            return file
         with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copy, "w") as target:
             _check_entries(path, file, archive.infolist())
             if len(set(archive.namelist())) < len(archive.namelist()):

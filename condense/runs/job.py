@@ -268,8 +268,7 @@ class Checkpoints:
         for path in self.newest_first():
             try:
                 state, header = load_tensors(path)
+                return state, read_value(int, header.get("step"), f"{path}: step")
             except UserError as error:
                 print(f"{error}; going on from the checkpoint before it", file=sys.stderr)
-                continue
-            return state, int(header["step"])
         return None

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Self
 
-from condense.errors import UserError
+from condense.errors import UserError, reason
 from condense.writing import check_in_use, make_folder
 
 VERSION = 2
@@ -143,8 +143,9 @@ class Trials:
             ) from error
         except (sqlite3.Error, OSError) as error:
             check_in_use(self.path.parent)
+            why = reason(error)  # its first line alone: it may quote what the file holds
             raise UserError(
-                f"`{self.path}` cannot be used as a store of trials: {error}; name another file"
+                f"`{self.path}` cannot be used as a store of trials: {why}; name another file"
             ) from error
 
     @contextmanager
@@ -180,7 +181,13 @@ class Trials:
                     "restore the file"
                 )
             key = Key(*row[:2])
-            trials[key] = Trial(key, _load(row[2]), row[3], row[4])
+            try:
+                trials[key] = Trial(key, _load(row[2]), row[3], row[4])
+            except (ValueError, TypeError, RecursionError):
+                raise UserError(
+                    f"`{self.path}` is no store of ours: the result of the trial {row[1]} is not "
+                    "JSON; name another file"
+                ) from None
         return trials
 
     def keys(self, kind: str) -> set[Key]:

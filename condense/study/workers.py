@@ -23,7 +23,7 @@ from typing import Any, Protocol, Self, TypeVar
 import torch
 
 from condense.device import pick_device
-from condense.errors import UserError
+from condense.errors import UserError, reason
 from condense.study.trials import Key, Trial
 from condense.threads import PASSIVE, cores, passive_unless_set
 from condense.writing import folders_in_use, use_too
@@ -377,10 +377,10 @@ def _connect(address: str) -> Any:
         # The address `local` starts a cluster on this machine.
         ray.init(address, runtime_env={"env_vars": PASSIVE}, **options)
     except (ConnectionError, ImportError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"--cluster {address} cannot be reached: {reason}; start one with `ray start --head`"
-        ) from None
+        why = f"{reason(error)}; start one with `ray start --head`"
+        raise UserError(f"--cluster {address} cannot be reached: {why}") from None
+    # Else Ray says on stdout, where results belong, that a worker died; `log_to_driver` or not.
+    ray._private.worker._worker_logs_enabled = False
     return ray
 
 

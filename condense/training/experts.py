@@ -244,8 +244,8 @@ def _kept(folder: Path, number: int, record: Record) -> Tensor:
     passes = -1 if weights is None or weights.ndim != 2 else len(weights) - 1
     here = {"expert": number, **_facts(record)}
     if "fingerprint" not in header:
-        header = {**here, "passes": passes, "expert": header.get("expert")}
-    if changed := differences(here, header):
+        header = {**here, "expert": header.get("expert")}
+    if changed := differences(here, {**header, "passes": passes}):
         raise UserError(
             f"{path} is no expert of this folder ({changed}): remove it, or put back the right one"
         )

@@ -23,7 +23,7 @@ from condense.data.images import Dataset
 from condense.data.operations import integers
 from condense.data.preprocess import Preprocess
 from condense.errors import UserError, unknown
-from condense.files import load_tensors, save_tensors
+from condense.files import load_tensor, save_tensors
 from condense.networks import build as networks
 from condense.networks.accelerate import accelerate
 from condense.networks.base import Network
@@ -326,7 +326,7 @@ def _kept(path: Path | None) -> Tensor | None:
     if path is None or not path.exists():
         return None
     try:
-        return load_tensors(path)[0]["weights"]
+        return load_tensor(path, "weights")
     except UserError as error:
         print(f"{error}; training this network again", file=sys.stderr)
         return None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from victims import a_ray_worker, descendants
 
 from condense.errors import UserError
 from condense.study.interrupt import Interrupted
@@ -133,6 +134,27 @@ def test_a_ray_cluster_measures_what_one_process_measures(
     finally:
         ray.shutdown()
     assert shared.rows == undisturbed[mode].rows
+
+
+@pytest.mark.slow
+def test_on_ray_neither_a_killed_worker_nor_a_killed_run_changes_anything(digits, tmp_path):
+    pytest.importorskip("ray", reason="needs condensekit[cluster]")
+    plan = dataclasses.replace(SCRATCH, methods=("random",))
+    expected = run(digits, plan, tmp_path / "undisturbed", quiet=True)
+    out, flags = tmp_path / "run", ("--cluster", "local", "--threads", "1")
+    process = started(plan, out, *flags)
+    os.kill(a_ray_worker(process.pid), signal.SIGKILL)
+    wait_for(process, out, "trials.sqlite")
+    theirs = descendants(process.pid)
+    time.sleep(random.Random("Ray").uniform(0, 2))
+    process.kill()
+    process.communicate()
+    process = started(plan, out, *flags)
+    os.kill(a_ray_worker(process.pid), signal.SIGKILL)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert json.loads(output) == json.loads(json.dumps(expected.to_json()))
+    assert not [pid for pid in theirs if Path(f"/proc/{pid}").exists()]
 
 
 def test_only_what_is_not_finished_is_done_again(digits, tmp_path, undisturbed, monkeypatch):

@@ -1,6 +1,7 @@
 """Pictures, arrays and tensors of other programs: damage is noticed, traps spend no memory."""
 
 import io
+import struct
 import subprocess
 import sys
 import zipfile
@@ -58,6 +59,14 @@ def test_no_cut_pt_is_read(tmp_path):
     for cut in range(0, len(whole) - 1, 7):
         file.write_bytes(whole[:cut])
         assert refused_or_same(file)
+
+
+def test_what_names_several_disks_is_refused(tmp_path):
+    """Python's zipfile raises where it only looks whether a file is an archive."""
+    file = tmp_path / "a.pt"
+    file.write_bytes(b"--" + struct.pack("<4sLQL", b"PK\6\7", 0, 0, 2) + b"PK\5\6" + bytes(18))
+    with pytest.raises(UserError, match=r"a\.pt is damaged or not a \.pt file: .*multiple disks"):
+        read_tensors(file)
 
 
 def test_the_old_format_has_no_checksums_and_that_is_said(tmp_path, capsys):

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,17 @@ WORKERS = 5
 """Workers that die. Beginning one takes so long that nothing else happens to this scenario."""
 INPUTS, ROUNDS = 1000, 7
 """Random inputs to each test in a round, and rounds, each with other inputs."""
+SECONDS = 60
+"""How long atheris works on each reader."""
 
 
 def parts() -> Iterator[tuple[str, str, int]]:
-    """The parts of the run: a scenario, a fault and how often; or `fuzz`, a round and inputs."""
+    """The parts of the run: a scenario or `fuzz` or `guided`, what happens to it, and how often."""
     for number, faults in enumerate(FAULTS):
         for name in sorted(scenarios.SCENARIOS.keys() - {"workers"}):
             yield from ((name, fault, most) for fault, most in faults.items())
         yield from (("fuzz", str(turn), INPUTS) for turn in range(number, ROUNDS, len(FAULTS)))
+    yield "guided", "readers", SECONDS
     yield "workers", "worker", WORKERS
 
 
@@ -60,6 +64,20 @@ def fuzz(turn: str, inputs: int) -> dict[str, Any]:
     return {"tried": sum(tried), "wrong": [done.stdout[-9000:]] if done.returncode else []}
 
 
+def guided(seconds: int) -> dict[str, Any]:
+    """Let atheris look for bytes that a reader does not take, if it is installed."""
+    if find_spec("atheris") is None:
+        return {"tried": 0, "wrong": [], "skipped": "atheris is not installed"}
+    command = [sys.executable, Path(__file__).with_name("guided.py"), str(seconds)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return {
+        "tried": sum(one["tried"] for one in found),
+        "MB at most": max(one["MB at most"] for one in found),
+        "wrong": [text for one in found for text in one["wrong"]],
+    }
+
+
 def main(file: Path, share: float = 1.0) -> int:
     """Do the parts that are missing in `file`; returns the exit code."""
     scenarios.load("condense", "continual", "nas")
@@ -73,6 +91,8 @@ def main(file: Path, share: float = 1.0) -> int:
             began, most = time.monotonic(), max(1, round(share * most))
             if name == "fuzz":
                 found = fuzz(fault, most)
+            elif name == "guided":
+                found = guided(most)
             else:
                 if name not in trials:
                     trials[name] = Trial(scenarios.SCENARIOS[name], Path(home, name))
@@ -92,11 +112,13 @@ def tell(found: list[dict[str, Any]]) -> int:
     """Print what went wrong, and how often each fault was tried; returns the exit code."""
     tried, wrong = Counter[str](), Counter[str]()
     for one in found:
-        kind = "fuzz" if one["part"][0] == "fuzz" else one["part"][1]
+        kind = one["part"][0] if one["part"][0] in ("fuzz", "guided") else one["part"][1]
         tried[kind] += one["tried"]
         wrong[kind] += len(one["wrong"])
         for text in one["wrong"]:
             print(" ".join(one["part"]), text, sep=": ")
+        if "skipped" in one:
+            print(f"{kind}: skipped, since {one['skipped']}")
     for kind in tried:
         print(f"{kind}: {tried[kind]:,} tried, {wrong[kind]:,} wrong")
     for figure in ("seconds at most", "CPU seconds at most", "MB at most"):

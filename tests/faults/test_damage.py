@@ -22,7 +22,7 @@ from condense import UserError, load_dataset
 from condense.data.foreign import picture, read_arrays, read_tensors
 from condense.data.parquet import hugging_face
 from condense.data.preprocess import Whiten, make_preprocess
-from condense.files import load_tensors, save_tensors
+from condense.files import load_tensor, load_tensors, save_tensors
 from condense.methods.selection import select
 from condense.sets import transforms
 from condense.sets.condensed import CondensedSet
@@ -83,6 +83,7 @@ UNCHECKED: dict[str, Callable[[Path], Any]] = {
     "picture.png": _picture,
     "picture.jpg": _picture,
     "tensors.safetensors": load_tensors,
+    "weights.safetensors": lambda path: load_tensor(path, "weights"),
     "tensors.pt": read_tensors,
     "train.parquet": _dataset,
 }
@@ -110,6 +111,8 @@ def whole(name: str) -> bytes:
             condensed = select("random", digits, 1, preprocess=preprocess, seed=0)
             if name == "tensors.safetensors":
                 save_tensors(path, {"images": condensed.images}, {"a": "b"})
+            elif name == "weights.safetensors":  # of an expert, or of a pool's network
+                save_tensors(path, {"weights": condensed.images}, {})
             elif name == "set.safetensors":
                 condensed.save(path)
             else:

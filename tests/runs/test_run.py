@@ -19,7 +19,10 @@ from filelock import FileLock
 
 from condense import CondensedSet, UserError, condense, load_dataset, recipe_for, resume
 from condense.data.images import Dataset
+from condense.files import save_tensors
 from condense.methods.base import Recipe
+from condense.runs.job import Checkpoints
+from condense.runs.ranks import Ranks
 from condense.runs.rehearsal import rehearse
 
 CLI = [sys.executable, str(Path(__file__).parents[2] / "cli.py")]
@@ -186,6 +189,17 @@ def test_a_diverging_loss_keeps_the_last_good_checkpoint(digits: Dataset, tmp_pa
             quiet=True,
         )
     assert not (tmp_path / "set.safetensors").exists()
+
+
+def test_another_file_in_the_place_of_a_checkpoint_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = Checkpoints(tmp_path, Ranks())
+    kept.save({"images": torch.ones(2)}, step=200)
+    save_tensors(tmp_path / "checkpoints" / "step-00000400.safetensors", {}, {"seed": 0})
+    assert (found := kept.last_good()) is not None
+    assert found[1] == 200
+    assert "step-00000400.safetensors: step" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(

@@ -112,6 +112,25 @@ def test_a_table_named_by_no_text_is_an_error_of_one_line(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("result", ["{", "[" * 100_000, b"\xff"])
+def test_a_result_that_is_not_json_is_an_error(tmp_path, monkeypatch, result):
+    monkeypatch.setattr("condense.study.trials._dump", lambda _: result)
+    with Trials(tmp_path / "t.sqlite") as store:
+        store.add(_trial(0))
+        with pytest.raises(UserError, match="is not JSON"):
+            store.find("nets")
+
+
+def test_a_damaged_definition_of_two_lines_is_an_error_of_one(tmp_path):
+    path = tmp_path / "t.sqlite"
+    with Trials(path):
+        pass
+    path.write_bytes(path.read_bytes().replace(b"TABLE trials (", b"TABLE trials `"))
+    with pytest.raises(UserError, match="malformed database schema") as error, Trials(path):
+        pass
+    assert "\n" not in str(error.value)
+
+
 def _write_for_ever(path, announce):
     with Trials(path) as store:
         number = 0

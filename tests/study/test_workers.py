@@ -247,8 +247,9 @@ def test_ray_trains_the_same_though_a_worker_is_killed(ray, expected):
     )
     running = trials(Slow(), TASKS, Workers(cluster="local", device="cpu", threads=1))
     found = [next(running)]
-    victim = _a_ray_worker()
-    os.kill(victim, signal.SIGKILL)
+    from victims import a_ray_worker  # here, as scripts of other tests import this file
+
+    os.kill(a_ray_worker(os.getpid()), signal.SIGKILL)
     found += running
     assert len(found) == len(TASKS)
     assert _comparable(found) == expected
@@ -278,19 +279,3 @@ def test_an_unreachable_cluster_is_an_error(ray):
 def _path() -> str:
     """What Ray's workers need to find this file and the packages."""
     return os.pathsep.join([os.path.dirname(__file__), *sys.path])
-
-
-def _a_ray_worker() -> int:
-    """The process id of a worker that is at a training."""
-    for _ in range(100):
-        for name in os.listdir("/proc"):
-            if name.isdecimal():
-                try:
-                    with open(f"/proc/{name}/cmdline", "rb") as file:
-                        title = file.read()
-                except OSError:
-                    continue
-                if title.startswith(b"ray::_on_a_node"):
-                    return int(name)
-        time.sleep(0.05)
-    raise AssertionError("no Ray worker is at a training")

@@ -171,6 +171,24 @@ def test_as_graphs_an_expert_is_captured_once_for_each_size_of_its_batches(
     assert len(captures) == 2
 
 
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"images": torch.zeros(4, 2)},
+        {"weights": torch.zeros(2, 5)},
+        {"weights": torch.zeros(())},
+        {"weights": torch.zeros(4, 2, 1)},
+    ],
+)
+def test_another_file_in_the_place_of_an_expert_is_refused(
+    folder: Path, tmp_path: Path, tensors: dict[str, torch.Tensor]
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    save_tensors(tmp_path / "expert-0000.safetensors", tensors, {})
+    with pytest.raises(UserError, match=r"expert-0000\.safetensors is no expert of this folder"):
+        Experts(tmp_path).weights(0, 0, 1)
+
+
 def test_the_file_of_an_expert_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
     monkeypatch.setattr(

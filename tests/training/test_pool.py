@@ -14,7 +14,7 @@ from torch.nn.utils import vector_to_parameters
 from condense import UserError, condense, load_dataset, recipe_for, resume
 from condense.data.images import Dataset
 from condense.data.preprocess import make_preprocess
-from condense.files import load_tensors
+from condense.files import load_tensors, save_tensors
 from condense.methods.base import Recipe
 from condense.networks.base import Network
 from condense.networks.build import build
@@ -127,8 +127,11 @@ def test_networks_are_kept_and_only_the_missing_and_damaged_are_trained(
     assert torch.equal(trained(digits, tmp_path), whole)
     assert files[0].stat().st_mtime_ns == before
     files[0].write_bytes(files[0].read_bytes()[:-1])
+    save_tensors(files[1], {"images": torch.zeros(2)}, {})
     assert torch.equal(trained(digits, tmp_path), whole)
-    assert f"{files[0]} is damaged" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{files[0]} is damaged" in said
+    assert f"{files[1]} holds no `weights`" in said
 
 
 def test_a_run_with_a_pool_resumes_to_the_same_set(digits: Dataset, tmp_path: Path) -> None:
