@@ -19,7 +19,7 @@ import torch
 import cli
 from condense import load_dataset, progress, recipe_for
 from condense.command import guard
-from condense.command.advice import of_networks
+from condense.command.advice import of_networks, of_sets
 from condense.data.preprocess import make_preprocess
 from condense.device import pick_device
 from condense.methods.selection import select
@@ -161,6 +161,19 @@ def test_whitened_sets_and_batch_norm_are_warned_of(
     lines = of_networks([chosen], (network,))
     assert bool(lines) is warned
     assert all(network in line for line in lines)
+
+
+def test_sets_of_several_kinds_are_warned_of() -> None:
+    digits = load_dataset("digits")
+    preprocess = make_preprocess("standard", digits)
+    first, second, larger = (
+        select("random", digits, ipc, preprocess=preprocess, seed=seed)
+        for ipc, seed in ((1, 0), (1, 1), (2, 0))
+    )
+    herded = select("herding", digits, 1, preprocess=preprocess, seed=0, feature_epochs=1)
+    assert of_sets([first, second]) == []
+    assert "not of one kind" in of_sets([first, larger])[0]
+    assert "not of one kind" in of_sets([first, herded])[0]
 
 
 def test_a_dry_run_is_a_table_with_times(capsys: pytest.CaptureFixture[str]) -> None:

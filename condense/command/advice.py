@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from condense.methods.base import Recipe
     from condense.sets.condensed import CondensedSet
 
+_MADE = ("recipe", "method", "dataset")
+"""What of a set's provenance sets of one kind have in common."""
 _WHITENED = (
     "is no better than random images for networks with batch norm, such as {names}: "
     "condense with `--preprocess standard` for them"
@@ -50,6 +52,24 @@ def of_networks(sets: "list[CondensedSet]", networks: tuple[str, ...]) -> list[s
     names = [name for name in networks if joins_images(build(name, shape, classes))]
     text = f"a whitened set {_WHITENED.format(names=', '.join(names))}"
     return [text] if names else []
+
+
+def of_sets(sets: "list[CondensedSet]") -> list[str]:
+    """What speaks against one interval over these sets.
+
+    >>> of_sets([])
+    []
+    """
+    made = [
+        {name: of for name, of in one.provenance.items() if name in _MADE} | {"images": len(one)}
+        for one in sets
+    ]
+    if all(one == made[0] for one in made):
+        return []
+    return [
+        "these sets are not of one kind (they differ in more than their seed): evaluate each "
+        "alone, and see `condensekit report` for all of them side by side"
+    ]
 
 
 def warn(lines: list[str]) -> None:

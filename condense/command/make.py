@@ -224,6 +224,7 @@ def _show_plan(told: "Rehearsal", real: "Dataset", as_json: bool) -> None:
         (duration(told.step * recipe.steps), steps),
         (duration(told.total), f"the run in all: {until(told.total)} if it began now"),
         (duration(evaluation), f"then `evaluate` with its defaults, {NETWORKS} networks"),
+        (duration(3 / NETWORKS * evaluation), "or with --repeats 3"),
     ]
     work = [
         ("dataset", f"{real.name}, {len(real.train):,} images of {len(real.classes)} classes"),

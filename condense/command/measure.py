@@ -4,11 +4,12 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from condense.command.advice import of_networks, warn
+from condense.command.advice import of_networks, of_sets, warn
 from condense.command.shared import Data, Printed, score_text
 from condense.options import PATH, Command, Heading, Part
 from condense.settings import plain, require
@@ -127,7 +128,7 @@ def evaluate(
     real = source.load(download=data.download)
     protocol = dataclasses.replace(protocol_for(trials.protocol, real.name), **changes)
     bench = Evaluation.of(sets, real, trials.network, trials.repeats, protocol, trials.seed)
-    warn(of_networks(sets, trials.network))
+    warn([*of_networks(sets, trials.network), *of_sets(sets)])
     measured = measure(bench, runs, workers=workers, minutes=session.minutes, store=session.store)
     robust = {}
     if trials.scores and not measured.left:
@@ -163,6 +164,9 @@ def evaluate(
     )
     for name, score in measured.scores.items():
         click.echo(f"{name:<40} {score_text(score)}")
+        if len(runs) > 1:
+            for run, own in zip(runs, score.per_set, strict=True):
+                click.echo(f"  {run!s:<38} {100 * fmean(own):6.2f} %")
     for name, one in robust.items():
         low, high = one.ci95
         click.echo(f"{name:<40} {one.value:.3f}  95 % interval {low:.3f} to {high:.3f}")

@@ -211,9 +211,13 @@ def score_text(score: "Score") -> str:
     ' 51.00 %  std 1.00  95 % interval 48.52 to 53.48'
     >>> score_text(Score((0.50,)))
     ' 50.00 %  one network: no interval'
+    >>> score_text(Score((0.50, 0.50)))
+    ' 50.00 %  2 networks, all alike: no interval'
     """
-    if len(score.accuracies) == 1:
-        return f"{100 * score.mean:6.2f} %  one network: no interval"
+    if not score.spread:
+        count = len(score.accuracies)
+        networks = "one network" if count == 1 else f"{count} networks, all alike"
+        return f"{100 * score.mean:6.2f} %  {networks}: no interval"
     low, high = (100 * bound for bound in score.ci95)
     return (
         f"{100 * score.mean:6.2f} %  std {100 * score.std:.2f}  "

@@ -8,6 +8,7 @@ from condense.sets.card import Result
 from condense.sets.condensed import CondensedSet
 from condense.sets.exchange import export_set, read_set
 from condense.training.score import Score
+from condense.words import counted
 
 
 def export_run(run: str | Path, path: str | Path, form: str, *, force: bool = False) -> Path:
@@ -50,6 +51,6 @@ def _results(run: str | Path, condensed: CondensedSet) -> list[Result]:
 def _text(score: Score) -> str:
     low, high = (100 * bound for bound in score.ci95)
     count = len(score.accuracies)
-    if count == 1:
-        return f"{100 * score.mean:.1f} % (1 network)"
+    if not score.spread:
+        return f"{100 * score.mean:.1f} % ({counted(count, 'network')})"
     return f"{100 * score.mean:.1f} % (95 % interval {low:.1f} to {high:.1f}; {count} networks)"

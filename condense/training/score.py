@@ -56,6 +56,15 @@ class Score:
         half = _half_interval(values)
         return max(0.0, self.mean - half), min(1.0, self.mean + half)
 
+    @property
+    def spread(self) -> bool:
+        """Whether any two accuracies differ. Equal ones would give an interval without width.
+
+        >>> Score((0.5, 0.5)).spread, Score((0.5, 0.6)).spread
+        (False, True)
+        """
+        return len(set(self.accuracies)) > 1
+
     def to_json(self) -> dict[str, Any]:
         """The score as plain JSON: accuracies, sets, mean, std, ci95."""
         values = {"accuracies": list(self.accuracies), "sets": self.sets}
