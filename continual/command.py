@@ -137,4 +137,4 @@ def _tell(measured: "Results", folder: Path, as_json: bool) -> None:
         click.echo(note, err=True)
     if measured.left:
         tested = f"still to be tested: {measured.left} of {measured.total} networks"
-        click.echo(f"{tested}; go on with `continual --resume {folder}`", err=True)
+        click.echo(f"{tested}; go on with `condensekit continual --resume {folder}`", err=True)

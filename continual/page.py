@@ -52,7 +52,7 @@ def report_of(folder: Path) -> Report:
     if not path.exists():
         raise UserError(
             f"{folder} has no results yet (no summary.json): "
-            f"go on with `continual --resume {folder}`"
+            f"go on with `condensekit continual --resume {folder}`"
         )
     document = read_json(path)
     try:
@@ -60,7 +60,7 @@ def report_of(folder: Path) -> Report:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         raise UserError(
             f"{path} is not of this version of condensekit: "
-            f"write it again with `continual --resume {folder}`"
+            f"write it again with `condensekit continual --resume {folder}`"
         ) from None
 
 

@@ -242,7 +242,7 @@ class _Run:
                 "on the training images of all classes, those of later steps included."
             )
         self.sizes: dict[str, dict[str, Any]] = {}
-        self.how_to_go_on = f"go on with `continual --resume {folder}`"
+        self.how_to_go_on = f"go on with `condensekit continual --resume {folder}`"
         self.shelf = Shelf(
             folder=Path(job.cache or folder / "memories"),
             preprocess=self.preprocess,

@@ -388,7 +388,7 @@ def _go_on(
         else:
             shown = progress(plan.space, study.total, study.done, quiet=quiet)
         with shown as report:
-            how = f"go on with `nas --resume {folder}`"
+            how = f"go on with `condensekit nas --resume {folder}`"
 
             def told(done: int, trial: Trial) -> None:
                 report(done)

@@ -232,7 +232,7 @@ def _show_plan(told: "Rehearsal", real: "Dataset", as_json: bool) -> None:
         ("device", f"{told.device}, {told.chunk} classes at once"),
         ("memory", f"{told.peak_memory / 1e9:.1f} GB"),
     ]
-    show_rows({"What would be done": work, "How long it takes here": times, **recipe_rows(recipe)})
+    show_rows({**recipe_rows(recipe), "What would be done": work, "How long it takes here": times})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -74,7 +74,7 @@ class Compiled(Generic[T]):
         autograd_config.force_non_lazy_backward_lowering = True
 
     def __call__(self, *arguments: Tensor) -> T:
-        arguments = tuple(map(_laid_out, arguments))
+        arguments, failed = tuple(map(_laid_out, arguments)), False
         while self._compiled is not None:
             try:
                 return self._compiled(*arguments)
@@ -82,7 +82,9 @@ class Compiled(Generic[T]):
                 raise
             # The compiler's errors have no narrower type in common.
             except (RuntimeError, OSError, ImportError) as error:
-                if _unfinished_discarded(error):
+                # Ctrl-C reaches the compiler, too, which works the second time.
+                if _unfinished_discarded(error) or not failed:
+                    failed = True
                     continue
                 # If the compiler is not to blame, this raises the error again.
                 result = self._plain(*arguments)

@@ -264,7 +264,8 @@ def scores(
         among = percent(score.ci95, 1) if trainings > 1 else None
         rows.append([name, percent([score.mean], 1), among, trainings, "here"])
     for name, (mean, deviation) in (published or {}).items():
-        rows.append([name, f"{mean:.1f}", f"\u00b1 {deviation:.1f}", None, "published"])
+        spread = f"\u00b1 {deviation:.1f}" if deviation else None  # some publish the mean alone
+        rows.append([name, f"{mean:.1f}", spread, None, "published"])
     points = [measured_point(name, score) for name, score in results.items()]
     points += [published_point(name, *figure) for name, figure in (published or {}).items()]
     headers = ["", "accuracy, %", "95 % interval", "networks", "measured"]

@@ -185,8 +185,8 @@ def check_free(folder: Path, job: Job) -> None:
                 f"{folder} holds a run with other settings ({changed}): choose another --out"
             )
         raise UserError(
-            f"{folder} already holds this run: go on with `condense --resume {folder}`, or in "
-            f"Python with `resume({str(folder)!r}, dataset)`"
+            f"{folder} already holds this run: go on with `condensekit condense --resume {folder}`"
+            f", or in Python with `resume({str(folder)!r}, dataset)`"
         )
     check_none(folder, ("grid.png", "history.json", "report.html"))
 

@@ -37,7 +37,7 @@ from condense.runs.report import write_report
 from condense.runs.setup import make_learner, make_pool, starting_set
 from condense.sets.condensed import FILE_NAME, CondensedSet
 from condense.settings import require
-from condense.study.interrupt import Interrupted, seconds_of, stop_signal
+from condense.study.interrupt import Interrupted, seconds_of, stop_signal, told
 from condense.study.record import locked
 from condense.training.pool import Pool
 from condense.writing import in_use
@@ -152,7 +152,7 @@ def resume(
         adopt(network)
     if not (folder / "run.json").exists():
         raise UserError(
-            f"{folder} holds no run (no run.json): start one with `condense --out {folder}`"
+            f"{folder} holds no run (no run.json): start one with `condensekit condense --out {folder}`"
         )
     if load_record(folder)[0].finished and (folder / FILE_NAME).exists():
         if not quiet:
@@ -262,7 +262,13 @@ def _begin(
         return _go_on(folder, job, dataset, ranks, quiet, deadline)
 
 
-def _go_on(
+def _go_on(folder: Path, *rest: Any) -> CondensedSet:
+    """Work on the run in `folder` to its end; whoever stops it is told how to go on."""
+    with told(f"go on with `condensekit condense --resume {folder}`"):
+        return _work(folder, *rest)
+
+
+def _work(
     folder: Path,
     job: Job,
     dataset: Dataset,
@@ -276,8 +282,7 @@ def _go_on(
     pool = make_pool(dataset, job, start, ranks, folder, quiet=quiet)
     trained = time.monotonic()
     learner = make_learner(dataset, job, start, ranks, pool)
-    checkpoints = Checkpoints(folder, ranks)
-    done = 0
+    checkpoints, done = Checkpoints(folder, ranks), 0
     if last := checkpoints.last_good():
         state, done = last
         learner.load_state(state)
@@ -289,15 +294,13 @@ def _go_on(
                 result = _assemble(start, [_learned(learner)], learner.learned(), step)
                 charts.picture(step, result)
 
-        quiet = quiet or not ranks.leads
         try:
-            steps = _steps(learner, job, done, keep_state, charts.losses, quiet, deadline)
+            hushed = quiet or not ranks.leads
+            steps = _steps(learner, job, done, keep_state, charts.losses, hushed, deadline)
         except Diverged as diverged:
             kept = checkpoints.newest_first()
             where = f"; the last good state is {kept[0]}" if kept else ""
             raise UserError(f"{diverged}{where}") from None
-        except Interrupted as stopped:
-            raise Interrupted(f"{stopped}; go on with `condense --resume {folder}`") from None
     parts = ranks.gather(_learned(learner))
     if ranks.leads:
         result = _finished(start, parts, learner.learned(), job.recipe, pool, steps)

@@ -24,10 +24,27 @@ _AGAIN = 0.01
 class Interrupted(Exception):
     """Someone stopped the work, and what it has done is saved. The text says how to continue it.
 
-    >>> raise Interrupted("stopped after step 3 of 10; go on with `condense --resume a`")
+    >>> raise Interrupted("stopped after step 3 of 10; go on with the same command")
     Traceback (most recent call last):
-    condense.study.interrupt.Interrupted: stopped after step 3 of 10; go on with `condense ...`
+    condense.study.interrupt.Interrupted: stopped after step 3 of 10; go on with the same command
     """
+
+
+@contextmanager
+def told(how_to_go_on: str) -> Iterator[None]:
+    """Inside this context, whoever interrupts the work is told how to go on.
+
+    >>> with told("go on with the same command"):
+    ...     raise KeyboardInterrupt
+    Traceback (most recent call last):
+    condense.study.interrupt.Interrupted: stopped while it prepared; go on with the same command
+    """
+    try:
+        yield
+    except Interrupted as stopped:
+        raise Interrupted(f"{stopped}; {how_to_go_on}") from None
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped while it prepared; {how_to_go_on}") from None
 
 
 @contextmanager

@@ -59,7 +59,7 @@ class Record:
         if not self.exists():
             raise UserError(
                 f"{self.folder} holds no {self.kind} (no {self.name}): "
-                f"start one with `{self.command} --out {self.folder}`"
+                f"start one with `condensekit {self.command} --out {self.folder}`"
             )
         return read_record(self.path)
 
@@ -77,7 +77,7 @@ class Record:
             self.check_same(plan)
             raise UserError(
                 f"{self.folder} already holds this {self.kind}: "
-                f"go on with `{self.command} --resume {self.folder}`"
+                f"go on with `condensekit {self.command} --resume {self.folder}`"
             )
         check_none(self.folder, self.files)
 

@@ -116,7 +116,10 @@ def test_what_the_time_did_not_allow_is_said_and_done_later_by_workers(
     code, out, errors = run(capsys, monkeypatch, *begin)
     assert code == 0
     assert json.loads(out)["random"]["final"] is None
-    assert "still to be tested: 20 of 20 networks; go on with `continual --resume" in errors
+    assert (
+        "still to be tested: 20 of 20 networks; go on with `condensekit continual --resume"
+        in errors
+    )
     go_on = ["continual", "--resume", tmp_path / "run", "--workers", "2", "--threads", "1"]
     code, out, errors = run(capsys, monkeypatch, *go_on, "--json")
     assert code == 0

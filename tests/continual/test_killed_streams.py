@@ -182,7 +182,7 @@ def test_ctrl_c_in_a_condensation_says_how_to_go_on_with_the_run(digits, tmp_pat
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130
-    assert f"0 of 10 networks tested; go on with `continual --resume {out}`" in errors
+    assert f"0 of 10 networks tested; go on with `condensekit continual --resume {out}`" in errors
     assert "condense --resume" not in errors
 
 

@@ -356,6 +356,27 @@ def test_without_a_compiler_it_goes_on_eagerly_and_says_so_once(
     assert "no working C++ compiler" in told
 
 
+def test_a_compiler_that_ctrl_c_has_killed_is_called_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the run would go on uncompiled, and end with other bits."""
+    calls: list[str] = []
+
+    def compiled(images: Tensor) -> Tensor:
+        calls.append("compiled")
+        if len(calls) == 1:
+            raise RuntimeError("CppCompileError: C++ compile error")
+        return images.relu()
+
+    monkeypatch.setattr(torch, "compile", lambda run, **_: compiled)
+    run = Compiled(lambda images: calls.append("plain"))
+    images = torch.randn(2, 3, 4, 4)
+    for _ in range(2):
+        assert torch.equal(run(images), images.relu())
+    assert calls == ["compiled"] * 3
+    assert not capsys.readouterr().err
+
+
 def test_an_error_of_the_function_itself_is_not_taken_for_the_compilers() -> None:
     def wrong(images: Tensor) -> Tensor:
         return images @ torch.ones(7, 7)

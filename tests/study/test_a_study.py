@@ -174,13 +174,15 @@ def test_a_study_killed_again_and_again_ends_as_if_undisturbed(tmp_path, workers
 def test_a_folder_belongs_to_one_plan(tmp_path):
     record = Record(tmp_path, "plan.json", "run", "continual")
     with pytest.raises(
-        UserError, match=r"holds no run \(no plan.json\): start one with `continual"
+        UserError, match=r"holds no run \(no plan.json\): start one with `condensekit continual"
     ):
         record.read()
     record.check_free({"plan": {"steps": (1, 2)}})
     record.write({"plan": {"steps": (1, 2)}, "progress": 3})
     assert record.read() == {"plan": {"steps": [1, 2]}, "progress": 3}
-    with pytest.raises(UserError, match="already holds this run: go on with `continual --resume"):
+    with pytest.raises(
+        UserError, match="holds this run: go on with `condensekit continual --resume"
+    ):
         record.check_free({"plan": {"steps": (1, 2)}})
     with pytest.raises(
         UserError, match=r"holds another run \(plan.steps \[1, 2\] there, \[1\] here\)"
