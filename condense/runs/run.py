@@ -151,9 +151,8 @@ def resume(
     if network is not None:
         adopt(network)
     if not (folder / "run.json").exists():
-        raise UserError(
-            f"{folder} holds no run (no run.json): start one with `condensekit condense --out {folder}`"
-        )
+        how = f"start one with `condensekit condense --out {folder}`"
+        raise UserError(f"{folder} holds no run (no run.json): {how}")
     if load_record(folder)[0].finished and (folder / FILE_NAME).exists():
         if not quiet:
             print(f"{folder} is finished: nothing is left to do", file=sys.stderr)
