@@ -34,6 +34,11 @@ from condense.sets.condensed import FILE_NAME, CondensedSet
 
 PAGE = "report.html"
 
+_WHITENED = (
+    "The set is whitened (ZCA), and its values may go beyond what a picture can show. They are cut "
+    "off here, which makes the colours glaring. Networks are trained on the values as they are."
+)
+
 
 def write_report(folder: Path) -> Path:
     """Write the report of the run in `folder` into it; returns the file.
@@ -178,7 +183,9 @@ def _images(
         start = None
     # The last frame is the result, unless something was done to it after the last step.
     last = condensed.provenance.get("steps")
-    return [pictures(condensed, start, [one for one in between if one[0] != f"step {last}"])]
+    shown = pictures(condensed, start, [one for one in between if one[0] != f"step {last}"])
+    whitened = condensed.preprocess.name == "zca" and "recipe" in condensed.provenance
+    return [Text(_WHITENED), shown] if whitened else [shown]
 
 
 def _curves(history: History) -> list[Block]:

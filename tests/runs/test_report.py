@@ -95,6 +95,18 @@ def test_published_figures_stand_beside_those_of_the_real_test_set(
     assert shown.get("datadam") == ("32.0" if published else None)
 
 
+@pytest.mark.parametrize(("command", "preprocess", "told"), [
+    (("condense", *DM), "zca", True),
+    (("condense", *DM), "standard", False),
+    (("select",), "zca", False),
+])  # fmt: skip
+def test_the_colours_of_a_whitened_result_are_explained(
+    command: tuple[str, ...], preprocess: str, told: bool, tmp_path: Path
+) -> None:
+    run(*command, *TINY, "--preprocess", preprocess, "--out", str(tmp_path))
+    assert ("glaring" in str(report_of(tmp_path).sections)) is told
+
+
 def test_an_unfinished_run_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
     run("condense", *TINY, *DM, "--out", str(tmp_path))
     (tmp_path / "set.safetensors").unlink()
