@@ -34,6 +34,8 @@ NETWORKS = 20
 """The networks of an evaluation that is timed: as many as `evaluate` trains by default."""
 _POOL_SHARE = 0.4
 """The largest part of a budget that the training of the pool may take."""
+_FEW = 20
+"""Steps that a run should have at least, for what a too short one is told."""
 _MARGIN = 0.9
 """The part of the time left for steps that is planned: later steps may be slower than the first."""
 
@@ -194,9 +196,11 @@ def fitted(told: Rehearsal, dataset: Dataset, seconds: float) -> Rehearsal:
     steps = math.floor(_MARGIN * (seconds - pool) / told.step + 1e-9)
     if steps < 1:
         first = f", after {duration(pool)} for the pool of networks" if pool else ""
+        more = math.ceil(_FEW * told.step / 60)
         raise UserError(
             f"{duration(max(seconds, 0))} are too short for one step, which takes "
-            f"{duration(told.step)} here{first}: give more --minutes"
+            f"{duration(told.step)} here{first}. It is what is left after a few steps were timed: "
+            f"give at least {counted(more, 'minute')} more, or let a step take fewer real images"
         )
     return dataclasses.replace(told, recipe=recipe.override({"steps": steps}), pool=pool)
 

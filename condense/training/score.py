@@ -65,6 +65,16 @@ class Score:
         """
         return len(set(self.accuracies)) > 1
 
+    def __str__(self) -> str:
+        """Mean and interval in percent; without the interval where there is no spread.
+
+        >>> str(Score((0.50, 0.52, 0.51))), str(Score((0.5,)))
+        ('51.0 % (48.5 to 53.5)', '50.0 %')
+        """
+        low, high = (100 * bound for bound in self.ci95)
+        among = f" ({low:.1f} to {high:.1f})" if self.spread else ""
+        return f"{100 * self.mean:.1f} %{among}"
+
     def to_json(self) -> dict[str, Any]:
         """The score as plain JSON: accuracies, sets, mean, std, ci95."""
         values = {"accuracies": list(self.accuracies), "sets": self.sets}

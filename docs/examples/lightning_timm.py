@@ -5,6 +5,8 @@
 It needs `pip install lightning timm`. Run so, the set must be of a dataset that is loaded by its
 name; `CondensedData` takes any dataset, such as `as_dataset` makes of your own. Training images
 come from the set alone; real images are only tested on, under the set's own preprocessing.
+
+Twenty images are one minibatch, so that an epoch is one step. Take hundreds of epochs for a result.
 """
 
 import sys
@@ -71,7 +73,7 @@ def main(path: str, dataset: str = "digits", epochs: int = 50) -> float:
         logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip
-    model = Classifier(network, epochs, suited("dsa", dataset))  # digits are not mirrored
+    model = Classifier(network, epochs, suited("dsa", dataset))  # "dsa-noflip" for digits
     trainer.fit(model, datamodule=data)
     (result,) = trainer.test(model, datamodule=data)
     return result["accuracy"]
