@@ -102,7 +102,7 @@ class Trial:
     def check(self, what: str, attempt: Attempt, codes: set[int], folder: Path) -> None:
         """Note what is wrong with a disturbed command, and with the end that it comes to."""
         self.note(what, attempt, codes)
-        advice = re.search(r"go on with `(\w+)", attempt.printed)
+        advice = re.search(r"go on with `condensekit (\w+)", attempt.printed)
         if attempt.code == 130 and advice and advice[1] != self.command(folder)[0]:
             self.wrong.append(f"{what}: {attempt.printed} names another command")
         if not folder.exists() and self.scenario.before:

@@ -100,7 +100,7 @@ def to_the_end(arguments: list[str]) -> Attempt:
     """Run a command, then what its error says to go on with, as a user would."""
     for _ in range(3):
         attempt = start(arguments)()
-        advice = re.search(r"go on with `([^`]*)`", attempt.printed)
+        advice = re.search(r"go on with `condensekit ([^`]*)`", attempt.printed)
         if attempt.code != 2 or not advice:
             break
         arguments = shlex.split(advice[1])
