@@ -32,6 +32,27 @@ def descendants(process: int) -> list[int]:
     return found
 
 
+def all_end(processes: list[int]) -> bool:
+    """Whether all of these processes end within a minute, or have; one that is not waited for has.
+
+    When its driver was killed, Ray ends its processes itself, a moment later.
+    """
+    left = processes
+    for _ in range(600):
+        left = [one for one in left if _runs(one)]
+        if not left:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def _ancestors(process: int) -> Iterator[int]:
     while process > 1:
         stat = Path(f"/proc/{process}/stat").read_text()

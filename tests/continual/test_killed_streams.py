@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from victims import a_ray_worker, descendants
+from victims import a_ray_worker, all_end, descendants
 
 from condense.errors import UserError
 from condense.study.interrupt import Interrupted
@@ -154,7 +154,7 @@ def test_on_ray_neither_a_killed_worker_nor_a_killed_run_changes_anything(digits
     output, errors = process.communicate()
     assert process.returncode == 0, errors
     assert json.loads(output) == json.loads(json.dumps(expected.to_json()))
-    assert not [pid for pid in theirs if Path(f"/proc/{pid}").exists()]
+    assert all_end(theirs)
 
 
 def test_only_what_is_not_finished_is_done_again(digits, tmp_path, undisturbed, monkeypatch):
