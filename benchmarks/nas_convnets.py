@@ -109,18 +109,15 @@ class Experiment:
 
     def made(self) -> list[str]:
         """The proxies of condensed sets, each made unless it is there, without held-out images."""
-        source, shelf = (
-            self.source(self.registered.held_out),
-            shelf_of(self.asked.out, self.session),
-        )
+        of, shelf = self.registered, shelf_of(self.asked.out, self.session)
+        source = self.source(of.held_out)
         dataset, named = source.load(), []
-        for arm, changes in self.registered.families.items():
+        for arm, changes in of.families.items():
             settings = {"preprocess": "standard", **changes}
-            recipe = recipe_for(
-                settings.pop("recipe"), dataset.name, dataset.shape, self.registered.ipc
-            ).override(settings)
-            for seed in range(self.registered.sets):
-                made = Made(source=source, ipc=self.registered.ipc, how=recipe, seed=seed)
+            recipe = recipe_for(settings.pop("recipe"), dataset.name, dataset.shape, of.ipc)
+            recipe = recipe.override(settings)
+            for seed in range(of.sets):
+                made = Made(source=source, ipc=of.ipc, how=recipe, seed=seed)
                 shelf.made(made, dataset)
                 named.append(f"{arm}={shelf.place(made, dataset)}")
         return named
@@ -151,6 +148,8 @@ class Experiment:
         truth = self.part(train_reference, dataset, "reference", sample=every, **how)
         how |= {"sample": several, "seeds": of.ceiling_seeds}
         again = self.part(train_reference, dataset, "ceiling", **how)
+        if truth.done < truth.total:
+            return None
         random, stopped = f"random:{of.ipc}", f"early-stop:{of.steps}"
         ranked = self.part(
             search,
@@ -162,8 +161,8 @@ class Experiment:
             by=f"{next(iter(of.families))} accuracy",
             reference=truth.folder / "reference.csv",
             seeds=1,
-        ) if truth.done == truth.total else None  # fmt: skip
-        if ranked is None or any(one.done < one.total for one in (again, ranked)):
+        )
+        if any(one.done < one.total for one in (again, ranked)):
             return None
         return Found(ranked=ranked, accuracies=accuracies_of(again.folder))
 

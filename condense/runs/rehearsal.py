@@ -199,7 +199,7 @@ def fitted(told: Rehearsal, dataset: Dataset, seconds: float) -> Rehearsal:
         more = math.ceil(_FEW * told.step / 60)
         raise UserError(
             f"{duration(max(seconds, 0))} are too short for one step, which takes "
-            f"{duration(told.step)} here{first}. It is what is left after a few steps were timed: "
+            f"{duration(told.step)} here{first} (timing a few steps takes its part of the limit): "
             f"give at least {counted(more, 'minute')} more, or let a step take fewer real images"
         )
     return dataclasses.replace(told, recipe=recipe.override({"steps": steps}), pool=pool)

@@ -37,7 +37,7 @@ from condense.runs.report import write_report
 from condense.runs.setup import make_learner, make_pool, starting_set
 from condense.sets.condensed import FILE_NAME, CondensedSet
 from condense.settings import require
-from condense.study.interrupt import Interrupted, seconds_of, stop_signal, told
+from condense.study.interrupt import Interrupted, seconds_of, stop_signal, telling
 from condense.study.record import locked
 from condense.training.pool import Pool
 from condense.writing import in_use
@@ -263,7 +263,7 @@ def _begin(
 
 def _go_on(folder: Path, *rest: Any) -> CondensedSet:
     """Work on the run in `folder` to its end; whoever stops it is told how to go on."""
-    with told(f"go on with `condensekit condense --resume {folder}`"):
+    with telling(f"go on with `condensekit condense --resume {folder}`"):
         return _work(folder, *rest)
 
 

@@ -31,10 +31,10 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def told(how_to_go_on: str) -> Iterator[None]:
+def telling(how_to_go_on: str) -> Iterator[None]:
     """Inside this context, whoever interrupts the work is told how to go on.
 
-    >>> with told("go on with the same command"):
+    >>> with telling("go on with the same command"):
     ...     raise KeyboardInterrupt
     Traceback (most recent call last):
     condense.study.interrupt.Interrupted: stopped while it prepared; go on with the same command
