@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,11 +66,13 @@ class Faulty(Squares):
 
 @dataclass
 class Writing(Squares):
-    """A task that writes into the folder of the run."""
+    """Tasks that write into the folder of the run: all but the first one after it was removed."""
 
     folder: Path
 
     def run(self, task):
+        while task > 1 and self.folder.exists():
+            time.sleep(0.01)
         make_folder(self.folder / "curves")
         return super().run(task)
 
@@ -118,14 +121,14 @@ def test_a_fault_in_a_worker_is_raised_here():
 
 
 def test_a_worker_does_not_make_a_removed_folder_anew(tmp_path):
-    folder = tmp_path / "run"
-    with in_use(folder):
-        running = trials(Writing(folder), [1, 2], Workers(workers=1, threads=1, device="cpu"))
+    folder, workers = tmp_path / "run", Workers(workers=1, threads=1, device="cpu")
+    with in_use(folder), closing(trials(Writing(folder), [1, 2], workers)) as running:
         next(running)
         shutil.rmtree(folder)
         with pytest.raises(UserError, match="was removed while a run worked in it"):
-            next(trials(Writing(folder), [3], Workers(workers=1, threads=1, device="cpu")))
-        running.close()
+            next(running)
+        with pytest.raises(UserError, match="was removed while a run worked in it"):
+            list(trials(Writing(folder), [3], workers))  # by a worker that never saw the folder
     assert not folder.exists()
 
 
