@@ -214,11 +214,11 @@ def score_text(score: "Score") -> str:
     >>> score_text(Score((0.50, 0.50)))
     ' 50.00 %  2 networks, all alike: no interval'
     """
-    if not score.spread:
+    if score.interval is None:
         count = len(score.accuracies)
         networks = "one network" if count == 1 else f"{count} networks, all alike"
         return f"{100 * score.mean:6.2f} %  {networks}: no interval"
-    low, high = (100 * bound for bound in score.ci95)
+    low, high = (100 * end for end in score.interval)
     return (
         f"{100 * score.mean:6.2f} %  std {100 * score.std:.2f}  "
         f"95 % interval {low:.2f} to {high:.2f}"

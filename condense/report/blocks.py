@@ -260,9 +260,8 @@ def scores(
     """
     rows: list[list[Any]] = []
     for name, score in results.items():
-        trainings = len(score.accuracies)
-        among = percent(score.ci95, 1) if trainings > 1 else None
-        rows.append([name, percent([score.mean], 1), among, trainings, "here"])
+        among = percent(score.interval, 1) if score.interval else None
+        rows.append([name, percent([score.mean], 1), among, len(score.accuracies), "here"])
     for name, (mean, deviation) in (published or {}).items():
         spread = f"\u00b1 {deviation:.1f}" if deviation else None  # some publish the mean alone
         rows.append([name, f"{mean:.1f}", spread, None, "published"])
@@ -279,8 +278,7 @@ def measured_point(name: str, score: Measured) -> dict[str, Any]:
     >>> measured_point("dm", Score((0.5,)))["high"]
     50.0
     """
-    ends = score.ci95 if len(score.accuracies) > 1 else (score.mean, score.mean)
-    low, high = (100 * end for end in ends)
+    low, high = (100 * end for end in score.interval or (score.mean, score.mean))
     source = "here, 95 % interval"
     return {"name": name, "source": source, ACCURACY: 100 * score.mean, "low": low, "high": high}
 

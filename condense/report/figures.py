@@ -25,8 +25,13 @@ def bars(path: str | Path, scores: Mapping[str, Measured], title: str = "") -> P
     """
     figure, axes = panel(6.4, 0.9 + 0.42 * len(scores), grid="x")
     means = [100 * score.mean for score in scores.values()]
+    ends = [score.interval or (score.mean, score.mean) for score in scores.values()]
     arms = [
-        [100 * abs(score.ci95[end] - score.mean) for score in scores.values()] for end in (0, 1)
+        [
+            100 * abs(pair[end] - score.mean)
+            for pair, score in zip(ends, scores.values(), strict=True)
+        ]
+        for end in (0, 1)
     ]
     axes.barh(
         range(len(scores)),

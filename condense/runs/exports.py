@@ -49,8 +49,8 @@ def _results(run: str | Path, condensed: CondensedSet) -> list[Result]:
 
 
 def _text(score: Score) -> str:
-    low, high = (100 * bound for bound in score.ci95)
     count = len(score.accuracies)
-    if not score.spread:
+    if score.interval is None:
         return f"{100 * score.mean:.1f} % ({counted(count, 'network')})"
+    low, high = (100 * end for end in score.interval)
     return f"{100 * score.mean:.1f} % (95 % interval {low:.1f} to {high:.1f}; {count} networks)"

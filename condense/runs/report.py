@@ -4,6 +4,7 @@ RUN/report.html     written when a set is made, selected or imported, and after 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +156,11 @@ def _label(row: Row, among: Sequence[Row]) -> str:
     parts = [row.network]
     if len({other.protocol_text for other in among}) > 1:
         parts.append(row.protocol_text)
-    if len({other.seed for other in among if other.protocol == row.protocol}) > 1:
-        parts.append(f"seed {row.seed}")
+    if len({other.tested_on for other in among}) > 1:
+        parts.append(row.tested_on)
+    alike = [other for other in among if replace(other, seed=row.seed, score=row.score) == row]
+    if len(alike) > 1:
+        parts.append(f"evaluation {alike.index(row) + 1}")
     return ", ".join(parts)
 
 

@@ -50,30 +50,36 @@ class Score:
         be too short. With one set it is computed from its networks, and says nothing about another
         set from another seed. A single value gives the interval (0, 1).
         """
-        values = self.accuracies if self.sets == 1 else tuple(fmean(part) for part in self.per_set)
-        if len(values) == 1:
+        if len(self._values) == 1:
             return 0.0, 1.0
-        half = _half_interval(values)
+        half = _half_interval(self._values)
         return max(0.0, self.mean - half), min(1.0, self.mean + half)
 
     @property
-    def spread(self) -> bool:
-        """Whether any two accuracies differ. Equal ones would give an interval without width.
+    def _values(self) -> tuple[float, ...]:
+        """What the interval is over: the means of the sets, or the networks of a single set."""
+        return self.accuracies if self.sets == 1 else tuple(fmean(part) for part in self.per_set)
 
-        >>> Score((0.5, 0.5)).spread, Score((0.5, 0.6)).spread
-        (False, True)
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """`ci95` as it is shown; None where a single value or equal ones say nothing of a spread.
+
+        >>> Score((0.5, 0.5)).interval, Score((0.5,)).interval
+        (None, None)
         """
-        return len(set(self.accuracies)) > 1
+        return self.ci95 if len(set(self._values)) > 1 else None
 
     def __str__(self) -> str:
-        """Mean and interval in percent; without the interval where there is no spread.
+        """Mean and interval in percent; the mean alone where there is no interval to show.
 
         >>> str(Score((0.50, 0.52, 0.51))), str(Score((0.5,)))
         ('51.0 % (48.5 to 53.5)', '50.0 %')
         """
-        low, high = (100 * bound for bound in self.ci95)
-        among = f" ({low:.1f} to {high:.1f})" if self.spread else ""
-        return f"{100 * self.mean:.1f} %{among}"
+        mean = f"{100 * self.mean:.1f} %"
+        if self.interval is None:
+            return mean
+        low, high = (100 * end for end in self.interval)
+        return f"{mean} ({low:.1f} to {high:.1f})"
 
     def to_json(self) -> dict[str, Any]:
         """The score as plain JSON: accuracies, sets, mean, std, ci95."""
@@ -114,7 +120,7 @@ class Measured(Protocol):
     @property
     def mean(self) -> float: ...
     @property
-    def ci95(self) -> tuple[float, float]: ...
+    def interval(self) -> tuple[float, float] | None: ...
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,32 @@ def test_published_figures_stand_beside_those_of_the_real_test_set(
     assert shown.get("datadam") == ("32.0" if published else None)
 
 
+def test_evaluations_are_told_apart_by_what_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("select", *TINY, "--out", str(tmp_path))
+    alike, test, held_out = Score((0.5, 0.5)), "362 test images", "100 held-out images"
+    measured = [
+        Row("mlp", {}, seed=2**62, tested_on=test, score=alike),
+        Row("mlp", {}, seed=2**61, tested_on=test, score=Score((0.4, 0.5))),
+        Row("mlp", {}, seed=0, tested_on=held_out, score=alike),
+        Row("convnet", {}, seed=0, tested_on=test, score=alike),
+    ]
+    monkeypatch.setattr("condense.runs.report.rows", lambda *of: measured)
+    report = report_of(tmp_path)
+    assert list(report.scores) == [
+        f"mlp, {test}, evaluation 1",
+        f"mlp, {test}, evaluation 2",
+        f"mlp, {held_out}",
+        f"convnet, {test}",
+    ]
+    (chart,) = blocks(report, Chart)
+    assert isinstance(chart, Chart)
+    assert chart.table is not None
+    intervals = [row[2] for row in chart.table.rows]
+    assert [interval is None for interval in intervals] == [True, False, True, True]
+
+
 @pytest.mark.parametrize(("command", "preprocess", "told"), [
     (("condense", *DM), "zca", True),
     (("condense", *DM), "standard", False),
