@@ -67,7 +67,7 @@ def run(command: click.Command) -> None:
     except Interrupted as stopped:
         _end(str(stopped), 130)
     except (KeyboardInterrupt, click.Abort):
-        _end("interrupted", 130)
+        _end("interrupted: start the same command again", 130)
     except Exception as error:
         _end(*_unforeseen(error))
 

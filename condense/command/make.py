@@ -115,7 +115,9 @@ class Run:
     """Go on with the run in this folder; no other flag is needed, but for `--network` where that is
     a function of yours."""
     dry_run: bool = False
-    """Print the resolved recipe, and time and memory of a few steps."""
+    """Print the resolved recipe, and the time and memory that steps and an evaluation take here.
+
+    Timing them may take minutes on a slow machine, as they are compiled first."""
     checkpoint_every: int = 200
     """Steps between checkpoints."""
     pools: Path | None = None
@@ -224,7 +226,7 @@ def _show_plan(told: "Rehearsal", real: "Dataset", as_json: bool) -> None:
         (duration(told.step * recipe.steps), steps),
         (duration(told.total), f"the run in all: {until(told.total)} if it began now"),
         (duration(evaluation), f"then `evaluate` with its defaults, {NETWORKS} networks"),
-        (duration(3 / NETWORKS * evaluation), "or with --repeats 3"),
+        (duration(5 / NETWORKS * evaluation), "or with --repeats 5"),
     ]
     work = [
         ("dataset", f"{real.name}, {len(real.train):,} images of {len(real.classes)} classes"),

@@ -143,7 +143,9 @@ def sets(output: Printed) -> None:
         networks = counted(len(card.accuracies), "network")
         by = f"{networks} `{card.network}` by protocol {card.protocol}"
         click.echo(f"{name:<28} {score_text(score)}  {by}")
-    click.echo("Figures by different protocols cannot be compared.")
+    click.echo(
+        "Figures by different protocols cannot be compared; `evaluate` takes one by --protocol."
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from condense.errors import UserError
@@ -85,7 +85,8 @@ def picture_in(content: BinaryIO, name: str) -> Iterator[Image.Image]:
             f"{name} has more than {MOST_PIXELS:,} pixels; scale it down or remove it"
         ) from None
     except Exception as error:  # a decoder may raise anything on damaged bytes
-        reason = str(error).partition("\n")[0].replace(repr(content), "the file")
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "not in a known picture format" if unknown else str(error).partition("\n")[0]
         raise UserError(
             f"{name} cannot be decoded as a picture ({reason}); replace or remove it"
         ) from error
