@@ -7,6 +7,7 @@ from .methods.base import Recipe as Recipe
 from .methods.recipes import RECIPES as RECIPES
 from .methods.recipes import recipe_for as recipe_for
 from .methods.recipes import resolve as resolve
+from .methods.selection import select as select
 from .runs.run import condense as condense
 from .runs.run import resume as resume
 from .sets.condensed import CondensedSet as CondensedSet

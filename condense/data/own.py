@@ -56,7 +56,8 @@ def as_dataset(
     ----------
     train: the images to condense, as one of
         - a map-style torch `Dataset` of (image, label) pairs, such as those of torchvision. An
-          image is a PIL image, uint8 pixels, or floats in [0, 1] as `ToTensor` gives them;
+          image is a PIL image, uint8 pixels, or floats in [0, 1] as `ToTensor` gives them. Its
+          attribute `classes`, if it has one, names the classes;
         - a Hugging Face `Dataset` with an `Image` and a `ClassLabel` feature;
         - a pair (images, labels) of arrays or tensors: uint8 or floats in [0, 1], [N, H, W],
           [N, H, W, ch] or [N, ch, H, W];

@@ -52,11 +52,18 @@ def select(
     device: str = "auto",
     **options: Any,
 ) -> CondensedSet:
-    """The training images that `indices` chooses, as a `CondensedSet` with `preprocess`.
+    """Real training images, `ipc` per class, as a `CondensedSet` with `preprocess`.
 
-    `options` are its `network` and `feature_epochs`.
+    Parameters
+    ----------
+    method: `random`, or one that chooses: `herding`, `kcenter`, `forgetting`.
+    dataset: what `load_dataset` or `as_dataset` gives.
+    preprocess: that of the set it is compared with, `condensed.preprocess`.
+    options: the `network` that a choosing method sees images through, and its `feature_epochs`.
 
-    >>> from condense import load_dataset
+    Raises `UserError` for an unknown method, and where a class has fewer than `ipc` images.
+
+    >>> from condense import load_dataset, select
     >>> from condense.data.preprocess import make_preprocess
     >>> digits = load_dataset("digits")
     >>> preprocess = make_preprocess("standard", digits)

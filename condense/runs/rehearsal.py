@@ -198,9 +198,10 @@ def fitted(told: Rehearsal, dataset: Dataset, seconds: float) -> Rehearsal:
         first = f", after {duration(pool)} for the pool of networks" if pool else ""
         more = math.ceil(_FEW * told.step / 60)
         raise UserError(
-            f"{duration(max(seconds, 0))} are too short for one step, which takes "
-            f"{duration(told.step)} here{first} (timing a few steps takes its part of the limit): "
-            f"give at least {counted(more, 'minute')} more, or let a step take fewer real images"
+            f"no step fits into the {duration(max(seconds, 0))} that are left of the limit after "
+            f"timing: one takes {duration(told.step)} here{first}; give at least "
+            f"{counted(more, 'minute')} more, enough for {_FEW} steps, or let a step take fewer "
+            "real images"
         )
     return dataclasses.replace(told, recipe=recipe.override({"steps": steps}), pool=pool)
 

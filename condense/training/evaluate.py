@@ -30,6 +30,7 @@ from condense.errors import UserError
 from condense.networks.build import build, canonical
 from condense.networks.factories import Factory, adopt, adopt_sent, adopted
 from condense.progress import Progress
+from condense.progress import progress as bar
 from condense.randomness import derive
 from condense.reading import usable_path
 from condense.sets.condensed import CondensedSet
@@ -60,6 +61,7 @@ def evaluate(
     workers: Workers | int | None = None,
     minutes: float | None = None,
     store: str | Path | Store | None = None,
+    quiet: bool = False,
 ) -> dict[str, Score]:
     """Train `repeats` networks of each architecture on each set, and test them on `dataset.test`.
 
@@ -77,7 +79,8 @@ def evaluate(
     seed: with a set's position and the repeat it determines weights, order and augmentation, so
         more repeats extend fewer.
     device: `auto`, `cpu` or `cuda`; `Workers` have their own.
-    progress: told after every network how many are done, those found in the store included.
+    progress: told after every network how many are done, those found in the store included, in
+        place of the bar on stderr.
     workers: what the networks are trained on: `condense.study.workers.Workers`, or a number of
         processes; this process unless given. As everywhere, another number of threads may change
         the last bits of a network's weights.
@@ -85,6 +88,7 @@ def evaluate(
         finished on every set, and an architecture that has none is left out of the result.
     store: a file, made where there is none, or an open store. What it holds is not trained again,
         and each network is kept there as soon as it is tested. Unless given, nothing is kept.
+    quiet: show no bar.
 
     Raises `UserError` for a set that does not belong to `dataset` (other classes, shape, content or
     preprocessing), for unknown names, for a damaged store, and when a training diverges;
@@ -110,7 +114,10 @@ def evaluate(
     how = lost if store is None else "the same call goes on"
     with _opened(store) as trials:
         study = Study(trials, bench.tasks, bench.key)
-        study.work(bench, workers, bench.reporter(progress), how_to_go_on=how, minutes=minutes)
+        hushed = quiet or progress is not None
+        with bar("evaluate", study.total, study.done, quiet=hushed) as shown:
+            report = bench.reporter(progress or shown)
+            study.work(bench, workers, report, how_to_go_on=how, minutes=minutes)
         scores = bench.scores(study.results())
     return {shown: scores[name] for shown, name in named.items() if name in scores}
 
@@ -254,13 +261,12 @@ class Evaluation:
         networks = self._networks(task.network, task.position)
         return {"accuracy": networks.accuracy(task.repeat), "tested_on": self.tested_on}
 
-    def reporter(self, progress: Progress | None) -> Callable[[int, Trial], None]:
+    def reporter(self, progress: Progress) -> Callable[[int, Trial], None]:
         """What a study calls after each network: it reports name and accuracy to `progress`."""
         names = {self.key(task): task.network for task in self.tasks}
 
         def report(done: int, trial: Trial) -> None:
-            if progress:
-                progress(done, f"{names[trial.key]} {trial.result['accuracy']:.1%}")
+            progress(done, f"{names[trial.key]} {trial.result['accuracy']:.1%}")
 
         return report
 

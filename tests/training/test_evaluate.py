@@ -176,6 +176,15 @@ def test_several_sets_and_networks_in_one_call(digits, whitened):
     assert twice.per_set[0] != twice.per_set[1]  # no network twice
 
 
+@pytest.mark.parametrize(("how", "told"), [
+    ({}, "evaluate: 2/2"), ({"quiet": True}, ""), ({"progress": lambda done, note="": None}, ""),
+])  # fmt: skip
+def test_the_bar_is_shown_unless_someone_else_tells_of_it(digits, whitened, capsys, how, told):
+    run(whitened, digits, **how)
+    errors = capsys.readouterr().err
+    assert told in errors if told else not errors
+
+
 def test_soft_labels_and_protocols_by_name(digits, whitened, monkeypatch):
     soft = dataclasses.replace(
         whitened, labels=torch.nn.functional.one_hot(whitened.labels, 10).float()
